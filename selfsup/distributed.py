@@ -1,0 +1,83 @@
+"""What N processes need to act as one: rank, differentiable gather, sums. Every function also works in one process."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_distributed() -> bool:
+    """Whether more than one process takes part."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def barrier() -> None:
+    if is_distributed():
+        dist.barrier()
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, local: Tensor) -> Tensor:  # (B, ...) -> (R B, ...)
+        ctx.rows = local.shape[0]
+        return _all_gather(local)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        # Every rank holds a part of the gradient of every row: sum them, keep the own rows.
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+def _all_gather(local: Tensor) -> Tensor:
+    local = local.contiguous()
+    parts = [torch.empty_like(local) for _ in range(world_size())]
+    dist.all_gather(parts, local)
+    return torch.cat(parts)
+
+
+def gather(local: Tensor) -> Tensor:
+    """Rows of all processes in the order of ranks: (B, ...) -> (R B, ...), differentiable.
+
+    The gradient of the gathered rows is summed over processes. With a loss that is the local mean over local rows and
+    DDP's mean of gradients, the result is the single-process gradient, with no factor anywhere. Every process must
+    hold the same number of rows.
+    """
+    if not is_distributed():
+        return local
+    return _Gather.apply(local) if local.requires_grad else _all_gather(local)
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, local: Tensor) -> Tensor:
+        total = local.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def sum_over_processes(local: Tensor) -> Tensor:
+    """Element-wise sum over processes, differentiable."""
+    if not is_distributed():
+        return local
+    total: Tensor = _Sum.apply(local)
+    return total
+
+
+def mean_over_processes(local: Tensor) -> Tensor:
+    """Element-wise mean over processes, differentiable."""
+    return sum_over_processes(local) / world_size()

@@ -1,0 +1,73 @@
+"""The contract every method keeps; see docs/architecture.md."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from selfsup.data.batch import Batch
+
+
+class Step(NamedTuple):
+    """What one forward pass of a method returns."""
+
+    loss: Tensor  # () with gradient
+    metrics: dict[str, Tensor]  # detached scalars, logged as they are named
+    update: dict[str, Tensor]  # detached (B, ...) tensors of this process, handed to after_step
+
+
+class Problem(NamedTuple):
+    """What a method must know of the run to build its memory and to refuse what cannot work."""
+
+    num_images: int
+    batch_size: int  # global
+    seed: int
+    num_classes: int = 0  # 0 where there are no labels
+    num_views: int = 2
+
+
+class Method(nn.Module):
+    """A pretraining method: an encoder, what is trained with it, and its memory.
+
+    `forward` reads memory and never writes it (the running statistics of batch norm apart); all writing happens in
+    `after_step`, once per applied optimiser step, from gathered tensors. All state is parameters and buffers.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        def build(self, encoder: nn.Module, problem: Problem) -> "Method":
+            raise NotImplementedError(f"{type(self).__qualname__} does not say how to build its method")
+
+    encoder: nn.Module  # the only part that is exported
+
+    def embed(self, view: Tensor) -> Tensor:
+        """All the gradient-carrying work of the encoder: (B, C, S, S) -> (B, D)."""
+        raise NotImplementedError
+
+    def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
+        """Everything after the encoder."""
+        raise NotImplementedError
+
+    def forward(self, views: list[Tensor], batch: Batch) -> Step:
+        return self.objective([self.embed(view) for view in views], views, batch)
+
+    def after_step(self, update: dict[str, Tensor], progress: float) -> None:
+        """Write memory: called once after every optimiser step that was applied, with this process's `update`."""
+
+    def before_epoch(self, epoch: int, extract: Callable[[], Tensor]) -> Tensor | None:
+        """Work between epochs; may return (N,) pseudo-labels for the coming epoch."""
+        return None
+
+
+def embed_together(embed: Callable[[Tensor], Tensor], views: list[Tensor]) -> list[Tensor]:
+    """Embed the concatenation of all views, so that batch norm is over all of them; views must have one size."""
+    if len({view.shape for view in views}) > 1:
+        shapes = sorted({tuple(view.shape[-2:]) for view in views})
+        raise ValueError(f"views of several sizes {shapes} cannot share one batch norm; use views of one size")
+    return list(embed(torch.cat(views)).chunk(len(views)))
+
+
+def detached(metrics: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: torch.as_tensor(value).detach() for name, value in metrics.items()}

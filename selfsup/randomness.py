@@ -1,0 +1,101 @@
+"""Counter-based random numbers: pure functions of (seed, stream, epoch, view, index), the same bits on every device.
+
+Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", the generator of cuRAND and JAX) in
+int64 tensor arithmetic. Nothing here has state: whoever knows the counters can draw a sample's numbers again, in any
+process, in any order, after any restart.
+"""
+
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+
+
+class Stream(IntEnum):
+    """What the numbers are for. Each use has its own stream, so that no two uses ever share a number."""
+
+    ORDER = 0
+    CROP = 1
+    COLOR = 2
+    BLUR = 3
+    SHUFFLE = 4
+    QUEUE = 5
+    SHAPES = 6
+    SUBSET = 7
+    STEP = 8
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Four words of 32 random bits from a counter of four words and a key of two.
+
+    Args:
+        counter: four int64 tensors that broadcast together, values in [0, 2**32).
+        key: two integers in [0, 2**32).
+
+    Returns:
+        Four int64 tensors of the broadcast shape, values in [0, 2**32).
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        # The 64-bit product wraps to a negative int64; masking after the shift recovers both halves exactly.
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
+            p1 & _MASK,
+            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
+            p0 & _MASK,
+        )
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def random_bits(
+    seed: int, stream: Stream, indices: Tensor, count: int, epoch: int | Tensor = 0, view: int = 0
+) -> Tensor:
+    """`count` words of 32 random bits for each index.
+
+    Args:
+        seed: of the run, in [0, 2**64).
+        stream: what the numbers are for.
+        indices: (B,) int64 in [0, 2**32): sample numbers or positions.
+        count: words per index, at most 2**18.
+        epoch: epoch or step number, an int or a () int64 tensor.
+        view: which view of the sample, in [0, 1024).
+
+    Returns:
+        (B, count) int64 on the device of `indices`, values in [0, 2**32).
+    """
+    blocks = torch.arange(-(-count // 4), device=indices.device)
+    where = (int(stream) << 10 | view) << 16
+    epoch = torch.as_tensor(epoch, dtype=torch.int64, device=indices.device)
+    counter = (indices[:, None], epoch & _MASK, (epoch >> 32) & _MASK, blocks + where)
+    words = philox(counter, (seed & _MASK, (seed >> 32) & _MASK))
+    return torch.stack(torch.broadcast_tensors(*words), dim=-1).flatten(1)[:, :count]
+
+
+def uniform(
+    seed: int, stream: Stream, indices: Tensor, count: int, epoch: int | Tensor = 0, view: int = 0
+) -> Tensor:
+    """(B, count) float64 in [0, 1), multiples of 2**-32; arguments as for `random_bits`.
+
+    Double precision, so that what is computed from them (a logarithm, say) rounds to the same float32 or the same
+    pixel on every device.
+    """
+    return random_bits(seed, stream, indices, count, epoch, view).double() * 2.0**-32
+
+
+def permutation(seed: int, stream: Stream, length: int, epoch: int | Tensor = 0) -> Tensor:
+    """A random order of `length` things: (length,) int64, a pure function of its arguments.
+
+    The device is that of `epoch` where it is a tensor, else the CPU.
+    """
+    device = epoch.device if isinstance(epoch, Tensor) else None
+    words = random_bits(seed, stream, torch.arange(length, device=device), 2, epoch)
+    # 63 bits: a collision among 2**24 things has probability 1.5e-5, and the stable sort decides it the same way.
+    return torch.argsort((words[:, 0] << 31) ^ words[:, 1], stable=True)
