@@ -1,0 +1,178 @@
+"""SGD, AdamW and LARS with parameter groups built by name; the trainer sets lr = factor * peak_lr in every group."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from selfsup.schedules import scaled_rate
+
+Scaling = Literal["none", "linear", "sqrt"]
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
+
+def _groups(
+    named_parameters: NamedParameters, plain: Callable[[str, nn.Parameter], bool]
+) -> list[tuple[bool, list[nn.Parameter]]]:
+    """Trainable parameters in two groups, without the empty ones: the ordinary, and those `plain` picks."""
+    trainable = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
+    if not trainable:
+        raise ValueError("the optimizer got no trainable parameter; is everything frozen?")
+    parts = [(kind, [p for name, p in trainable if plain(name, p) == kind]) for kind in (False, True)]
+    return [(kind, parameters) for kind, parameters in parts if parameters]
+
+
+def _decayed(
+    named_parameters: NamedParameters, peak: float, weight_decay: float, decay_norm_and_bias: bool
+) -> list[dict[str, Any]]:
+    groups = _groups(named_parameters, lambda name, p: p.ndim <= 1 and not decay_norm_and_bias)
+    return [
+        {"params": parameters, "lr": peak, "peak_lr": peak, "weight_decay": 0.0 if plain else weight_decay}
+        for plain, parameters in groups
+    ]
+
+
+def _require_rate(learning_rate: float) -> None:
+    if learning_rate <= 0:
+        raise ValueError(f"learning_rate is {learning_rate}; give a number above 0")
+
+
+class SGD(torch.optim.SGD):
+    """Stochastic gradient descent with momentum."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        learning_rate: float = 0.03  # per `scaling`
+        scaling: Scaling = "linear"  # peak rate: linear = rate B / 256, sqrt = rate sqrt(B)
+        momentum: float = 0.9
+        nesterov: bool = False
+        weight_decay: float = 1e-4
+        decay_norm_and_bias: bool = True  # MoCo and InstDisc decay every parameter
+
+        def __post_init__(self) -> None:
+            _require_rate(self.learning_rate)
+
+        def build(self, named_parameters: NamedParameters, batch_size: int) -> torch.optim.Optimizer:
+            peak = scaled_rate(self.learning_rate, batch_size, self.scaling)
+            groups = _decayed(named_parameters, peak, self.weight_decay, self.decay_norm_and_bias)
+            return SGD(groups, lr=peak, momentum=self.momentum, nesterov=self.nesterov, foreach=True)
+
+
+class AdamW(torch.optim.AdamW):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        learning_rate: float = 1e-3  # per `scaling`
+        scaling: Scaling = "none"
+        betas: tuple[float, float] = (0.9, 0.999)
+        weight_decay: float = 0.01
+        decay_norm_and_bias: bool = False
+
+        def __post_init__(self) -> None:
+            _require_rate(self.learning_rate)
+
+        def build(self, named_parameters: NamedParameters, batch_size: int) -> torch.optim.Optimizer:
+            peak = scaled_rate(self.learning_rate, batch_size, self.scaling)
+            groups = _decayed(named_parameters, peak, self.weight_decay, self.decay_norm_and_bias)
+            return AdamW(groups, lr=peak, betas=self.betas, foreach=True)
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al. 2017) as SimCLR's published code computes it.
+
+    For a parameter w with gradient g: g <- g + decay w; trust = eta |w| / |g|, or 1 where either norm is 0;
+    v <- momentum v + lr trust g; w <- w - v. The learning rate stands inside the buffer: a change of rate does not act
+    on past gradients. `rate_in_buffer=False` is MoCo v3's form, w <- w - lr v. Groups with `adapt=False` have neither
+    decay nor trust ratio.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        learning_rate: float = 0.3  # per `scaling`
+        scaling: Scaling = "linear"
+        momentum: float = 0.9
+        eta: float = 0.001
+        weight_decay: float = 1e-6
+        exclude: tuple[str, ...] = ("bias", "head_supervised")  # regular expressions; one-dimensional ones are, always
+        rate_in_buffer: bool = True
+
+        def __post_init__(self) -> None:
+            _require_rate(self.learning_rate)
+
+        def build(self, named_parameters: NamedParameters, batch_size: int) -> torch.optim.Optimizer:
+            peak = scaled_rate(self.learning_rate, batch_size, self.scaling)
+
+            def excluded(name: str, parameter: nn.Parameter) -> bool:
+                return parameter.ndim <= 1 or any(re.search(pattern, name) for pattern in self.exclude)
+
+            groups = [
+                {
+                    "params": parameters,
+                    "lr": peak,
+                    "peak_lr": peak,
+                    "adapt": not plain,
+                    "weight_decay": 0.0 if plain else self.weight_decay,
+                }
+                for plain, parameters in _groups(named_parameters, excluded)
+            ]
+            return LARS(groups, peak, momentum=self.momentum, eta=self.eta, rate_in_buffer=self.rate_in_buffer)
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        *,
+        momentum: float = 0.9,
+        eta: float = 0.001,
+        weight_decay: float = 0.0,
+        adapt: bool = True,
+        rate_in_buffer: bool = True,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "eta": eta,
+            "weight_decay": weight_decay,
+            "adapt": adapt,
+            "rate_in_buffer": rate_in_buffer,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of every parameter that has a gradient; multi-tensor, without a word from the device."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                self._update(group, parameters)
+        return loss
+
+    def _update(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        for parameter in parameters:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        buffers = [self.state[p]["momentum_buffer"] for p in parameters]
+        gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
+        if group["weight_decay"]:
+            gradients = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
+        if group["adapt"]:
+            gradients = list(torch._foreach_mul(gradients, _trust(parameters, gradients, group["eta"])))
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, gradients, alpha=group["lr"] if group["rate_in_buffer"] else 1.0)
+        torch._foreach_sub_(parameters, buffers, alpha=1.0 if group["rate_in_buffer"] else group["lr"])
+
+
+def _trust(parameters: list[Tensor], gradients: list[Tensor], eta: float) -> list[Tensor]:
+    """eta |w| / |g| of each parameter as a () tensor, 1 where either norm is 0."""
+    weights = torch.stack(torch._foreach_norm(parameters))  # (P,)
+    slopes = torch.stack(torch._foreach_norm(gradients))  # (P,)
+    ratio = torch.where((weights > 0) & (slopes > 0), eta * weights / slopes, torch.ones_like(weights))
+    return list(ratio.unbind())

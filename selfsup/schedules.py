@@ -1,0 +1,123 @@
+"""Learning-rate schedules: pure functions of the step, returning the factor on the peak rate."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+
+class Horizon(NamedTuple):
+    """How long a run is; all that a schedule has to know of it."""
+
+    num_examples: int
+    batch_size: int  # global
+    epochs: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.num_examples // self.batch_size  # the last incomplete batch is dropped
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+
+def scaled_rate(base: float, batch_size: int, scaling: Literal["none", "linear", "sqrt"]) -> float:
+    """Peak learning rate: `base`, `base B / 256` (Goyal et al. 2017), or `base sqrt(B)` (Chen et al. 2020)."""
+    return base * {"none": 1.0, "linear": batch_size / 256, "sqrt": math.sqrt(batch_size)}[scaling]
+
+
+def half_cosine(position: float) -> float:
+    """1 at position 0, 0 at position 1."""
+    return 0.5 * (1 + math.cos(math.pi * position))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """The peak rate throughout."""
+
+    def __call__(self, step: int, horizon: Horizon) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """The rate falls by `gamma` at the start of each milestone (InstDisc, MoCo v1, linear probes)."""
+
+    milestones: tuple[int, ...] = (120, 160)  # epochs, counted from 0
+    gamma: float = 0.1
+
+    def __call__(self, step: int, horizon: Horizon) -> float:
+        epoch = step // horizon.steps_per_epoch
+        return self.gamma ** sum(epoch >= milestone for milestone in self.milestones)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """Linear warm-up from 0 at every step, then half a cosine from 1 to `final` (Loshchilov and Hutter 2017).
+
+    `per="epoch"` keeps the rate within an epoch, as MoCo does with epochs counted from 0. Its CIFAR demo counts from 1,
+    so that the last epoch has the final rate, 0; `first_epoch=1` reproduces that.
+    """
+
+    warmup_epochs: float = 0.0
+    final: float = 0.0
+    per: Literal["step", "epoch"] = "step"
+    first_epoch: Literal[0, 1] = 0  # only where per="epoch"
+
+    def __post_init__(self) -> None:
+        if self.warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; give 0 or more")
+
+    def __call__(self, step: int, horizon: Horizon) -> float:
+        warmup = round(self.warmup_epochs * horizon.steps_per_epoch)
+        if step < warmup:
+            return step / warmup
+        if self.per == "epoch":
+            step = (step // horizon.steps_per_epoch + self.first_epoch) * horizon.steps_per_epoch
+        # Warm-up may end inside an epoch, whose first step then lies before it.
+        position = max(0, step - warmup) / (horizon.total_steps - warmup)
+        return self.final + (1 - self.final) * half_cosine(position)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimCLRCosine:
+    """SimCLR's schedule with its own rounding: W = round(w n // B), T = n E // B + 1 (google-research/simclr).
+
+    T exceeds the number of whole batches, because the published pipeline counts examples, not batches per epoch.
+    """
+
+    warmup_epochs: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; give 0 or more")
+
+    def __call__(self, step: int, horizon: Horizon) -> float:
+        warmup = round(self.warmup_epochs * horizon.num_examples // horizon.batch_size)
+        total = horizon.num_examples * horizon.epochs // horizon.batch_size + 1
+        return step / warmup if step < warmup else half_cosine((step - warmup) / (total - warmup))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupConCosine:
+    """SupContrast's schedule: a cosine over all epochs, counted from 1, that the warm-up joins where it has fallen to.
+
+    Khosla et al. 2020, published code: the final factor is the decay rate cubed; for batches above 256 the rate rises
+    linearly with every step from 0.01 (here a factor of the peak rate) to the cosine's value at the end of warm-up.
+    """
+
+    warmup_epochs: int = 0  # 10 in SupContrast, 5 in PyContrast, where the batch is above 256
+    warmup_from: float = 0.01
+    final: float = 0.001
+
+    def __call__(self, step: int, horizon: Horizon) -> float:
+        warmup = self.warmup_epochs * horizon.steps_per_epoch
+        if step < warmup:
+            return self.warmup_from + (self._at(self.warmup_epochs, horizon) - self.warmup_from) * step / warmup
+        return self._at(step // horizon.steps_per_epoch + 1, horizon)
+
+    def _at(self, epoch: int, horizon: Horizon) -> float:
+        return self.final + (1 - self.final) * half_cosine(epoch / horizon.epochs)
+
+
+Schedule = Constant | Steps | Cosine | SimCLRCosine | SupConCosine
