@@ -42,6 +42,10 @@ class Method(nn.Module):
 
     encoder: nn.Module  # the only part that is exported
 
+    def queries(self, views: list[Tensor]) -> list[Tensor]:
+        """Which of the views `embed` is to see; the others are used without gradient, or not at all."""
+        return views
+
     def embed(self, view: Tensor) -> Tensor:
         """All the gradient-carrying work of the encoder: (B, C, S, S) -> (B, D)."""
         raise NotImplementedError
@@ -51,7 +55,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def forward(self, views: list[Tensor], batch: Batch) -> Step:
-        return self.objective([self.embed(view) for view in views], views, batch)
+        return self.objective([self.embed(view) for view in self.queries(views)], views, batch)
 
     def after_step(self, update: dict[str, Tensor], progress: float) -> None:
         """Write memory: called once after every optimiser step that was applied, with this process's `update`."""
@@ -67,6 +71,11 @@ def embed_together(embed: Callable[[Tensor], Tensor], views: list[Tensor]) -> li
         shapes = sorted({tuple(view.shape[-2:]) for view in views})
         raise ValueError(f"views of several sizes {shapes} cannot share one batch norm; use views of one size")
     return list(embed(torch.cat(views)).chunk(len(views)))
+
+
+def require_two_views(problem: Problem) -> None:
+    if problem.num_views != 2:
+        raise ValueError(f"this method compares 2 views of an image and the augmentation makes {problem.num_views}")
 
 
 def detached(metrics: dict[str, Any]) -> dict[str, Tensor]:

@@ -1,0 +1,18 @@
+"""Exponential moving average of weights."""
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def ema_update(target: nn.Module, source: nn.Module, momentum: float) -> None:
+    """theta_target <- m theta_target + (1 - m) theta_source for parameters only (He et al. 2020, equation 2).
+
+    Buffers stay: the momentum encoder keeps batch-norm statistics of its own. Both modules must have the same layout.
+    """
+    targets: list[Tensor] = list(target.parameters())
+    sources: list[Tensor] = list(source.parameters())
+    assert [p.shape for p in targets] == [p.shape for p in sources]
+    if targets:
+        # As an interpolation: equal weights then stay equal to the last bit.
+        torch._foreach_lerp_(targets, sources, 1 - momentum)

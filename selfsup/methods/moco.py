@@ -1,0 +1,132 @@
+"""MoCo v1 and v2 (He et al. 2020; Chen et al. 2020, "Improved baselines with momentum contrastive learning")."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from selfsup.data.batch import Batch
+from selfsup.distributed import gather, rank, world_size
+from selfsup.losses.contrastive import info_nce, unit
+from selfsup.losses.diagnostics import feature_health
+from selfsup.memory.ema import ema_update
+from selfsup.memory.queue import FeatureQueue
+from selfsup.methods.base import Method, Problem, Step, detached, require_two_views
+from selfsup.models.heads import Head
+from selfsup.models.norm import convert
+from selfsup.randomness import Stream, permutation
+
+
+class MoCo(Method):
+    """Momentum contrast: a query against its key and a queue of older keys (He et al. 2020, Algorithm 1)."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Method.Config):
+        queue_size: int = 65_536  # K, number of older keys
+        momentum: float = 0.999  # m, of the key encoder
+        temperature: float = 0.2  # 0.07 in v1
+        head: Literal["linear", "mlp"] = "mlp"  # linear in v1
+        output_dim: int = 128
+        # A key that shares batch norm with its query can be told by the statistics alone. shuffle: keys are normed with
+        # other processes' samples. split: in parts of a permuted batch, on one process. auto: whichever fits.
+        batch_norm: Literal["auto", "shuffle", "split", "sync", "plain"] = "auto"
+        batch_norm_splits: int = 8
+        symmetric: bool = False  # each view is query and key once (the authors' CIFAR demo)
+
+        def __post_init__(self) -> None:
+            if not 0 <= self.momentum <= 1:
+                raise ValueError(f"momentum is {self.momentum}; it must lie in [0, 1], such as 0.999")
+            if self.temperature <= 0:
+                raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.2")
+
+        def build(self, encoder: nn.Module, problem: Problem) -> "MoCo":
+            return MoCo(self, encoder, problem)
+
+    steps: Tensor
+
+    def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
+        super().__init__()
+        require_two_views(problem)
+        self.config = config
+        self.seed = problem.seed
+        self.batch_norm = _batch_norm(config, problem)
+        layers = Head.Config(hidden_layers=0 if config.head == "linear" else 1, output_dim=config.output_dim)
+        # Shuffling leaves every batch norm as it is: it is the images that move.
+        kind = "plain" if self.batch_norm == "shuffle" else self.batch_norm
+        self.encoder = convert(encoder, kind, config.batch_norm_splits)
+        self.head = layers.build(cast(int, encoder.feature_dim))
+        self.key_encoder = deepcopy(self.encoder).requires_grad_(False)
+        self.key_head = deepcopy(self.head).requires_grad_(False)
+        self.queue = FeatureQueue(config.queue_size, config.output_dim, problem.seed)
+        self.register_buffer("steps", torch.tensor(0))  # applied so far; numbers the permutations of keys
+
+    def queries(self, views: list[Tensor]) -> list[Tensor]:
+        return views if self.config.symmetric else views[:1]
+
+    def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
+        return unit(self.head(self.encoder(view)))
+
+    def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
+        # Query from view 1, key from view 2; where symmetric, also the other way round.
+        sources = [views[0], views[1]] if self.config.symmetric else [views[1]]
+        keys = [self.embed_keys(view, number) for number, view in enumerate(sources)]  # (B, D) each
+        indices = batch.indices.to(self.queue.indices.device, non_blocking=True)
+        own = self.queue.indices == indices[:, None]  # (B, K), older keys of the same image
+        results = [self.contrast(q, k, own) for q, k in zip(embeddings, reversed(keys), strict=True)]
+        loss = torch.stack([loss for loss, _ in results]).sum()
+        accuracy = torch.stack([accuracy for _, accuracy in results]).mean()
+        metrics = {"accuracy": accuracy, **feature_health(embeddings[0], keys[-1])}
+        return Step(loss, detached(metrics), {"keys": torch.stack(keys, dim=1), "indices": indices})
+
+    def contrast(self, queries: Tensor, keys: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of (B, D) queries against their (B, D) keys and the queue without `own` (B, K)."""
+        return info_nce(queries, keys, self.queue.features, self.config.temperature, mask=own)
+
+    @torch.no_grad()
+    def embed_keys(self, view: Tensor, number: int) -> Tensor:
+        """(B, C, S, S) -> (B, D), unit rows without gradient; `number` is which keys of this step they are."""
+
+        def embed(images: Tensor) -> Tensor:
+            return unit(self.key_head(self.key_encoder(images)))
+
+        if self.batch_norm in ("plain", "sync"):
+            return embed(view)
+        everyone = self.batch_norm == "shuffle"  # or split: permuted within the process
+        images = gather(view) if everyone else view  # (N, C, S, S)
+        order = permutation(self.seed, Stream.SHUFFLE, len(images), epoch=2 * self.steps + number)  # (N,)
+        first = rank() * len(view) if everyone else 0
+        keys = embed(images[order[first : first + len(view)]])  # (B, D), of somebody's images
+        keys = gather(keys) if everyone else keys  # (N, D), keys[i] is of image order[i]
+        return torch.empty_like(keys).index_copy_(0, order, keys)[first : first + len(view)]
+
+    def after_step(self, update: dict[str, Tensor], progress: float) -> None:
+        # Equal to the paper's update at the start of the next forward.
+        ema_update(self.key_encoder, self.encoder, self.config.momentum)
+        ema_update(self.key_head, self.head, self.config.momentum)
+        keys, indices = gather(update["keys"]), gather(update["indices"])  # (N, 1 or 2, D), (N,)
+        # All keys of view 1, then all of view 2: the same order for any number of processes.
+        self.queue.push(keys.transpose(0, 1).flatten(0, 1), indices.repeat(keys.shape[1]))
+        self.steps += 1
+
+
+def _batch_norm(config: MoCo.Config, problem: Problem) -> Literal["shuffle", "split", "sync", "plain"]:
+    """What "auto" comes to; and a ValueError for sizes that cannot work."""
+    pushed = problem.batch_size * (2 if config.symmetric else 1)
+    if config.queue_size < pushed:
+        raise ValueError(
+            f"queue_size is {config.queue_size}, smaller than the {pushed} keys of one step "
+            f"(batch_size {problem.batch_size}); use a larger queue, such as {max(4096, 16 * pushed)}"
+        )
+    if config.batch_norm == "shuffle" and world_size() == 1:
+        raise ValueError('batch_norm "shuffle" needs several processes and this run has one; use "auto" or "split"')
+    fitting: Literal["shuffle", "split"] = "shuffle" if world_size() > 1 else "split"
+    kind = fitting if config.batch_norm == "auto" else config.batch_norm
+    local = problem.batch_size // world_size()
+    if kind == "split" and local % config.batch_norm_splits:
+        raise ValueError(
+            f"{local} images per process cannot be split into {config.batch_norm_splits} equal parts for batch norm; "
+            f"use a batch size divisible by {config.batch_norm_splits}, or another batch_norm_splits"
+        )
+    return kind

@@ -1,0 +1,60 @@
+"""SimCLR (Chen et al. 2020)."""
+
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+from torch import Tensor, nn
+
+from selfsup.data.batch import Batch
+from selfsup.distributed import gather, rank
+from selfsup.losses.contrastive import nt_xent, unit
+from selfsup.losses.diagnostics import feature_health
+from selfsup.methods.base import Method, Problem, Step, detached, embed_together, require_two_views
+from selfsup.models.heads import Head
+from selfsup.models.norm import convert
+
+
+class SimCLR(Method):
+    """Two views of an image against all other views of the batch (Chen et al. 2020, Algorithm 1).
+
+    Batch norm, in the head too, is over both views of all processes, so that no view can be told from its neighbours.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Method.Config):
+        temperature: float = 0.1  # 0.5 for CIFAR-10
+        head: Head.Config = field(default_factory=lambda: Head.Config(hidden_layers=2, batch_norm="all"))
+        # mean2n: the paper's mean over 2N anchors. simclr: the published code's sum of both views' means, twice that.
+        reduction: Literal["mean2n", "simclr"] = "mean2n"
+        batch_norm: Literal["sync", "plain"] = "sync"
+        tile: int | None = None  # rows and columns of scores alive at once; None: all of them
+
+        def __post_init__(self) -> None:
+            if self.temperature <= 0:
+                raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.1")
+            if self.tile is not None and self.tile < 1:
+                raise ValueError(f"tile is {self.tile}; give 1 or more, such as 4096, or None for no tiles")
+
+        def build(self, encoder: nn.Module, problem: Problem) -> "SimCLR":
+            return SimCLR(self, encoder, problem)
+
+    def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
+        super().__init__()
+        require_two_views(problem)
+        self.config = config
+        self.encoder = convert(encoder, config.batch_norm)
+        self.head = convert(config.head.build(cast(int, encoder.feature_dim)), config.batch_norm)
+
+    def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
+        return unit(self.head(self.encoder(view)))
+
+    def forward(self, views: list[Tensor], batch: Batch) -> Step:
+        return self.objective(embed_together(self.embed, views), views, batch)
+
+    def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
+        gathered = [gather(embedding) for embedding in embeddings]  # (N, D) each
+        offset = rank() * len(embeddings[0])
+        loss, accuracy = nt_xent(
+            embeddings, gathered, offset, self.config.temperature, self.config.reduction, self.config.tile
+        )
+        return Step(loss, detached({"accuracy": accuracy, **feature_health(*embeddings)}), {})

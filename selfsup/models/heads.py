@@ -1,0 +1,70 @@
+"""Projection heads: what stands between the encoder and the loss, and is thrown away afterwards."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from torch import Tensor, nn
+
+
+class Head(nn.Module):
+    """Hidden layers with ReLU, then a linear layer: (B, feature_dim) -> (B, output_dim), not normalised.
+
+    MoCo v1 has no hidden layer, MoCo v2 one, neither with batch norm. SimCLR has one (paper) or two (published code and
+    SimCLR v2) with batch norm after every layer, the last one without a shift; its linear layers have no bias and are
+    drawn from N(0, 0.01^2).
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        hidden_layers: int = 1
+        hidden_dim: int | None = None  # None: as wide as the encoder's features
+        output_dim: int = 128
+        batch_norm: Literal["none", "hidden", "all"] = "none"
+
+        def __post_init__(self) -> None:
+            if self.hidden_layers < 0:
+                raise ValueError(f"hidden_layers is {self.hidden_layers}; give 0 for a linear head, or more")
+            if self.output_dim < 1:
+                raise ValueError(f"output_dim is {self.output_dim}; give 1 or more, such as 128")
+
+        def build(self, feature_dim: int) -> "Head":
+            return Head(self, feature_dim)
+
+    def __init__(self, config: Config, feature_dim: int) -> None:
+        super().__init__()
+        hidden_dim = config.hidden_dim or feature_dim
+        dims = [feature_dim] + [hidden_dim] * config.hidden_layers
+        hidden = [_hidden_layer(a, b, config.batch_norm != "none") for a, b in pairwise(dims)]
+        self.layers = nn.ModuleList([*hidden, _last_layer(dims[-1], config.output_dim, config.batch_norm == "all")])
+
+    def hidden(self, features: Tensor, layer: int) -> Tensor:
+        """Output of the first `layer` layers: 0 gives the features back, 1 the first hidden layer after its ReLU."""
+        for module in self.layers[:layer]:
+            features = module(features)
+        return features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.hidden(features, len(self.layers))
+
+
+def _linear(in_dim: int, out_dim: int, normed: bool) -> nn.Linear:
+    linear = nn.Linear(in_dim, out_dim, bias=not normed)  # batch norm takes the mean, and any bias with it, away
+    if normed:
+        nn.init.normal_(linear.weight, std=0.01)
+    return linear
+
+
+def _hidden_layer(in_dim: int, out_dim: int, normed: bool) -> nn.Module:
+    norm = [nn.BatchNorm1d(out_dim)] if normed else []
+    return nn.Sequential(_linear(in_dim, out_dim, normed), *norm, nn.ReLU(inplace=True))
+
+
+def _last_layer(in_dim: int, out_dim: int, normed: bool) -> nn.Module:
+    linear = _linear(in_dim, out_dim, normed)
+    if not normed:
+        return nn.Sequential(linear)
+    norm = nn.BatchNorm1d(out_dim)
+    # No shift, as published. A frozen 0 keeps the layout, and the kernels that want both parameters.
+    norm.bias.requires_grad_(False)
+    return nn.Sequential(linear, norm)

@@ -1,0 +1,137 @@
+"""Batch norm over parts of a batch and over all processes, with the state keys of the ordinary one."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from selfsup.distributed import is_distributed, sum_over_processes
+
+Kind = Literal["plain", "sync", "split"]
+
+
+class SplitBatchNorm(_BatchNorm):
+    """Batch norm over `splits` interleaved parts of the batch: sample n belongs to part n mod splits.
+
+    What several GPUs with a batch norm each would do, on one (the CIFAR demo of He et al. 2020). Running statistics
+    become the mean of the parts' updates; evaluation is ordinary. Input (N, C) or (N, C, H, W).
+    """
+
+    def __init__(self, num_features: int, splits: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+        super().__init__(num_features, eps=eps, momentum=momentum)
+        self.splits = splits
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim not in (2, 4):
+            raise ValueError(f"batch norm got an input of {input.ndim} dimensions; it takes (N, C) or (N, C, H, W)")
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        self._check_input_dim(input)
+        if len(input) % self.splits:
+            raise ValueError(
+                f"a batch of {len(input)} cannot be split into {self.splits} equal parts for batch norm; "
+                f"use a batch size divisible by {self.splits}, or another number of splits"
+            )
+        running_mean, running_var, momentum = _statistics(self)
+        mean, variance = running_mean.repeat(self.splits), running_var.repeat(self.splits)
+        parts = input.reshape(len(input) // self.splits, self.splits * self.num_features, *input.shape[2:])
+        output = F.batch_norm(
+            parts,
+            mean,
+            variance,
+            self.weight.repeat(self.splits),
+            self.bias.repeat(self.splits),
+            training=True,
+            momentum=momentum,
+            eps=self.eps,
+        )
+        running_mean.copy_(mean.view(self.splits, -1).mean(dim=0))
+        running_var.copy_(variance.view(self.splits, -1).mean(dim=0))
+        output = output.reshape(input.shape)
+        if input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last):
+            # The parts had to be formed in the other layout; the layers that follow want this one.
+            output = output.contiguous(memory_format=torch.channels_last)
+        return output
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """Batch norm over the samples of all processes, at any device.
+
+    On an accelerator this is torch's own, whose kernels do not exist for the CPU; there the statistics are summed over
+    processes by differentiable collectives. Input (N, C) or (N, C, H, W); running variance is the unbiased one of the
+    global batch.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (self.training and is_distributed()):
+            return _BatchNorm.forward(self, input)
+        return self._on_cpu(input) if input.device.type == "cpu" else super().forward(input)
+
+    def _on_cpu(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        running_mean, running_var, momentum = _statistics(self)
+        x = input.float()
+        axes = [0, *range(2, x.ndim)]
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        count = sum_over_processes(x.new_tensor(x.numel() // x.shape[1]))
+        mean = sum_over_processes(x.sum(axes)) / count  # (C,)
+        centered = x - mean.view(shape)
+        variance = sum_over_processes(centered.square().sum(axes)) / count
+        output = centered * ((variance + self.eps).rsqrt() * self.weight).view(shape) + self.bias.view(shape)
+        with torch.no_grad():
+            running_mean.lerp_(mean, momentum)
+            running_var.lerp_(variance * (count / (count - 1)), momentum)
+        return output.to(input.dtype)
+
+
+def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor, float]:
+    """Running mean and variance and their momentum, for a batch that is counted with this."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    norm.num_batches_tracked.add_(1)
+    return norm.running_mean, norm.running_var, norm.momentum
+
+
+def convert(module: nn.Module, kind: Kind, splits: int = 8) -> nn.Module:
+    """Replace every BatchNorm1d and BatchNorm2d (or what this made of it) within `module`, in place, by another kind with the same tensors.
+
+    Args:
+        kind: "plain" leaves all as it is, "sync" takes `SyncBatchNorm`, "split" takes `SplitBatchNorm`.
+        splits: parts of the batch, for "split".
+
+    Returns:
+        `module`, or its replacement where it is a batch norm itself.
+
+    Raises:
+        ValueError: for a batch norm of another class, which may do more than normalise.
+    """
+    if kind == "plain":
+        return module
+    if isinstance(module, _BatchNorm):
+        return _replacement(module, kind, splits)
+    for name, child in module.named_children():
+        setattr(module, name, convert(child, kind, splits))
+    return module
+
+
+def _replacement(old: _BatchNorm, kind: Kind, splits: int) -> nn.Module:
+    if type(old) not in (nn.BatchNorm1d, nn.BatchNorm2d, SplitBatchNorm, SyncBatchNorm):
+        raise ValueError(
+            f'{type(old).__name__} cannot be converted to batch_norm="{kind}", only BatchNorm1d and BatchNorm2d can; '
+            f'use batch_norm="plain"'
+        )
+    new: _BatchNorm
+    if kind == "sync":
+        new = SyncBatchNorm(old.num_features, eps=old.eps, momentum=old.momentum)
+    else:
+        new = SplitBatchNorm(old.num_features, splits, eps=old.eps, momentum=old.momentum)
+    new.weight, new.bias = old.weight, old.bias
+    new.running_mean, new.running_var = old.running_mean, old.running_var
+    new.num_batches_tracked = old.num_batches_tracked
+    return new.train(old.training)
