@@ -1,0 +1,125 @@
+"""Images in `.npz` and `.npy` files. Nothing is ever unpickled."""
+
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selfsup.data.base import ArraySource
+
+Split = Literal["train", "test"]
+
+
+def images_from_array(array: np.ndarray, origin: str) -> Tensor:
+    """An array of images as (N, 3, H, W) uint8.
+
+    Args:
+        array: (N, H, W, 3), (N, 3, H, W), (N, H, W), (N, H, W, 1) or (N, 1, H, W) uint8. Gray is repeated to three
+            channels, as a view that takes no memory.
+        origin: for the message.
+
+    Raises:
+        ValueError: another type or shape, or no image.
+    """
+    if array.dtype != np.uint8:
+        raise ValueError(
+            f"{origin} is {array.dtype}; wanted uint8 in 0..255\n"
+            "for floats in 0..1 save (x * 255).round().astype(numpy.uint8)"
+        )
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim == 4 and array.shape[-1] in (1, 3):
+        array = array.transpose(0, 3, 1, 2)
+    if array.ndim != 4 or array.shape[1] not in (1, 3) or 0 in array.shape:
+        raise ValueError(
+            f"{origin} has shape {array.shape}; wanted (N, H, W, 3), (N, 3, H, W) or (N, H, W), with at least one image"
+        )
+    images = torch.from_numpy(np.ascontiguousarray(array))
+    return images.expand(-1, 3, -1, -1)
+
+
+def open_npz(path: Path, split: Split) -> ArraySource:
+    """The images `x_train` or `x_test` with labels `y_train`, `y_test`; or `images` with `labels`, for training.
+
+    Labels are integers, (N,) or (N, 1), and may be absent. An array `classes` of strings names the classes.
+
+    Raises:
+        ValueError: not an npz file, no such arrays, a wrong shape or type.
+    """
+    with _reading(path), np.load(path, allow_pickle=False) as file:
+        if f"x_{split}" in file:
+            images, labels = f"x_{split}", f"y_{split}"
+        elif split == "train" and "images" in file:
+            images, labels = "images", "labels"
+        elif split == "test" and ("images" in file or "x_train" in file):
+            raise ValueError(f"{path} has no test part; add x_test and y_test to it, or evaluate on other data")
+        else:
+            raise ValueError(
+                f"{path} holds {', '.join(sorted(file)) or 'nothing'}; "
+                "wanted x_train, y_train, x_test, y_test, or images and labels"
+            )
+        names = tuple(str(name) for name in file["classes"]) if "classes" in file else ()
+        return ArraySource(
+            images_from_array(file[images], f"{path}[{images}]"),
+            _labels(file[labels], f"{path}[{labels}]") if labels in file else None,
+            names if labels in file else (),
+            str(path),
+        )
+
+
+def open_npy(path: Path, split: Split) -> ArraySource:
+    """The images of one array, without labels; it has no test part."""
+    if split == "test":
+        raise ValueError(f"{path} has no test part; save an npz with x_train and x_test, or evaluate on other data")
+    with _reading(path):
+        # Mapped first: the file must be as long as its header says before anything is allocated.
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        return ArraySource(images_from_array(np.array(mapped), str(path)), origin=str(path))
+
+
+def holds_images(path: Path) -> bool:
+    """Whether `path` is an npz file that `open_npz` would take."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return bool({"x_train.npy", "images.npy"} & set(archive.namelist()))
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray], compress: bool = False) -> None:
+    """Write an npz file that is either whole or not there."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            (np.savez_compressed if compress else np.savez)(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _labels(array: np.ndarray, origin: str) -> Tensor:
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError(f"{origin} is {array.dtype} of shape {array.shape}; wanted integers of shape (N,)")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+class _reading:
+    """Turns what numpy raises on a damaged or hostile file into one ValueError with the file's name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and str(self.path) not in str(error):
+            raise ValueError(f"{self.path} is not a readable array file: {error}") from error

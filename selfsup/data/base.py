@@ -1,0 +1,126 @@
+"""What a data set is to the rest of the project, and the rule for images that cannot be read."""
+
+import copy
+from abc import ABC, abstractmethod
+from typing import Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+TOLERATED = 0.01  # share of the images that may be unreadable before the run stops
+
+
+class UnreadableImage(ValueError):
+    """One image could not be decoded: `path` names it, `reason` says why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)  # both, so that the exception survives the way between processes
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot read the image {self.path}: {self.reason}"
+
+
+class TooManyUnreadable(ValueError):
+    """More than 1 % of the images (and more than one) cannot be read, or none can."""
+
+
+class Source(ABC):
+    """A numbered set of RGB images with labels. The numbering is the same on every machine."""
+
+    labels: Tensor  # (N,) int64; -1 where there is none
+    classes: tuple[str, ...]  # class names in the order of labels; () where there are no labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Where image `index` comes from, for messages: a path, or `file.npz[17]`."""
+
+    @abstractmethod
+    def load(self, index: int) -> Image.Image:
+        """Image `index`, RGB, whole and upright. Raises UnreadableImage."""
+
+    def load_for_canvas(self, index: int, side: int) -> tuple[Image.Image, tuple[int, int]]:
+        """Image `index` in a resolution that suffices for `side` x `side` pixels, and its original (height, width)."""
+        image = self.load(index)
+        return image, (image.height, image.width)
+
+    def select(self, rows: Tensor) -> Self:
+        """The images of `rows`, an (M,) int64 tensor, in that order."""
+        part = copy.copy(self)
+        part.labels = self.labels[rows]
+        return part
+
+
+class ArraySource(Source):
+    """Images of one size, held as one tensor.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        labels: (N,) integers, or None where there are none.
+        classes: names in the order of labels; the numbers themselves where none are given.
+        origin: where the array comes from, for messages.
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor | None = None, classes: tuple[str, ...] = (), origin: str = "array"
+    ) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"{origin}: images are {images.dtype} {tuple(images.shape)}; wanted (N, 3, H, W) uint8")
+        if labels is not None and labels.shape != images.shape[:1]:
+            raise ValueError(f"{origin}: {len(images)} images but labels of shape {tuple(labels.shape)}")
+        self.images = images
+        self.labels = torch.full((len(images),), -1) if labels is None else labels.long()
+        highest = int(self.labels.max()) if len(images) else -1
+        self.classes = classes or tuple(str(number) for number in range(highest + 1))
+        if highest >= len(self.classes):
+            raise ValueError(f"{origin}: a label is {highest}, but there are {len(self.classes)} class names")
+        self.origin = origin
+        self.rows = torch.arange(len(images))  # positions in the origin, kept by `select`
+
+    def name(self, index: int) -> str:
+        return f"{self.origin}[{int(self.rows[index])}]"
+
+    def load(self, index: int) -> Image.Image:
+        return Image.fromarray(self.images[index].permute(1, 2, 0).contiguous().numpy())
+
+    def select(self, rows: Tensor) -> Self:
+        part = super().select(rows)
+        part.images, part.rows = self.images[rows], self.rows[rows]
+        return part
+
+
+def check_unreadable(source: Source, unreadable: dict[int, str]) -> None:
+    """Stop when too much of `source` cannot be read.
+
+    Args:
+        source: the data set.
+        unreadable: number -> reason, of the images met so far that could not be read.
+
+    Raises:
+        TooManyUnreadable: they are more than one and more than 1 % of all images, or there is no other image.
+    """
+    if len(unreadable) <= max(1, int(TOLERATED * len(source))) and len(unreadable) < len(source):
+        return
+    first = [f"{source.name(index)} ({reason})" for index, reason in sorted(unreadable.items())[:3]]
+    if not any(_readable(source, index) for index in range(len(source)) if index not in unreadable):
+        raise TooManyUnreadable(
+            f"no readable image among {len(source)}: {'; '.join(first)}\n"
+            "point the data option at a folder of JPEG, PNG, WebP, BMP, GIF, TIFF or PPM images"
+        )
+    raise TooManyUnreadable(
+        f"{len(unreadable)} of {len(source)} images cannot be read, more than {TOLERATED:.0%}: {'; '.join(first)}\n"
+        "remove or replace the broken files, or check that the copy of the data is complete"
+    )
+
+
+def _readable(source: Source, index: int) -> bool:
+    try:
+        source.load(index)
+    except UnreadableImage:
+        return False
+    return True

@@ -1,0 +1,115 @@
+"""Bytes of a photograph to an upright RGB image, or to UnreadableImage: never a crash, never a warning."""
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from selfsup.data.base import UnreadableImage
+
+# Named, because Pillow would otherwise try every decoder it has, Ghostscript for an EPS file named .jpg included.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+MAX_PIXELS = 100_000_000  # read from the header, so that a few bytes cannot ask for gigabytes
+_BACKGROUND = (128, 128, 128)
+_ORIENTATION = 0x0112  # EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(file: Path | BinaryIO, name: str, side: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode the first frame of an image.
+
+    The EXIF orientation is applied. 16-bit gray is scaled to 8 bits, not clipped. CMYK, palettes and gray become RGB.
+    Transparent pixels are laid over middle gray: the colours hidden under them mean nothing, and on gray neither a
+    black nor a white drawing vanishes.
+
+    Args:
+        file: path or open binary file.
+        name: of the image, for the message.
+        side: where the image will be squeezed to `side` x `side`: a JPEG is then decoded at the smallest of libjpeg's
+            resolutions (1/2, 1/4, 1/8) that leaves at least twice as many pixels each way.
+
+    Returns:
+        The image, mode RGB, and its original (height, width) after orientation.
+
+    Raises:
+        UnreadableImage: it is none of FORMATS, damaged, cut short, of more than MAX_PIXELS, or of float pixels.
+    """
+    try:
+        with _quiet(), Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+            if side is not None:
+                image.draft("RGB", (2 * side, 2 * side))
+            image.load()
+            orientation = _orientation(image)
+            upright = image.transpose(_UPRIGHT[orientation]) if orientation > 1 else image
+            return _to_rgb(upright), ((width, height) if orientation >= 5 else (height, width))
+    except Exception as error:  # decoders of damaged bytes raise nearly every class there is
+        raise UnreadableImage(name, f"{type(error).__name__}: {error}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8 as EXIF counts them: from 5 on, height and width change places."""
+    try:
+        orientation = int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a damaged EXIF block says nothing against the pixels
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("pixels are floating-point numbers, which have no agreed range")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        wide = np.asarray(image).astype(np.int64).clip(0, 65535)  # Pillow holds 16-bit gray as I;16 or as I
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    flat = Image.new("RGB", image.size, _BACKGROUND)
+    flat.paste(layer, mask=layer.getchannel("A"))
+    return flat
+
+
+_silence = threading.Lock()
+_threads_inside = 0
+_catcher: warnings.catch_warnings | None = None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ignore warnings while any thread decodes.
+
+    Pillow warns of odd metadata and large images, which are either harmless or reported as unreadable here.
+    `warnings.catch_warnings` changes the whole process, so the threads that decode share one: the first to come in
+    sets it, the last to go out takes it back.
+    """
+    global _threads_inside, _catcher
+    with _silence:
+        if _threads_inside == 0:
+            _catcher = warnings.catch_warnings()
+            _catcher.__enter__()
+            warnings.simplefilter("ignore")
+        _threads_inside += 1
+    try:
+        yield
+    finally:
+        with _silence:
+            _threads_inside -= 1
+            if _threads_inside == 0 and _catcher is not None:
+                _catcher.__exit__(None, None, None)
+                _catcher = None

@@ -1,0 +1,130 @@
+"""Data sets that are held whole, as uint8, where the training is: on the device when they fit there."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from selfsup.data.base import ArraySource, Source, UnreadableImage, check_unreadable
+from selfsup.data.batch import Batch
+
+
+class Squeezed(ArraySource):
+    """Image files decoded once and squeezed to squares (aspect ratio not kept, antialiased), held in memory.
+
+    `sizes` (N, 2) int64 holds the original heights and widths. An unreadable image is listed in `unreadable`, number
+    -> reason, and `substitute` (N,) int64 leads from it to the next readable image, cyclically; its own row is black.
+
+    Args:
+        source: the files.
+        canvas: side of the square in pixels.
+
+    Raises:
+        ValueError: too large for this machine's memory.
+        TooManyUnreadable: see `check_unreadable`.
+    """
+
+    def __init__(self, source: Source, canvas: int) -> None:
+        _check_memory(len(source), canvas)
+        images = torch.zeros(len(source), 3, canvas, canvas, dtype=torch.uint8)
+        sizes = torch.zeros(len(source), 2, dtype=torch.int64)
+        unreadable: dict[int, str] = {}
+
+        def fill(index: int) -> None:
+            try:
+                image, size = source.load_for_canvas(index, canvas)
+            except UnreadableImage as error:
+                unreadable[index] = error.reason
+                return
+            square = image.resize((canvas, canvas), Image.Resampling.BILINEAR)
+            images[index] = torch.from_numpy(np.array(square)).permute(2, 0, 1)
+            sizes[index] = torch.tensor(size)
+
+        # Threads suffice: Pillow decodes and resizes without holding the interpreter's lock.
+        with ThreadPoolExecutor(_cores()) as pool:
+            for _ in pool.map(fill, range(len(source))):
+                pass
+        super().__init__(images, source.labels, source.classes)
+        self.files = source
+        self.sizes = sizes
+        self.unreadable = dict(sorted(unreadable.items()))
+        check_unreadable(source, self.unreadable)
+        self.substitute = _next_readable(len(source), self.unreadable)
+
+    def name(self, index: int) -> str:
+        return self.files.name(index)
+
+    def select(self, rows: Tensor) -> "Squeezed":
+        raise TypeError("select from the files before they are squeezed: substitutes are numbered in the whole")
+
+
+class Resident:
+    """An array of images, on the device if it fits in half of what is free there, else in pinned memory."""
+
+    def __init__(self, source: ArraySource, device: torch.device) -> None:
+        self.source = source
+        self.device = device
+        self.images = _place(source.images, device)
+        self.labels = source.labels.to(device)
+        self.sizes = source.sizes.to(device) if isinstance(source, Squeezed) else None
+
+    def batch(self, rows: Tensor) -> Batch:
+        """The images of `rows`, (B,) int64 on the CPU, as a batch on the device."""
+        where = _upload(rows, self.device)
+        if self.images.device.type == self.device.type:
+            images = self.images.index_select(0, where)
+        else:
+            buffer = torch.empty(len(rows), *self.images.shape[1:], dtype=torch.uint8, pin_memory=True)
+            images = torch.index_select(self.images, 0, rows, out=buffer).to(self.device, non_blocking=True)
+        sizes = None if self.sizes is None else self.sizes.index_select(0, where)
+        return Batch(images, self.labels.index_select(0, where), where, sizes)
+
+
+def _place(images: Tensor, device: torch.device) -> Tensor:
+    if device.type != "cuda":
+        return images.to(device)
+    free, _ = torch.cuda.mem_get_info(device)
+    return images.to(device) if images.numel() <= free // 2 else images.pin_memory()
+
+
+def _upload(rows: Tensor, device: torch.device) -> Tensor:
+    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows.to(device)
+
+
+def _next_readable(length: int, unreadable: dict[int, str]) -> Tensor:
+    substitute = torch.arange(length)
+    for _ in range(2):  # twice round, for a run of unreadable images that goes over the end
+        for index in reversed(unreadable):
+            substitute[index] = substitute[(index + 1) % length]
+    return substitute
+
+
+def _check_memory(count: int, canvas: int) -> None:
+    if canvas < 1:
+        raise ValueError(f"the canvas is {canvas} pixels; wanted at least 1")
+    needed = count * 3 * canvas * canvas * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    free = _free_memory()
+    if needed > free:
+        raise ValueError(
+            f"{count:,} images of {canvas} x {canvas} pixels need {needed / 2**30:.1f} GiB of memory in the processes "
+            f"of this machine, and {free / 2**30:.1f} GiB are free\n"
+            "choose a smaller canvas, or none: the images are then read anew in every epoch"
+        )
+
+
+def _free_memory() -> int:
+    """Bytes that may be taken without swapping; on systems that do not say, half of what is built in."""
+    table = Path("/proc/meminfo")
+    if not table.is_file():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    fields = dict(line.split(":", 1) for line in table.read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _cores() -> int:
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -1,0 +1,129 @@
+"""Photographs that are read anew in every epoch: worker processes decode and crop them at full resolution."""
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from selfsup.data.base import Source, TooManyUnreadable, UnreadableImage, check_unreadable
+from selfsup.data.batch import Batch
+
+Crop = Callable[[list[Image.Image], Tensor, int], tuple[Tensor, ...]]
+"""(images, (B,) int64 positions in the data set, epoch) -> for each view (B, 3, S, S) uint8. Must not use a GPU."""
+
+_SMALL_SHARED_MEMORY = 1 << 30
+
+
+class _Item(NamedTuple):
+    images: Any  # a tensor per view, or the same as arrays; () where no image of the rows could be read
+    labels: Any
+    indices: Any
+    met: dict[int, str]  # unreadable images on the way, number -> reason
+
+
+class _Rows(Dataset[_Item]):
+    """Makes the batch of (epoch, rows). Substitutes unreadable images, or leaves them out."""
+
+    def __init__(self, source: Source, crop: Crop, substitute: bool) -> None:
+        self.source = source
+        self.crop = crop
+        self.substitute = substitute
+        self.unreadable: dict[int, str] = {}  # known so far, so that each is tried once per process
+        # Containers often have 64 MB of shared memory, less than one batch, and a worker that runs out of it is killed.
+        # Batches go through the pipe there: a copy more, but whole.
+        self.through_pipe = _shared_memory() < _SMALL_SHARED_MEMORY
+
+    def __getitem__(self, key: tuple[int, Tensor]) -> _Item:
+        epoch, rows = key
+        met: dict[int, str] = {}
+        try:
+            found = [pair for row in rows.tolist() if (pair := self._readable(row, met)) is not None]
+        except TooManyUnreadable:  # raised again where the batch arrives: here it would end in a worker's traceback
+            return _Item((), (), (), dict(self.unreadable))
+        if not found:
+            return _Item((), (), (), met)
+        indices = torch.tensor([index for index, _ in found])
+        item = _Item(
+            self.crop([image for _, image in found], indices, epoch), self.source.labels[indices], indices, met
+        )
+        if self.through_pipe and get_worker_info() is not None:
+            return _Item(tuple(view.numpy() for view in item.images), item.labels.numpy(), indices.numpy(), met)
+        return item
+
+    def _readable(self, index: int, met: dict[int, str]) -> tuple[int, Image.Image] | None:
+        """The first readable image from `index` on, cyclically: a pure function of the files, never of timing."""
+        while True:
+            if index not in self.unreadable:
+                try:
+                    return index, self.source.load(index)
+                except UnreadableImage as error:
+                    self.unreadable[index] = error.reason
+                    check_unreadable(self.source, self.unreadable)
+            met[index] = self.unreadable[index]
+            if not self.substitute:
+                return None
+            index = (index + 1) % len(self.source)
+
+
+class Streaming:
+    """Batches decoded and cropped by `workers` processes (0: by this one); the result does not depend on their number.
+
+    Args:
+        source: the data set.
+        crop: see Crop.
+        device: where the batches are wanted.
+        workers: number of processes.
+        substitute: replace an unreadable image by the next readable one, with its label and position; else leave it
+            out.
+    """
+
+    def __init__(self, source: Source, crop: Crop, device: torch.device, workers: int, substitute: bool) -> None:
+        self.rows = _Rows(source, crop, substitute)
+        self.device = device
+        self.workers = workers
+
+    @property
+    def unreadable(self) -> dict[int, str]:
+        return self.rows.unreadable
+
+    def batches(self, keys: Sequence[tuple[int, Tensor]]) -> Iterator[Batch]:
+        """A batch on the device for each (epoch, rows), in order. Raises TooManyUnreadable."""
+        for item in self._loader(keys):
+            self.unreadable.update(item.met)
+            check_unreadable(self.rows.source, self.unreadable)
+            if len(item.indices):
+                images = tuple(self._move(view) for view in item.images)
+                yield Batch(images, self._move(item.labels), self._move(item.indices))
+
+    def _move(self, values: Any) -> Tensor:
+        return torch.as_tensor(values).to(self.device, non_blocking=True)
+
+    def _loader(self, keys: Sequence[tuple[int, Tensor]]) -> DataLoader[_Item]:
+        # Forked workers start at once and need nothing picklable. That is safe after CUDA has been initialised as long
+        # as they do not touch it, and they decode on the CPU alone, with one thread each (the loader sees to that).
+        fork = sys.platform == "linux" and self.workers > 0
+        return DataLoader(
+            self.rows,
+            batch_size=None,
+            sampler=keys,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            pin_memory=self.device.type == "cuda",
+            multiprocessing_context="fork" if fork else None,
+            generator=torch.Generator(),  # of its own: the loader draws from it, and the global state is not its to use
+        )
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _shared_memory() -> int:
+    place = Path("/dev/shm")
+    return shutil.disk_usage(place).free if place.is_dir() else sys.maxsize
