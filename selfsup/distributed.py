@@ -23,6 +23,12 @@ def barrier() -> None:
         dist.barrier()
 
 
+def shut_down() -> None:
+    """Leave the process group, so that the end of the program is quiet."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, local: Tensor) -> Tensor:  # (B, ...) -> (R B, ...)
@@ -81,3 +87,14 @@ def sum_over_processes(local: Tensor) -> Tensor:
 def mean_over_processes(local: Tensor) -> Tensor:
     """Element-wise mean over processes, differentiable."""
     return sum_over_processes(local) / world_size()
+
+
+def gather_ragged(local: Tensor) -> Tensor:
+    """Rows of all processes in the order of ranks, where their numbers differ; without gradient."""
+    if not is_distributed():
+        return local
+    lengths = gather(torch.tensor([local.shape[0]], device=local.device)).tolist()
+    padded = local.new_zeros(max(lengths), *local.shape[1:])
+    padded[: local.shape[0]] = local
+    parts = gather(padded.detach()).split(max(lengths))
+    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])

@@ -35,28 +35,38 @@ def _decayed(
     ]
 
 
-def _require_rate(learning_rate: float) -> None:
-    if learning_rate <= 0:
-        raise ValueError(f"learning_rate is {learning_rate}; give a number above 0")
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """What every optimizer's configuration has."""
+
+    learning_rate: float = 0.03  # per `scaling`
+    scaling: Scaling = "linear"  # peak rate: none = rate, linear = rate B / 256, sqrt = rate sqrt(B)
+    weight_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; give a number above 0")
+
+    def peak(self, batch_size: int) -> float:
+        """The peak learning rate for this global batch."""
+        return scaled_rate(self.learning_rate, batch_size, self.scaling)
+
+    def build(self, named_parameters: NamedParameters, batch_size: int) -> torch.optim.Optimizer:
+        """The optimizer of the trainable ones; every group holds its peak rate as "lr" and as "peak_lr"."""
+        raise NotImplementedError(f"{type(self).__qualname__} does not build an optimizer")
 
 
 class SGD(torch.optim.SGD):
     """Stochastic gradient descent with momentum."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
-        learning_rate: float = 0.03  # per `scaling`
-        scaling: Scaling = "linear"  # peak rate: linear = rate B / 256, sqrt = rate sqrt(B)
+    class Config(OptimizerConfig):
         momentum: float = 0.9
         nesterov: bool = False
-        weight_decay: float = 1e-4
         decay_norm_and_bias: bool = True  # MoCo and InstDisc decay every parameter
 
-        def __post_init__(self) -> None:
-            _require_rate(self.learning_rate)
-
         def build(self, named_parameters: NamedParameters, batch_size: int) -> torch.optim.Optimizer:
-            peak = scaled_rate(self.learning_rate, batch_size, self.scaling)
+            peak = self.peak(batch_size)
             groups = _decayed(named_parameters, peak, self.weight_decay, self.decay_norm_and_bias)
             return SGD(groups, lr=peak, momentum=self.momentum, nesterov=self.nesterov, foreach=True)
 
@@ -65,18 +75,15 @@ class AdamW(torch.optim.AdamW):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(OptimizerConfig):
         learning_rate: float = 1e-3  # per `scaling`
         scaling: Scaling = "none"
         betas: tuple[float, float] = (0.9, 0.999)
         weight_decay: float = 0.01
         decay_norm_and_bias: bool = False
 
-        def __post_init__(self) -> None:
-            _require_rate(self.learning_rate)
-
         def build(self, named_parameters: NamedParameters, batch_size: int) -> torch.optim.Optimizer:
-            peak = scaled_rate(self.learning_rate, batch_size, self.scaling)
+            peak = self.peak(batch_size)
             groups = _decayed(named_parameters, peak, self.weight_decay, self.decay_norm_and_bias)
             return AdamW(groups, lr=peak, betas=self.betas, foreach=True)
 
@@ -91,7 +98,7 @@ class LARS(torch.optim.Optimizer):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(OptimizerConfig):
         learning_rate: float = 0.3  # per `scaling`
         scaling: Scaling = "linear"
         momentum: float = 0.9
@@ -100,11 +107,8 @@ class LARS(torch.optim.Optimizer):
         exclude: tuple[str, ...] = ("bias", "head_supervised")  # regular expressions; one-dimensional ones are, always
         rate_in_buffer: bool = True
 
-        def __post_init__(self) -> None:
-            _require_rate(self.learning_rate)
-
         def build(self, named_parameters: NamedParameters, batch_size: int) -> torch.optim.Optimizer:
-            peak = scaled_rate(self.learning_rate, batch_size, self.scaling)
+            peak = self.peak(batch_size)
 
             def excluded(name: str, parameter: nn.Parameter) -> bool:
                 return parameter.ndim <= 1 or any(re.search(pattern, name) for pattern in self.exclude)

@@ -32,7 +32,16 @@ def half_cosine(position: float) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Constant:
+class Schedule:
+    """What the trainer asks at every step."""
+
+    def __call__(self, step: int, horizon: Horizon) -> float:
+        """The factor on the peak rate at `step`, counted from 0."""
+        raise NotImplementedError(f"{type(self).__qualname__} gives no rate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(Schedule):
     """The peak rate throughout."""
 
     def __call__(self, step: int, horizon: Horizon) -> float:
@@ -40,7 +49,7 @@ class Constant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steps:
+class Steps(Schedule):
     """The rate falls by `gamma` at the start of each milestone (InstDisc, MoCo v1, linear probes)."""
 
     milestones: tuple[int, ...] = (120, 160)  # epochs, counted from 0
@@ -52,7 +61,7 @@ class Steps:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine:
+class Cosine(Schedule):
     """Linear warm-up from 0 at every step, then half a cosine from 1 to `final` (Loshchilov and Hutter 2017).
 
     `per="epoch"` keeps the rate within an epoch, as MoCo does with epochs counted from 0. Its CIFAR demo counts from 1,
@@ -80,7 +89,7 @@ class Cosine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimCLRCosine:
+class SimCLRCosine(Schedule):
     """SimCLR's schedule with its own rounding: W = round(w n // B), T = n E // B + 1 (google-research/simclr).
 
     T exceeds the number of whole batches, because the published pipeline counts examples, not batches per epoch.
@@ -99,7 +108,7 @@ class SimCLRCosine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupConCosine:
+class SupConCosine(Schedule):
     """SupContrast's schedule: a cosine over all epochs, counted from 1, that the warm-up joins where it has fallen to.
 
     Khosla et al. 2020, published code: the final factor is the decay rate cubed; for batches above 256 the rate rises
@@ -119,5 +128,3 @@ class SupConCosine:
     def _at(self, epoch: int, horizon: Horizon) -> float:
         return self.final + (1 - self.final) * half_cosine(epoch / horizon.epochs)
 
-
-Schedule = Constant | Steps | Cosine | SimCLRCosine | SupConCosine

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selfsup.distributed import is_distributed, sum_over_processes
+from selfsup.distributed import is_distributed, mean_over_processes, sum_over_processes
 
 Kind = Literal["plain", "sync", "split"]
 
@@ -74,7 +74,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
     def _on_cpu(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
         running_mean, running_var, momentum = _statistics(self)
-        x = input.float()
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
         axes = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
         count = sum_over_processes(x.new_tensor(x.numel() // x.shape[1]))
@@ -135,3 +135,22 @@ def _replacement(old: _BatchNorm, kind: Kind, splits: int) -> nn.Module:
     new.running_mean, new.running_var = old.running_mean, old.running_var
     new.num_batches_tracked = old.num_batches_tracked
     return new.train(old.training)
+
+
+@torch.no_grad()
+def average_running_statistics(module: nn.Module) -> None:
+    """Make the running statistics of all local batch norms the mean over processes, in place.
+
+    Without it each process would keep those of its own part of the batch, and a checkpoint those of one process. The
+    running statistics are linear in the batches' statistics, so averaging at every step loses nothing. Batch norm over
+    all processes has equal statistics everywhere already.
+    """
+    if not is_distributed():
+        return
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and not isinstance(m, SyncBatchNorm)]
+    buffers = [b for norm in norms for b in (norm.running_mean, norm.running_var) if b is not None]
+    if buffers:
+        flat = torch.cat([buffer.flatten() for buffer in buffers])  # one message for all of them
+        parts = mean_over_processes(flat).split([buffer.numel() for buffer in buffers])
+        for buffer, part in zip(buffers, parts, strict=True):
+            buffer.copy_(part.view_as(buffer))

@@ -1,0 +1,5 @@
+"""`python -m selfsup`, for launchers."""
+
+from selfsup.cli import main
+
+main()

@@ -1,0 +1,147 @@
+"""The commands. torch is imported inside them only, so that help answers at once."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_USAGE = """selfsup: self-supervised contrastive pretraining
+
+  selfsup pretrain RECIPE [flags]     pretrain by a shipped recipe or by a .py file; run again to go on
+  selfsup knn RUN [flags]             judge an encoder by weighted nearest neighbours
+  selfsup linear RUN [flags]          judge an encoder by a linear probe (--protocol features, moco, simclr)
+  selfsup recipes                     list the shipped recipes
+
+RUN is a run folder or an encoder.safetensors. Every command explains its flags with --help.
+On several GPUs: accelerate launch --num_processes N -m selfsup pretrain RECIPE [flags]
+The last line on standard output is a JSON object with the figures; messages go to standard error.
+"""
+
+
+def main() -> None:
+    """Entry point of `selfsup` and `python -m selfsup`: exits with 0, 2 (what was asked cannot be done), or 128 + signal."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_USAGE, end="")
+        return
+    try:
+        command = _command(arguments[0])
+        sys.exit(command(arguments[1:]))
+    except (ValueError, OSError) as error:
+        if not _meant_for_user(error):
+            raise
+        print(f"selfsup: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    commands = {"pretrain": _pretrain, "knn": _knn, "linear": _linear, "recipes": _recipes}
+    if name not in commands:
+        from selfsup.config import nearest
+
+        raise ValueError(f"unknown command {name!r}{nearest(name, list(commands))}\nsee: selfsup --help")
+    return commands[name]
+
+
+def _meant_for_user(error: BaseException) -> bool:
+    """Whether selfsup itself raised the error, rather than something below it that went wrong unexpectedly."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("selfsup.")
+
+
+def _first(arguments: list[str], what: str, usage: str) -> tuple[str, list[str]]:
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(usage)
+        sys.exit(0)
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError(f"{what} is missing\nusage: {usage}")
+    return arguments[0], arguments[1:]
+
+
+def _print_result(result: dict[str, Any]) -> int:
+    """Print the JSON line, in the main process only; returns the exit code."""
+    from selfsup import distributed
+
+    if distributed.rank() == 0:
+        print(json.dumps(result), flush=True)
+    distributed.shut_down()
+    return 128 + result["signal"] if result.get("signal") else 0
+
+
+def _pretrain(arguments: list[str]) -> int:
+    usage = "selfsup pretrain RECIPE [flags]   (flags of a recipe: selfsup pretrain RECIPE --help)"
+    name, flags = _first(arguments, "the recipe", usage)
+    from selfsup.config import load_recipe, parse
+    from selfsup.pretrain import Run, pretrain
+
+    recipe = load_recipe(name)
+    if not isinstance(recipe, Run):
+        raise ValueError(f"recipe {name} must be a selfsup.pretrain.Run, not a {type(recipe).__name__}")
+    return _print_result(pretrain(parse(recipe, flags, f"selfsup pretrain {name}")))
+
+
+def _run_data(path: Path) -> Any:
+    """The data that a run was trained on, if `path` is a run folder."""
+    from selfsup.config import Data
+    from selfsup.folder import RunFolder
+    from selfsup.pretrain import data_of
+
+    return data_of(RunFolder(path)) if (path / "config.json").is_file() else Data()
+
+
+def _knn(arguments: list[str]) -> int:
+    name, flags = _first(arguments, "the run folder or encoder file", "selfsup knn RUN [--data.root PATH] [flags]")
+    path = Path(name)
+    from selfsup.config import parse
+    from selfsup.folder import RunFolder
+    from selfsup.stages.knn import KNN, run_knn
+    from selfsup.trainer import device_for
+
+    settings = parse(KNN(data=_run_data(path)), flags, f"selfsup knn {name}")
+    result = run_knn(path, settings, device_for(settings.device))
+    if path.is_dir():
+        RunFolder(path).write_json("results/knn.json", result)
+    return _print_result(result)
+
+
+def _linear(arguments: list[str]) -> int:
+    usage = "selfsup linear RUN [--protocol features|moco|simclr] [--data.root PATH] [flags]"
+    name, flags = _first(arguments, "the run folder or encoder file", usage)
+    path = Path(name)
+    from selfsup import distributed
+    from selfsup.config import parse
+    from selfsup.folder import RunFolder
+    from selfsup.stages.linear import FeatureProbe, probe_settings, run_linear
+    from selfsup.trainer import device_for
+
+    protocol, flags = _taken(flags, "--protocol", "features")
+    defaults = probe_settings(protocol, _run_data(path))
+    settings = parse(defaults, flags, f"selfsup linear {name} --protocol {protocol}")
+    device = device_for(settings.device) if isinstance(settings, FeatureProbe) else None
+    result = run_linear(path, settings, device)
+    if path.is_dir() and "linear_top1" in result and distributed.rank() == 0:
+        RunFolder(path).write_json(f"results/linear_{protocol}.json", result)
+    return _print_result(result)
+
+
+def _taken(flags: list[str], name: str, default: str) -> tuple[str, list[str]]:
+    """The value of one flag that has to be known before the others, and the flags without it."""
+    for position, flag in enumerate(flags):
+        if flag == name and position + 1 < len(flags):
+            return flags[position + 1], flags[:position] + flags[position + 2 :]
+        if flag.startswith(f"{name}="):
+            return flag.partition("=")[2], flags[:position] + flags[position + 1 :]
+    return default, flags
+
+
+def _recipes(arguments: list[str]) -> int:
+    from selfsup.config import recipe_names, recipe_summary
+
+    if arguments:
+        raise ValueError(f"selfsup recipes takes no arguments, not {' '.join(arguments)}")
+    for name in recipe_names():
+        print(f"{name:24} {recipe_summary(name)}")
+    return 0

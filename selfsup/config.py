@@ -1,0 +1,220 @@
+"""Recipes to dataclasses to flags, and back: the only place that knows tyro or the JSON form of a configuration.
+
+A configuration is a frozen dataclass, possibly of others. It is written in Python (a recipe), changed by flags (any
+field: `--method.temperature 0.2`), saved as JSON with the names of its classes, and restored from there. Restoring
+never imports anything by name: a class name is only looked up among the subclasses of the type that the field declares.
+"""
+
+import ast
+import contextlib
+import dataclasses
+import difflib
+import importlib
+import io
+import json
+import os
+import pkgutil
+import runpy
+import types
+import typing
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tyro
+
+Config = TypeVar("Config")
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A sentence part that suggests the nearest known name, or nothing."""
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+# Recipes
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes."""
+    package = importlib.import_module("selfsup.recipes")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def load_recipe(name_or_path: str) -> Any:
+    """The object called `recipe` in a shipped recipe or in a Python file of the user's own.
+
+    Raises:
+        ValueError: there is no such recipe or file, or the file defines no `recipe`.
+    """
+    if name_or_path.endswith(".py") or os.sep in name_or_path:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise ValueError(f"there is no recipe file {path}")
+        try:
+            namespace = runpy.run_path(str(path))
+        except SyntaxError as error:
+            raise ValueError(f"recipe {path} is not valid Python: {error.msg}, line {error.lineno}") from error
+        if not is_dataclass(namespace.get("recipe")):
+            raise ValueError(f"recipe {path} must define `recipe = Run(...)`; see the shipped ones with: selfsup recipes")
+        return namespace["recipe"]
+    known = recipe_names()
+    if name_or_path not in known:
+        raise ValueError(
+            f"there is no recipe {name_or_path!r}{nearest(name_or_path, known)}\n"
+            f"shipped: {', '.join(known)}; or give the path of a .py file"
+        )
+    return importlib.import_module(f"selfsup.recipes.{name_or_path}").recipe
+
+
+def recipe_summary(name: str) -> str:
+    """First line of a shipped recipe's docstring, read without running the recipe."""
+    package = importlib.import_module("selfsup.recipes")
+    source = (Path(package.__path__[0]) / f"{name}.py").read_text()
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+
+
+# Flags
+
+
+def flag_names(config: Any, prefix: str = "") -> list[str]:
+    """The flags that `parse` accepts for this configuration, as --a.b-c."""
+    names = []
+    for field in fields(config):
+        name, value = f"{prefix}{field.name.replace('_', '-')}", getattr(config, field.name)
+        if is_dataclass(value):
+            names += flag_names(value, f"{name}.")
+        elif isinstance(value, tuple) and value and all(is_dataclass(item) for item in value):
+            for number, item in enumerate(value):
+                names += flag_names(item, f"{name}.{number}.")
+        else:
+            names.append(f"--{name}")
+            if isinstance(value, bool):
+                head, _, last = name.rpartition(".")
+                names.append(f"--{head}.no-{last}" if head else f"--no-{last}")
+    return names
+
+
+def parse(default: Config, flags: list[str], command: str) -> Config:
+    """The configuration `default` with the changes that the command line asks for.
+
+    Args:
+        default: a frozen dataclass instance; every field of it and of what it nests is a flag.
+        flags: the command line after the command's own words. --help prints all flags and exits.
+        command: how the command is called, for messages.
+
+    Raises:
+        ValueError: an unknown flag (with the nearest known one), a missing or a wrong value.
+    """
+    known = flag_names(default)
+    for flag in flags:
+        name = flag.split("=")[0]
+        if name.startswith("--") and name.replace("_", "-") not in known and name != "--help":
+            raise ValueError(f"unknown flag {name}{nearest(name.replace('_', '-'), known)}\nall flags: {command} --help")
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(text):
+            return tyro.cli(
+                type(default), default=default, args=flags, prog=command, config=(tyro.conf.AvoidSubcommands,)
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    lines = [line.strip() for line in text.getvalue().splitlines()]
+    body = [line for line in lines[1:] if line and set(line) != {"-"}]
+    raise ValueError(f"{body[0] if body else 'wrong arguments'}\nall flags: {command} --help")
+
+
+# JSON
+
+
+def _class_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def dump(config: Any) -> Any:
+    """JSON-ready form: a dataclass becomes a dictionary with its class name under "class"."""
+    if is_dataclass(config) and not isinstance(config, type):
+        return {"class": _class_name(type(config))} | {f.name: dump(getattr(config, f.name)) for f in fields(config)}
+    if isinstance(config, tuple | list):
+        return [dump(item) for item in config]
+    return config
+
+
+def _candidates(kind: Any) -> list[type]:
+    """Every dataclass that a field of this declared type may hold."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return [c for part in typing.get_args(kind) for c in _candidates(part)]
+    if isinstance(kind, type) and is_dataclass(kind):
+        return [kind] + [c for child in kind.__subclasses__() for c in _candidates(child)]
+    return []
+
+
+def restore(value: Any, kind: Any) -> Any:
+    """The configuration that `dump` wrote, as an instance of the declared type `kind` or of a subclass of it.
+
+    Fields that the file lacks take their defaults, so that older files load.
+
+    Raises:
+        ValueError: a class that the declared type does not allow, or a field that the class does not have.
+    """
+    if isinstance(value, dict):
+        allowed = {_class_name(c): c for c in _candidates(kind)}
+        name = value.get("class", "")
+        if name not in allowed:
+            raise ValueError(f"configuration names class {name!r}; allowed here: {', '.join(allowed) or 'none'}")
+        chosen = allowed[name]
+        hints = typing.get_type_hints(chosen)
+        unknown = set(value) - set(hints) - {"class"}
+        if unknown:
+            raise ValueError(f"configuration of {name} has unknown fields: {', '.join(sorted(unknown))}")
+        return chosen(**{key: restore(item, hints[key]) for key, item in value.items() if key != "class"})
+    if isinstance(value, list):
+        items = [part for part in typing.get_args(kind) if part is not Ellipsis]
+        if len(items) == len(value) and Ellipsis not in typing.get_args(kind):
+            return tuple(restore(item, part) for item, part in zip(value, items, strict=True))
+        return tuple(restore(item, items[0] if items else Any) for item in value)
+    return value
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """What differs between two dumped configurations, one line per field: "method.temperature: 0.1 -> 0.2"."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = dict.fromkeys([*old, *new])
+        absent = "(not there)"
+        return [
+            line
+            for key in keys
+            for line in differences(old.get(key, absent), new.get(key, absent), f"{path}.{key}" if path else key)
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [line for n, (a, b) in enumerate(zip(old, new, strict=True)) for line in differences(a, b, f"{path}.{n}")]
+    return [] if old == new else [f"{path}: {json.dumps(old)} -> {json.dumps(new)}"]
+
+
+# Fields that change how a run is executed, not what it computes
+
+
+def execution(default: Any) -> Any:
+    """A dataclass field that may change when a run is resumed, because it does not change the result."""
+    return dataclasses.field(default=default, metadata={"execution": True})
+
+
+def result_relevant(config: Any) -> Any:
+    """`dump` without the fields declared with `execution`: two runs with equal ones have equal results."""
+    if is_dataclass(config) and not isinstance(config, type):
+        kept = [f for f in fields(config) if not f.metadata.get("execution")]
+        return {"class": _class_name(type(config))} | {f.name: result_relevant(getattr(config, f.name)) for f in kept}
+    if isinstance(config, tuple | list):
+        return [result_relevant(item) for item in config]
+    return config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which images. Everything that reads images shares these fields."""
+
+    root: str = ""  # a folder, a .zip, .npz or .npy file, or "shapes" for the generated data set
+    labels: Literal["auto", "none"] = "auto"  # auto: from the folders or the file, where they are there
+    limit: int | None = None  # this many images, drawn once; None: all
+    canvas: int | None = None  # decode each image once, to this size; None: at full resolution for every view

@@ -1,0 +1,95 @@
+"""Where figures go: metrics.jsonl, TensorBoard, and the terminal."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+console = Console(stderr=True, highlight=False)
+
+
+def message(text: str) -> None:
+    """One message for the person in front of the terminal; standard output is left to results."""
+    console.print(text, soft_wrap=True, markup=False)
+
+
+class Log:
+    """Writes the figures of a run; a second life of a run goes on where its checkpoint was.
+
+    Args:
+        metrics: the JSON-lines file; lines of steps after `step` (which will be run again) are dropped.
+        tensorboard: folder of the event files.
+        step: the step that the run starts from.
+        total: the last step of the run.
+    """
+
+    def __init__(self, metrics: Path, tensorboard: Path, step: int, total: int):
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+        _drop_after(metrics, step)
+        self._file = open(metrics, "a", buffering=1)  # noqa: SIM115 (closed by close)
+        self._board = SummaryWriter(str(tensorboard), purge_step=step + 1)
+        self._last: dict[str, float] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.0f} images/s, left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("steps", total=total, completed=step, rate=0.0, figures="")
+        self._progress.start()
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Log figures by their names, as they stand, for one step."""
+        self._last |= values
+        self._file.write(json.dumps({"step": step, "time": round(time.time(), 3)} | _finite(values)) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def images(self, name: str, step: int, grid: Tensor) -> None:
+        """Log a picture: (3, H, W) in [0, 1]."""
+        self._board.add_image(name, grid, step)
+
+    def advance(self, step: int) -> None:
+        """Move the progress bar; shows the figures last logged."""
+        figures = " ".join(f"{name} {self._last[name]:.3f}" for name in ("loss", "knn_top1") if name in self._last)
+        self._progress.update(self._task, completed=step, rate=self._last.get("images_per_second", 0.0), figures=figures)
+
+    def epoch(self, epoch: int, epochs: int, seconds_left: float) -> None:
+        """One line for a finished epoch, also where there is no terminal."""
+        names = {"loss": "loss", "accuracy": "accuracy", "knn_top1": "kNN", "images_per_second": "images/s"}
+        figures = [f"{label} {self._last[name]:.4g}" for name, label in names.items() if name in self._last]
+        left = time.strftime("%H:%M:%S", time.gmtime(seconds_left))
+        message(f"epoch {epoch}/{epochs}  {'  '.join(figures)}  left {left}")
+
+    def close(self) -> None:
+        self._progress.stop()
+        self._board.close()
+        self._file.close()
+
+
+def _finite(values: dict[str, float]) -> dict[str, Any]:
+    return {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+
+
+def _drop_after(metrics: Path, step: int) -> None:
+    """Drop lines of later steps, and a last line that a crash cut off."""
+    if not metrics.is_file():
+        return
+    kept = []
+    for line in metrics.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue
+    metrics.write_text("".join(kept))

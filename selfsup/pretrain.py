@@ -1,0 +1,173 @@
+"""A pretraining run: its configuration, and the function that carries it out."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from selfsup import distributed
+from selfsup.augment.views import Augment, Views
+from selfsup.config import Data, execution, restore
+from selfsup.data.loader import Loader
+from selfsup.data.sources import Source, open_source
+from selfsup.folder import RunFolder, device_name
+from selfsup.methods.base import Method, Problem
+from selfsup.models.resnet import ResNet
+from selfsup.monitor.log import message
+from selfsup.stages.embed import extract
+from selfsup.stages.encoder import Feed, save_encoder
+from selfsup.stages.knn import has_test_part, knn_accuracy
+from selfsup.trainer import Evaluate, Outcome, Training, fit, make_accelerator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Training):
+    """One pretraining run. A recipe is a Python file that defines `recipe = Run(...)`."""
+
+    name: str = execution("run")  # names the run folder
+    method: Method.Config
+    encoder: ResNet.Config
+    augment: Augment
+    data: Data = Data()
+    test_fraction: float = 1.0  # central part of the short side that the encoder sees at test time
+    knn_bank: int = execution(10_000)  # training images of the online kNN
+    knn_queries: int = execution(2_000)  # test images of the online kNN
+    knn_k: int = execution(200)
+    knn_temperature: float = execution(0.1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.test_fraction <= 1:
+            raise ValueError(f"test_fraction is {self.test_fraction}; it must be above 0 and at most 1")
+
+    @property
+    def feed(self) -> Feed:
+        view = self.augment.views[0]
+        return Feed(size=view.size, fraction=self.test_fraction, mean=view.mean, std=view.std)
+
+
+def pretrain(run: Run) -> dict[str, Any]:
+    """Carry out a run in its folder, or go on with it, and export the encoder when it is finished.
+
+    Returns:
+        the figures of the run: steps, last online kNN, seconds of this launch, and how it ended ("reason").
+
+    Raises:
+        ValueError: the configuration, the data or the folder do not fit; the message says how.
+    """
+    begin = time.monotonic()
+    accelerator = make_accelerator(run)
+    folder = RunFolder(Path(run.folder or f"runs/{run.name}"))
+    source = open_source(run.data.root, "train", labels=run.data.labels, limit=run.data.limit)
+    views = Views(run.augment, run.seed)
+    loader = make_loader(run, run.data, source, views, accelerator)
+    method = build_method(run, source)
+    folder.claim(run, accelerator.device)
+    if distributed.rank() == 0:
+        message(f"{len(source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
+    figures: dict[str, float] = {}
+    evaluate = online_knn(run, source, method.encoder, accelerator.device)
+
+    def evaluate_and_keep() -> dict[str, float]:
+        figures.update(evaluate() if evaluate else {})
+        return dict(figures)
+
+    outcome = fit(method, loader, views, run, folder, accelerator, evaluate_and_keep if evaluate else None)
+    result = {
+        "run": str(folder.path),
+        "step": outcome.step,
+        "total_steps": outcome.total_steps,
+        "reason": outcome.reason,
+        "signal": outcome.signal,
+        "seconds": round(time.monotonic() - begin, 1),
+        "device": device_name(accelerator.device),
+        **figures,
+    }
+    report_unreadable(loader.unreadable, folder)
+    if outcome.finished:
+        result["encoder_sha256"] = export(run, method, folder, outcome)
+    return result
+
+
+def data_of(folder: RunFolder) -> Data:
+    """The data that a run was trained on."""
+    data: Data = restore(folder.saved_run().get("data"), Data)
+    return data
+
+
+def make_loader(training: Training, data: Data, source: Source, views: Views, accelerator: Accelerator) -> Loader:
+    """The loader of a training stage, for this process."""
+    return Loader(
+        source,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        device=accelerator.device,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
+        workers=training.workers,
+        canvas=data.canvas,
+        crop=None if data.canvas else views.crop,
+    )
+
+
+def build_method(run: Run, source: Source) -> Method:
+    """The method with its encoder, initialised from the run's seed."""
+    problem = Problem(
+        num_images=len(source),
+        batch_size=run.batch_size,
+        seed=run.seed,
+        num_classes=len(source.classes),
+        num_views=len(run.augment.views),
+    )
+    torch.manual_seed(run.seed)
+    return run.method.build(run.encoder.build(), problem)
+
+
+def online_knn(run: Run, source: Source, encoder: nn.Module, device: torch.device) -> Evaluate | None:
+    """A function that judges the encoder by kNN on a part of the data, or None where there are no labels."""
+    if not run.evaluate_every or int(source.labels.min()) < 0 or int(source.labels.max()) < 1:
+        return None
+    data = run.data
+    limit = min(run.knn_bank, len(source))
+    bank = open_source(data.root, "train", labels=data.labels, limit=limit)
+    queries = None
+    if has_test_part(data):
+        queries = open_source(data.root, "test", labels=data.labels)
+        if len(queries) > run.knn_queries:
+            queries = open_source(data.root, "test", labels=data.labels, limit=run.knn_queries)
+
+    def evaluate() -> dict[str, float]:
+        bank_features, *rest = (
+            extract(encoder, part, run.feed.center(), device, canvas=data.canvas, workers=run.workers)
+            for part in (bank, queries)
+            if part is not None
+        )
+        k = min(run.knn_k, len(bank_features.labels) - 1)
+        accuracy = knn_accuracy(bank_features, rest[0] if rest else None, k, run.knn_temperature)
+        return {"knn_top1": accuracy["top1"]}
+
+    return evaluate
+
+
+def report_unreadable(unreadable: dict[str, str], folder: RunFolder) -> None:
+    """Say which images could not be read, and leave the list in the run folder."""
+    if not unreadable or distributed.rank():
+        return
+    path = folder.write_json("unreadable.json", unreadable)
+    message(f"{len(unreadable)} unreadable images were replaced by their neighbours; they are listed in {path}")
+
+
+def export(run: Run, method: Method, folder: RunFolder, outcome: Outcome) -> str:
+    """Write the encoder; returns its SHA-256."""
+    digest = ""
+    if distributed.rank() == 0:
+        made_by = {"method": type(method).__name__, "steps": outcome.step, "epochs": run.epochs, "seed": run.seed}
+        digest = save_encoder(folder.encoder, method.encoder, run.encoder, run.feed, made_by)
+    distributed.barrier()
+    return digest
+
+

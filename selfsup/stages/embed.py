@@ -1,0 +1,69 @@
+"""Features of every image of a data set."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from selfsup import distributed
+from selfsup.augment.views import Center
+from selfsup.data.loader import evaluation_batches
+from selfsup.data.sources import Source
+
+
+class Features(NamedTuple):
+    """Features in the order of the data set, the same in every process."""
+
+    features: Tensor  # (N, D) float32, on the CPU
+    labels: Tensor  # (N,) int64; -1 where there is none
+    indices: Tensor  # (N,) int64, position in the data set
+
+
+@torch.no_grad()
+def extract(
+    encoder: nn.Module,
+    source: Source,
+    center: Center,
+    device: torch.device,
+    *,
+    batch_size: int = 512,
+    canvas: int | None = None,
+    workers: int = 0,
+) -> Features:
+    """Encode every readable image of `source` once, in evaluation mode and full precision, shared among processes.
+
+    Args:
+        encoder: (B, 3, S, S) -> (B, D); its training mode is put back afterwards.
+        source: N images.
+        center: the test-time transform.
+        device: where to compute.
+        batch_size: images per process at a time.
+        canvas, workers: as in the loader.
+    """
+
+    def as_one_view(images: Sequence[Image], indices: Tensor, epoch: int) -> tuple[Tensor, ...]:
+        return (center.crop(images),)
+
+    was_training = encoder.training
+    encoder.eval()
+    rows: list[Tensor] = []
+    labels: list[Tensor] = []
+    indices: list[Tensor] = []
+    for batch in evaluation_batches(
+        source,
+        batch_size=batch_size,
+        device=device,
+        canvas=canvas,
+        crop=None if canvas else as_one_view,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
+        workers=workers,
+    ):
+        rows.append(encoder(center(batch.images, batch.sizes, device)).float())
+        labels.append(batch.labels)
+        indices.append(batch.indices)
+    encoder.train(was_training)
+    joined = (torch.cat(rows), torch.cat(labels).to(device), torch.cat(indices).to(device))
+    return Features(*(distributed.gather_ragged(part).cpu() for part in joined))

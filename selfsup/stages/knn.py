@@ -1,0 +1,126 @@
+"""Weighted k-nearest-neighbour classification (Wu et al. 2018, section 3.4)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfsup.cluster.neighbours import Backend, nearest_neighbours
+from selfsup.config import Data
+from selfsup.data.sources import open_source
+from selfsup.stages.embed import Features, extract
+from selfsup.stages.encoder import load_encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class KNN:
+    """Settings of the kNN evaluation."""
+
+    k: int = 200  # neighbours; at most the number of labelled training images
+    temperature: float = 0.1  # T: each neighbour votes exp(similarity / T)
+    backend: Backend = "auto"
+    data: Data = Data()
+    batch_size: int = 512
+    workers: int = 2
+    device: Literal["auto", "cpu"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}; it must be positive (0.07 and 0.1 are usual)")
+
+
+def vote(similarities: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:
+    """Class scores from neighbours: score_c = sum over neighbours of class c of exp(similarity / T).
+
+    Args:
+        similarities: (Q, k) cosine similarities.
+        labels: (Q, k) int64 class of each neighbour.
+        num_classes: C.
+        temperature: T.
+
+    Returns:
+        (Q, C) scores in the precision of `similarities`; of equal scores the lower class wins.
+    """
+    scores = similarities.new_zeros(len(similarities), num_classes)
+    return scores.scatter_add_(1, labels, torch.exp(similarities / temperature))
+
+
+def knn_accuracy(
+    bank: Features, queries: Features | None, k: int, temperature: float, backend: Backend = "auto"
+) -> dict[str, float]:
+    """Top-1 and top-5 accuracy of the vote; without queries each bank image is judged by all others.
+
+    Raises:
+        ValueError: there are no labels, features are not finite, or k is larger than the bank.
+    """
+    asked = bank if queries is None else queries
+    if min(bank.labels.min(), asked.labels.min()) < 0:
+        raise ValueError("kNN needs labels: put the images of each class in a folder of its own")
+    if not (bank.features.isfinite().all() and asked.features.isfinite().all()):
+        raise ValueError("the features hold NaN or infinity; the encoder has diverged")
+    exclude = torch.arange(len(bank.labels)) if queries is None else None
+    unit_bank, unit_asked = F.normalize(bank.features), F.normalize(asked.features)
+    similarities, found = nearest_neighbours(unit_asked, unit_bank, k, backend, exclude)
+    num_classes = int(max(bank.labels.max(), asked.labels.max())) + 1
+    scores = vote(similarities, bank.labels[found], num_classes, temperature)
+    ranked = scores.sort(dim=1, descending=True, stable=True).indices
+    hits = ranked == asked.labels[:, None]
+    return {"top1": hits[:, :1].any(1).double().mean().item(), "top5": hits[:, :5].any(1).double().mean().item()}
+
+
+def has_test_part(data: Data) -> bool:
+    """Whether the data set has images set aside for testing."""
+    try:
+        open_source(data.root, "test", labels=data.labels)
+    except ValueError:
+        return False
+    return True
+
+
+def run_knn(path: Path, settings: KNN, device: torch.device) -> dict[str, Any]:
+    """kNN of an exported encoder: bank from the training part, queries from the test part where there is one.
+
+    Args:
+        path: a run folder or an encoder.safetensors.
+        settings: with `data.root` set.
+        device: where the encoder runs.
+
+    Returns:
+        figures with the whole protocol.
+    """
+    exported = load_encoder(path)
+    encoder, center = exported.encoder.to(device), exported.feed.center()
+    data = settings.data
+    parts = [open_source(data.root, "train", labels=data.labels, limit=data.limit)]
+    if has_test_part(data):
+        parts.append(open_source(data.root, "test", labels=data.labels))
+    bank, *rest = (
+        extract(
+            encoder,
+            part,
+            center,
+            device,
+            batch_size=settings.batch_size,
+            canvas=data.canvas,
+            workers=settings.workers,
+        )
+        for part in parts
+    )
+    k = min(settings.k, len(bank.labels) - (not rest))
+    figures = knn_accuracy(bank, rest[0] if rest else None, k, settings.temperature, settings.backend)
+    return {
+        "knn_top1": figures["top1"],
+        "knn_top5": figures["top5"],
+        "k": k,
+        "temperature": settings.temperature,
+        "metric": "cosine",
+        "layer": "backbone",
+        "transform": f"centre {exported.feed.fraction} of the short side, resized to {exported.feed.size}",
+        "bank_images": len(bank.labels),
+        "query_images": len(rest[0].labels) if rest else len(bank.labels),
+        "split": "train to test" if rest else "leave one out",
+        "encoder_sha256": exported.sha256,
+    }

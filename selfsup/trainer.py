@@ -1,0 +1,336 @@
+"""The one loop: pretraining and the linear probe, and all that will be trained later, run through `fit`."""
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from selfsup import checkpoint, distributed
+from selfsup.augment.views import Views
+from selfsup.config import execution
+from selfsup.data.batch import Batch
+from selfsup.data.loader import Loader
+from selfsup.folder import RunFolder
+from selfsup.methods.base import Method, Step
+from selfsup.models.norm import average_running_statistics
+from selfsup.models.resnet import ResNet
+from selfsup.monitor.grid import view_grid
+from selfsup.monitor.log import Log, message
+from selfsup.optim import OptimizerConfig
+from selfsup.schedules import Cosine, Horizon, Schedule
+
+Evaluate = Callable[[], dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How something is trained: the fields that every trained stage shares."""
+
+    epochs: int
+    batch_size: int  # global: over all processes
+    optimizer: OptimizerConfig
+    schedule: Schedule = Cosine()
+    seed: int = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False  # the encoder, by torch.compile
+    clip_norm: float | None = None  # largest norm of the whole gradient
+    folder: str = execution("")  # run folder; empty: runs/<name>
+    max_steps: int | None = execution(None)  # stop after this step, as max_minutes does
+    max_minutes: float | None = execution(None)  # save and stop after this time; the same command goes on
+    device: Literal["auto", "cpu"] = execution("auto")
+    workers: int = execution(2)  # processes that decode photographs; arrays need none
+    log_every: int = execution(20)  # steps
+    evaluate_every: int = execution(1)  # epochs between online evaluations; 0: never
+    save_minutes: float = execution(10.0)  # between checkpoints
+    keep: int = execution(2)  # checkpoints kept
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "log_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("seed", "workers", "evaluate_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+
+
+class Outcome(NamedTuple):
+    """How `fit` ended."""
+
+    step: int
+    total_steps: int
+    reason: Literal["finished", "max-minutes", "max-steps", "signal"]
+    signal: int  # the signal's number, or 0
+
+    @property
+    def finished(self) -> bool:
+        return self.reason == "finished"
+
+
+class Diverged(ValueError):
+    """The loss is not a finite number any more."""
+
+
+def make_accelerator(training: Training) -> Accelerator:
+    """The engine for this precision and device.
+
+    Raises:
+        ValueError: the batch cannot be divided among the processes, or the device lacks the precision.
+    """
+    accelerator = Accelerator(
+        mixed_precision="no" if training.precision == "fp32" else training.precision,
+        cpu=training.device == "cpu",
+        # Banks and queues are buffers: broadcasting them on every forward would cost more than the step.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    if training.batch_size % accelerator.num_processes:
+        raise ValueError(
+            f"batch_size {training.batch_size} is the global batch and must be divisible by the number of processes, "
+            f"{accelerator.num_processes}"
+        )
+    if training.precision == "fp16" and accelerator.device.type != "cuda":
+        raise ValueError("precision fp16 needs a CUDA device; use bf16 or fp32 here")
+    return accelerator
+
+
+def device_for(device: Literal["auto", "cpu"]) -> torch.device:
+    """The device of a stage that runs in one process."""
+    return torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def caught_signals() -> Iterator[list[int]]:
+    """SIGTERM and SIGINT are noted in the list instead of ending the process; a second SIGINT interrupts at once."""
+    caught: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(number)
+        message("stopping: the current step is finished and saved first")
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class _Consensus:
+    """Lets all processes take the same decision after every step, over a CPU group so that no GPU is waited for."""
+
+    def __init__(self) -> None:
+        needs_own = distributed.is_distributed() and dist.get_backend() != "gloo"
+        self._group = dist.new_group(backend="gloo") if needs_own else None
+
+    def __call__(self, *values: int) -> tuple[int, ...]:
+        """The largest of each value over all processes."""
+        if not distributed.is_distributed():
+            return values
+        tensor = torch.tensor(values)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._group)
+        return tuple(tensor.tolist())
+
+
+class _State:
+    """Everything that a checkpoint holds: the method's tensors, the optimiser's, the scaler's, the step."""
+
+    def __init__(self, method: Method, optimizer: torch.optim.Optimizer, scaler: Any, folder: RunFolder, keep: int):
+        self.method, self.optimizer, self.scaler, self.folder, self.keep = method, optimizer, scaler, folder, keep
+        self.names: dict[Tensor, str] = {parameter: name for name, parameter in method.named_parameters()}
+        self.saved_step = -1
+
+    def save(self, step: int) -> None:
+        if step == self.saved_step:
+            return
+        if distributed.rank() == 0:
+            tensors = {
+                "method": self.method.state_dict(),
+                "optimizer": checkpoint.optimizer_tensors(self.optimizer, self.names),
+            }
+            state = {"scaler": self.scaler.state_dict() if self.scaler else None}
+            checkpoint.save(self.folder.checkpoints, step, tensors, state, self.keep)
+        self.saved_step = step
+        distributed.barrier()
+
+    def load(self) -> int:
+        """Restore the newest checkpoint, if there is one; returns its step, else 0."""
+        found, damage = checkpoint.load_newest(self.folder.checkpoints)
+        for line in damage:
+            message(f"damaged checkpoint passed over: {line}")
+        if found is None:
+            return 0
+        self.method.load_state_dict(found.tensors["method"])
+        checkpoint.restore_optimizer(self.optimizer, self.names, found.tensors["optimizer"])
+        if self.scaler and found.state["scaler"]:
+            self.scaler.load_state_dict(found.state["scaler"])
+        self.saved_step = found.step
+        return found.step
+
+
+def fit(
+    method: Method,
+    loader: Loader,
+    views: Views,
+    training: Training,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    evaluate: Evaluate | None = None,
+) -> Outcome:
+    """Train `method` until its epochs, its time or its signal is up; resumes from the folder's newest checkpoint.
+
+    Args:
+        method: on the CPU; it is moved to the accelerator's device.
+        loader: gives each process its part of every global batch.
+        views: the augmentation.
+        training: how long, how fast, how precisely.
+        folder: claimed for this run.
+        accelerator: from `make_accelerator`.
+        evaluate: called between epochs in every process; its figures are logged.
+
+    Raises:
+        Diverged: the loss is not finite; the last checkpoint is from before.
+        StorageError: a checkpoint could not be written; the one before is untouched.
+    """
+    device = accelerator.device
+    method.to(device, memory_format=torch.channels_last)
+    optimizer = training.optimizer.build(method.named_parameters(), training.batch_size)
+    state = _State(method, optimizer, accelerator.scaler, folder, training.keep)
+    step = state.load()
+    if training.compile:
+        for module in method.modules():
+            if isinstance(module, ResNet):
+                module.compile()
+    model = accelerator.prepare_model(method)
+    stepper = accelerator.prepare_optimizer(optimizer)
+    horizon = Horizon(len(loader.source), training.batch_size, training.epochs)
+    run = _Run(method, model, stepper, optimizer, loader, views, training, horizon, accelerator)
+    log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps) if distributed.rank() == 0 else None
+    if step and log:
+        message(f"going on from step {step} of {horizon.total_steps}")
+    try:
+        with caught_signals() as caught:
+            return run.loop(step, state, log, caught, evaluate)
+    finally:
+        if log:
+            log.close()
+
+
+class _Run(NamedTuple):
+    """The parts of one run of the loop."""
+
+    method: Method
+    model: nn.Module  # the method, wrapped for several processes
+    stepper: Any  # the optimiser, wrapped for mixed precision
+    optimizer: torch.optim.Optimizer
+    loader: Loader
+    views: Views
+    training: Training
+    horizon: Horizon
+    accelerator: Accelerator
+
+    def loop(
+        self, step: int, state: _State, log: Log | None, caught: list[int], evaluate: Evaluate | None
+    ) -> Outcome:
+        training, horizon, agree = self.training, self.horizon, _Consensus()
+        begin = saved = marked = time.monotonic()
+        first = marked_step = step
+        limit = min(horizon.total_steps, training.max_steps or horizon.total_steps)
+        out = None
+        self.method.train()
+        while step < limit:
+            epoch, position = divmod(step, horizon.steps_per_epoch)
+            for batch in self.loader.epoch(epoch, position):
+                views = self.views(batch, epoch, self.accelerator.device)
+                out = self.step(step, views, batch)
+                if log and (step == first or step % horizon.steps_per_epoch == 0):
+                    log.images("views", step, view_grid(views, self.views.augment))
+                step += 1
+                now = time.monotonic()
+                if step % training.log_every == 0 or step % horizon.steps_per_epoch == 0 or step == limit:
+                    self.report(step, out, (step - marked_step) * training.batch_size / (now - marked), log)
+                    marked, marked_step = now, step
+                if log:
+                    log.advance(step)
+                overtime = training.max_minutes is not None and now - begin > 60 * training.max_minutes
+                number, stop, due = agree(max(caught, default=0), overtime, now - saved > 60 * training.save_minutes)
+                if number or stop:
+                    self.save(step, state, out)
+                    return Outcome(step, horizon.total_steps, "signal" if number else "max-minutes", number)
+                if due:
+                    self.save(step, state, out)
+                    saved = time.monotonic()
+                if step == limit:
+                    break
+            if step % horizon.steps_per_epoch == 0:
+                left = (horizon.total_steps - step) * (time.monotonic() - begin) / (step - first)
+                self.epoch_end(step // horizon.steps_per_epoch, evaluate, log, left)
+                marked = time.monotonic()
+        if out is not None:
+            self.save(step, state, out)
+        return Outcome(step, horizon.total_steps, "finished" if step >= horizon.total_steps else "max-steps", 0)
+
+    def step(self, step: int, views: list[Tensor], batch: Batch) -> Step:
+        """One optimiser step, from the views of one batch."""
+        device, training = self.accelerator.device, self.training
+        # Anything random inside an encoder (dropout) is a function of the step too, so that resume is exact.
+        number = (training.seed << 40) + step * distributed.world_size() + distributed.rank()
+        torch.manual_seed(number & (2**63 - 1))
+        factor = training.schedule(step, self.horizon)
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * group["peak_lr"]
+        handed = batch._replace(
+            images=(), labels=batch.labels.to(device, non_blocking=True), indices=batch.indices.to(device)
+        )
+        out: Step = self.model(views, handed)
+        self.accelerator.backward(out.loss)
+        if training.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.method.parameters(), training.clip_norm)
+        self.stepper.step()
+        self.stepper.zero_grad()
+        average_running_statistics(self.method)
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.method.after_step(out.update, step / self.horizon.total_steps)
+        return out
+
+    def report(self, step: int, out: Step, rate: float, log: Log | None) -> None:
+        """Log the figures of a step, as means over processes."""
+        names = ["loss", *out.metrics]
+        values = torch.stack([out.loss.detach().float(), *(value.float() for value in out.metrics.values())])
+        figures = dict(zip(names, distributed.mean_over_processes(values).tolist(), strict=True))
+        if log:
+            rates = {"learning_rate": self.optimizer.param_groups[0]["lr"], "images_per_second": rate}
+            log.scalars(step, figures | rates | {"epoch": step / self.horizon.steps_per_epoch})
+        self.require_finite(step, figures["loss"])
+
+    def require_finite(self, step: int, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"the loss at step {step} is {loss}; no checkpoint was written since it was last finite\n"
+                "try a lower --optimizer.learning-rate, a longer warm-up, or --clip-norm 1"
+            )
+
+    def save(self, step: int, state: _State, out: Step) -> None:
+        self.require_finite(step, float(distributed.mean_over_processes(out.loss.detach().float())))
+        state.save(step)
+
+    def epoch_end(self, epoch: int, evaluate: Evaluate | None, log: Log | None, left: float) -> None:
+        every = self.training.evaluate_every
+        last = epoch == self.training.epochs
+        if evaluate and every and (epoch % every == 0 or last):
+            figures = evaluate()
+            if log:
+                log.scalars(epoch * self.horizon.steps_per_epoch, figures)
+            self.method.train()
+        if log:
+            log.epoch(epoch, self.training.epochs, left)
