@@ -1,0 +1,124 @@
+"""Colour operations with torchvision's semantics, in place on planes (3, B, H, W) of values in [0, 1].
+
+Numbers that steer the operations stay on the CPU: which samples an operation concerns is known there, so nothing ever
+waits for the device. Samples that share an operation should lie next to each other (`processing_order`): a run of them
+is a slice of the planes, and no pixel is gathered or masked.
+"""
+
+import torch
+from torch import Tensor
+
+from selfsup.augment.parameters import CONTRAST, HUE, SATURATION, Parameters
+
+_LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
+_SOLARIZE_THRESHOLD = 0.5
+
+
+def processing_order(parameters: Parameters) -> Tensor:
+    """(B,) int64: an order of the samples in which those with the same operations are neighbours."""
+    key = torch.where(parameters.jitter, hue_place(parameters.order) + 1, 0)
+    for chosen in (parameters.blur, parameters.grayscale, parameters.solarize):
+        key = key * 2 + chosen
+    return torch.argsort(key, stable=True)
+
+
+def runs(chosen: Tensor) -> list[slice]:
+    """The runs of neighbours that are True in (B,) bool on the CPU."""
+    edges = torch.nonzero(torch.diff(chosen.int(), prepend=torch.zeros(1), append=torch.zeros(1)))[:, 0].tolist()
+    return [slice(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """A small tensor from the CPU to a device, without waiting for what the device is doing."""
+    return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
+
+
+def hue_place(order: Tensor) -> Tensor:
+    """(B,) int64: when in the order of four operations, (B, 4), the hue comes."""
+    return (order == HUE).int().argmax(dim=1)
+
+
+def jitter_(planes: Tensor, factors: Tensor, order: Tensor) -> None:
+    """Brightness, contrast, saturation and hue in each sample's order, clamped to [0, 1] after each.
+
+    The first three are all clamp(f x + (1 - f) t), with t black, the mean of the gray picture, or the gray picture
+    itself: one pass serves samples that are at different operations. The hue falls before, between or after them.
+
+    Args:
+        planes: (3, B, H, W) float32 in [0, 1], changed in place.
+        factors: (B, 4) float32 on the CPU: brightness, contrast, saturation, and the hue's shift in turns.
+        order: (B, 4) int64 on the CPU: 0 brightness, 1 contrast, 2 saturation, 3 hue, in the order to apply them.
+    """
+    place = hue_place(order)
+    kinds = order[order != HUE].view(-1, 3)  # (B, 3), what the blends are
+    factor = factors.gather(1, kinds)
+    of_mean, of_gray = (1 - factor) * (kinds == CONTRAST), (1 - factor) * (kinds == SATURATION)
+    uses_mean, uses_gray = (kinds == CONTRAST).any(dim=0).tolist(), (kinds == SATURATION).any(dim=0).tolist()
+    table = send(torch.stack([factor, of_mean, of_gray]).permute(0, 2, 1).contiguous(), planes.device)  # (3, slot, B)
+    turns = send(factors[:, HUE].contiguous(), planes.device)
+    for slot in range(4):
+        for run in runs(place == slot):
+            hue_(planes[:, run], turns[run])
+        if slot < 3:
+            kept, mean, gray = table[:, slot, :, None, None]  # (B, 1, 1) each
+            _blend_(planes, kept, mean if uses_mean[slot] else None, gray if uses_gray[slot] else None)
+
+
+def _blend_(planes: Tensor, kept: Tensor, of_mean: Tensor | None, of_gray: Tensor | None) -> None:
+    """clamp(kept x + of_mean mean(gray) + of_gray gray), coefficients (B, 1, 1)."""
+    if of_mean is None and of_gray is None:
+        planes.mul_(kept).clamp_(0, 1)
+        return
+    gray = luma(planes)
+    constant = 0.0 if of_mean is None else of_mean * gray.mean(dim=(1, 2), keepdim=True)
+    added = constant if of_gray is None else gray.mul_(of_gray).add_(constant)
+    planes.mul_(kept).add_(added).clamp_(0, 1)
+
+
+def luma(planes: Tensor) -> Tensor:
+    """The gray picture, (3, B, H, W) -> (B, H, W)."""
+    red, green, blue = planes
+    return red.mul(_LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+
+
+def grayscale_(planes: Tensor) -> None:
+    """Every colour becomes the gray picture; (3, B, H, W)."""
+    planes.copy_(luma(planes))
+
+
+def solarize_(planes: Tensor) -> None:
+    """Values of one half and above are inverted."""
+    planes.copy_(torch.where(planes >= _SOLARIZE_THRESHOLD, 1 - planes, planes))
+
+
+def hue_(planes: Tensor, turns: Tensor) -> None:
+    """Turn the hue of each sample, keeping value and saturation of HSV; (3, B, H, W) and (B,) in turns.
+
+    HSV is never formed. With V, m the largest and the smallest colour of a pixel and C = V - m, the hue in sixths of
+    a turn is h = +-(1 + (G + B - R - m) / C), negative where G < B (it is zero at red and three at cyan), and a hue h
+    has the colours R = m + C clamp(|h - 3| - 1, 0, 1), and 2 - |h - 2|, 2 - |h - 4| likewise for G and B. So there is
+    no branch over the six sectors, which on a CPU would cost more than all of the arithmetic.
+    """
+    red, green, blue = planes
+    chroma, smallest = torch.maximum(green, blue), torch.minimum(green, blue)
+    torch.maximum(chroma, red, out=chroma)
+    torch.minimum(smallest, red, out=smallest)
+    chroma.sub_(smallest)
+    hue = torch.add(green, blue).sub_(red).sub_(smallest)
+    buffer = torch.clamp(chroma, min=1e-12)  # gray pixels: any hue will do, as it is multiplied by C = 0
+    hue.div_(buffer).add_(1.0)
+    torch.copysign(hue, torch.sub(green, blue, out=buffer), out=hue)
+    hue.add_((6.0 * turns)[:, None, None])
+    torch.mul(hue, 1 / 6, out=buffer).floor_()
+    hue.sub_(buffer, alpha=6.0)  # in [0, 6]
+
+    # clamp(|h - 3| - 1, 0, 1) = clamp(|h - 3|, 1, 2) - 1: the constant goes into what is added.
+    base = torch.sub(smallest, chroma)
+    torch.addcmul(base, chroma, _distance(hue, 3.0, buffer), out=red)
+    torch.add(smallest, chroma, alpha=2.0, out=base)
+    torch.addcmul(base, chroma, _distance(hue, 2.0, buffer), value=-1.0, out=green)
+    torch.addcmul(base, chroma, _distance(hue, 4.0, buffer), value=-1.0, out=blue)
+
+
+def _distance(hue: Tensor, center: float, out: Tensor) -> Tensor:
+    return torch.sub(hue, center, out=out).abs_().clamp_(1.0, 2.0)

@@ -1,0 +1,213 @@
+"""Crop, flip, antialiased resize and blur: linear maps along the rows and along the columns of an image.
+
+Crop, flip and resize of a sample are one matrix (S, H) for its rows and one (S, W) for its columns, so that a batch is
+two batched matrix products. Pictures are held as planes, (3, B, H, W): each colour of a batch is one contiguous block,
+which is what both the matrix products and the element-wise colour operations run fastest on.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Interpolation = Literal["bilinear", "bicubic"]
+Border = Literal["reflect", "zero"]
+
+_RESAMPLING = {"bilinear": PIL.Image.Resampling.BILINEAR, "bicubic": PIL.Image.Resampling.BICUBIC}
+_BLUR_BLOCK = 56  # rows of the view that one blur matrix makes
+
+
+def resized_crop(
+    images: Tensor,
+    boxes: Tensor,
+    flip: Tensor,
+    size: int,
+    interpolation: Interpolation,
+    sizes: Tensor | None = None,
+) -> Tensor:
+    """Each image's box, flipped where told, resized with antialiasing as torchvision's `resized_crop` does it.
+
+    Args:
+        images: (B, 3, H, W) uint8 or floating point.
+        boxes: (B, 4) top, left, height, width in pixels of the original image.
+        flip: (B,) bool, reverse the columns of the result.
+        size: S, side of the result.
+        interpolation: "bilinear" (triangle) or "bicubic" (Keys 1981, a = -1/2).
+        sizes: (B, 2) original height and width where each image was squeezed to H x W; None where it was not.
+
+    Returns:
+        (B, 3, S, S) float32 in the scale of `images`; of uint8 images clamped to [0, 255], as cubic weights overshoot.
+    """
+    boxes = canvas_boxes(boxes, sizes, images.shape[-2], images.shape[-1])
+    planes = crop_planes(images, boxes, flip, size, interpolation)
+    if images.dtype == torch.uint8:
+        planes.clamp_(0, 255)
+    return planes.transpose(0, 1).contiguous()
+
+
+def canvas_boxes(boxes: Tensor, sizes: Tensor | None, height: int, width: int) -> Tensor:
+    """(B, 4) float32: boxes in pixels of the original images (`sizes`, (B, 2)) in pixels of a height x width canvas."""
+    if sizes is None:
+        return boxes.float()
+    canvas = torch.tensor([height, width], dtype=torch.float64)
+    return (boxes.double() * (canvas / sizes.double()).repeat(1, 2)).float()
+
+
+def crop_planes(
+    images: Tensor, boxes: Tensor, flip: Tensor, size: int, interpolation: Interpolation, inside: bool = True
+) -> Tensor:
+    """The two batched matrix products of `resized_crop`.
+
+    Args:
+        images: (B, 3, H, W).
+        boxes: (B, 4) float32 top, left, height, width in pixels of `images`, on their device.
+        flip: (B,) bool.
+        size: S.
+        interpolation: "bilinear" or "bicubic".
+        inside: count only pixels of the box, as if it were cut out before it is resized. Otherwise the pixels around
+            it count too, as if the whole image were resized and cut after.
+
+    Returns:
+        (3, B, S, S) float32 planes, not clamped.
+    """
+    height, width = images.shape[-2:]
+    top, left, tall, broad = boxes.unbind(1)
+    rows = _resize_matrix(top, tall, None, size, height, interpolation, inside)  # (B, S, H)
+    columns = _resize_matrix(left, broad, flip, size, width, interpolation, inside)  # (B, S, W)
+    return apply_matrices(to_planes(images), rows, columns)
+
+
+def to_planes(images: Tensor) -> Tensor:
+    """(B, 3, H, W) of any type to contiguous (3, B, H, W) float32."""
+    planes = torch.empty_like(images.transpose(0, 1), dtype=torch.float32, memory_format=torch.contiguous_format)
+    return planes.copy_(images.transpose(0, 1))
+
+
+def apply_matrices(planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """rows @ plane @ columns^T: (3, B, H, W), (B, S, H), (B, T, W) -> (3, B, S, T)."""
+    result = planes.new_empty(3, len(rows), rows.shape[1], columns.shape[1])
+    for plane, out in zip(planes, result, strict=True):
+        torch.bmm(rows, torch.bmm(plane, columns.transpose(1, 2)), out=out)
+    return result
+
+
+def _resize_matrix(
+    start: Tensor,
+    length: Tensor,
+    flip: Tensor | None,
+    size: int,
+    extent: int,
+    interpolation: Interpolation,
+    inside: bool,
+) -> Tensor:
+    """(B, size, extent) float32: the weights of the pixels of an axis in each pixel of the resized interval.
+
+    The kernel widens with the scale when the interval shrinks, which is the antialiasing; rows sum to one. A pixel
+    belongs to the interval when it has any part in it: floor(start) <= j < ceil(start + length), never empty.
+    """
+    places = torch.arange(size, device=start.device) + 0.5  # centres of the new pixels
+    if flip is not None:
+        places = torch.where(flip[:, None], size - places, places)
+    scale = (length / size)[:, None]
+    centers = (start[:, None] + places * scale)[:, :, None]  # (B, size, 1) in old pixels
+    pixels = torch.arange(extent, device=start.device)
+    distance = (pixels + 0.5 - centers).mul_(1.0 / scale.clamp(min=1.0)[:, :, None]).abs_()
+    weights = _triangle(distance) if interpolation == "bilinear" else _keys(distance)
+    if inside:
+        first, last = start.floor()[:, None], (start + length).ceil()[:, None]
+        weights.mul_(((pixels >= first) & (pixels < last))[:, None, :].float())
+    return weights.div_(weights.sum(dim=-1, keepdim=True))
+
+
+def _triangle(distance: Tensor) -> Tensor:
+    return distance.neg_().add_(1.0).clamp_(min=0.0)
+
+
+def _keys(distance: Tensor) -> Tensor:
+    """Cubic convolution with a = -1/2 (Keys 1981, eq. 15). Both pieces vanish at their ends, so they simply add."""
+    near, far = distance.clamp(max=1.0), distance.clamp(min=1.0, max=2.0)
+    return (1.5 * near - 2.5) * near * near + 1.0 + ((2.5 - 0.5 * far) * far - 4.0) * far + 2.0
+
+
+def blur_planes(planes: Tensor, sigma: Tensor, kernel_size: int, border: Border) -> Tensor:
+    """Gaussian blur, a width for each sample, as two passes of banded matrix products.
+
+    Args:
+        planes: (3, B, H, W) float32.
+        sigma: (B,) float32 in pixels, on the device of `planes`.
+        kernel_size: number of taps, odd; the taps sum to one.
+        border: "reflect" as torchvision's `gaussian_blur`; "zero" as SimCLR's code, where borders darken.
+
+    Returns:
+        (3, B, H, W) float32.
+    """
+    radius = kernel_size // 2
+    offsets = torch.arange(-radius, radius + 1, device=planes.device)
+    taps = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
+    taps = taps / taps.sum(dim=1, keepdim=True)  # (B, taps)
+    # A block of rows and the rows around it always meet the same band of taps: one small matrix serves all blocks.
+    diagonal = torch.arange(_BLUR_BLOCK + 2 * radius, device=planes.device) - torch.arange(
+        _BLUR_BLOCK, device=planes.device
+    ).unsqueeze(1)
+    inside = (diagonal >= 0) & (diagonal < kernel_size)
+    band = taps[:, diagonal.clamp(0, kernel_size - 1)] * inside  # (B, block, block + 2 radius)
+
+    mode = "reflect" if border == "reflect" else "constant"
+    _, _, height, width = planes.shape
+    padded = F.pad(planes, (0, 0, radius, radius), mode=mode)
+    result = torch.empty_like(planes)
+    for start in range(0, height, _BLUR_BLOCK):
+        count = min(_BLUR_BLOCK, height - start)
+        for source, out in zip(padded, result, strict=True):
+            out[:, start : start + count] = torch.bmm(
+                band[:, :count, : count + 2 * radius], source[:, start : start + count + 2 * radius]
+            )
+    padded = F.pad(result, (radius, radius, 0, 0), mode=mode)
+    for start in range(0, width, _BLUR_BLOCK):
+        count = min(_BLUR_BLOCK, width - start)
+        across = band[:, :count, : count + 2 * radius].transpose(1, 2)
+        for source, out in zip(padded, result, strict=True):
+            out[:, :, start : start + count] = torch.bmm(source[:, :, start : start + count + 2 * radius], across)
+    return result
+
+
+def crop_files(images: Sequence[PIL.Image.Image], boxes: Tensor, size: int, interpolation: Interpolation) -> Tensor:
+    """`resized_crop` without the flip for pictures of any size, by PIL, in a loader's worker.
+
+    Args:
+        images: B pictures; any mode, read as RGB.
+        boxes: (B, 4) int64 top, left, height, width.
+        size: S.
+        interpolation: "bilinear" or "bicubic".
+
+    Returns:
+        (B, 3, S, S) uint8.
+    """
+    crops = []
+    for image, (top, left, height, width) in zip(images, boxes.tolist(), strict=True):
+        # Cut first: PIL's resize(box=...) would let the pixels around the box in.
+        part = image.crop((left, top, left + width, top + height)).convert("RGB")
+        crops.append(np.asarray(part.resize((size, size), _RESAMPLING[interpolation])))
+    return to_tensor(crops)
+
+
+def center_files(images: Sequence[PIL.Image.Image], size: int, fraction: float, interpolation: Interpolation) -> Tensor:
+    """The central square of `fraction` of the short side of each picture, resized by PIL: (B, 3, S, S) uint8."""
+    crops = []
+    for image in images:
+        side = fraction * min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        part = image.convert("RGB").resize(
+            (size, size), _RESAMPLING[interpolation], box=(left, top, left + side, top + side)
+        )
+        crops.append(np.asarray(part))
+    return to_tensor(crops)
+
+
+def to_tensor(pictures: list[np.ndarray]) -> Tensor:
+    """B pictures (S, S, 3) uint8 as one contiguous tensor (B, 3, S, S)."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,74 @@
+"""The same views from the same parameters by kornia's operators, sample by sample: slow, and a check on the fast path.
+
+Where kornia's default means something else than torchvision's, the operator that agrees is named: its brightness is
+additive (`adjust_brightness_accumulative` multiplies), its contrast scales about black (`..._with_mean_subtraction`
+about the gray mean), its saturation is HSV's (`..._with_gray_subtraction` blends with gray), its hue is in radians.
+kornia's crop has no antialiasing, so the box is cut out and resized by torch itself.
+"""
+
+import math
+
+import kornia
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfsup.augment.parameters import Parameters, View
+
+
+def kornia_view(view: View, images: Tensor, parameters: Parameters, cropped: bool) -> Tensor:
+    """One view of a batch.
+
+    Args:
+        view: its configuration.
+        images: (B, 3, H, W) uint8.
+        parameters: of the B samples, on the CPU.
+        cropped: `images` are crops of the view's size already.
+
+    Returns:
+        (B, 3, S, S) float32, normalised.
+    """
+    mean, std = (torch.tensor(values, device=images.device) for values in (view.mean, view.std))
+    results = []
+    for number, image in enumerate(images):
+        sample = Parameters(*(values[number] for values in parameters))
+        x = _geometry(view, image[None].float() / 255, sample, cropped)
+        if sample.grayscale and view.grayscale_first:
+            x = _gray(x)
+        if sample.jitter:
+            x = _jitter(x, sample.factors.to(x.device), sample.order.tolist())
+        if sample.grayscale and not view.grayscale_first:
+            x = _gray(x)
+        if sample.blur:
+            sigma = float(sample.sigma)
+            border = "reflect" if view.blur.border == "reflect" else "constant"
+            x = kornia.filters.gaussian_blur2d(x, view.blur.kernel_size, (sigma, sigma), border)
+        if sample.solarize:
+            x = kornia.enhance.solarize(x, 0.5)
+        results.append(kornia.enhance.normalize(x, mean, std))
+    return torch.cat(results)
+
+
+def _geometry(view: View, image: Tensor, sample: Parameters, cropped: bool) -> Tensor:
+    if not cropped:
+        top, left, height, width = sample.boxes.tolist()
+        box = image[:, :, top : top + height, left : left + width]
+        image = F.interpolate(box, (view.size, view.size), mode=view.interpolation, antialias=True).clamp(0, 1)
+    return kornia.geometry.hflip(image) if sample.flip else image
+
+
+def _gray(image: Tensor) -> Tensor:
+    return kornia.color.grayscale_to_rgb(kornia.color.rgb_to_grayscale(image))
+
+
+def _jitter(image: Tensor, factors: Tensor, order: list[int]) -> Tensor:
+    brightness, contrast, saturation, hue = factors
+    operations = (
+        lambda x: kornia.enhance.adjust_brightness_accumulative(x, brightness),
+        lambda x: kornia.enhance.adjust_contrast_with_mean_subtraction(x, contrast),
+        lambda x: kornia.enhance.adjust_saturation_with_gray_subtraction(x, saturation),
+        lambda x: kornia.enhance.adjust_hue(x, 2 * math.pi * hue),
+    )
+    for operation in order:
+        image = operations[operation](image)
+    return image

@@ -1,0 +1,204 @@
+"""What a view of a sample is to look like: the configuration of a view, and the numbers drawn for each sample.
+
+A sample's numbers are a pure function of (seed, epoch, index, view, its size), so no batch, process or device has a
+say in them, and any training image can be drawn again.
+"""
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from selfsup.randomness import Stream, uniform
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # torchvision's numbering of the four colour operations
+_ORDERS = tuple(itertools.permutations(range(4)))
+_FIRST_ATTEMPTS = 10  # enough for all but one sample in a million; the others draw on
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jitter:
+    """Colour jitter with torchvision's meaning; the four operations come in a random order of their own."""
+
+    brightness: float = 0.0  # the factor is uniform in [max(0, 1 - brightness), 1 + brightness]
+    contrast: float = 0.0  # likewise
+    saturation: float = 0.0  # likewise
+    hue: float = 0.0  # the shift is uniform in [-hue, hue], in turns of the colour wheel
+    probability: float = 1.0  # of a sample to be jittered at all
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation"):
+            value = getattr(self, name)
+            _require(value >= 0, f"Jitter.{name} is {value}; it is a strength: give 0 (none) or more.")
+        _require(0 <= self.hue <= 0.5, f"Jitter.hue is {self.hue}; give 0 (none) to 0.5 (half the colour wheel).")
+        _check_probability("Jitter.probability", self.probability)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blur:
+    """Gaussian blur of a random width."""
+
+    probability: float = 0.0
+    sigma: tuple[float, float] = (0.1, 2.0)  # uniform between the two, in pixels of the view
+    kernel_size: int = 23  # taps, an odd number
+    border: Literal["reflect", "zero"] = "reflect"  # reflect: torchvision; zero: SimCLR's code, without renormalising
+
+    def __post_init__(self) -> None:
+        _check_probability("Blur.probability", self.probability)
+        _require(
+            0 < self.sigma[0] <= self.sigma[1], f"Blur.sigma is {self.sigma}; give (smallest, largest), both above 0."
+        )
+        _require(
+            self.kernel_size > 0 and self.kernel_size % 2 == 1,
+            f"Blur.kernel_size is {self.kernel_size}; give an odd number of taps, such as 23.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """How one view is drawn from an image: crop, flip, jitter, grayscale, blur, solarize, normalise."""
+
+    size: int = 224  # side of the view in pixels
+    crop_scale: tuple[float, float] = (0.2, 1.0)  # share of the image's area, uniform between the two
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height, log-uniform between the two
+    crop_attempts: int = 10  # to find a box that fits; after that the largest central one of an allowed ratio
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # always antialiased
+    flip: float = 0.5  # probability of a horizontal flip
+    jitter: Jitter = field(default_factory=Jitter)
+    grayscale: float = 0.0  # probability
+    grayscale_first: bool = False  # grayscale before the jitter, as InstDisc and MoCo v1 have it
+    blur: Blur = field(default_factory=Blur)
+    solarize: float = 0.0  # probability; values of one half and above are inverted
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # subtracted last, of values in [0, 1]
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)  # divided by last
+
+    def __post_init__(self) -> None:
+        _require(self.size >= 1, f"View.size is {self.size}; give the side of the view in pixels, at least 1.")
+        low, high = self.crop_scale
+        _require(
+            0 < low <= high <= 1,
+            f"View.crop_scale is {self.crop_scale}; give (smallest, largest) share of the area, above 0 and up to 1.",
+        )
+        low, high = self.crop_ratio
+        _require(0 < low <= high, f"View.crop_ratio is {self.crop_ratio}; give (smallest, largest) width over height.")
+        _require(
+            1 <= self.crop_attempts <= 1000,
+            f"View.crop_attempts is {self.crop_attempts}; give 1 to 1000, 10 as in torchvision.",
+        )
+        for name in ("flip", "grayscale", "solarize"):
+            _check_probability(f"View.{name}", getattr(self, name))
+        _require(min(self.std) > 0, f"View.std is {self.std}; give three values above 0.")
+        _require(
+            self.blur.probability == 0 or self.blur.border == "zero" or self.blur.kernel_size // 2 < self.size,
+            f"Blur.kernel_size is {self.blur.kernel_size} for a view of {self.size} pixels; a reflected border "
+            f"holds at most {2 * self.size - 1} taps. Give fewer, or border='zero'.",
+        )
+
+
+class Parameters(NamedTuple):
+    """The numbers drawn for the samples of a batch in one view, on the device of the indices."""
+
+    boxes: Tensor  # (B, 4) int64: top, left, height, width of the crop, in pixels of the original image
+    flip: Tensor  # (B,) bool
+    factors: Tensor  # (B, 4) float32: brightness, contrast, saturation, and hue in turns
+    order: Tensor  # (B, 4) int64: the operations 0 brightness, 1 contrast, 2 saturation, 3 hue as they follow
+    jitter: Tensor  # (B,) bool, whether the jitter is applied
+    grayscale: Tensor  # (B,) bool
+    blur: Tensor  # (B,) bool
+    solarize: Tensor  # (B,) bool
+    sigma: Tensor  # (B,) float32, width of the blur in pixels of the view
+
+    def select(self, samples: Tensor) -> "Parameters":
+        """Those of the given samples, (n,) int64 positions in the batch."""
+        return Parameters(*(values[samples] for values in self))
+
+
+def draw(view: View, seed: int, epoch: int, indices: Tensor, number: int, sizes: Tensor) -> Parameters:
+    """The parameters of one view of some samples, a pure function of its arguments, each sample on its own.
+
+    Args:
+        view: what to draw from.
+        seed: of the run.
+        epoch: counted from 0.
+        indices: (B,) int64, positions in the data set.
+        number: which view of the sample, in [0, 1024).
+        sizes: (B, 2) int64, height and width of the original images in pixels.
+
+    Crops follow torchvision's RandomResizedCrop (Szegedy et al. 2015): area and log ratio are uniform, the first box
+    that fits is taken, and after `crop_attempts` failures the largest central box of an allowed ratio.
+    Arithmetic is in double precision, so that every device rounds to the same pixel and the same float32.
+    """
+    boxes, flip = _boxes(view, seed, epoch, indices, number, sizes)
+    jitter = view.jitter
+    color = uniform(seed, Stream.COLOR, indices, 7, epoch, number)
+    factors = torch.stack(
+        [
+            *(
+                _between(color[:, i], max(0.0, 1.0 - strength), 1.0 + strength)
+                for i, strength in enumerate((jitter.brightness, jitter.contrast, jitter.saturation))
+            ),
+            _between(color[:, HUE], -jitter.hue, jitter.hue),
+        ],
+        dim=1,
+    )
+    orders = torch.tensor(_ORDERS, device=indices.device)
+    blur = uniform(seed, Stream.BLUR, indices, 3, epoch, number)
+    return Parameters(
+        boxes=boxes,
+        flip=flip,
+        factors=factors.float(),
+        order=orders[(color[:, 4] * len(_ORDERS)).long()],
+        jitter=color[:, 5] < jitter.probability,
+        grayscale=color[:, 6] < view.grayscale,
+        blur=blur[:, 0] < view.blur.probability,
+        solarize=blur[:, 2] < view.solarize,
+        sigma=_between(blur[:, 1], *view.blur.sigma).float(),
+    )
+
+
+def _boxes(view: View, seed: int, epoch: int, indices: Tensor, number: int, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes (B, 4) int64 and flips (B,) bool. The words of an index are [top, left, flip, then area, ratio, ...]."""
+    attempts = min(view.crop_attempts, _FIRST_ATTEMPTS)
+    numbers = uniform(seed, Stream.CROP, indices, 3 + 2 * attempts, epoch, number)
+    shape, found = _attempt(view, numbers[:, 3:], sizes)
+    if view.crop_attempts > attempts and not bool(found.all()):
+        # The few without a box draw on; the words they have used so far are a prefix of the longer row.
+        rest = torch.nonzero(~found)[:, 0]
+        more = uniform(seed, Stream.CROP, indices[rest], 3 + 2 * view.crop_attempts, epoch, number)
+        shape[rest], found[rest] = _attempt(view, more[:, 3:], sizes[rest])
+    room = sizes - shape
+    offset = torch.where(found[:, None], (numbers[:, :2] * (room + 1)).long(), room // 2)
+    return torch.cat([offset, shape], dim=1), numbers[:, 2] < view.flip
+
+
+def _attempt(view: View, numbers: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """The first (height, width) that fits, (B, 2) int64, else the fallback; and whether one was found, (B,) bool."""
+    height, width = sizes[:, :1].double(), sizes[:, 1:].double()
+    area = height * width * _between(numbers[:, 0::2], *view.crop_scale)  # (B, attempts)
+    low, high = (torch.tensor(ratio, dtype=torch.float64).log().item() for ratio in view.crop_ratio)
+    ratio = _between(numbers[:, 1::2], low, high).exp()
+    widths, heights = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    found, first = fits.max(dim=1)  # the position of the first one that is true
+    drawn = torch.cat([heights.gather(1, first[:, None]), widths.gather(1, first[:, None])], dim=1)
+
+    narrow, wide = view.crop_ratio
+    tall = torch.minimum(height, (width / narrow).round())  # only what the allowed ratios cut off is lost
+    broad = torch.minimum(width, (height * wide).round())
+    fallback = torch.cat([tall, broad], dim=1).clamp(min=1)
+    return torch.where(found[:, None], drawn, fallback).long(), found
+
+
+def _between(numbers: Tensor, low: float, high: float) -> Tensor:
+    return numbers * (high - low) + low
+
+
+def _check_probability(name: str, value: float) -> None:
+    _require(0 <= value <= 1, f"{name} is {value}; a probability lies between 0 and 1.")

@@ -1,0 +1,247 @@
+"""From a batch of uint8 pictures to the views that a method sees, and to the one view that is seen at test time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import PIL.Image
+import torch
+from torch import Tensor
+
+from selfsup.augment.color import grayscale_, jitter_, processing_order, runs, send, solarize_
+from selfsup.augment.geometry import (
+    Interpolation,
+    blur_planes,
+    canvas_boxes,
+    center_files,
+    crop_files,
+    crop_planes,
+    to_planes,
+)
+from selfsup.augment.kornia_reference import kornia_view
+from selfsup.augment.parameters import Parameters, View, draw
+from selfsup.data.batch import Batch
+
+# Pixels of the views worked on at a time: on a CPU as many as its caches hold, on a GPU as many as keep it busy.
+_CHUNK_PIXELS = {"cpu": 2**16, "cuda": 2**25}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """All views of a run."""
+
+    views: tuple[View, ...] = field(default_factory=lambda: (View(), View()))
+    backend: Literal["fused", "kornia"] = "fused"  # kornia: the slow reference
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.views) <= 1024:
+            raise ValueError(f"Augment.views holds {len(self.views)} views; give 1 to 1024, most methods want 2.")
+
+
+class Views:
+    """The views of a batch: a pure function of (seed, epoch, index, view), without parameters or gradient."""
+
+    def __init__(self, augment: Augment, seed: int):
+        self.augment = augment
+        self.seed = seed
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, epoch: int, device: torch.device) -> list[Tensor]:
+        """The views of a batch.
+
+        Args:
+            batch: whole images (B, 3, H, W) uint8, or what `crop` made of them; indices on the CPU.
+            epoch: counted from 0.
+            device: where the views are made.
+
+        Returns:
+            One (B, 3, S, S) float32 for each view, normalised, channels_last, on `device`.
+        """
+        views = self.augment.views
+        cropped = isinstance(batch.images, tuple)
+        if isinstance(batch.images, tuple):
+            if len(batch.images) != len(views):
+                raise ValueError(
+                    f"The batch holds crops for {len(batch.images)} views, and {len(views)} are configured; "
+                    "crop with the same Augment."
+                )
+            sources = [images.to(device, non_blocking=True) for images in batch.images]
+        else:
+            sources = [batch.images.to(device, non_blocking=True)] * len(views)
+        # Crops were boxed by the worker, which knew the sizes; all other parameters do not depend on them.
+        sizes = None if cropped else batch.sizes
+        return [
+            self._view(number, images, batch.indices, sizes, epoch, cropped) for number, images in enumerate(sources)
+        ]
+
+    def crop(self, images: Sequence[PIL.Image.Image], indices: Tensor, epoch: int) -> tuple[Tensor, ...]:
+        """The crops of pictures of any size, for a loader's worker: per view (B, 3, S, S) uint8, not yet flipped."""
+        sizes = torch.tensor([(image.height, image.width) for image in images])
+        return tuple(
+            crop_files(
+                images, draw(view, self.seed, epoch, indices, number, sizes).boxes, view.size, view.interpolation
+            )
+            for number, view in enumerate(self.augment.views)
+        )
+
+    def _view(
+        self, number: int, images: Tensor, indices: Tensor, sizes: Tensor | None, epoch: int, cropped: bool
+    ) -> Tensor:
+        view = self.augment.views[number]
+        extent = torch.tensor(images.shape[-2:]).expand(len(indices), 2) if sizes is None else sizes
+        parameters = draw(view, self.seed, epoch, indices, number, extent)
+        # Autocast would run the matrix products in half precision, whose steps are wider than those of the pixels.
+        with torch.autocast(images.device.type, enabled=False):
+            if self.augment.backend == "fused":
+                return fused_view(view, images, parameters, sizes, cropped)
+            if sizes is not None:
+                raise ValueError("The kornia backend takes images of one size, not squeezed ones; use backend='fused'.")
+            return kornia_view(view, images, parameters, cropped).contiguous(memory_format=torch.channels_last)
+
+
+def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor | None, cropped: bool) -> Tensor:
+    """One view of a batch, in chunks of samples that share their operations.
+
+    Args:
+        view: its configuration.
+        images: (B, 3, H, W) uint8.
+        parameters: of the B samples, on the CPU.
+        sizes: (B, 2) original height and width where images were squeezed to H x W, on the CPU.
+        cropped: `images` are crops of the view's size already.
+
+    Returns:
+        (B, 3, S, S) float32, normalised, channels_last.
+    """
+    order = processing_order(parameters)
+    parameters = parameters.select(order)
+    boxes = canvas_boxes(parameters.boxes, None if sizes is None else sizes[order], *images.shape[-2:])
+    result = torch.empty(len(images), view.size, view.size, 3, device=images.device)
+    chunk = max(1, _CHUNK_PIXELS[images.device.type] // view.size**2)
+    for start in range(0, len(order), chunk):
+        part = torch.arange(start, min(start + chunk, len(order)))
+        samples, chosen = send(order[part], images.device), parameters.select(part)
+        if cropped:
+            planes = _flipped(images.index_select(0, samples), chosen)
+        else:
+            planes = _cropped(view, images, samples, boxes[part], chosen)
+        _color_(view, planes, chosen)
+        for plane, mean, std in zip(planes, view.mean, view.std, strict=True):
+            plane.sub_(mean).mul_(1 / std)
+        result[start : start + len(part)] = planes.permute(1, 2, 3, 0)
+    # Back to the order of the batch. (Rows of bytes are moved much faster so than by an indexed assignment.)
+    return result.index_select(0, send(torch.argsort(order), images.device)).permute(0, 3, 1, 2)
+
+
+def _cropped(view: View, images: Tensor, samples: Tensor, boxes: Tensor, chosen: Parameters) -> Tensor:
+    """Crop, flip and resize of some samples to planes (3, n, S, S) in [0, 1]."""
+    # Only what lies within some box is read: for a large image alone in its chunk, half of the work.
+    top, left = (int(edge) for edge in boxes[:, :2].amin(dim=0).floor())
+    bottom, right = (int(edge) for edge in (boxes[:, :2] + boxes[:, 2:]).amax(dim=0).ceil())
+    images = images[:, :, top:bottom, left:right].index_select(0, samples)
+    boxes = send(boxes - torch.tensor([top, left, 0, 0]), images.device)
+    planes = crop_planes(images, boxes, send(chosen.flip, images.device), view.size, view.interpolation)
+    return planes.mul_(1 / 255).clamp_(0, 1)
+
+
+def _flipped(crops: Tensor, chosen: Parameters) -> Tensor:
+    planes = to_planes(crops).mul_(1 / 255)
+    for run in runs(chosen.flip):
+        planes[:, run] = planes[:, run].flip(-1)
+    return planes
+
+
+def _color_(view: View, planes: Tensor, chosen: Parameters) -> None:
+    """Everything between the geometry and the normalisation, in place; (3, n, S, S) in [0, 1]."""
+    grays = runs(chosen.grayscale)
+    if view.grayscale_first:
+        for run in grays:
+            grayscale_(planes[:, run])
+    for run in runs(chosen.jitter):
+        jitter_(planes[:, run], chosen.factors[run], chosen.order[run])
+    if not view.grayscale_first:
+        for run in grays:
+            grayscale_(planes[:, run])
+    for run in runs(chosen.blur):
+        sigma = send(chosen.sigma[run], planes.device)
+        planes[:, run] = blur_planes(planes[:, run], sigma, view.blur.kernel_size, view.blur.border)
+    for run in runs(chosen.solarize):
+        solarize_(planes[:, run])
+
+
+class Center:
+    """The test-time view: the central square, resized and normalised, the same linear map as the crops of training."""
+
+    def __init__(
+        self,
+        size: int,
+        fraction: float,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        interpolation: Interpolation = "bilinear",
+    ):
+        """
+        Args:
+            size: S, side of the result in pixels.
+            fraction: side of the square over the image's short side: 224 / 256 is the usual resize to 256 and crop of
+                224; 1 takes the whole short side.
+            mean: subtracted from values in [0, 1].
+            std: divided by.
+            interpolation: "bilinear" or "bicubic", antialiased.
+        """
+        if size < 1:
+            raise ValueError(f"Center's size is {size}; give the side of the view in pixels, at least 1.")
+        if not 0 < fraction <= 1:
+            raise ValueError(f"Center's fraction is {fraction}; give a share of the short side, above 0 and up to 1.")
+        if min(std) <= 0:
+            raise ValueError(f"Center's std is {std}; give three values above 0.")
+        self.size, self.fraction, self.interpolation = size, fraction, interpolation
+        self.mean, self.std = mean, std
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor | tuple[Tensor, ...], sizes: Tensor | None, device: torch.device) -> Tensor:
+        """The views of a batch.
+
+        Args:
+            images: (B, 3, H, W) uint8 whole images; or a tuple with what `crop` made of them, which is only normalised.
+            sizes: (B, 2) original height and width where images were squeezed to H x W, on the CPU, else None.
+            device: where the work is done.
+
+        Returns:
+            (B, 3, S, S) float32, normalised, channels_last, on `device`.
+        """
+        cropped = isinstance(images, tuple)
+        source = (images[0] if isinstance(images, tuple) else images).to(device, non_blocking=True)
+        result = torch.empty(len(source), self.size, self.size, 3, device=device)
+        whole = self.fraction == 1 and sizes is None and source.shape[-2:] == (self.size, self.size)
+        chunk = max(1, _CHUNK_PIXELS[source.device.type] // self.size**2)
+        with torch.autocast(source.device.type, enabled=False):
+            for start in range(0, len(source), chunk):
+                part = slice(start, start + chunk)
+                if cropped or whole:
+                    planes = to_planes(source[part])
+                else:
+                    planes = self._square(source[part], None if sizes is None else sizes[part])
+                planes.mul_(1 / 255).clamp_(0, 1)
+                for plane, mean, std in zip(planes, self.mean, self.std, strict=True):
+                    plane.sub_(mean).mul_(1 / std)
+                result[part] = planes.permute(1, 2, 3, 0)
+        return result.permute(0, 3, 1, 2)
+
+    def crop(self, images: Sequence[PIL.Image.Image]) -> Tensor:
+        """The central squares of pictures of any size, for a loader's worker: (B, 3, S, S) uint8."""
+        return center_files(images, self.size, self.fraction, self.interpolation)
+
+    def _square(self, images: Tensor, sizes: Tensor | None) -> Tensor:
+        height, width = images.shape[-2:]
+        original = torch.tensor([height, width]).expand(len(images), 2) if sizes is None else sizes
+        side = self.fraction * original.double().amin(dim=1, keepdim=True).expand(-1, 2)
+        boxes = canvas_boxes(torch.cat([(original - side) / 2, side], dim=1), original, height, width)
+        unflipped = torch.zeros(len(images), dtype=torch.bool)
+        return crop_planes(
+            images,
+            send(boxes, images.device),
+            send(unflipped, images.device),
+            self.size,
+            self.interpolation,
+            inside=False,
+        )

@@ -1,0 +1,135 @@
+"""Parameters are pure and per sample, follow the intended distributions, and refuse what makes no sense."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from selfsup.augment.parameters import Blur, Jitter, Parameters, View, draw
+from selfsup.augment.presets import PRESETS
+
+SAMPLES = 10_000
+
+
+def sizes_of(count: int) -> Tensor:
+    """Images of many shapes, some so narrow that crops have to be drawn again or fall back."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(20, 400, (count, 2), generator=generator)
+
+
+def equal(a: Parameters, b: Parameters) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("name", ["moco_v2", "simclr"])
+def test_a_sample_does_not_depend_on_its_batch(name: str) -> None:
+    view = PRESETS[name]().views[0]
+    indices, sizes = torch.arange(90).flip(0) * 1000, sizes_of(90)
+    sizes[::7] = torch.tensor([20, 400])  # hardly any box fits: more attempts, and the fallback
+    whole = draw(view, 5, 3, indices, 1, sizes)
+    one_by_one = [draw(view, 5, 3, indices[i : i + 1], 1, sizes[i : i + 1]) for i in range(90)]
+    assert equal(whole, Parameters(*(torch.cat(values) for values in zip(*one_by_one, strict=True))))
+    assert equal(whole.select(torch.arange(13, 40)), draw(view, 5, 3, indices[13:40], 1, sizes[13:40]))
+    assert equal(whole, draw(view, 5, 3, indices, 1, sizes))
+
+
+def test_seed_epoch_view_and_index_all_matter() -> None:
+    view, indices, sizes = PRESETS["moco_v2"]().views[0], torch.arange(50), torch.full((50, 2), 64)
+    base = draw(view, 0, 0, indices, 0, sizes)
+    others = [
+        draw(view, 1, 0, indices, 0, sizes),
+        draw(view, 0, 1, indices, 0, sizes),
+        draw(view, 0, 0, indices, 1, sizes),
+        draw(view, 0, 0, indices + 50, 0, sizes),
+    ]
+    for other in others:
+        assert (base.boxes != other.boxes).any(dim=1).float().mean() > 0.9
+        assert (base.factors != other.factors).all(dim=1).float().mean() > 0.9
+
+
+def test_boxes_follow_the_intended_distribution() -> None:
+    view = View(size=8, crop_scale=(0.25, 0.5), crop_ratio=(0.5, 2.0))
+    sizes = torch.full((SAMPLES, 2), 1000)
+    top, left, height, width = draw(view, 0, 0, torch.arange(SAMPLES), 0, sizes).boxes.double().unbind(1)
+    assert top.min() >= 0
+    assert left.min() >= 0
+    assert (top + height).max() <= 1000
+    assert (left + width).max() <= 1000
+    # Every box of these scales and ratios fits (side at most 1000): area and log ratio are uniform and independent.
+    area, ratio = height * width / 1e6, (width / height).log()
+    close_to_uniform(area, 0.25, 0.5)
+    close_to_uniform(ratio, -math.log(2), math.log(2))
+    close_to_uniform((top / (1001 - height)), 0, 1)
+    close_to_uniform((left / (1001 - width)), 0, 1)
+    table = torch.stack([area, ratio, top / (1001 - height), left / (1001 - width)])
+    assert (torch.corrcoef(table) - torch.eye(4)).abs().max() < 0.04
+
+
+def close_to_uniform(values: Tensor, low: float, high: float) -> None:
+    """Kolmogorov-Smirnov: the largest gap of the distribution functions, 1.95 / sqrt(n) at the level 0.001."""
+    ranks = torch.arange(1, len(values) + 1, dtype=torch.float64) / len(values)
+    gap = (((values.sort().values - low) / (high - low)) - ranks).abs().max()
+    assert gap < 1.95 / math.sqrt(len(values))
+
+
+@pytest.mark.parametrize(("size", "expected"), [((100, 1000), (100, 133)), ((1000, 100), (133, 100))])
+def test_an_image_without_a_fitting_box_gives_its_central_part(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    view = View(size=8, crop_scale=(1.0, 1.0), crop_attempts=20)
+    boxes = draw(view, 0, 0, torch.arange(30), 0, torch.tensor([size] * 30)).boxes
+    offset = ((torch.tensor(size) - torch.tensor(expected)) // 2).tolist()
+    assert boxes.unique(dim=0).tolist() == [[*offset, *expected]]
+
+
+def test_colour_blur_and_flip_follow_the_intended_distributions() -> None:
+    view = View(
+        size=8,
+        flip=0.3,
+        jitter=Jitter(brightness=0.4, contrast=1.5, saturation=0.2, hue=0.1, probability=0.8),
+        grayscale=0.2,
+        blur=Blur(probability=0.5, sigma=(0.1, 2.0), kernel_size=3),
+        solarize=0.1,
+    )
+    drawn = draw(view, 7, 2, torch.arange(SAMPLES), 0, torch.full((SAMPLES, 2), 32))
+    for i, (low, high) in enumerate([(0.6, 1.4), (0.0, 2.5), (0.8, 1.2), (-0.1, 0.1)]):
+        close_to_uniform(drawn.factors[:, i].double(), low, high)
+    close_to_uniform(drawn.sigma.double(), 0.1, 2.0)
+    for chosen, probability in zip(drawn[4:8], (0.8, 0.2, 0.5, 0.1), strict=True):
+        assert abs(chosen.double().mean() - probability) < 0.02
+    assert abs(drawn.flip.double().mean() - 0.3) < 0.02
+    orders, counts = drawn.order.unique(dim=0, return_counts=True)
+    assert len(orders) == 24
+    assert (orders.sort(dim=1).values == torch.arange(4)).all()
+    assert (counts / SAMPLES - 1 / 24).abs().max() < 0.008
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: View(size=0), "size is 0"),
+        (lambda: View(crop_scale=(0.5, 1.2)), "crop_scale is"),
+        (lambda: View(crop_scale=(0.5, 0.2)), "crop_scale is"),
+        (lambda: View(crop_ratio=(0.0, 1.0)), "crop_ratio is"),
+        (lambda: View(crop_attempts=0), "crop_attempts is 0"),
+        (lambda: View(flip=1.5), "View.flip is 1.5"),
+        (lambda: View(std=(1.0, 0.0, 1.0)), "std is"),
+        (lambda: View(size=8, blur=Blur(probability=0.5)), "at most 15 taps"),
+        (lambda: Jitter(brightness=-0.1), "brightness is -0.1"),
+        (lambda: Jitter(hue=0.6), "hue is 0.6"),
+        (lambda: Blur(kernel_size=22), "kernel_size is 22"),
+        (lambda: Blur(sigma=(0.0, 1.0)), "sigma is"),
+    ],
+)
+def test_nonsense_is_refused_with_its_name(make, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_gpu_draws_the_same_bits(name: str) -> None:
+    view, indices, sizes = PRESETS[name]().views[0], torch.arange(5000), sizes_of(5000)
+    on_gpu = draw(view, 1, 2, indices.cuda(), 0, sizes.cuda())
+    assert equal(draw(view, 1, 2, indices, 0, sizes), Parameters(*(values.cpu() for values in on_gpu)))
