@@ -127,4 +127,3 @@ class SupConCosine(Schedule):
 
     def _at(self, epoch: int, horizon: Horizon) -> float:
         return self.final + (1 - self.final) * half_cosine(epoch / horizon.epochs)
-

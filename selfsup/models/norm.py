@@ -3,16 +3,35 @@
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules._functions import SyncBatchNorm as _Synchronised
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selfsup.distributed import is_distributed, mean_over_processes, sum_over_processes
+from selfsup.distributed import is_distributed, mean_over_processes, sum_over_processes, world_size
 
 Kind = Literal["plain", "sync", "split"]
 
 
-class SplitBatchNorm(_BatchNorm):
+class _AnyBatchNorm(_BatchNorm):
+    """Batch norm of (N, C) and (N, C, H, W) alike."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim not in (2, 4):
+            raise ValueError(f"batch norm got an input of {input.ndim} dimensions; it takes (N, C) or (N, C, H, W)")
+
+    def _count_batch(self) -> tuple[Tensor, Tensor, float]:
+        """Running mean and variance and their momentum, for a batch that is counted with this."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        return self.running_mean, self.running_var, self.momentum
+
+
+class SplitBatchNorm(_AnyBatchNorm):
     """Batch norm over `splits` interleaved parts of the batch: sample n belongs to part n mod splits.
 
     What several GPUs with a batch norm each would do, on one (the CIFAR demo of He et al. 2020). Running statistics
@@ -23,10 +42,6 @@ class SplitBatchNorm(_BatchNorm):
         super().__init__(num_features, eps=eps, momentum=momentum)
         self.splits = splits
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.ndim not in (2, 4):
-            raise ValueError(f"batch norm got an input of {input.ndim} dimensions; it takes (N, C) or (N, C, H, W)")
-
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
@@ -36,7 +51,7 @@ class SplitBatchNorm(_BatchNorm):
                 f"a batch of {len(input)} cannot be split into {self.splits} equal parts for batch norm; "
                 f"use a batch size divisible by {self.splits}, or another number of splits"
             )
-        running_mean, running_var, momentum = _statistics(self)
+        running_mean, running_var, momentum = self._count_batch()
         mean, variance = running_mean.repeat(self.splits), running_var.repeat(self.splits)
         parts = input.reshape(len(input) // self.splits, self.splits * self.num_features, *input.shape[2:])
         output = F.batch_norm(
@@ -58,22 +73,27 @@ class SplitBatchNorm(_BatchNorm):
         return output
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """Batch norm over the samples of all processes, at any device.
+class SyncBatchNorm(_AnyBatchNorm):
+    """Batch norm over the samples of all processes, on any device.
 
-    On an accelerator this is torch's own, whose kernels do not exist for the CPU; there the statistics are summed over
-    processes by differentiable collectives. Input (N, C) or (N, C, H, W); running variance is the unbiased one of the
+    Not torch's own class, which DDP refuses on the CPU; but on an accelerator its kernels do the work. On the CPU, for
+    which there are none, differentiable collectives sum the statistics. Running variance is the unbiased one of the
     global batch.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         if not (self.training and is_distributed()):
-            return _BatchNorm.forward(self, input)
-        return self._on_cpu(input) if input.device.type == "cpu" else super().forward(input)
-
-    def _on_cpu(self, input: Tensor) -> Tensor:
+            return super().forward(input)
         self._check_input_dim(input)
-        running_mean, running_var, momentum = _statistics(self)
+        running_mean, running_var, momentum = self._count_batch()
+        if input.device.type == "cpu":
+            return self._on_cpu(input, running_mean, running_var, momentum)
+        output: Tensor = _Synchronised.apply(
+            input, self.weight, self.bias, running_mean, running_var, self.eps, momentum, dist.group.WORLD, world_size()
+        )
+        return output
+
+    def _on_cpu(self, input: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float) -> Tensor:
         x = input.to(torch.promote_types(input.dtype, torch.float32))
         axes = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
@@ -88,18 +108,8 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         return output.to(input.dtype)
 
 
-def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor, float]:
-    """Running mean and variance and their momentum, for a batch that is counted with this."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.num_batches_tracked is not None
-    assert norm.momentum is not None
-    norm.num_batches_tracked.add_(1)
-    return norm.running_mean, norm.running_var, norm.momentum
-
-
 def convert(module: nn.Module, kind: Kind, splits: int = 8) -> nn.Module:
-    """Replace every BatchNorm1d and BatchNorm2d (or what this made of it) within `module`, in place, by another kind with the same tensors.
+    """Replace every BatchNorm1d and BatchNorm2d, or what this made of it, in `module` by one with the same tensors.
 
     Args:
         kind: "plain" leaves all as it is, "sync" takes `SyncBatchNorm`, "split" takes `SplitBatchNorm`.
