@@ -51,7 +51,7 @@ def open_npz(path: Path, split: Split) -> ArraySource:
     Raises:
         ValueError: not an npz file, no such arrays, a wrong shape or type.
     """
-    with _reading(path), np.load(path, allow_pickle=False) as file:
+    with _reading(path), open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
         if f"x_{split}" in file:
             images, labels = f"x_{split}", f"y_{split}"
         elif split == "train" and "images" in file:
@@ -77,7 +77,7 @@ def open_npy(path: Path, split: Split) -> ArraySource:
     if split == "test":
         raise ValueError(f"{path} has no test part; save an npz with x_train and x_test, or evaluate on other data")
     with _reading(path):
-        # Mapped first: the file must be as long as its header says before anything is allocated.
+        # Mapped, because numpy then compares the file's length with its header before anything is allocated.
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         return ArraySource(images_from_array(np.array(mapped), str(path)), origin=str(path))
 

@@ -15,6 +15,7 @@ from PIL import Image
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Of the bytes of x_train, y_train, x_test, y_test in this order, (N, 32, 32, 3) and (N,) uint8, in the official order.
 CIFAR10_SHA256 = "80387ddb9a0edf3fc4a964ee3770296169bb26a651050df20035579673099660"
+CIFAR10_COUNTS = {"train": 50_000, "test": 10_000}
 
 Arrays = dict[str, np.ndarray]
 
@@ -152,9 +153,12 @@ def read_cifar10_packs(folder: Path) -> Arrays:
                     labels[split].append(np.load(io.BytesIO(pack.read(name)), allow_pickle=False))
     arrays = {f"x_{split}": np.concatenate(parts) for split, parts in images.items()}
     arrays |= {f"y_{split}": np.concatenate(parts) for split, parts in labels.items()}
-    for split, count in (("train", 50_000), ("test", 10_000)):
+    for split, count in CIFAR10_COUNTS.items():
         if not len(arrays[f"x_{split}"]) == len(arrays[f"y_{split}"]) == count:
-            raise ValueError(f"{folder}: the CIFAR-10 packs hold {len(arrays[f'x_{split}'])} {split} images")
+            raise ValueError(
+                f"{folder}: the CIFAR-10 packs hold {len(arrays[f'x_{split}'])} {split} images, wanted {count}; "
+                "fetch them again"
+            )
     return arrays | {"classes": classes}
 
 

@@ -7,13 +7,15 @@ from torch import Tensor
 
 from selfsup.data.base import ArraySource, Source
 from selfsup.data.batch import Batch
-from selfsup.data.resident import Resident, Squeezed
+from selfsup.data.resident import Passing, Resident, Squeezed
 from selfsup.data.sampler import Sampler
 from selfsup.data.streaming import Crop, Streaming
 
 
 class Loader:
-    """Training batches on `device`, in an order that is a pure function of (seed, epoch).
+    """Training batches, in an order that is a pure function of (seed, epoch).
+
+    Images and labels are on `device`; indices and sizes are on the CPU, where augmentation draws its parameters.
 
     An array is held whole, on the device if it fits there. So are image files if `canvas` is given: they are decoded
     once and squeezed to canvas x canvas, and `Batch.sizes` holds their original heights and widths. With `crop` instead
@@ -27,7 +29,7 @@ class Loader:
             to `evaluation_batches`, so that nothing is decoded twice.
         batch_size: of the global batch.
         seed: of the run.
-        device: of the batches.
+        device: of images and labels.
         rank, world: this process and their number; rank r gets the rows [r B/W, (r+1) B/W) of each global batch.
         workers: processes that decode; only used with `crop`.
         canvas: side in pixels; has no meaning for arrays.
@@ -59,25 +61,27 @@ class Loader:
         self.sampler = Sampler(len(source), batch_size, seed)
         self.steps_per_epoch = self.sampler.steps_per_epoch
         self.own_rows = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
-        self.data = _open(source, device, workers, canvas, crop, substitute=True)
-        self.source = self.data.source if isinstance(self.data, Resident) else source
+        _check_feeding(workers, canvas, crop)
+        self.source = source
+        self.data: Resident | Streaming
+        if isinstance(source, ArraySource):
+            self.data = Resident(source, device, substitute=True)
+        elif canvas is not None:
+            self.source = Squeezed(source, canvas)
+            self.data = Resident(self.source, device, substitute=True)
+        else:
+            self.data = Streaming(source, _given(crop), device, workers, substitute=True)
 
     @property
     def unreadable(self) -> dict[str, str]:
         """Name -> reason, of the images this process has met that could not be read."""
-        return {self.source.name(index): reason for index, reason in _unreadable(self.data).items()}
+        return {self.source.name(index): reason for index, reason in self.data.unreadable.items()}
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This process's batches of `epoch`, from batch number `start` on. Raises TooManyUnreadable."""
         if not 0 <= start <= self.steps_per_epoch:
             raise ValueError(f"cannot start at batch {start}: an epoch has {self.steps_per_epoch} batches")
-        numbers = range(start, self.steps_per_epoch)
-        if isinstance(self.data, Streaming):
-            yield from self.data.batches([(epoch, self._rows(epoch, number)) for number in numbers])
-            return
-        for number in numbers:
-            rows = self._rows(epoch, number)
-            yield self.data.batch(self.source.substitute[rows] if isinstance(self.source, Squeezed) else rows)
+        return self.data.batches([(epoch, self._rows(epoch, number)) for number in range(start, self.steps_per_epoch)])
 
     def _rows(self, epoch: int, number: int) -> Tensor:
         return self.sampler.batch(epoch, number)[self.own_rows]
@@ -97,40 +101,40 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Every image once, in the order of numbering, for reading out features; the last batch may be smaller.
 
-    Rank r gets the images [r N / W, (r+1) N / W), in batches of batch_size / W. Unreadable images are left out, so the
-    labels and positions of what there is are those in the batches, not `source.labels`; they are entered in
-    `unreadable`, name -> reason, if one is given. `crop` is called with epoch 0. The other arguments are Loader's.
+    Rank r gets the images [r N / W, (r+1) N / W), `batch_size` at a time: here, it counts one process's images. With
+    fewer images than processes some get nothing. Unreadable images are left out, so the labels and positions of what
+    there is are those in the batches, not `source.labels`; they are entered in `unreadable`, name -> reason, if one is
+    given. `crop` is called with epoch 0. The other arguments are Loader's.
 
     Raises:
         ValueError, TooManyUnreadable: as Loader, except that one image is enough.
     """
-    if batch_size < world:
-        raise ValueError(f"the batch size {batch_size} leaves nothing for some of {world} processes")
-    data = _open(source, device, workers, canvas, crop, substitute=False)
+    if batch_size < 1:
+        raise ValueError(f"the batch size is {batch_size}; wanted at least 1")
+    _check_feeding(workers, canvas, crop)
+    data: Resident | Streaming | Passing
+    if isinstance(source, ArraySource):
+        data = Resident(source, device, substitute=False)
+    elif canvas is not None:
+        data = Passing(source, device, canvas)
+    else:
+        data = Streaming(source, _given(crop), device, workers, substitute=False)
     own = torch.arange(rank * len(source) // world, (rank + 1) * len(source) // world)
-    if isinstance(data, Resident) and isinstance(data.source, Squeezed):
-        own = own[data.source.substitute[own] == own]  # a readable image is its own substitute
-    parts = [rows for rows in own.split(batch_size // world) if len(rows)]
-    yield from data.batches([(0, rows) for rows in parts]) if isinstance(data, Streaming) else map(data.batch, parts)
+    yield from data.batches([(0, rows) for rows in own.split(batch_size) if len(rows)])
     if unreadable is not None:
-        unreadable.update({source.name(index): reason for index, reason in _unreadable(data).items()})
+        unreadable.update({source.name(index): reason for index, reason in data.unreadable.items()})
 
 
-def _open(
-    source: Source, device: torch.device, workers: int, canvas: int | None, crop: Crop | None, substitute: bool
-) -> Resident | Streaming:
+def _check_feeding(workers: int, canvas: int | None, crop: Crop | None) -> None:
     if workers < 0:
         raise ValueError(f"{workers} workers; wanted 0 (decode in this process) or more")
-    if isinstance(source, ArraySource):
-        return Resident(source, device)
-    if canvas is not None and crop is None:
-        return Resident(Squeezed(source, canvas), device)
-    if crop is not None and canvas is None:
-        return Streaming(source, crop, device, workers, substitute)
-    raise ValueError("image files need either a canvas (decoded once, held in memory) or a crop (read in every epoch)")
+    if canvas is not None and crop is not None:
+        raise ValueError("both a canvas and a crop are given; a canvas holds images whole, a crop reads them anew")
+    if canvas is not None and canvas < 1:
+        raise ValueError(f"the canvas is {canvas} pixels; wanted at least 1")
 
 
-def _unreadable(data: Resident | Streaming) -> dict[int, str]:
-    if isinstance(data, Streaming):
-        return data.unreadable
-    return data.source.unreadable if isinstance(data.source, Squeezed) else {}
+def _given(crop: Crop | None) -> Crop:
+    if crop is None:
+        raise ValueError("image files need a canvas (decoded once, held in memory) or a crop (read in every epoch)")
+    return crop

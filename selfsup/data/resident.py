@@ -1,6 +1,7 @@
 """Data sets that are held whole, as uint8, where the training is: on the device when they fit there."""
 
 import os
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,28 +31,9 @@ class Squeezed(ArraySource):
 
     def __init__(self, source: Source, canvas: int) -> None:
         _check_memory(len(source), canvas)
-        images = torch.zeros(len(source), 3, canvas, canvas, dtype=torch.uint8)
-        sizes = torch.zeros(len(source), 2, dtype=torch.int64)
-        unreadable: dict[int, str] = {}
-
-        def fill(index: int) -> None:
-            try:
-                image, size = source.load_for_canvas(index, canvas)
-            except UnreadableImage as error:
-                unreadable[index] = error.reason
-                return
-            square = image.resize((canvas, canvas), Image.Resampling.BILINEAR)
-            images[index] = torch.from_numpy(np.array(square)).permute(2, 0, 1)
-            sizes[index] = torch.tensor(size)
-
-        # Threads suffice: Pillow decodes and resizes without holding the interpreter's lock.
-        with ThreadPoolExecutor(_cores()) as pool:
-            for _ in pool.map(fill, range(len(source))):
-                pass
+        images, self.sizes, self.unreadable = squeeze(source, torch.arange(len(source)), canvas)
         super().__init__(images, source.labels, source.classes)
         self.files = source
-        self.sizes = sizes
-        self.unreadable = dict(sorted(unreadable.items()))
         check_unreadable(source, self.unreadable)
         self.substitute = _next_readable(len(source), self.unreadable)
 
@@ -62,26 +44,95 @@ class Squeezed(ArraySource):
         raise TypeError("select from the files before they are squeezed: substitutes are numbered in the whole")
 
 
-class Resident:
-    """An array of images, on the device if it fits in half of what is free there, else in pinned memory."""
+def squeeze(source: Source, rows: Tensor, canvas: int) -> tuple[Tensor, Tensor, dict[int, str]]:
+    """Decode the images of `rows`, (B,) int64, and squeeze them to canvas x canvas.
 
-    def __init__(self, source: ArraySource, device: torch.device) -> None:
+    Returns:
+        (B, 3, canvas, canvas) uint8, (B, 2) int64 original heights and widths, and number -> reason of the unreadable
+        ones, in order, whose rows are black.
+    """
+    images = torch.zeros(len(rows), 3, canvas, canvas, dtype=torch.uint8)
+    sizes = torch.zeros(len(rows), 2, dtype=torch.int64)
+    unreadable: dict[int, str] = {}
+
+    def fill(row: int, index: int) -> None:
+        try:
+            image, size = source.load_for_canvas(index, canvas)
+        except UnreadableImage as error:
+            unreadable[index] = error.reason
+            return
+        square = image.resize((canvas, canvas), Image.Resampling.BILINEAR)
+        images[row] = torch.from_numpy(np.array(square)).permute(2, 0, 1)
+        sizes[row] = torch.tensor(size)
+
+    # Threads suffice: Pillow decodes and resizes without holding the interpreter's lock.
+    with ThreadPoolExecutor(_cores()) as pool:
+        for _ in pool.map(fill, range(len(rows)), rows.tolist()):
+            pass
+    return images, sizes, dict(sorted(unreadable.items()))
+
+
+class Resident:
+    """Batches of an array of images, which is on the device if it fits in half of what is free there.
+
+    Else it is in pinned memory.
+
+    Args:
+        source: the images.
+        device: where the batches are wanted.
+        substitute: replace an unreadable image by the next readable one, with its label and position; else leave it
+            out.
+    """
+
+    def __init__(self, source: ArraySource, device: torch.device, substitute: bool) -> None:
         self.source = source
         self.device = device
+        self.substitute = substitute
         self.images = _place(source.images, device)
         self.labels = source.labels.to(device)
-        self.sizes = source.sizes.to(device) if isinstance(source, Squeezed) else None
 
-    def batch(self, rows: Tensor) -> Batch:
-        """The images of `rows`, (B,) int64 on the CPU, as a batch on the device."""
-        where = _upload(rows, self.device)
+    @property
+    def unreadable(self) -> dict[int, str]:
+        return self.source.unreadable if isinstance(self.source, Squeezed) else {}
+
+    def batches(self, keys: Iterable[tuple[int, Tensor]]) -> Iterator[Batch]:
+        """A batch for each (epoch, rows): images and labels on the device, the rest on the CPU."""
+        for _, rows in keys:
+            sizes = None
+            if isinstance(self.source, Squeezed):
+                found = self.source.substitute[rows]
+                rows = found if self.substitute else rows[found == rows]
+                sizes = self.source.sizes[rows]
+            if len(rows):
+                where = _upload(rows, self.device)
+                yield Batch(self._images(rows, where), self.labels.index_select(0, where), rows, sizes)
+
+    def _images(self, rows: Tensor, where: Tensor) -> Tensor:
         if self.images.device.type == self.device.type:
-            images = self.images.index_select(0, where)
-        else:
-            buffer = torch.empty(len(rows), *self.images.shape[1:], dtype=torch.uint8, pin_memory=True)
-            images = torch.index_select(self.images, 0, rows, out=buffer).to(self.device, non_blocking=True)
-        sizes = None if self.sizes is None else self.sizes.index_select(0, where)
-        return Batch(images, self.labels.index_select(0, where), where, sizes)
+            return self.images.index_select(0, where)
+        buffer = torch.empty(len(rows), *self.images.shape[1:], dtype=torch.uint8, pin_memory=True)
+        return torch.index_select(self.images, 0, rows, out=buffer).to(self.device, non_blocking=True)
+
+
+class Passing:
+    """Batches of image files that are squeezed to a canvas and not kept: for reading each once."""
+
+    def __init__(self, source: Source, device: torch.device, canvas: int) -> None:
+        self.source = source
+        self.device = device
+        self.canvas = canvas
+        self.unreadable: dict[int, str] = {}
+
+    def batches(self, keys: Iterable[tuple[int, Tensor]]) -> Iterator[Batch]:
+        """A batch of the readable images for each (epoch, rows). Raises TooManyUnreadable."""
+        for _, rows in keys:
+            images, sizes, unreadable = squeeze(self.source, rows, self.canvas)
+            self.unreadable |= unreadable
+            check_unreadable(self.source, self.unreadable)
+            good = torch.tensor([index not in unreadable for index in rows.tolist()])
+            if good.any():
+                rows = rows[good]
+                yield Batch(images[good].to(self.device), self.source.labels[rows].to(self.device), rows, sizes[good])
 
 
 def _place(images: Tensor, device: torch.device) -> Tensor:
@@ -104,8 +155,6 @@ def _next_readable(length: int, unreadable: dict[int, str]) -> Tensor:
 
 
 def _check_memory(count: int, canvas: int) -> None:
-    if canvas < 1:
-        raise ValueError(f"the canvas is {canvas} pixels; wanted at least 1")
     needed = count * 3 * canvas * canvas * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     free = _free_memory()
     if needed > free:

@@ -93,13 +93,13 @@ class Streaming:
         return self.rows.unreadable
 
     def batches(self, keys: Sequence[tuple[int, Tensor]]) -> Iterator[Batch]:
-        """A batch on the device for each (epoch, rows), in order. Raises TooManyUnreadable."""
+        """A batch for each (epoch, rows), in order; indices stay on the CPU. Raises TooManyUnreadable."""
         for item in self._loader(keys):
             self.unreadable.update(item.met)
             check_unreadable(self.rows.source, self.unreadable)
             if len(item.indices):
                 images = tuple(self._move(view) for view in item.images)
-                yield Batch(images, self._move(item.labels), self._move(item.indices))
+                yield Batch(images, self._move(item.labels), torch.as_tensor(item.indices))
 
     def _move(self, values: Any) -> Tensor:
         return torch.as_tensor(values).to(self.device, non_blocking=True)

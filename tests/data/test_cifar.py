@@ -1,0 +1,188 @@
+import io
+import json
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torchvision
+from PIL import Image
+
+from selfsup.data import cifar
+from selfsup.data.sources import open_source
+
+RANDOM = np.random.default_rng(0)
+PIXELS = {name: RANDOM.integers(0, 256, (10, 3072), dtype=np.uint8) for name in ["1", "2", "3", "4", "5", "test"]}
+TEN = [f"class {number}" for number in range(10)]
+
+
+def old_pickle(pixels: np.ndarray, labels: list[int], key: str = "labels") -> bytes:
+    """A batch as Python 2 pickled it: strings are bytes, and the array is rebuilt through numpy's old module."""
+
+    def text(value: str) -> bytes:
+        return b"U" + bytes([len(value)]) + value.encode()
+
+    rows, columns = pixels.shape
+    shape = b"K" + bytes([rows]) + b"M" + columns.to_bytes(2, "little") + b"\x86"
+    dtype = (
+        b"cnumpy\ndtype\n("
+        + text("u1")
+        + b"K\x00K\x01tR(K\x03"
+        + text("|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    )
+    raw = b"T" + (rows * columns).to_bytes(4, "little") + pixels.tobytes()
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85" + text("b") + b"tR"
+    state = b"(K\x01" + shape + dtype + b"\x89" + raw + b"tb"
+    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    return b"\x80\x02}(" + text("data") + array + state + text(key) + numbers + b"u."
+
+
+def published(folder, write=old_pickle):
+    """CIFAR-10 of 10 images a batch, in the layout of the archive."""
+    place = folder / "cifar-10-batches-py"
+    place.mkdir(parents=True)
+    for name, pixels in PIXELS.items():
+        file = "test_batch" if name == "test" else f"data_batch_{name}"
+        (place / file).write_bytes(write(pixels, list(range(10))))
+    (place / "batches.meta").write_bytes(pickle.dumps({"label_names": TEN}, protocol=2))
+    return place
+
+
+def new_pickle(pixels, labels):
+    return pickle.dumps({"data": pixels, "labels": labels}, protocol=4)
+
+
+@pytest.mark.parametrize("write", [old_pickle, new_pickle])
+@pytest.mark.parametrize("inside", [False, True])
+def test_pickled_batches_are_read_as_torchvision_reads_them(tmp_path, write, inside, monkeypatch):
+    place = published(tmp_path, write)
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda path, md5: True)
+    for split in ("train", "test"):
+        source = open_source(str(place if inside else tmp_path), split)
+        wanted = torchvision.datasets.CIFAR10(str(tmp_path), train=split == "train")
+        assert source.labels.tolist() == wanted.targets
+        assert list(source.classes) == wanted.classes
+        np.testing.assert_array_equal(source.images.permute(0, 2, 3, 1).numpy(), wanted.data)
+
+
+def test_binary_batches_equal_pickled_ones(tmp_path):
+    published(tmp_path / "pickled")
+    place = tmp_path / "binary" / "cifar-10-batches-bin"
+    place.mkdir(parents=True)
+    for name, pixels in PIXELS.items():
+        file = "test_batch.bin" if name == "test" else f"data_batch_{name}.bin"
+        (place / file).write_bytes(np.insert(pixels, 0, np.arange(10), axis=1).tobytes())
+    (place / "batches.meta.txt").write_text("\n".join(name.replace(" ", "_") for name in TEN) + "\n\n")
+    ours, wanted = cifar.read_cifar(tmp_path / "binary"), cifar.read_cifar(tmp_path / "pickled")
+    for key in ("x_train", "y_train", "x_test", "y_test"):
+        np.testing.assert_array_equal(ours[key], wanted[key])
+    assert len(ours["classes"]) == 10
+
+
+def test_cifar_100_takes_the_fine_labels_of_both_layouts(tmp_path):
+    python, binary = tmp_path / "cifar-100-python", tmp_path / "other" / "cifar-100-binary"
+    python.mkdir()
+    binary.mkdir(parents=True)
+    fine = [90 - number for number in range(10)]
+    for part, pixels in (("train", PIXELS["1"]), ("test", PIXELS["test"])):
+        (python / part).write_bytes(old_pickle(pixels, fine, "fine_labels"))
+        rows = np.concatenate([np.full((10, 1), 3), np.array(fine)[:, None], pixels], axis=1).astype(np.uint8)
+        (binary / f"{part}.bin").write_bytes(rows.tobytes())
+    names = [f"n{number}" for number in range(100)]
+    (python / "meta").write_bytes(pickle.dumps({"fine_label_names": names, "coarse_label_names": ["c"] * 20}))
+    (binary / "fine_label_names.txt").write_text("\n".join(names))
+    for root in (tmp_path, tmp_path / "other"):
+        source = open_source(str(root), "test")
+        assert source.labels.tolist() == fine
+        assert source.classes == tuple(names)
+        np.testing.assert_array_equal(source.images.flatten(1).numpy(), PIXELS["test"])
+
+
+class Trap:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("hostile", ["call", "builtin", "array"])
+def test_a_hostile_pickle_runs_nothing(tmp_path, hostile):
+    place = published(tmp_path)
+    sprung = tmp_path / "sprung"
+    content = {
+        "call": pickle.dumps({b"data": Trap(sprung), b"labels": []}),
+        "builtin": b"\x80\x02cbuiltins\nexec\nU\x0ex = 1; import os\x85R.",
+        "array": pickle.dumps({b"data": np.array([Trap(sprung)], dtype=object), b"labels": [0]}),
+    }[hostile]
+    (place / "data_batch_1").write_bytes(content)
+    with pytest.raises(ValueError, match=r"data_batch_1 is not a CIFAR batch: .*which a CIFAR batch does not need"):
+        open_source(str(tmp_path))
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02", b"text", old_pickle(PIXELS["1"], [0] * 9), pickle.dumps([1])])
+def test_a_damaged_batch_is_refused_by_name(tmp_path, content):
+    (published(tmp_path) / "data_batch_1").write_bytes(content)
+    with pytest.raises(ValueError, match=r"data_batch_1 is not a CIFAR batch"):
+        open_source(str(tmp_path))
+
+
+def mosaic(seed: int) -> tuple[bytes, np.ndarray]:
+    """2500 images in a lossless mosaic, and the images; all pixels of an image differ a little."""
+    colours = np.random.default_rng(seed).integers(0, 200, (2500, 1, 1, 3), dtype=np.uint8)
+    images = colours + np.arange(32, dtype=np.uint8)[:, None, None] + np.arange(0, 64, 2, dtype=np.uint8)[:, None] // 4
+    tiles = images.reshape(50, 50, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(1600, 1600, 3)
+    buffer = io.BytesIO()
+    Image.fromarray(tiles).save(buffer, "WEBP", lossless=True, method=0, quality=0)
+    return buffer.getvalue(), images
+
+
+def write_packs(folder, monkeypatch) -> dict[str, np.ndarray]:
+    """Packs as the real ones, of one mosaic each for either half of the training part and for the test part."""
+    monkeypatch.setattr(cifar, "CIFAR10_COUNTS", {"train": 5000, "test": 2500})
+    parts = [mosaic(seed) for seed in range(3)]
+    labels = [np.random.default_rng(seed).integers(0, 10, 2500, dtype=np.uint8) for seed in range(3)]
+    for pack, members in (("a", {"train_00000": 0}), ("b", {"test_00000": 2, "train_30000": 1})):
+        with zipfile.ZipFile(folder / f"cifar10_{pack}.zip", "w") as archive:
+            archive.writestr("classes.json", json.dumps(TEN))
+            for name, number in members.items():
+                archive.writestr(f"{name}.webp", parts[number][0])
+                archive.writestr(f"{name}_labels.npy", npy(labels[number]))
+    return {
+        "x_train": np.concatenate([parts[0][1], parts[1][1]]),
+        "y_train": np.concatenate(labels[:2]),
+        "x_test": parts[2][1],
+        "y_test": labels[2],
+    }
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def test_packs_are_read_in_the_order_of_their_numbers(tmp_path, monkeypatch):
+    wanted = write_packs(tmp_path, monkeypatch)
+    arrays = cifar.read_cifar10_packs(tmp_path)
+    for key, value in wanted.items():
+        np.testing.assert_array_equal(arrays[key], value)
+    assert arrays["classes"].tolist() == TEN
+    assert cifar.cifar_digest(arrays) == cifar.cifar_digest(wanted)
+    arrays["x_test"][-1, 31, 31, 2] ^= 1
+    assert cifar.cifar_digest(arrays) != cifar.cifar_digest(wanted)
+
+
+def test_a_missing_pack_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"cifar10_a\.zip is missing"):
+        cifar.read_cifar10_packs(tmp_path)
+
+
+def test_an_incomplete_pack_is_refused(tmp_path, monkeypatch):
+    write_packs(tmp_path, monkeypatch)
+    monkeypatch.setattr(cifar, "CIFAR10_COUNTS", {"train": 50_000, "test": 10_000})
+    with pytest.raises(ValueError, match="packs hold 5000 train images, wanted 50000"):
+        cifar.read_cifar10_packs(tmp_path)
