@@ -1,6 +1,7 @@
 """The commands. torch is imported inside them only, so that help answers at once."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +26,15 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_USAGE, end="")
         return
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:
+        from selfsup.launch import start_missing_processes
+
+        start_missing_processes(arguments)
     try:
         command = _command(arguments[0])
         sys.exit(command(arguments[1:]))
     except (ValueError, OSError) as error:
-        if not _meant_for_user(error):
+        if not _meant_for_user(error) or os.environ.get("SELFSUP_TRACEBACK"):
             raise
         print(f"selfsup: {error}", file=sys.stderr)
         sys.exit(2)

@@ -210,11 +210,12 @@ def result_relevant(config: Any) -> Any:
     return config
 
 
+
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """Which images. Everything that reads images shares these fields."""
 
-    root: str = ""  # a folder, a .zip, .npz or .npy file, or "shapes" for the generated data set
+    root: str = execution("")  # a folder, a .zip, .npz or .npy file, or "shapes" for the generated data set
     labels: Literal["auto", "none"] = "auto"  # auto: from the folders or the file, where they are there
     limit: int | None = None  # this many images, drawn once; None: all
     canvas: int | None = None  # decode each image once, to this size; None: at full resolution for every view

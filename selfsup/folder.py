@@ -31,14 +31,16 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.encoder = path / "encoder.safetensors"
 
-    def claim(self, config: Any, device: torch.device) -> None:
-        """Make the folder for this configuration, or make sure that it is the one it was made for.
+    def claim(self, config: Any, data: dict[str, Any], device: torch.device) -> None:
+        """Make the folder for this configuration and these data, or make sure that it was made for them.
+
+        Where the data lie may change; what they are, as `data` tells, may not.
 
         Raises:
             ValueError: the folder holds a run of another configuration (what differs is listed), or something else.
             StorageError: the folder cannot be written.
         """
-        saved, relevant = self.path / "config.json", result_relevant(config)
+        saved, relevant = self.path / "config.json", result_relevant(config) | {"images": data}
         if saved.is_file():
             old = _read_json(saved)
             changed = differences(old.get("result", {}), relevant)
@@ -50,6 +52,7 @@ class RunFolder:
                 )
         elif self.path.exists() and any(self.path.iterdir()):
             raise ValueError(f"folder {self.path} is not empty and holds no run; give another --folder")
+        distributed.barrier()  # every process has looked before the first one writes
         if distributed.rank() == 0:
             self._write(config, relevant, device)
         distributed.barrier()

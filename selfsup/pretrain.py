@@ -1,5 +1,6 @@
 """A pretraining run: its configuration, and the function that carries it out."""
 
+import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def pretrain(run: Run) -> dict[str, Any]:
     views = Views(run.augment, run.seed)
     loader = make_loader(run, run.data, source, views, accelerator)
     method = build_method(run, source)
-    folder.claim(run, accelerator.device)
+    folder.claim(run, fingerprint(source), accelerator.device)
     if distributed.rank() == 0:
         message(f"{len(source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
     figures: dict[str, float] = {}
@@ -91,6 +92,16 @@ def pretrain(run: Run) -> dict[str, Any]:
     if outcome.finished:
         result["encoder_sha256"] = export(run, method, folder, outcome)
     return result
+
+
+def fingerprint(source: Source) -> dict[str, Any]:
+    """What tells one data set from another, wherever it lies: its size, its labels, names of a few images."""
+    places = sorted({0, len(source) // 2, len(source) - 1})
+    return {
+        "count": len(source),
+        "labels_sha256": hashlib.sha256(source.labels.numpy().tobytes()).hexdigest()[:16],
+        "names": [Path(source.name(place)).name for place in places],
+    }
 
 
 def data_of(folder: RunFolder) -> Data:

@@ -5,9 +5,12 @@ waits for the device. Samples that share an operation should lie next to each ot
 is a slice of the planes, and no pixel is gathered or masked.
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 
+from selfsup.augment.geometry import send
 from selfsup.augment.parameters import CONTRAST, HUE, SATURATION, Parameters
 
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
@@ -24,13 +27,13 @@ def processing_order(parameters: Parameters) -> Tensor:
 
 def runs(chosen: Tensor) -> list[slice]:
     """The runs of neighbours that are True in (B,) bool on the CPU."""
-    edges = torch.nonzero(torch.diff(chosen.int(), prepend=torch.zeros(1), append=torch.zeros(1)))[:, 0].tolist()
-    return [slice(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def send(values: Tensor, device: torch.device) -> Tensor:
-    """A small tensor from the CPU to a device, without waiting for what the device is doing."""
-    return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
+    found, start = [], 0
+    for value, neighbours in itertools.groupby(chosen.tolist()):
+        stop = start + sum(1 for _ in neighbours)
+        if value:
+            found.append(slice(start, stop))
+        start = stop
+    return found
 
 
 def hue_place(order: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ two batched matrix products. Pictures are held as planes, (3, B, H, W): each col
 which is what both the matrix products and the element-wise colour operations run fastest on.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -18,7 +19,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 Border = Literal["reflect", "zero"]
 
 _RESAMPLING = {"bilinear": PIL.Image.Resampling.BILINEAR, "bicubic": PIL.Image.Resampling.BICUBIC}
-_BLUR_BLOCK = 56  # rows of the view that one blur matrix makes
+_BLOCK = 56  # new rows or columns that one banded matrix makes
 
 
 def resized_crop(
@@ -33,8 +34,8 @@ def resized_crop(
 
     Args:
         images: (B, 3, H, W) uint8 or floating point.
-        boxes: (B, 4) top, left, height, width in pixels of the original image.
-        flip: (B,) bool, reverse the columns of the result.
+        boxes: (B, 4) top, left, height, width in pixels of the original image, on the CPU.
+        flip: (B,) bool, reverse the columns of the result, on the CPU.
         size: S, side of the result.
         interpolation: "bilinear" (triangle) or "bicubic" (Keys 1981, a = -1/2).
         sizes: (B, 2) original height and width where each image was squeezed to H x W; None where it was not.
@@ -64,8 +65,8 @@ def crop_planes(
 
     Args:
         images: (B, 3, H, W).
-        boxes: (B, 4) float32 top, left, height, width in pixels of `images`, on their device.
-        flip: (B,) bool.
+        boxes: (B, 4) float32 top, left, height, width in pixels of `images`, on the CPU.
+        flip: (B,) bool, on the CPU.
         size: S.
         interpolation: "bilinear" or "bicubic".
         inside: count only pixels of the box, as if it were cut out before it is resized. Otherwise the pixels around
@@ -76,9 +77,27 @@ def crop_planes(
     """
     height, width = images.shape[-2:]
     top, left, tall, broad = boxes.unbind(1)
+    upright = torch.zeros_like(flip)
+    row_bands = _bands(top, tall, upright, size, height, interpolation)
+    column_bands = _bands(left, broad, flip, size, width, interpolation)
+    top, left, tall, broad = send(boxes, images.device).unbind(1)
     rows = _resize_matrix(top, tall, None, size, height, interpolation, inside)  # (B, S, H)
-    columns = _resize_matrix(left, broad, flip, size, width, interpolation, inside)  # (B, S, W)
-    return apply_matrices(to_planes(images), rows, columns)
+    columns = _resize_matrix(left, broad, send(flip, images.device), size, width, interpolation, inside)  # (B, S, W)
+
+    planes = to_planes(images)
+    half = planes.new_empty(3, len(images), height, size)
+    result = planes.new_empty(3, len(images), size, size)
+    for source, between, out in zip(planes, half, result, strict=True):
+        for new, old in column_bands:
+            torch.bmm(source[:, :, old], columns[:, new, old].transpose(1, 2), out=between[:, :, new])
+        for new, old in row_bands:
+            torch.bmm(rows[:, new, old], between[:, old], out=out[:, new])
+    return result
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """A small tensor from the CPU to a device, without waiting for what the device is doing."""
+    return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
 
 
 def to_planes(images: Tensor) -> Tensor:
@@ -87,12 +106,27 @@ def to_planes(images: Tensor) -> Tensor:
     return planes.copy_(images.transpose(0, 1))
 
 
-def apply_matrices(planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """rows @ plane @ columns^T: (3, B, H, W), (B, S, H), (B, T, W) -> (3, B, S, T)."""
-    result = planes.new_empty(3, len(rows), rows.shape[1], columns.shape[1])
-    for plane, out in zip(planes, result, strict=True):
-        torch.bmm(rows, torch.bmm(plane, columns.transpose(1, 2)), out=out)
-    return result
+def _bands(
+    start: Tensor, length: Tensor, flip: Tensor, size: int, extent: int, interpolation: Interpolation
+) -> list[tuple[slice, slice]]:
+    """Blocks of new pixels, each with the old pixels that have a weight in them, of an axis of one sample.
+
+    Their matrix is a band about the diagonal, so small products do what one large one would, with a third of its work.
+    The bands of several samples lie in several places: all pixels are then one block.
+    """
+    if len(start) > 1:
+        return [(slice(0, size), slice(0, extent))]
+    begin, scale = start.item(), length.item() / size
+    reach = (1 if interpolation == "bilinear" else 2) * max(scale, 1.0) + 1
+    bands = []
+    for first in range(0, size, _BLOCK):
+        last = min(first + _BLOCK, size)
+        low, high = (size - last, size - first) if flip.item() else (first, last)
+        old = slice(
+            max(0, math.floor(begin + low * scale - reach)), min(extent, math.ceil(begin + high * scale + reach))
+        )
+        bands.append((slice(first, last), old))
+    return bands
 
 
 def _resize_matrix(
@@ -124,13 +158,20 @@ def _resize_matrix(
 
 
 def _triangle(distance: Tensor) -> Tensor:
+    """max(1 - d, 0), in place."""
     return distance.neg_().add_(1.0).clamp_(min=0.0)
 
 
 def _keys(distance: Tensor) -> Tensor:
-    """Cubic convolution with a = -1/2 (Keys 1981, eq. 15). Both pieces vanish at their ends, so they simply add."""
-    near, far = distance.clamp(max=1.0), distance.clamp(min=1.0, max=2.0)
-    return (1.5 * near - 2.5) * near * near + 1.0 + ((2.5 - 0.5 * far) * far - 4.0) * far + 2.0
+    """Cubic convolution with a = -1/2 (Keys 1981, eq. 15), 0 from 2 on, in place.
+
+    Without a case for each piece: t^2 (t - 1) / 2 + s^2 (1 - 2 s), with t = max(2 - d, 0) and s = max(1 - d, 0).
+    """
+    t = distance.neg_().add_(2.0).clamp_(min=0.0)
+    s = t - 1.0
+    outer = t.mul_(t).mul_(s)
+    s.clamp_(min=0.0)
+    return s.mul(-2.0).add_(1.0).mul_(s).mul_(s).add_(outer, alpha=0.5)
 
 
 def blur_planes(planes: Tensor, sigma: Tensor, kernel_size: int, border: Border) -> Tensor:
@@ -150,28 +191,28 @@ def blur_planes(planes: Tensor, sigma: Tensor, kernel_size: int, border: Border)
     taps = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
     taps = taps / taps.sum(dim=1, keepdim=True)  # (B, taps)
     # A block of rows and the rows around it always meet the same band of taps: one small matrix serves all blocks.
-    diagonal = torch.arange(_BLUR_BLOCK + 2 * radius, device=planes.device) - torch.arange(
-        _BLUR_BLOCK, device=planes.device
+    diagonal = torch.arange(_BLOCK + 2 * radius, device=planes.device) - torch.arange(
+        _BLOCK, device=planes.device
     ).unsqueeze(1)
     inside = (diagonal >= 0) & (diagonal < kernel_size)
     band = taps[:, diagonal.clamp(0, kernel_size - 1)] * inside  # (B, block, block + 2 radius)
 
     mode = "reflect" if border == "reflect" else "constant"
     _, _, height, width = planes.shape
-    padded = F.pad(planes, (0, 0, radius, radius), mode=mode)
     result = torch.empty_like(planes)
-    for start in range(0, height, _BLUR_BLOCK):
-        count = min(_BLUR_BLOCK, height - start)
-        for source, out in zip(padded, result, strict=True):
-            out[:, start : start + count] = torch.bmm(
-                band[:, :count, : count + 2 * radius], source[:, start : start + count + 2 * radius]
-            )
+    padded = F.pad(planes, (0, 0, radius, radius), mode=mode)
+    for source, out in zip(padded, result, strict=True):
+        for start in range(0, height, _BLOCK):
+            new, old = slice(start, start + _BLOCK), slice(start, start + _BLOCK + 2 * radius)
+            count = min(_BLOCK, height - start)
+            torch.bmm(band[:, :count, : count + 2 * radius], source[:, old], out=out[:, new])
     padded = F.pad(result, (radius, radius, 0, 0), mode=mode)
-    for start in range(0, width, _BLUR_BLOCK):
-        count = min(_BLUR_BLOCK, width - start)
-        across = band[:, :count, : count + 2 * radius].transpose(1, 2)
-        for source, out in zip(padded, result, strict=True):
-            out[:, :, start : start + count] = torch.bmm(source[:, :, start : start + count + 2 * radius], across)
+    for source, out in zip(padded, result, strict=True):
+        for start in range(0, width, _BLOCK):
+            new, old = slice(start, start + _BLOCK), slice(start, start + _BLOCK + 2 * radius)
+            count = min(_BLOCK, width - start)
+            across = band[:, :count, : count + 2 * radius].transpose(1, 2)
+            torch.bmm(source[:, :, old], across, out=out[:, :, new])
     return result
 
 

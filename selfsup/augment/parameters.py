@@ -115,8 +115,8 @@ class Parameters(NamedTuple):
     solarize: Tensor  # (B,) bool
     sigma: Tensor  # (B,) float32, width of the blur in pixels of the view
 
-    def select(self, samples: Tensor) -> "Parameters":
-        """Those of the given samples, (n,) int64 positions in the batch."""
+    def select(self, samples: Tensor | slice) -> "Parameters":
+        """Those of the given samples, (n,) int64 positions in the batch or a range of them."""
         return Parameters(*(values[samples] for values in self))
 
 

@@ -19,7 +19,7 @@ from selfsup.folder import RunFolder
 from selfsup.methods.base import Method, Step
 from selfsup.models.resnet import ResNet
 from selfsup.optim import SGD
-from selfsup.pretrain import make_loader
+from selfsup.pretrain import fingerprint, make_loader
 from selfsup.randomness import Stream, permutation
 from selfsup.schedules import Cosine, Steps
 from selfsup.stages.embed import Features, extract
@@ -257,7 +257,7 @@ def _with_augmentation(
     torch.manual_seed(settings.seed)
     num_classes = int(train.labels.max()) + 1
     method = LinearProbe(exported.encoder, num_classes, settings.initial_std)
-    folder.claim(settings, accelerator.device)
+    folder.claim(settings, fingerprint(train) | {"encoder": exported.sha256}, accelerator.device)
 
     def evaluate() -> dict[str, float]:
         judged = extract(

@@ -1,0 +1,150 @@
+"""Checkpoints: whole or not there, verified, never executed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from selfsup import checkpoint
+from selfsup.checkpoint import DamagedFile, StorageError, load, load_newest, save, steps
+
+
+def tensors(seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(3, 4, 2, 2, generator=generator).to(memory_format=torch.channels_last)
+    return {"method": {"w": weights, "n": torch.tensor(7)}, "optimizer": {"w/momentum_buffer": weights * 2}}
+
+
+def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    path = save(tmp_path, 12, tensors(), {"scaler": {"scale": 0.1}})
+    assert path.name == "step_00000012"
+    found = load(path)
+    assert found.step == 12
+    assert found.state == {"scaler": {"scale": 0.1}}
+    for group, expected in tensors().items():
+        for name, value in expected.items():
+            assert torch.equal(found.tensors[group][name], value)
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 100_000_000, 3):
+        save(tmp_path, step, tensors(), {}, keep=2)
+    assert steps(tmp_path) == [3, 100_000_000]
+
+
+def test_every_truncation_and_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    whole = save(tmp_path / "whole", 1, tensors(), {})
+    for name in sorted(os.listdir(whole)):
+        content = (whole / name).read_bytes()
+        for number in range(64):
+            place = number * (len(content) - 1) // 63
+            for damaged in (content[:place], content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]):
+                copy = tmp_path / "copy"
+                shutil.copytree(whole, copy)
+                (copy / name).write_bytes(damaged)
+                try:
+                    found = load(copy)
+                except (DamagedFile, ValueError):
+                    continue
+                finally:
+                    shutil.rmtree(copy)
+                # A bit of the manifest's own white space may change without a change of meaning.
+                assert name == "manifest.json"
+                assert torch.equal(found.tensors["method"]["w"], tensors()["method"]["w"])
+
+
+def test_a_damaged_newest_falls_back_and_is_named(tmp_path: Path) -> None:
+    save(tmp_path, 1, tensors(1), {})
+    newest = save(tmp_path, 2, tensors(2), {})
+    (newest / "method.safetensors").write_bytes(b"")
+    found, damage = load_newest(tmp_path)
+    assert found is not None
+    assert found.step == 1
+    assert "step_00000002/method.safetensors" in damage[0]
+    (found.path / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="every checkpoint in"):
+        load_newest(tmp_path)
+
+
+def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
+    assert load_newest(tmp_path / "absent") == (None, [])
+
+
+def test_no_room_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1, tensors(), {})
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(StorageError, match=r"step_00000002: \d+ bytes needed, 1000 free"):
+        save(tmp_path, 2, tensors(), {})
+    assert steps(tmp_path) == [1]
+
+
+def test_an_error_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
+    """A real limit on file size makes the operating system refuse in the middle of a file."""
+    save(tmp_path, 1, {"method": {"w": torch.zeros(10)}}, {})
+    program = (
+        "import resource, signal, sys, torch\nfrom pathlib import Path\nfrom selfsup.checkpoint import save\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n    save(Path(sys.argv[1]), 2, {'method': {'w': torch.zeros(100_000)}}, {})\n"
+        "except OSError as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert "step_00000002" in done.stdout
+    assert "bytes needed" in done.stdout
+    assert os.listdir(tmp_path) == ["step_00000001"]
+    load(tmp_path / "step_00000001")
+
+
+_KILLED = """
+import os, sys, torch
+from pathlib import Path
+from selfsup import checkpoint
+point, count = sys.argv[2], 0
+def hook(event, arguments):
+    global count
+    if event == point:
+        count += 1
+        if count == int(sys.argv[3]):
+            os.kill(os.getpid(), 9)
+folder = Path(sys.argv[1])
+checkpoint.save(folder, 1, {"method": {"w": torch.ones(1000)}}, {}, keep=1)
+sys.addaudithook(hook)
+checkpoint.save(folder, 2, {"method": {"w": torch.full((1000,), 2.0)}}, {}, keep=1)
+print("done")
+"""
+
+
+@pytest.mark.parametrize(("point", "number"), [("open", 1), ("open", 3), ("os.rename", 1), ("shutil.rmtree", 1), ("os.remove", 1)])
+def test_a_kill_at_any_point_of_saving_leaves_a_whole_checkpoint(tmp_path: Path, point: str, number: int) -> None:
+    arguments = [sys.executable, "-c", _KILLED, str(tmp_path), point, str(number)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    found, _ = load_newest(tmp_path)
+    assert found is not None
+    assert torch.equal(found.tensors["method"]["w"], torch.full((1000,), float(found.step)))
+    checkpoint.clean(tmp_path)
+    assert all(name.startswith("step_") for name in os.listdir(tmp_path))
+
+
+def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
+    path = save(tmp_path, 1, tensors(), {})
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"]["../../secret"] = {"size": 1, "sha256": "0"}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DamagedFile, match="step_00000001/secret"):
+        load(path)
+
+
+def test_a_pickle_is_not_read(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(3)}, tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        checkpoint.read_tensors(tmp_path / "weights.safetensors")

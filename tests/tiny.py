@@ -1,0 +1,41 @@
+"""Runs small enough for a test: a narrow ResNet on generated images."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from selfsup.augment import presets
+from selfsup.config import Data
+from selfsup.methods.base import Method
+from selfsup.methods.moco import MoCo
+from selfsup.methods.simclr import SimCLR
+from selfsup.models.heads import Head
+from selfsup.models.resnet import ResNet
+from selfsup.optim import SGD
+from selfsup.pretrain import Run
+from selfsup.schedules import Cosine
+
+METHODS: dict[str, Method.Config] = {
+    "simclr": SimCLR.Config(temperature=0.2, head=Head.Config(hidden_layers=1, output_dim=16, batch_norm="all")),
+    "moco": MoCo.Config(queue_size=40, momentum=0.9, output_dim=16, batch_norm_splits=2),
+}
+
+
+def tiny_run(folder: Path, method: str = "simclr", **changes: Any) -> Run:
+    """16 steps in 2 epochs over 128 shapes."""
+    run = Run(
+        name="tiny",
+        folder=str(folder),
+        method=METHODS[method],
+        encoder=ResNet.Config(depth="small", stem="small", width=0.25),
+        augment=presets.moco_cifar(size=16),
+        data=Data(root="shapes:128"),
+        optimizer=SGD.Config(learning_rate=0.1, weight_decay=1e-4),
+        schedule=Cosine(),
+        epochs=2,
+        batch_size=16,
+        evaluate_every=0,
+        workers=0,
+        device="cpu",
+    )
+    return replace(run, **changes)
