@@ -2,6 +2,7 @@ import pytest
 import torch
 from figures import assert_agree, golden
 from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfsup.losses.contrastive import info_nce, log_sum_exp, nt_xent, similarity, unit
 
@@ -56,6 +57,30 @@ def test_nt_xent_of_local_rows_averages_to_the_whole(tile):
     assert_agree(loss, whole, 1e-12)
     assert_agree(torch.stack([accuracy for _, accuracy in parts]).mean(), whole_accuracy, 1e-6)
     assert_agree(torch.autograd.grad(loss, hidden, retain_graph=True)[0], torch.autograd.grad(whole, hidden)[0], 1e-12)
+
+
+class Largest(TorchDispatchMode):
+    """The largest number of elements that any operation has returned."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = out if isinstance(out, (tuple, list)) else [out]
+        self.numel = max([self.numel, *(x.numel() for x in tensors if isinstance(x, torch.Tensor))])
+        return out
+
+
+def test_tiles_bound_the_memory_of_both_passes():
+    hidden = torch.randn(256, 4, requires_grad=True)
+    sizes = {}
+    for tile in (None, 16):
+        with Largest() as largest:
+            views = unit(hidden).chunk(2)
+            nt_xent(views, views, 0, 0.2, tile=tile)[0].backward()
+        sizes[tile] = largest.numel
+    assert sizes[None] == 128 * 256  # the scores of one view against both
+    assert sizes[16] == 256 * 4  # the embeddings themselves
 
 
 def test_tiled_gradient_numerically():

@@ -12,6 +12,8 @@ from selfsup.losses.contrastive import contrast_logits, info_nce, unit
 from selfsup.memory.ema import ema_update
 from selfsup.methods.base import Problem
 from selfsup.methods.moco import MoCo
+from selfsup.methods.simclr import SimCLR
+from selfsup.optim import LARS
 
 PROBLEM = Problem(num_images=1000, batch_size=16, seed=0)
 SMALL = MoCo.Config(queue_size=64, momentum=0.9, output_dim=8)
@@ -119,6 +121,38 @@ def test_forward_writes_nothing_but_batch_norm_statistics(symmetric, batch_norm)
         assert parameter.requires_grad != name.startswith("key_")
         assert (parameter.grad is not None) == parameter.requires_grad, name
     assert not any(tensor.requires_grad for tensor in (*step.update.values(), *step.metrics.values()))
+
+
+def test_only_the_encoders_run_in_half_precision():
+    method = SMALL.build(toy(True), PROBLEM)
+    seen = []
+    for module in (method.encoder.conv, method.key_encoder.conv):
+        module.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        step = method(*global_batch(0, 16))
+    assert seen == [torch.bfloat16] * 2
+    assert {step.loss.dtype, *(metric.dtype for metric in step.metrics.values())} == {torch.float32}
+    assert step.update["keys"].dtype == torch.float32
+    assert_agree(step.loss, SMALL.build(toy(True), PROBLEM)(*global_batch(0, 16)).loss, 0.2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("config", [SMALL, MoCo.Config(queue_size=64, symmetric=True), SimCLR.Config(tile=8)])
+def test_a_step_never_waits_for_the_device(config):
+    method = config.build(toy(True), PROBLEM).cuda()
+    optimizer = LARS.Config().build(method.named_parameters(), 16)
+    batches = [global_batch(step, 16) for step in range(3)]
+    on_device = [([view.cuda() for view in views], batch) for views, batch in batches]
+    try:
+        for step, (views, batch) in enumerate(on_device):
+            torch.cuda.set_sync_debug_mode("error" if step > 0 else "default")  # the first one starts libraries
+            with torch.autocast("cuda", torch.bfloat16):
+                out = method(views, batch)
+            out.loss.backward()
+            optimizer.step()
+            method.after_step(out.update, 0.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_older_keys_of_the_same_image_do_not_count():

@@ -20,6 +20,9 @@ def test_loss_is_over_one_batch_norm_of_both_views(reduction, tile):
     rows = unit(method.head(method.encoder(torch.cat(views)))).chunk(2)
     expected, accuracy = nt_xent(rows, rows, 0, 0.5, reduction)
     assert_agree(step.loss, expected, 1e-5)
+    weights = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    gradients = (torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)]) for loss in (step.loss, expected))
+    assert_agree(*gradients, 1e-5)
     assert step.metrics["accuracy"] == accuracy
     apart = [unit(method.head(method.encoder(view))) for view in views]
     assert (nt_xent(apart, apart, 0, 0.5, reduction)[0] - expected).abs() > 1e-4  # not one view at a time
