@@ -25,15 +25,19 @@ def processing_order(parameters: Parameters) -> Tensor:
     return torch.argsort(key, stable=True)
 
 
-def runs(chosen: Tensor) -> list[slice]:
-    """The runs of neighbours that are True in (B,) bool on the CPU."""
+def runs(values: Tensor) -> list[tuple[int, slice]]:
+    """The runs of equal neighbours in (B,) integers on the CPU: each value and where it stands."""
     found, start = [], 0
-    for value, neighbours in itertools.groupby(chosen.tolist()):
+    for value, neighbours in itertools.groupby(values.tolist()):
         stop = start + sum(1 for _ in neighbours)
-        if value:
-            found.append(slice(start, stop))
+        found.append((value, slice(start, stop)))
         start = stop
     return found
+
+
+def runs_of_true(chosen: Tensor) -> list[slice]:
+    """The runs of neighbours that are True in (B,) bool on the CPU."""
+    return [run for value, run in runs(chosen) if value]
 
 
 def hue_place(order: Tensor) -> Tensor:
@@ -52,19 +56,25 @@ def jitter_(planes: Tensor, factors: Tensor, order: Tensor) -> None:
         factors: (B, 4) float32 on the CPU: brightness, contrast, saturation, and the hue's shift in turns.
         order: (B, 4) int64 on the CPU: 0 brightness, 1 contrast, 2 saturation, 3 hue, in the order to apply them.
     """
-    place = hue_place(order)
-    kinds = order[order != HUE].view(-1, 3)  # (B, 3), what the blends are
-    factor = factors.gather(1, kinds)
-    of_mean, of_gray = (1 - factor) * (kinds == CONTRAST), (1 - factor) * (kinds == SATURATION)
-    uses_mean, uses_gray = (kinds == CONTRAST).any(dim=0).tolist(), (kinds == SATURATION).any(dim=0).tolist()
-    table = send(torch.stack([factor, of_mean, of_gray]).permute(0, 2, 1).contiguous(), planes.device)  # (3, slot, B)
+    hues = runs(hue_place(order))
+    kinds = order[order != HUE].view(-1, 3).T  # (3, B), what the blends are
+    kept = factors.T.gather(0, kinds)
+    table = torch.stack([kept, (1 - kept) * (kinds == CONTRAST), (1 - kept) * (kinds == SATURATION)], dim=1)
+    present = [set(slot) for slot in kinds.tolist()]
+    table = send(table, planes.device)[..., None, None]  # (slot, coefficient, B, 1, 1)
     turns = send(factors[:, HUE].contiguous(), planes.device)
     for slot in range(4):
-        for run in runs(place == slot):
-            hue_(planes[:, run], turns[run])
+        for place, run in hues:
+            if place == slot:
+                hue_(planes[:, run], turns[run])
         if slot < 3:
-            kept, mean, gray = table[:, slot, :, None, None]  # (B, 1, 1) each
-            _blend_(planes, kept, mean if uses_mean[slot] else None, gray if uses_gray[slot] else None)
+            kept, of_mean, of_gray = table[slot]
+            _blend_(
+                planes,
+                kept,
+                of_mean if CONTRAST in present[slot] else None,
+                of_gray if SATURATION in present[slot] else None,
+            )
 
 
 def _blend_(planes: Tensor, kept: Tensor, of_mean: Tensor | None, of_gray: Tensor | None) -> None:

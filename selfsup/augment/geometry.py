@@ -69,30 +69,44 @@ def crop_planes(
         flip: (B,) bool, on the CPU.
         size: S.
         interpolation: "bilinear" or "bicubic".
-        inside: count only pixels of the box, as if it were cut out before it is resized. Otherwise the pixels around
-            it count too, as if the whole image were resized and cut after.
+        inside: count only pixels of the box, as if it were cut out before it is resized: those with any part in it, so
+            that no box is empty. Otherwise the pixels around it count too, as if the whole image were resized and cut after.
 
     Returns:
         (3, B, S, S) float32 planes, not clamped.
     """
     height, width = images.shape[-2:]
     top, left, tall, broad = boxes.unbind(1)
+    if inside:
+        first, last = boxes[:, :2].floor(), (boxes[:, :2] + boxes[:, 2:]).ceil()
+    else:
+        first, last = torch.zeros(len(boxes), 2), torch.tensor([height, width]).expand(len(boxes), 2)
+    # Both axes are built in one go, rows before columns.
     upright = torch.zeros_like(flip)
+    steering = torch.stack([boxes[:, :2].T, boxes[:, 2:].T, torch.stack([upright, flip]), first.T, last.T])
+    matrices = _resize_matrices(send(steering.flatten(1), images.device), size, max(height, width), interpolation)
+    rows, columns = matrices.chunk(2)  # (B, S, max(H, W)) each, zero beyond the shorter axis
     row_bands = _bands(top, tall, upright, size, height, interpolation)
     column_bands = _bands(left, broad, flip, size, width, interpolation)
-    top, left, tall, broad = send(boxes, images.device).unbind(1)
-    rows = _resize_matrix(top, tall, None, size, height, interpolation, inside)  # (B, S, H)
-    columns = _resize_matrix(left, broad, send(flip, images.device), size, width, interpolation, inside)  # (B, S, W)
 
-    planes = to_planes(images)
-    half = planes.new_empty(3, len(images), height, size)
-    result = planes.new_empty(3, len(images), size, size)
-    for source, between, out in zip(planes, half, result, strict=True):
-        for new, old in column_bands:
-            torch.bmm(source[:, :, old], columns[:, new, old].transpose(1, 2), out=between[:, :, new])
-        for new, old in row_bands:
-            torch.bmm(rows[:, new, old], between[:, old], out=out[:, new])
-    return result
+    sources = _groups(to_planes(images))
+    rows, columns = (matrix.expand(sources.shape[1], -1, -1) for matrix in (rows, columns))
+    halves = sources.new_empty(*sources.shape[:2], height, size)
+    results = sources.new_empty(*sources.shape[:2], size, size)
+    for new, old in column_bands:
+        across = columns[:, new, old].transpose(1, 2)
+        for source, half in zip(sources, halves, strict=True):
+            torch.bmm(source[:, :, old], across, out=half[:, :, new])
+    for new, old in row_bands:
+        down = rows[:, new, old]
+        for half, result in zip(halves, results, strict=True):
+            torch.bmm(down, half[:, old], out=result[:, new])
+    return _groups(results)
+
+
+def _groups(planes: Tensor) -> Tensor:
+    """Planes (3, B, ...) as what is multiplied at a time: B pictures of one colour, or three colours of one picture."""
+    return planes.transpose(0, 1) if 1 in planes.shape[:2] else planes
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
@@ -129,31 +143,27 @@ def _bands(
     return bands
 
 
-def _resize_matrix(
-    start: Tensor,
-    length: Tensor,
-    flip: Tensor | None,
-    size: int,
-    extent: int,
-    interpolation: Interpolation,
-    inside: bool,
-) -> Tensor:
-    """(B, size, extent) float32: the weights of the pixels of an axis in each pixel of the resized interval.
+def _resize_matrices(steering: Tensor, size: int, extent: int, interpolation: Interpolation) -> Tensor:
+    """(N, size, extent) float32: the weights of the pixels of an axis in each pixel of the resized interval.
 
-    The kernel widens with the scale when the interval shrinks, which is the antialiasing; rows sum to one. A pixel
-    belongs to the interval when it has any part in it: floor(start) <= j < ceil(start + length), never empty.
+    The kernel widens with the scale when the interval shrinks, which is the antialiasing; rows sum to one.
+
+    Args:
+        steering: (5, N) float32: start and length of the interval in pixels; 1 where the order of the new pixels is
+            reversed, else 0; the first pixel that counts, and the one after the last.
+        size: number of new pixels.
+        extent: number of old pixels.
+        interpolation: "bilinear" or "bicubic".
     """
-    places = torch.arange(size, device=start.device) + 0.5  # centres of the new pixels
-    if flip is not None:
-        places = torch.where(flip[:, None], size - places, places)
-    scale = (length / size)[:, None]
-    centers = (start[:, None] + places * scale)[:, :, None]  # (B, size, 1) in old pixels
-    pixels = torch.arange(extent, device=start.device)
-    distance = (pixels + 0.5 - centers).mul_(1.0 / scale.clamp(min=1.0)[:, :, None]).abs_()
+    start, length, mirror, first, last = steering[:, :, None]  # (N, 1) each
+    places = torch.arange(0.5, size, device=start.device)  # centres of the new pixels
+    places = mirror * size + (1 - 2 * mirror) * places
+    scale = length / size
+    centers = start + places * scale  # (N, size) in old pixels
+    pixels = torch.arange(0.5, extent, device=start.device)
+    distance = (pixels - centers[:, :, None]).mul_(1.0 / scale.clamp(min=1.0)[:, :, None]).abs_()
     weights = _triangle(distance) if interpolation == "bilinear" else _keys(distance)
-    if inside:
-        first, last = start.floor()[:, None], (start + length).ceil()[:, None]
-        weights.mul_(((pixels >= first) & (pixels < last))[:, None, :].float())
+    weights.mul_(((pixels > first) & (pixels < last))[:, None, :])
     return weights.div_(weights.sum(dim=-1, keepdim=True))
 
 
@@ -199,21 +209,22 @@ def blur_planes(planes: Tensor, sigma: Tensor, kernel_size: int, border: Border)
 
     mode = "reflect" if border == "reflect" else "constant"
     _, _, height, width = planes.shape
-    result = torch.empty_like(planes)
-    padded = F.pad(planes, (0, 0, radius, radius), mode=mode)
-    for source, out in zip(padded, result, strict=True):
-        for start in range(0, height, _BLOCK):
-            new, old = slice(start, start + _BLOCK), slice(start, start + _BLOCK + 2 * radius)
-            count = min(_BLOCK, height - start)
-            torch.bmm(band[:, :count, : count + 2 * radius], source[:, old], out=out[:, new])
-    padded = F.pad(result, (radius, radius, 0, 0), mode=mode)
-    for source, out in zip(padded, result, strict=True):
-        for start in range(0, width, _BLOCK):
-            new, old = slice(start, start + _BLOCK), slice(start, start + _BLOCK + 2 * radius)
-            count = min(_BLOCK, width - start)
-            across = band[:, :count, : count + 2 * radius].transpose(1, 2)
-            torch.bmm(source[:, :, old], across, out=out[:, :, new])
-    return result
+    sources = _groups(F.pad(planes, (0, 0, radius, radius), mode=mode))
+    halves = torch.empty_like(_groups(planes), memory_format=torch.contiguous_format)
+    band = band.expand(sources.shape[1], -1, -1)
+    for start in range(0, height, _BLOCK):
+        count = min(_BLOCK, height - start)
+        down = band[:, :count, : count + 2 * radius]
+        for source, half in zip(sources, halves, strict=True):
+            torch.bmm(down, source[:, start : start + count + 2 * radius], out=half[:, start : start + count])
+    sources = F.pad(halves, (radius, radius, 0, 0), mode=mode)
+    results = torch.empty_like(halves)
+    for start in range(0, width, _BLOCK):
+        count = min(_BLOCK, width - start)
+        across = band[:, :count, : count + 2 * radius].transpose(1, 2)
+        for source, result in zip(sources, results, strict=True):
+            torch.bmm(source[:, :, start : start + count + 2 * radius], across, out=result[:, :, start : start + count])
+    return _groups(results)
 
 
 def crop_files(images: Sequence[PIL.Image.Image], boxes: Tensor, size: int, interpolation: Interpolation) -> Tensor:

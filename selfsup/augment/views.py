@@ -8,7 +8,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from selfsup.augment.color import grayscale_, jitter_, processing_order, runs, solarize_
+from selfsup.augment.color import grayscale_, jitter_, processing_order, runs_of_true, solarize_
 from selfsup.augment.geometry import (
     Interpolation,
     blur_planes,
@@ -151,26 +151,26 @@ def _cropped(view: View, images: Tensor, samples: Tensor, boxes: Tensor, chosen:
 def _flipped(crops: Tensor, samples: Tensor, chosen: Parameters) -> Tensor:
     """The same planes of samples that a worker cropped."""
     planes = to_planes(crops.index_select(0, send(samples, crops.device))).mul_(1 / 255)
-    for run in runs(chosen.flip):
+    for run in runs_of_true(chosen.flip):
         planes[:, run] = planes[:, run].flip(-1)
     return planes
 
 
 def _color_(view: View, planes: Tensor, chosen: Parameters) -> None:
     """Everything between the geometry and the normalisation, in place; (3, n, S, S) in [0, 1]."""
-    grays = runs(chosen.grayscale)
+    grays = runs_of_true(chosen.grayscale)
     if view.grayscale_first:
         for run in grays:
             grayscale_(planes[:, run])
-    for run in runs(chosen.jitter):
+    for run in runs_of_true(chosen.jitter):
         jitter_(planes[:, run], chosen.factors[run], chosen.order[run])
     if not view.grayscale_first:
         for run in grays:
             grayscale_(planes[:, run])
-    for run in runs(chosen.blur):
+    for run in runs_of_true(chosen.blur):
         sigma = send(chosen.sigma[run], planes.device)
         planes[:, run] = blur_planes(planes[:, run], sigma, view.blur.kernel_size, view.blur.border)
-    for run in runs(chosen.solarize):
+    for run in runs_of_true(chosen.solarize):
         solarize_(planes[:, run])
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from selfsup.augment.color import grayscale_, hue_, jitter_, processing_order, runs, solarize_
+from selfsup.augment.color import grayscale_, hue_, jitter_, processing_order, runs, runs_of_true, solarize_
 from selfsup.augment.parameters import draw
 from selfsup.augment.presets import PRESETS
 
@@ -66,9 +66,10 @@ def test_solarize_equals_torchvision() -> None:
 
 def test_runs_are_the_stretches_of_true() -> None:
     chosen = torch.tensor([True, False, True, True, False, False, True])
-    assert runs(chosen) == [slice(0, 1), slice(2, 4), slice(6, 7)]
-    assert runs(~chosen) == [slice(1, 2), slice(4, 6)]
-    assert runs(chosen[:0]) == []
+    assert runs_of_true(chosen) == [slice(0, 1), slice(2, 4), slice(6, 7)]
+    assert runs_of_true(~chosen) == [slice(1, 2), slice(4, 6)]
+    assert runs_of_true(chosen[:0]) == []
+    assert runs(torch.tensor([3, 3, 0])) == [(3, slice(0, 2)), (0, slice(2, 3))]
 
 
 def test_processing_order_brings_the_same_operations_together() -> None:
@@ -77,6 +78,6 @@ def test_processing_order_brings_the_same_operations_together() -> None:
     order = processing_order(parameters)
     assert torch.equal(order.sort().values, torch.arange(300))
     parameters = parameters.select(order)
-    assert len(runs(parameters.jitter)) == 1
+    assert len(runs_of_true(parameters.jitter)) == 1
     for operation in range(4):
-        assert len(runs((parameters.order[:, operation] == 3) & parameters.jitter)) == 1
+        assert len(runs_of_true((parameters.order[:, operation] == 3) & parameters.jitter)) == 1
