@@ -10,6 +10,7 @@ from pictures import encoded, folder_of, picture
 from selfsup.data import files
 from selfsup.data.sources import ArraySource, FileSource, UnreadableImage, ZipSource, open_source
 
+zipfile_class = zipfile.ZipFile
 CLASSES = ("cat", "ant", "bee")
 
 
@@ -131,6 +132,18 @@ def test_an_archive_survives_the_way_to_another_process(tmp_path):
     source = open_source(str(zip_of(folder_of(tmp_path / "data", 3), tmp_path / "data.zip")))
     source.load(0)
     same(pickle.loads(pickle.dumps(source)), source)
+
+
+def test_a_forked_process_opens_the_archive_for_itself(tmp_path, monkeypatch):
+    source = open_source(str(zip_of(folder_of(tmp_path / "data", 3), tmp_path / "data.zip")))
+    opened = []
+    monkeypatch.setattr(files.zipfile, "ZipFile", lambda path: opened.append(path) or zipfile_class(path))
+    source.load(0)
+    source.load(1)
+    assert len(opened) == 1
+    monkeypatch.setattr(files.os, "getpid", lambda: -1)
+    source.load(1)
+    assert len(opened) == 2
 
 
 def test_harmless_names_and_bombs_in_an_archive(tmp_path, monkeypatch):
