@@ -81,7 +81,7 @@ def _augment_at(size: int, device: torch.device, arguments: argparse.Namespace) 
     large = arguments.batch or (512 if size < 64 else 32)
     if device.type == "cuda":
         large *= 16
-    few = max(16, large // 16)  # images for those that take them one by one
+    few = min(large, 32)  # images for those that take them one by one
     images = torch.randint(0, 256, (large, 3, source, source), dtype=torch.uint8, device=device)
     pictures = [PIL.Image.fromarray(image) for image in images[:few].permute(0, 2, 3, 1).cpu().numpy()]
     pipeline, pil = _kornia_pipeline(view), _pil_pipeline(view)

@@ -70,7 +70,7 @@ def crop_planes(
         size: S.
         interpolation: "bilinear" or "bicubic".
         inside: count only pixels of the box, as if it were cut out before it is resized: those with any part in it, so
-            that no box is empty. Otherwise the pixels around it count too, as if the whole image were resized and cut after.
+            that no box is empty. Otherwise the pixels around it count too, as if the image were resized and cut after.
 
     Returns:
         (3, B, S, S) float32 planes, not clamped.

@@ -23,9 +23,9 @@ from selfsup.augment.kornia_reference import kornia_view
 from selfsup.augment.parameters import Parameters, View, draw
 from selfsup.data.batch import Batch
 
-# Pixels of the views worked on at a time: on a CPU as many as its caches hold (98 views of 32 pixels, 1 of 224), on a
-# GPU as many as keep it busy.
-_CHUNK_PIXELS = {"cpu": 100_351, "cuda": 2**25}
+# Pixels of the views worked on at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
+_CHUNK_PIXELS = {"cpu": 192 * 32**2, "cuda": 2**25}
+_LONE_SIZE = 128  # on a CPU, views of this size and above are worked on one by one, as their matrices are banded then
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
     Returns:
         (B, 3, S, S) float32, normalised, channels_last.
     """
-    chunk = max(1, _CHUNK_PIXELS[images.device.type] // view.size**2)
+    chunk = _chunk_size(images.device, view.size)
     # A sample alone in its chunk needs no like neighbours, and so no reordering.
     order = processing_order(parameters) if chunk > 1 else torch.arange(len(images))
     parameters = parameters.select(order)
@@ -135,6 +135,12 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
     if chunk > 1:  # Whole rows are moved much faster at the end than by indexed assignments on the way.
         result = result.index_select(0, send(torch.argsort(order), images.device))
     return result.permute(0, 3, 1, 2)
+
+
+def _chunk_size(device: torch.device, size: int) -> int:
+    if device.type == "cpu" and size >= _LONE_SIZE:
+        return 1
+    return max(1, _CHUNK_PIXELS[device.type] // size**2)
 
 
 def _cropped(view: View, images: Tensor, samples: Tensor, boxes: Tensor, chosen: Parameters) -> Tensor:
@@ -219,7 +225,7 @@ class Center:
         source = (images[0] if isinstance(images, tuple) else images).to(device, non_blocking=True)
         result = torch.empty(len(source), self.size, self.size, 3, device=device)
         whole = self.fraction == 1 and sizes is None and source.shape[-2:] == (self.size, self.size)
-        chunk = max(1, _CHUNK_PIXELS[source.device.type] // self.size**2)
+        chunk = _chunk_size(source.device, self.size)
         with torch.autocast(source.device.type, enabled=False):
             for start in range(0, len(source), chunk):
                 part = slice(start, start + chunk)

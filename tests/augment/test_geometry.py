@@ -50,6 +50,16 @@ def test_equals_torchvision(interpolation: Interpolation, height: int, width: in
         assert (mine - theirs).abs().max() < 0.01  # of 255
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("box", [[0, 0, 90, 140], [31, 17, 50, 45], [80, 139, 10, 1]])
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_lone_large_crop_equals_torchvision(interpolation: Interpolation, box: list[int], flipped: bool) -> None:
+    images = pictures(1, 90, 140)  # one sample, several blocks: the path of banded matrices
+    ours = resized_crop(images, torch.tensor([box]), torch.tensor([flipped]), 150, interpolation)
+    theirs = TF.resized_crop(images.float(), *box, [150, 150], MODES[interpolation], antialias=True).clamp(0, 255)
+    assert (ours - (TF.horizontal_flip(theirs) if flipped else theirs)).abs().max() < 0.01
+
+
 def test_float_images_keep_their_scale_and_overshoot() -> None:
     images = (torch.arange(8) >= 4).float().expand(1, 3, 8, 8)
     box, flip = torch.tensor([[0, 0, 8, 8]]), torch.tensor([False])

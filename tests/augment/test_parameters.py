@@ -8,6 +8,7 @@ from torch import Tensor
 
 from selfsup.augment.parameters import Blur, Jitter, Parameters, View, draw
 from selfsup.augment.presets import PRESETS
+from selfsup.randomness import Stream, uniform
 
 SAMPLES = 10_000
 
@@ -71,6 +72,32 @@ def close_to_uniform(values: Tensor, low: float, high: float) -> None:
     ranks = torch.arange(1, len(values) + 1, dtype=torch.float64) / len(values)
     gap = (((values.sort().values - low) / (high - low)) - ranks).abs().max()
     assert gap < 1.95 / math.sqrt(len(values))
+
+
+def naive_box(view: View, numbers: list[float], height: int, width: int) -> list[int]:
+    """torchvision's loop over attempts, on the words of one sample."""
+    for area, ratio in zip(numbers[3::2], numbers[4::2], strict=True):
+        target = height * width * (view.crop_scale[0] + area * (view.crop_scale[1] - view.crop_scale[0]))
+        low, high = math.log(view.crop_ratio[0]), math.log(view.crop_ratio[1])
+        aspect = math.exp(low + ratio * (high - low))
+        w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return [int(numbers[0] * (height - h + 1)), int(numbers[1] * (width - w + 1)), h, w]
+    if width / height < view.crop_ratio[0]:
+        w, h = width, round(width / view.crop_ratio[0])
+    elif width / height > view.crop_ratio[1]:
+        w, h = round(height * view.crop_ratio[1]), height
+    else:
+        w, h = width, height
+    return [(height - h) // 2, (width - w) // 2, h, w]
+
+
+@pytest.mark.parametrize("attempts", [1, 10, 40])
+def test_boxes_equal_a_naive_loop(attempts: int) -> None:
+    view, indices, sizes = View(crop_scale=(0.2, 1.0), crop_attempts=attempts), torch.arange(400), sizes_of(400)
+    numbers = uniform(6, Stream.CROP, indices, 3 + 2 * attempts, 2, 1).tolist()
+    expected = [naive_box(view, row, *size) for row, size in zip(numbers, sizes.tolist(), strict=True)]
+    assert draw(view, 6, 2, indices, 1, sizes).boxes.tolist() == expected
 
 
 @pytest.mark.parametrize(("size", "expected"), [((100, 1000), (100, 133)), ((1000, 100), (133, 100))])
