@@ -5,7 +5,6 @@ two batched matrix products. Pictures are held as planes, (3, B, H, W): each col
 which is what both the matrix products and the element-wise colour operations run fastest on.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -75,38 +74,55 @@ def crop_planes(
     Returns:
         (3, B, S, S) float32 planes, not clamped.
     """
-    height, width = images.shape[-2:]
-    top, left, tall, broad = boxes.unbind(1)
+    count, (height, width) = len(images), images.shape[-2:]
     if inside:
-        first, last = boxes[:, :2].floor(), (boxes[:, :2] + boxes[:, 2:]).ceil()
+        limits = torch.cat([boxes[:, :2].floor(), (boxes[:, :2] + boxes[:, 2:]).ceil()], dim=1)
     else:
-        first, last = torch.zeros(len(boxes), 2), torch.tensor([height, width]).expand(len(boxes), 2)
-    # Both axes are built in one go, rows before columns.
-    upright = torch.zeros_like(flip)
-    steering = torch.stack([boxes[:, :2].T, boxes[:, 2:].T, torch.stack([upright, flip]), first.T, last.T])
-    matrices = _resize_matrices(send(steering.flatten(1), images.device), size, max(height, width), interpolation)
-    rows, columns = matrices.chunk(2)  # (B, S, max(H, W)) each, zero beyond the shorter axis
-    row_bands = _bands(top, tall, upright, size, height, interpolation)
-    column_bands = _bands(left, broad, flip, size, width, interpolation)
-
-    sources = _groups(to_planes(images))
-    rows, columns = (matrix.expand(sources.shape[1], -1, -1) for matrix in (rows, columns))
-    halves = sources.new_empty(*sources.shape[:2], height, size)
-    results = sources.new_empty(*sources.shape[:2], size, size)
-    for new, old in column_bands:
-        across = columns[:, new, old].transpose(1, 2)
-        for source, half in zip(sources, halves, strict=True):
-            torch.bmm(source[:, :, old], across, out=half[:, :, new])
-    for new, old in row_bands:
-        down = rows[:, new, old]
-        for half, result in zip(halves, results, strict=True):
-            torch.bmm(down, half[:, old], out=result[:, new])
-    return _groups(results)
+        limits = torch.tensor([0.0, 0.0, height, width]).expand(count, 4)
+    mirror = torch.stack([torch.zeros_like(flip), flip], dim=1)
+    # Both axes are built in one go: (B, 6, 2), rows before columns.
+    steering = torch.stack([boxes[:, :2], boxes[:, 2:], mirror, limits[:, :2], limits[:, 2:], 0 * mirror], dim=1)
+    block, window = size, max(height, width)
+    if count == 1 and size > _BLOCK:
+        block, reach = _BLOCK, 1 if interpolation == "bilinear" else 2
+        steering, window = _split(steering[0], size, reach)
+    steering = steering.permute(1, 2, 0).flatten(1)  # (6, 2 B), or of the blocks of a lone sample
+    matrices = _resize_matrices(send(steering, images.device), block, window, interpolation)
+    rows, columns = matrices.chunk(2)
+    if count > 1 or block == size:
+        row_parts: list[Part] = [(slice(0, size), slice(0, height), rows[:, :, :height])]
+        column_parts: list[Part] = [(slice(0, size), slice(0, width), columns[:, :, :width])]
+    else:
+        row_offsets, column_offsets = steering[5].long().view(2, -1).tolist()
+        row_parts = _parts(rows, row_offsets, size, height)
+        column_parts = _parts(columns, column_offsets, size, width)
+    return multiply_rows(multiply_columns(to_planes(images), column_parts, size), row_parts, size)
 
 
-def _groups(planes: Tensor) -> Tensor:
-    """Planes (3, B, ...) as what is multiplied at a time: B pictures of one colour, or three colours of one picture."""
-    return planes.transpose(0, 1) if 1 in planes.shape[:2] else planes
+# A block of new rows (or columns), the old ones it is made of, and the matrix (B, new, old) that makes it.
+Part = tuple[slice, slice, Tensor]
+
+
+def multiply_rows(planes: Tensor, parts: Sequence[Part], height: int) -> Tensor:
+    """matrix @ picture: (3, B, H, W) -> (3, B, height, W)."""
+    result = planes.new_empty(*planes.shape[:2], height, planes.shape[-1])
+    # One product takes all pictures of one colour, or all colours of one picture.
+    sources, targets = (x.transpose(0, 1) if planes.shape[1] == 1 else x for x in (planes, result))
+    for new, old, matrix in parts:
+        matrix = matrix.expand(sources.shape[1], -1, -1)
+        for source, target in zip(sources, targets, strict=True):
+            torch.bmm(matrix, source[:, old], out=target[:, new])
+    return result
+
+
+def multiply_columns(planes: Tensor, parts: Sequence[Part], width: int) -> Tensor:
+    """picture @ matrix^T: (3, B, H, W) -> (3, B, H, width)."""
+    result = planes.new_empty(*planes.shape[:3], width)
+    sources, targets = (x.reshape(1, 1, -1, x.shape[-1]) if planes.shape[1] == 1 else x for x in (planes, result))
+    for new, old, matrix in parts:
+        for source, target in zip(sources, targets, strict=True):
+            torch.bmm(source[:, :, old], matrix.transpose(1, 2), out=target[:, :, new])
+    return result
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
@@ -120,27 +136,31 @@ def to_planes(images: Tensor) -> Tensor:
     return planes.copy_(images.transpose(0, 1))
 
 
-def _bands(
-    start: Tensor, length: Tensor, flip: Tensor, size: int, extent: int, interpolation: Interpolation
-) -> list[tuple[slice, slice]]:
-    """Blocks of new pixels, each with the old pixels that have a weight in them, of an axis of one sample.
+def _split(steering: Tensor, size: int, reach: int) -> tuple[Tensor, int]:
+    """The blocks of the new pixels of a lone sample as intervals of their own, and how many old pixels each may need.
 
-    Their matrix is a band about the diagonal, so small products do what one large one would, with a third of its work.
-    The bands of several samples lie in several places: all pixels are then one block.
+    The matrix of a large view is a band about its diagonal: blocks of it do the same with a third of the work. (The
+    bands of several samples lie in several places.) From steering (6, 2) of the two axes to (blocks, 6, 2).
     """
-    if len(start) > 1:
-        return [(slice(0, size), slice(0, extent))]
-    begin, scale = start.item(), length.item() / size
-    reach = (1 if interpolation == "bilinear" else 2) * max(scale, 1.0) + 1
-    bands = []
-    for first in range(0, size, _BLOCK):
-        last = min(first + _BLOCK, size)
-        low, high = (size - last, size - first) if flip.item() else (first, last)
-        old = slice(
-            max(0, math.floor(begin + low * scale - reach)), min(extent, math.ceil(begin + high * scale + reach))
-        )
-        bands.append((slice(first, last), old))
-    return bands
+    start, length, mirror, first, last, _ = steering  # (2,) each
+    places = torch.tensor([min(place, size - _BLOCK) for place in range(0, size, _BLOCK)])[:, None]
+    scale = length / size
+    begin = start + scale * torch.where(mirror > 0, size - _BLOCK - places, places)  # (blocks, 2)
+    margin = reach * scale.clamp(min=1.0) + 1
+    offset = (begin - margin).floor().clamp(min=0.0)
+    window = int((begin + _BLOCK * scale + margin - offset).max().ceil())
+    same = [values.expand_as(begin) for values in (_BLOCK * scale, mirror, first, last)]
+    return torch.stack([begin, *same, offset], dim=1), window
+
+
+def _parts(matrices: Tensor, offsets: list[int], size: int, extent: int) -> list[Part]:
+    """The blocks of an axis that `_split` made, from their matrices (blocks, _BLOCK, window)."""
+    parts = []
+    for number, offset in enumerate(offsets):
+        first, last = min(number * _BLOCK, size - _BLOCK), min(offset + matrices.shape[2], extent)
+        matrix = matrices[number : number + 1, :, : last - offset]
+        parts.append((slice(first, first + _BLOCK), slice(offset, last), matrix))
+    return parts
 
 
 def _resize_matrices(steering: Tensor, size: int, extent: int, interpolation: Interpolation) -> Tensor:
@@ -149,19 +169,19 @@ def _resize_matrices(steering: Tensor, size: int, extent: int, interpolation: In
     The kernel widens with the scale when the interval shrinks, which is the antialiasing; rows sum to one.
 
     Args:
-        steering: (5, N) float32: start and length of the interval in pixels; 1 where the order of the new pixels is
-            reversed, else 0; the first pixel that counts, and the one after the last.
+        steering: (6, N) float32: start and length of the interval in pixels; 1 where the order of the new pixels is
+            reversed, else 0; the first pixel that counts, and the one after the last; the pixel of the first column.
         size: number of new pixels.
         extent: number of old pixels.
         interpolation: "bilinear" or "bicubic".
     """
-    start, length, mirror, first, last = steering[:, :, None]  # (N, 1) each
+    start, length, mirror, first, last, offset = steering[:, :, None]  # (N, 1) each
     places = torch.arange(0.5, size, device=start.device)  # centres of the new pixels
     places = mirror * size + (1 - 2 * mirror) * places
     scale = length / size
     centers = start + places * scale  # (N, size) in old pixels
-    pixels = torch.arange(0.5, extent, device=start.device)
-    distance = (pixels - centers[:, :, None]).mul_(1.0 / scale.clamp(min=1.0)[:, :, None]).abs_()
+    pixels = offset + torch.arange(0.5, extent, device=start.device)
+    distance = (pixels[:, None, :] - centers[:, :, None]).mul_(1.0 / scale.clamp(min=1.0)[:, :, None]).abs_()
     weights = _triangle(distance) if interpolation == "bilinear" else _keys(distance)
     weights.mul_(((pixels > first) & (pixels < last))[:, None, :])
     return weights.div_(weights.sum(dim=-1, keepdim=True))
@@ -207,24 +227,21 @@ def blur_planes(planes: Tensor, sigma: Tensor, kernel_size: int, border: Border)
     inside = (diagonal >= 0) & (diagonal < kernel_size)
     band = taps[:, diagonal.clamp(0, kernel_size - 1)] * inside  # (B, block, block + 2 radius)
 
+    def parts(size: int) -> list[Part]:
+        blocks = [(start, min(_BLOCK, size - start)) for start in range(0, size, _BLOCK)]
+        return [
+            (
+                slice(start, start + count),
+                slice(start, start + count + 2 * radius),
+                band[:, :count, : count + 2 * radius],
+            )
+            for start, count in blocks
+        ]
+
     mode = "reflect" if border == "reflect" else "constant"
-    _, _, height, width = planes.shape
-    sources = _groups(F.pad(planes, (0, 0, radius, radius), mode=mode))
-    halves = torch.empty_like(_groups(planes), memory_format=torch.contiguous_format)
-    band = band.expand(sources.shape[1], -1, -1)
-    for start in range(0, height, _BLOCK):
-        count = min(_BLOCK, height - start)
-        down = band[:, :count, : count + 2 * radius]
-        for source, half in zip(sources, halves, strict=True):
-            torch.bmm(down, source[:, start : start + count + 2 * radius], out=half[:, start : start + count])
-    sources = F.pad(halves, (radius, radius, 0, 0), mode=mode)
-    results = torch.empty_like(halves)
-    for start in range(0, width, _BLOCK):
-        count = min(_BLOCK, width - start)
-        across = band[:, :count, : count + 2 * radius].transpose(1, 2)
-        for source, result in zip(sources, results, strict=True):
-            torch.bmm(source[:, :, start : start + count + 2 * radius], across, out=result[:, :, start : start + count])
-    return _groups(results)
+    height, width = planes.shape[-2:]
+    planes = multiply_rows(F.pad(planes, (0, 0, radius, radius), mode=mode), parts(height), height)
+    return multiply_columns(F.pad(planes, (radius, radius, 0, 0), mode=mode), parts(width), width)
 
 
 def crop_files(images: Sequence[PIL.Image.Image], boxes: Tensor, size: int, interpolation: Interpolation) -> Tensor:
