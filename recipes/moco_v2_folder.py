@@ -2,9 +2,9 @@
 
     selfsup pretrain moco_v2_folder --data.root /photos
 
-A ResNet-18 at 96 pixels, batch 64, with a queue of 4,096 older keys in which an image never meets itself. Every image is
-decoded once, to 144 pixels, and kept in memory; with --data.canvas None images are decoded at full resolution for every
-view instead.
+A ResNet-18 at 96 pixels, batch 64, with a queue of 4,096 older keys in which an image never meets itself. Every image
+is decoded once, to 144 pixels, and kept in memory; with --data.canvas None images are decoded at full resolution for
+every view instead.
 """
 
 from selfsup.augment import presets

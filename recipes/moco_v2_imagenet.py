@@ -1,4 +1,4 @@
-"""MoCo v2 on ImageNet, ResNet-50, as published (Chen et al. 2020, "Improved baselines with momentum contrastive learning").
+"""MoCo v2 on ImageNet, ResNet-50, as published (Chen et al. 2020, "Improved baselines").
 
     accelerate launch --num_processes 8 -m selfsup pretrain moco_v2_imagenet --data.root PATH
 

@@ -16,9 +16,7 @@ from selfsup.schedules import SimCLRCosine
 
 recipe = Run(
     name="simclr_imagenet",
-    method=SimCLR.Config(
-        temperature=0.1, reduction="simclr", head=Head.Config(hidden_layers=1, batch_norm="all")
-    ),
+    method=SimCLR.Config(temperature=0.1, reduction="simclr", head=Head.Config(hidden_layers=1, batch_norm="all")),
     encoder=ResNet.Config(depth=50, zero_init_residual=True),
     augment=presets.simclr(),
     optimizer=LARS.Config(learning_rate=0.3, scaling="linear", weight_decay=1e-6),

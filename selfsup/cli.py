@@ -21,7 +21,7 @@ The last line on standard output is a JSON object with the figures; messages go 
 
 
 def main() -> None:
-    """Entry point of `selfsup` and `python -m selfsup`: exits with 0, 2 (what was asked cannot be done), or 128 + signal."""
+    """Entry point of `selfsup` and `python -m selfsup`: exits with 0, 2 (cannot be done as asked), or 128 + signal."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_USAGE, end="")

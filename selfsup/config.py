@@ -56,7 +56,9 @@ def load_recipe(name_or_path: str) -> Any:
         except SyntaxError as error:
             raise ValueError(f"recipe {path} is not valid Python: {error.msg}, line {error.lineno}") from error
         if not is_dataclass(namespace.get("recipe")):
-            raise ValueError(f"recipe {path} must define `recipe = Run(...)`; see the shipped ones with: selfsup recipes")
+            raise ValueError(
+                f"recipe {path} must define `recipe = Run(...)`; see the shipped ones with: selfsup recipes"
+            )
         return namespace["recipe"]
     known = recipe_names()
     if name_or_path not in known:
@@ -110,7 +112,9 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
     for flag in flags:
         name = flag.split("=")[0]
         if name.startswith("--") and name.replace("_", "-") not in known and name != "--help":
-            raise ValueError(f"unknown flag {name}{nearest(name.replace('_', '-'), known)}\nall flags: {command} --help")
+            raise ValueError(
+                f"unknown flag {name}{nearest(name.replace('_', '-'), known)}\nall flags: {command} --help"
+            )
     text = io.StringIO()
     try:
         with contextlib.redirect_stderr(text):
@@ -188,7 +192,9 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
             for line in differences(old.get(key, absent), new.get(key, absent), f"{path}.{key}" if path else key)
         ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [line for n, (a, b) in enumerate(zip(old, new, strict=True)) for line in differences(a, b, f"{path}.{n}")]
+        return [
+            line for n, (a, b) in enumerate(zip(old, new, strict=True)) for line in differences(a, b, f"{path}.{n}")
+        ]
     return [] if old == new else [f"{path}: {json.dumps(old)} -> {json.dumps(new)}"]
 
 
@@ -208,7 +214,6 @@ def result_relevant(config: Any) -> Any:
     if isinstance(config, tuple | list):
         return [result_relevant(item) for item in config]
     return config
-
 
 
 @dataclass(frozen=True, kw_only=True)

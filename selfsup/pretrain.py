@@ -14,7 +14,8 @@ from selfsup import distributed
 from selfsup.augment.views import Augment, Views
 from selfsup.config import Data, execution, restore
 from selfsup.data.loader import Loader
-from selfsup.data.sources import Source, open_source
+from selfsup.data.resident import Squeezed
+from selfsup.data.sources import ArraySource, Source, open_source
 from selfsup.folder import RunFolder, device_name
 from selfsup.methods.base import Method, Problem
 from selfsup.models.resnet import ResNet
@@ -144,18 +145,16 @@ def online_knn(run: Run, source: Source, encoder: nn.Module, device: torch.devic
         return None
     data = run.data
     limit = min(run.knn_bank, len(source))
-    bank = open_source(data.root, "train", labels=data.labels, limit=limit)
-    queries = None
+    parts = [open_source(data.root, "train", labels=data.labels, limit=limit)]
     if has_test_part(data):
-        queries = open_source(data.root, "test", labels=data.labels)
-        if len(queries) > run.knn_queries:
-            queries = open_source(data.root, "test", labels=data.labels, limit=run.knn_queries)
+        whole = len(open_source(data.root, "test", labels=data.labels))
+        parts.append(open_source(data.root, "test", labels=data.labels, limit=min(run.knn_queries, whole)))
+    if data.canvas:  # decoded once, not in every evaluation
+        parts = [part if isinstance(part, ArraySource) else Squeezed(part, data.canvas) for part in parts]
 
     def evaluate() -> dict[str, float]:
         bank_features, *rest = (
-            extract(encoder, part, run.feed.center(), device, canvas=data.canvas, workers=run.workers)
-            for part in (bank, queries)
-            if part is not None
+            extract(encoder, part, run.feed.center(), device, canvas=data.canvas, workers=run.workers) for part in parts
         )
         k = min(run.knn_k, len(bank_features.labels) - 1)
         accuracy = knn_accuracy(bank_features, rest[0] if rest else None, k, run.knn_temperature)
@@ -180,5 +179,3 @@ def export(run: Run, method: Method, folder: RunFolder, outcome: Outcome) -> str
         digest = save_encoder(folder.encoder, method.encoder, run.encoder, run.feed, made_by)
     distributed.barrier()
     return digest
-
-

@@ -79,9 +79,7 @@ def random_bits(
     return torch.stack(torch.broadcast_tensors(*words), dim=-1).flatten(1)[:, :count]
 
 
-def uniform(
-    seed: int, stream: Stream, indices: Tensor, count: int, epoch: int | Tensor = 0, view: int = 0
-) -> Tensor:
+def uniform(seed: int, stream: Stream, indices: Tensor, count: int, epoch: int | Tensor = 0, view: int = 0) -> Tensor:
     """(B, count) float64 in [0, 1), multiples of 2**-32; arguments as for `random_bits`.
 
     Double precision, so that what is computed from them (a logarithm, say) rounds to the same float32 or the same

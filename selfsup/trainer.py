@@ -4,6 +4,7 @@ import contextlib
 import math
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -12,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
@@ -43,6 +45,7 @@ class Training:
     seed: int = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False  # the encoder, by torch.compile
+    deterministic: bool = True  # on a GPU: only convolution kernels that give the same bits every time
     clip_norm: float | None = None  # largest norm of the whole gradient
     folder: str = execution("")  # run folder; empty: runs/<name>
     max_steps: int | None = execution(None)  # stop after this step, as max_minutes does
@@ -86,6 +89,10 @@ def make_accelerator(training: Training) -> Accelerator:
     Raises:
         ValueError: the batch cannot be divided among the processes, or the device lacks the precision.
     """
+    if not distributed.is_distributed():
+        PartialState._reset_state()
+    # accelerate keeps the first run's precision and device for the whole process; a second run may want others.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         mixed_precision="no" if training.precision == "fp32" else training.precision,
         cpu=training.device == "cpu",
@@ -131,7 +138,11 @@ class _Consensus:
 
     def __init__(self) -> None:
         needs_own = distributed.is_distributed() and dist.get_backend() != "gloo"
-        self._group = dist.new_group(backend="gloo") if needs_own else None
+        self._group: dist.ProcessGroup | None = None
+        if needs_own:
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)  # this process is a member
+            self._group = group
 
     def __call__(self, *values: int) -> tuple[int, ...]:
         """The largest of each value over all processes."""
@@ -203,7 +214,9 @@ def fit(
         StorageError: a checkpoint could not be written; the one before is untouched.
     """
     device = accelerator.device
-    method.to(device, memory_format=torch.channels_last)
+    torch.backends.cudnn.deterministic = training.deterministic
+    torch.backends.cudnn.benchmark = not training.deterministic
+    method.to(device).to(memory_format=torch.channels_last)
     optimizer = training.optimizer.build(method.named_parameters(), training.batch_size)
     state = _State(method, optimizer, accelerator.scaler, folder, training.keep)
     step = state.load()
@@ -211,9 +224,12 @@ def fit(
         for module in method.modules():
             if isinstance(module, ResNet):
                 module.compile()
-    model = accelerator.prepare_model(method)
+    with warnings.catch_warnings():
+        # torch 2.15 renames the option that make_accelerator sets; accelerate does not know the new name yet.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+        model = accelerator.prepare_model(method)
     stepper = accelerator.prepare_optimizer(optimizer)
-    horizon = Horizon(len(loader.source), training.batch_size, training.epochs)
+    horizon = Horizon(loader.sampler.length, training.batch_size, training.epochs)
     run = _Run(method, model, stepper, optimizer, loader, views, training, horizon, accelerator)
     log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps) if distributed.rank() == 0 else None
     if step and log:
@@ -239,9 +255,7 @@ class _Run(NamedTuple):
     horizon: Horizon
     accelerator: Accelerator
 
-    def loop(
-        self, step: int, state: _State, log: Log | None, caught: list[int], evaluate: Evaluate | None
-    ) -> Outcome:
+    def loop(self, step: int, state: _State, log: Log | None, caught: list[int], evaluate: Evaluate | None) -> Outcome:
         training, horizon, agree = self.training, self.horizon, _Consensus()
         begin = saved = marked = time.monotonic()
         first = marked_step = step

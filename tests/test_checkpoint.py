@@ -123,7 +123,9 @@ print("done")
 """
 
 
-@pytest.mark.parametrize(("point", "number"), [("open", 1), ("open", 3), ("os.rename", 1), ("shutil.rmtree", 1), ("os.remove", 1)])
+@pytest.mark.parametrize(
+    ("point", "number"), [("open", 1), ("open", 3), ("os.rename", 1), ("shutil.rmtree", 1), ("os.remove", 1)]
+)
 def test_a_kill_at_any_point_of_saving_leaves_a_whole_checkpoint(tmp_path: Path, point: str, number: int) -> None:
     arguments = [sys.executable, "-c", _KILLED, str(tmp_path), point, str(number)]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)

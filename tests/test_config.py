@@ -33,7 +33,16 @@ def test_every_recipe_survives_json(name: str) -> None:
 
 def test_flags_reach_every_depth() -> None:
     recipe = load_recipe("moco_v2_cifar10")
-    flags = ["--method.temperature", "0.3", "--augment.views.1.size", "24", "--epochs=7", "--compile", "--data.limit", "9"]
+    flags = [
+        "--method.temperature",
+        "0.3",
+        "--augment.views.1.size",
+        "24",
+        "--epochs=7",
+        "--compile",
+        "--data.limit",
+        "9",
+    ]
     changed = parse(recipe, flags, "selfsup pretrain x")
     assert isinstance(changed.method, MoCo.Config)
     assert (changed.method.temperature, changed.augment.views[1].size, changed.epochs) == (0.3, 24, 7)

@@ -64,7 +64,7 @@ def test_a_finished_run_is_left_as_it_is(uninterrupted: tuple[str, Path]) -> Non
 
 
 def test_metrics_of_an_interrupted_run_have_each_step_once(uninterrupted: tuple[str, Path], tmp_path: Path) -> None:
-    method, whole = uninterrupted
+    method, _ = uninterrupted
     run = tiny_run(tmp_path / "cut", method, log_every=1)
     pretrain(replace(run, max_steps=5))
     with open(tmp_path / "cut" / "metrics.jsonl", "a") as file:
@@ -91,8 +91,6 @@ def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
 
 def photographs(folder: Path, count: int = 64) -> Path:
     """JPEG files of many sizes in one flat folder."""
-    from PIL import Image
-
     from selfsup.data.shapes import shapes
 
     folder.mkdir()
@@ -172,6 +170,6 @@ def test_max_minutes_saves_and_stops(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "run", log_every=1)
     run = replace(run, optimizer=replace(run.optimizer, learning_rate=1e30))
-    with pytest.raises(ValueError, match="the loss at step .* is nan"):
+    with pytest.raises(ValueError, match=r"the loss at step .* is nan"):
         pretrain(run)
     assert checkpoint.steps(tmp_path / "run" / "checkpoints") == []

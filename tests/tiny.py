@@ -16,7 +16,7 @@ from selfsup.pretrain import Run
 from selfsup.schedules import Cosine
 
 METHODS: dict[str, Method.Config] = {
-    "simclr": SimCLR.Config(temperature=0.2, head=Head.Config(hidden_layers=1, output_dim=16, batch_norm="all")),
+    "simclr": SimCLR.Config(temperature=0.2, head=Head.Config(hidden_layers=1, output_dim=16)),
     "moco": MoCo.Config(queue_size=40, momentum=0.9, output_dim=16, batch_norm_splits=2),
 }
 

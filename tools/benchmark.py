@@ -98,7 +98,7 @@ def _augment_at(size: int, device: torch.device, arguments: argparse.Namespace) 
     }
     amounts = {"fused": large, "kornia_pipeline": large, "kornia_reference": few, "pil": few}
     if device.type == "cpu":
-        contestants["pil"] = lambda: _drop([pil(picture) for picture in pictures])
+        contestants["pil"] = lambda: _drop(torch.stack([pil(picture) for picture in pictures]))
     seconds = alternate(contestants, arguments.runs, device)
     report("augment", amounts, seconds, "fused", size=size, source=source, **_facts(device, arguments.threads))
 

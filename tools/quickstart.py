@@ -1,4 +1,4 @@
-"""The main job from nothing: find images, pretrain, judge. Started by tools/quickstart, which installs selfsup first."""
+"""The main job from nothing: find images, pretrain, judge. Started by tools/quickstart, which installs selfsup."""
 
 import argparse
 import json
@@ -63,7 +63,7 @@ def find_images(arguments: argparse.Namespace) -> str:
         return "shapes"
     found = fetch_cifar10(cache_folder(), arguments.data, message)
     if found is None:
-        message("CIFAR-10 cannot be had here: this run uses the generated data set `shapes`, and its figures are of that")
+        message("CIFAR-10 cannot be had here: this run uses the generated data set `shapes` instead")
         return "shapes"
     message(f"images: {found}")
     return str(found)

@@ -1,5 +1,6 @@
 """Nearest neighbours by inner product: exact, in bounded memory, the same answer from torch and from faiss."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -48,10 +49,7 @@ def nearest_neighbours(
         raise ValueError(f"k is {k}; it must be between 1 and the number of bank images, {available}")
     wanted = min(k + _SPARE, len(bank))
     similarities, numbers = [], []
-    if backend == "faiss":
-        propose = _faiss_proposer(bank, wanted)
-    else:
-        propose = _torch_proposer(bank, wanted)
+    propose = _faiss_proposer(bank, wanted) if backend == "faiss" else _torch_proposer(bank, wanted)
     for start in range(0, len(queries), _QUERIES):
         part = queries[start : start + _QUERIES]
         banned = None if exclude is None else exclude[start : start + _QUERIES]
@@ -73,7 +71,7 @@ def _rescored(queries: Tensor, bank: Tensor, candidates: Tensor, banned: Tensor 
     return scores, candidates.gather(1, order)
 
 
-def _torch_proposer(bank: Tensor, wanted: int):  # type: ignore[no-untyped-def]
+def _torch_proposer(bank: Tensor, wanted: int) -> Callable[[Tensor], Tensor]:
     def propose(queries: Tensor) -> Tensor:  # (Q, D) -> (Q, wanted)
         best = queries.new_empty(len(queries), 0)
         where = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
@@ -88,7 +86,7 @@ def _torch_proposer(bank: Tensor, wanted: int):  # type: ignore[no-untyped-def]
     return propose
 
 
-def _faiss_proposer(bank: Tensor, wanted: int):  # type: ignore[no-untyped-def]
+def _faiss_proposer(bank: Tensor, wanted: int) -> Callable[[Tensor], Tensor]:
     if not has_faiss():
         raise ValueError("faiss is not installed; use the torch backend, which gives the same answer")
     import faiss

@@ -62,7 +62,9 @@ class Log:
     def advance(self, step: int) -> None:
         """Move the progress bar; shows the figures last logged."""
         figures = " ".join(f"{name} {self._last[name]:.3f}" for name in ("loss", "knn_top1") if name in self._last)
-        self._progress.update(self._task, completed=step, rate=self._last.get("images_per_second", 0.0), figures=figures)
+        self._progress.update(
+            self._task, completed=step, rate=self._last.get("images_per_second", 0.0), figures=figures
+        )
 
     def epoch(self, epoch: int, epochs: int, seconds_left: float) -> None:
         """One line for a finished epoch, also where there is no terminal."""

@@ -1,6 +1,7 @@
 """Features of every image of a data set."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,16 @@ class Features(NamedTuple):
     features: Tensor  # (N, D) float32, on the CPU
     labels: Tensor  # (N,) int64; -1 where there is none
     indices: Tensor  # (N,) int64, position in the data set
+
+
+@dataclass(frozen=True)
+class _OneView:
+    """The central crop in the form that a loader's worker calls."""
+
+    center: Center
+
+    def __call__(self, images: Sequence[Image], indices: Tensor, epoch: int) -> tuple[Tensor, ...]:
+        return (self.center.crop(images),)
 
 
 @torch.no_grad()
@@ -42,10 +53,6 @@ def extract(
         batch_size: images per process at a time.
         canvas, workers: as in the loader.
     """
-
-    def as_one_view(images: Sequence[Image], indices: Tensor, epoch: int) -> tuple[Tensor, ...]:
-        return (center.crop(images),)
-
     was_training = encoder.training
     encoder.eval()
     rows: list[Tensor] = []
@@ -56,7 +63,7 @@ def extract(
         batch_size=batch_size,
         device=device,
         canvas=canvas,
-        crop=None if canvas else as_one_view,
+        crop=None if canvas else _OneView(center),
         rank=distributed.rank(),
         world=distributed.world_size(),
         workers=workers,

@@ -40,9 +40,7 @@ class Exported:
     made_by: dict[str, Any]
 
 
-def save_encoder(
-    path: Path, encoder: nn.Module, config: ResNet.Config, feed: Feed, made_by: dict[str, Any]
-) -> str:
+def save_encoder(path: Path, encoder: nn.Module, config: ResNet.Config, feed: Feed, made_by: dict[str, Any]) -> str:
     """Write `path` (safetensors) and `path` with .json beside it; returns the SHA-256 of the weights file."""
     content = checkpoint.serialize(encoder.state_dict())
     digest = hashlib.sha256(content).hexdigest()
@@ -75,10 +73,14 @@ def load_encoder(path: Path) -> Exported:
         fed = about["feed"]
         feed = Feed(size=fed["size"], fraction=fed["fraction"], mean=tuple(fed["mean"]), std=tuple(fed["std"]))
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{weights.with_suffix('.json')} cannot be read: {error!r}; it must lie beside the weights") from error
+        raise ValueError(
+            f"{weights.with_suffix('.json')} cannot be read: {error!r}; it must lie beside the weights"
+        ) from error
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     if digest != about["sha256"]:
-        raise ValueError(f"{weights} is damaged or belongs to another .json: SHA-256 {digest[:12]} is not the recorded one")
+        raise ValueError(
+            f"{weights} is damaged or belongs to another .json: SHA-256 {digest[:12]} is not the recorded one"
+        )
     encoder = config.build()
     encoder.load_state_dict(checkpoint.read_tensors(weights))
     return Exported(

@@ -26,7 +26,7 @@ from selfsup.stages.embed import Features, extract
 from selfsup.stages.encoder import Exported, Feed, load_encoder
 from selfsup.trainer import Training, fit, make_accelerator
 
-Protocol = Literal["features", "moco", "simclr"]
+PROTOCOLS = ("features", "moco", "simclr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +54,14 @@ class FeatureProbe:
             raise ValueError(f"l2 is {self.l2}; give one or more values of at least 0")
 
 
-def probe_settings(protocol: Protocol, data: Data) -> Probe | FeatureProbe:
+def probe_settings(protocol: str, data: Data) -> Probe | FeatureProbe:
     """The published settings of a protocol (see docs/protocols.md); any of them can be overridden.
 
     moco: He et al. 2020, section 4.1: SGD, rate 30 at batch 256, 100 epochs, a tenth at 60 and 80, no decay.
     simclr: Chen et al. 2020, published CIFAR command: Nesterov SGD, rate 0.1 B / 256, 100 epochs, cosine, zero start.
     """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
     if protocol == "features":
         return FeatureProbe(data=data)
     if protocol == "moco":
@@ -246,9 +248,7 @@ def probe_view(feed: Feed) -> View:
     return View(size=feed.size, crop_scale=(0.08, 1.0), flip=0.5, mean=feed.mean, std=feed.std)
 
 
-def _with_augmentation(
-    path: Path, exported: Exported, train: Source, test: Source, settings: Probe
-) -> dict[str, Any]:
+def _with_augmentation(path: Path, exported: Exported, train: Source, test: Source, settings: Probe) -> dict[str, Any]:
     accelerator = make_accelerator(settings)
     parent = path if path.is_dir() else path.parent
     folder = RunFolder(Path(settings.folder) if settings.folder else parent / f"linear_{settings.protocol}")
@@ -289,5 +289,3 @@ def _with_augmentation(
 
 def _digest(module: nn.Module) -> str:
     return hashlib.sha256(checkpoint.serialize(module.state_dict())).hexdigest()
-
-

@@ -56,7 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("protocol", ["moco", "simclr"])
 def test_published_probes_learn_and_leave_the_backbone_alone(finished: Path, protocol: str) -> None:
-    settings = probe_settings(protocol, Data(root="shapes:200"))  # type: ignore[arg-type]
+    settings = probe_settings(protocol, Data(root="shapes:200"))
     assert isinstance(settings, Probe)
     settings = replace(settings, epochs=1, batch_size=50, device="cpu", evaluate_every=0)
     before = (finished / "encoder.safetensors").read_bytes()

@@ -1,0 +1,121 @@
+"""What the trainer does besides resuming: precisions, compilation, equality of one process and two."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from processes import run_processes
+from test_resume import assert_same, run_all
+from tiny import METHODS, tiny_run
+
+from selfsup.data.sources import open_source
+from selfsup.methods.moco import MoCo
+from selfsup.methods.simclr import SimCLR
+from selfsup.pretrain import build_method, pretrain
+from selfsup.stages.encoder import load_encoder
+
+CUDA = pytest.param("auto", marks=pytest.mark.gpu)
+
+
+def logged(folder: Path, name: str) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_bf16_trains_and_keeps_weights_and_memory_in_fp32(method: str, device: str, tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run", method, precision="bf16", device=device, log_every=1)
+    pretrain(run)
+    full = tiny_run(tmp_path / "full", method, device=device, log_every=1)
+    pretrain(full)
+    half, single = logged(tmp_path / "run", "loss"), logged(tmp_path / "full", "loss")
+    assert half != single
+    assert half[0] == pytest.approx(single[0], abs=0.05)
+    state = build_method(run, open_source("shapes:128", "train")).state_dict()
+    assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_fp16_trains(method: str, tmp_path: Path) -> None:
+    pretrain(tiny_run(tmp_path / "run", method, precision="fp16", device="auto", log_every=1))
+    assert all(torch.tensor(logged(tmp_path / "run", "loss")).isfinite())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_resume_is_exact_on_a_gpu(method: str, precision: str, tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "whole", method, precision=precision, device="auto")
+    pretrain(run)
+    cut = replace(run, folder=str(tmp_path / "cut"))
+    for step in (1, 5, 8, 16):
+        pretrain(replace(cut, max_steps=step))
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.gpu
+def test_compilation_changes_little_and_leaves_the_names_alone(tmp_path: Path) -> None:
+    plain = tiny_run(tmp_path / "plain", device="auto", log_every=1)
+    pretrain(plain)
+    pretrain(replace(plain, folder=str(tmp_path / "compiled"), compile=True))
+    first = [logged(tmp_path / name, "loss")[0] for name in ("plain", "compiled")]
+    assert first[0] == pytest.approx(first[1], abs=1e-3)
+    states = [load_encoder(tmp_path / name).encoder.state_dict() for name in ("plain", "compiled")]
+    assert states[0].keys() == states[1].keys()
+
+
+def test_fp16_is_refused_where_it_cannot_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="fp16 needs a CUDA device"):
+        pretrain(tiny_run(tmp_path / "run", precision="fp16"))
+
+
+def test_one_process_equals_two(tmp_path: Path) -> None:
+    """20 steps of the global batch 64: the same losses to 1e-5, with batch norm over all processes."""
+    methods = {
+        "simclr": replace(METHODS["simclr"], batch_norm="sync", temperature=0.5),
+        "moco": replace(METHODS["moco"], batch_norm="sync", queue_size=150),
+    }
+    assert isinstance(methods["simclr"], SimCLR.Config)
+    assert isinstance(methods["moco"], MoCo.Config)
+    # Rounding differs between one process and two, and a rough descent amplifies it: a gentle rate and temperature
+    # keep single precision within the tolerance. tests/methods has the same comparison in double precision.
+    optimizer = replace(tiny_run(tmp_path).optimizer, learning_rate=0.03)
+    runs = [
+        replace(
+            tiny_run(tmp_path / "single" / name, batch_size=64, epochs=10, log_every=1),
+            method=method,
+            optimizer=optimizer,
+            max_steps=20,
+        )
+        for name, method in methods.items()
+    ]
+    for run in runs:
+        pretrain(run)
+    run_processes(2, run_all, [replace(run, folder=run.folder.replace("single", "double")) for run in runs])
+    for name in methods:
+        one, two = logged(tmp_path / "single" / name, "loss"), logged(tmp_path / "double" / name, "loss")
+        assert len(one) == 20
+        assert two == pytest.approx(one, abs=1e-5)
+        for figure in ("accuracy", "alignment"):
+            pair = [logged(tmp_path / folder / name, figure) for folder in ("single", "double")]
+            assert pair[0] == pytest.approx(pair[1], abs=2e-2 if figure == "accuracy" else 1e-4)
+
+
+def test_the_loss_falls_and_knn_rises_on_shapes(tmp_path: Path) -> None:
+    run = tiny_run(
+        tmp_path / "run",
+        epochs=8,
+        batch_size=64,
+        evaluate_every=1,
+        data=replace(tiny_run(tmp_path).data, root="shapes:2000"),
+    )
+    result = pretrain(run)
+    losses, accuracy = logged(tmp_path / "run", "loss"), logged(tmp_path / "run", "knn_top1")
+    assert losses[-1] < losses[0] - 0.2
+    assert len(accuracy) == 8
+    assert accuracy[-1] > accuracy[0]
+    assert result["knn_top1"] == accuracy[-1]
