@@ -108,10 +108,9 @@ def multiply_rows(planes: Tensor, parts: Sequence[Part], height: int) -> Tensor:
     result = planes.new_empty(*planes.shape[:2], height, planes.shape[-1])
     # One product takes all pictures of one colour, or all colours of one picture.
     sources, targets = (x.transpose(0, 1) if planes.shape[1] == 1 else x for x in (planes, result))
-    for new, old, matrix in parts:
-        matrix = matrix.expand(sources.shape[1], -1, -1)
-        for source, target in zip(sources, targets, strict=True):
-            torch.bmm(matrix, source[:, old], out=target[:, new])
+    for source, target in zip(sources.unbind(), targets.unbind(), strict=True):
+        for new, old, matrix in parts:
+            torch.bmm(matrix.expand(len(source), -1, -1), source[:, old], out=target[:, new])
     return result
 
 
@@ -119,8 +118,8 @@ def multiply_columns(planes: Tensor, parts: Sequence[Part], width: int) -> Tenso
     """picture @ matrix^T: (3, B, H, W) -> (3, B, H, width)."""
     result = planes.new_empty(*planes.shape[:3], width)
     sources, targets = (x.reshape(1, 1, -1, x.shape[-1]) if planes.shape[1] == 1 else x for x in (planes, result))
-    for new, old, matrix in parts:
-        for source, target in zip(sources, targets, strict=True):
+    for source, target in zip(sources.unbind(), targets.unbind(), strict=True):
+        for new, old, matrix in parts:
             torch.bmm(source[:, :, old], matrix.transpose(1, 2), out=target[:, :, new])
     return result
 
