@@ -23,6 +23,8 @@ The last line on standard output is a JSON object with the figures; messages go 
 def main() -> None:
     """Entry point of `selfsup` and `python -m selfsup`: exits with 0, 2 (cannot be done as asked), or 128 + signal."""
     arguments = sys.argv[1:]
+    # Threads that wait by spinning take the core from the ones they wait for; must be set before torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_USAGE, end="")
         return

@@ -47,6 +47,10 @@ def open_source(root: str, split: Split = "train", labels: Labels = "auto", limi
     """
     if limit is not None and limit < 1:
         raise ValueError(f"the limit is {limit}; wanted at least 1, or none for all images")
+    if not root:
+        raise ValueError(
+            "no images are named: give --data.root a folder, a .zip, .npz or .npy file, or the word shapes"
+        )
     word, _, count = root.partition(":")
     source = _open_shapes(root, count, split) if word == "shapes" else _open_path(Path(root).expanduser(), split)
     if labels == "none":

@@ -1,0 +1,238 @@
+"""The commands as a user meets them: results on standard output, short messages for what cannot be done."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from selfsup import checkpoint, cli
+from selfsup.launch import asked_processes
+
+SMALL = "--encoder.width 0.25 --batch-size 16 --epochs 1 --device cpu --workers 0 --evaluate-every 0".split()
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    """Run a command in this process; returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["selfsup", *map(str, words)])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def result(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The JSON object on the last line of standard output."""
+    last: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return last
+
+
+def photographs(folder: Path, count: int, broken: int = 0) -> Path:
+    """`count` JPEG files of many sizes, nested and without labels; the first `broken` are cut short."""
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / f"album{number % 3}" / f"day{number % 2}" / f"{number:04}.JPG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (40 + number % 9, 60 - number % 7, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+        if number < broken:
+            path.write_bytes(path.read_bytes()[:300])
+    return folder
+
+
+@pytest.mark.parametrize("canvas", ["None", "48"])
+def test_a_folder_of_photographs_without_labels(
+    canvas: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = photographs(tmp_path / "photos", 101, broken=1)
+    sizes = "--augment.views.0.size 24 --augment.views.1.size 24 --encoder.depth small --data.canvas".split()
+    words = ["pretrain", "simclr_folder", "--data.root", root, "--folder", tmp_path / "run", *SMALL, *sizes, canvas]
+    assert call(monkeypatch, *words) == 0
+    assert result(capsys)["reason"] == "finished"
+    unreadable = json.loads((tmp_path / "run" / "unreadable.json").read_text())
+    assert [Path(name).name for name in unreadable] == ["0000.JPG"]
+    assert (tmp_path / "run" / "encoder.safetensors").is_file()
+    assert call(monkeypatch, "knn", tmp_path / "run") == 2
+    assert "needs labels" in capsys.readouterr().err
+
+
+def test_pretrain_then_knn_then_linear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = ["pretrain", "moco_v2_cifar10_cpu", "--data.root", "shapes:200", "--data.limit", "None", "--folder", run]
+    assert call(monkeypatch, *words, *SMALL) == 0
+    finished = result(capsys)
+    assert (finished["step"], finished["reason"]) == (12, "finished")
+    assert call(monkeypatch, "knn", run, "--k", 20, "--temperature", 0.07) == 0
+    knn = result(capsys)
+    assert (knn["k"], knn["temperature"], knn["split"]) == (20, 0.07, "train to test")
+    assert knn == json.loads((run / "results" / "knn.json").read_text())
+    assert call(monkeypatch, "linear", run / "encoder.safetensors", "--data.root", "shapes:200") == 0
+    linear = result(capsys)
+    assert linear["encoder_sha256"] == knn["encoder_sha256"] == finished["encoder_sha256"]
+    for name in ("config.json", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints", "encoder.json"):
+        assert (run / name).exists(), name
+    boards = list((run / "tensorboard").iterdir())
+    assert boards
+    assert boards[0].stat().st_size > 10_000  # with a grid of views, not scalars alone
+
+
+def npz(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def bad_roots(tmp_path: Path) -> dict[str, tuple[Path | str, str]]:
+    """Data that cannot be used: by name, where it is and what the message must say."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    hopeless = tmp_path / "hopeless"
+    hopeless.mkdir()
+    for number in range(20):
+        (hopeless / f"{number}.jpg").write_bytes(b"not a picture")
+    lonely = photographs(tmp_path / "lonely", 1)
+    images = np.zeros((40, 8, 8, 3), dtype=np.uint8)
+    npz(tmp_path / "float.npz", x_train=images.astype(np.float32), y_train=np.zeros(40))
+    npz(tmp_path / "flat.npz", x_train=images.reshape(40, -1), y_train=np.zeros(40, dtype=int))
+    (tmp_path / "nothing.zip").write_bytes(b"PK\5\6" + bytes(18))
+    return {
+        "unset": ("", "--data.root"),
+        "missing": (tmp_path / "absent", "no file or folder"),
+        "empty": (empty, "no image in"),
+        "unreadable": (hopeless, "readable"),
+        "one image": (lonely, "at least 2"),
+        "npz of floats": (tmp_path / "float.npz", "float32"),
+        "npz of flat rows": (tmp_path / "flat.npz", "(40, 192)"),
+        "zip without images": (tmp_path / "nothing.zip", "nothing.zip"),
+        "small": ("shapes:10", "larger than the data set"),
+    }
+
+
+def assert_short_message(code: int, error: str, *named: str) -> None:
+    assert code == 2, error
+    lines = [line for line in error.splitlines() if line.startswith("selfsup: ") or not line.startswith("epoch")]
+    assert "Traceback" not in error
+    assert 1 <= len(lines) <= 3, error
+    for name in named:
+        assert name in error
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "unset",
+        "missing",
+        "empty",
+        "unreadable",
+        "one image",
+        "npz of floats",
+        "npz of flat rows",
+        "zip without images",
+        "small",
+    ],
+)
+def test_bad_data_is_named(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, named = bad_roots(tmp_path)[case]
+    words = [
+        "pretrain",
+        "simclr_cifar10_cpu",
+        "--data.root",
+        root,
+        "--data.limit",
+        "None",
+        "--folder",
+        tmp_path / "run",
+    ]
+    code = call(monkeypatch, *words, *SMALL)
+    assert_short_message(code, capsys.readouterr().err, named)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["pretran"], "did you mean pretrain?"),
+        (["pretrain"], "the recipe is missing"),
+        (["pretrain", "simclr_cifar"], "did you mean simclr_cifar10"),
+        (["pretrain", "absent.py"], "absent.py"),
+        (["pretrain", "simclr_cifar10", "--epoch", "3"], "did you mean --epochs?"),
+        (["pretrain", "simclr_cifar10", "--epochs", "x"], "--epochs"),
+        (["pretrain", "simclr_cifar10", "--epochs", "0"], "epochs is 0"),
+        (["pretrain", "simclr_cifar10", "--method.temperature", "-1", "--data.root", "shapes:600"], "temperature"),
+        (["pretrain", "moco_v2_cifar10", "--method.queue-size", "64", "--data.root", "shapes:600"], "queue_size is 64"),
+        (["knn"], "run folder"),
+        (["knn", "absent"], "no encoder at absent"),
+        (["linear", "absent", "--protocol", "moko"], "moko"),
+        (["recipes", "more"], "more"),
+    ],
+)
+def test_bad_words_are_named(
+    words: list[str],
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_short_message(call(monkeypatch, *words), capsys.readouterr().err, named)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_room_for_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = checkpoint.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    words = ["pretrain", "simclr_cifar10_cpu", "--data.root", "shapes:40", "--data.limit", "None"]
+    code = call(monkeypatch, *words, "--folder", tmp_path / "run", *SMALL)
+    error = capsys.readouterr().err
+    assert code == 2
+    assert "bytes needed, 1000 free" in error
+    assert "Traceback" not in error
+
+
+def test_an_unexpected_error_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> int:
+        return int("three")
+
+    monkeypatch.setattr(cli, "_recipes", lambda arguments: broken())
+    with pytest.raises(ValueError, match="three"):
+        call(monkeypatch, "recipes")
+
+
+def test_help_answers_at_once() -> None:
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "selfsup", "--help"], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert "selfsup pretrain RECIPE" in done.stdout
+    assert min(seconds) < 0.5
+
+
+def test_the_launchers_command_line_is_understood() -> None:
+    assert asked_processes("python accelerate launch --num_processes 2 -m selfsup".split()) == 2
+    assert asked_processes("accelerate launch --num_processes=3 -m selfsup".split()) == 3
+    assert asked_processes("accelerate launch -m selfsup".split()) is None
+
+
+def test_accelerate_starts_as_many_processes_as_were_asked_for(tmp_path: Path) -> None:
+    words = "-m selfsup pretrain simclr_cifar10_cpu --data.root shapes:64 --data.limit None".split()
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", *words, *SMALL]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--folder", str(tmp_path / "run")], capture_output=True, text=True, timeout=180, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["reason"] == "finished"
+    launches = json.loads((tmp_path / "run" / "environment.json").read_text())["launches"]
+    assert [launch["processes"] for launch in launches] == [2]
