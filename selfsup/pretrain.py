@@ -157,7 +157,7 @@ def online_knn(run: Run, source: Source, encoder: nn.Module, device: torch.devic
             extract(encoder, part, run.feed.center(), device, canvas=data.canvas, workers=run.workers) for part in parts
         )
         k = min(run.knn_k, len(bank_features.labels) - 1)
-        accuracy = knn_accuracy(bank_features, rest[0] if rest else None, k, run.knn_temperature)
+        accuracy = knn_accuracy(bank_features, rest[0] if rest else None, k, run.knn_temperature, device=device)
         return {"knn_top1": accuracy["top1"]}
 
     return evaluate

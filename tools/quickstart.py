@@ -71,7 +71,9 @@ def find_images(arguments: argparse.Namespace) -> str:
 
 def settings(root: str, arguments: argparse.Namespace, device: torch.device) -> Run:
     """The recipe for this device and these images."""
-    run: Run = load_recipe("simclr_cifar10_cpu" if device.type == "cpu" else "simclr_cifar10_gpu")
+    run: Run = load_recipe("simclr_cifar10_cpu" if device.type == "cpu" else "simclr_cifar10")
+    if device.type == "cuda":
+        run = replace(run, epochs=100, precision="bf16", evaluate_every=5)
     limit = run.data.limit if root != "shapes" else None
     run = replace(run, data=Data(root=root, limit=limit), folder=str(arguments.folder))
     return replace(run, epochs=arguments.epochs) if arguments.epochs else run

@@ -49,9 +49,16 @@ def vote(similarities: Tensor, labels: Tensor, num_classes: int, temperature: fl
 
 
 def knn_accuracy(
-    bank: Features, queries: Features | None, k: int, temperature: float, backend: Backend = "auto"
+    bank: Features,
+    queries: Features | None,
+    k: int,
+    temperature: float,
+    backend: Backend = "auto",
+    device: torch.device | None = None,
 ) -> dict[str, float]:
     """Top-1 and top-5 accuracy of the vote; without queries each bank image is judged by all others.
+
+    The neighbours are found on `device`, by default the CPU.
 
     Raises:
         ValueError: there are no labels, features are not finite, or k is larger than the bank.
@@ -61,9 +68,9 @@ def knn_accuracy(
         raise ValueError("kNN needs labels: put the images of each class in a folder of its own")
     if not (bank.features.isfinite().all() and asked.features.isfinite().all()):
         raise ValueError("the features hold NaN or infinity; the encoder has diverged")
-    exclude = torch.arange(len(bank.labels)) if queries is None else None
-    unit_bank, unit_asked = F.normalize(bank.features), F.normalize(asked.features)
-    similarities, found = nearest_neighbours(unit_asked, unit_bank, k, backend, exclude)
+    exclude = torch.arange(len(bank.labels), device=device) if queries is None else None
+    unit_bank, unit_asked = (F.normalize(part.features.to(device or "cpu")) for part in (bank, asked))
+    similarities, found = (part.cpu() for part in nearest_neighbours(unit_asked, unit_bank, k, backend, exclude))
     num_classes = int(max(bank.labels.max(), asked.labels.max())) + 1
     scores = vote(similarities, bank.labels[found], num_classes, temperature)
     ranked = scores.sort(dim=1, descending=True, stable=True).indices
@@ -110,7 +117,7 @@ def run_knn(path: Path, settings: KNN, device: torch.device) -> dict[str, Any]:
         for part in parts
     )
     k = min(settings.k, len(bank.labels) - (not rest))
-    figures = knn_accuracy(bank, rest[0] if rest else None, k, settings.temperature, settings.backend)
+    figures = knn_accuracy(bank, rest[0] if rest else None, k, settings.temperature, settings.backend, device)
     return {
         "knn_top1": figures["top1"],
         "knn_top5": figures["top5"],
