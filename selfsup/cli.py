@@ -35,8 +35,11 @@ def main() -> None:
     try:
         command = _command(arguments[0])
         sys.exit(command(arguments[1:]))
+    except KeyboardInterrupt:
+        print("selfsup: interrupted", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError) as error:
-        if not _meant_for_user(error) or os.environ.get("SELFSUP_TRACEBACK"):
+        if not meant_for_user(error) or os.environ.get("SELFSUP_TRACEBACK"):
             raise
         print(f"selfsup: {error}", file=sys.stderr)
         sys.exit(2)
@@ -51,12 +54,12 @@ def _command(name: str) -> Callable[[list[str]], int]:
     return commands[name]
 
 
-def _meant_for_user(error: BaseException) -> bool:
+def meant_for_user(error: BaseException) -> bool:
     """Whether selfsup itself raised the error, rather than something below it that went wrong unexpectedly."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("selfsup.")
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(("selfsup.", "__main__"))
 
 
 def _first(arguments: list[str], what: str, usage: str) -> tuple[str, list[str]]:

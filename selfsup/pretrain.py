@@ -89,7 +89,7 @@ def pretrain(run: Run) -> dict[str, Any]:
         "device": device_name(accelerator.device),
         **figures,
     }
-    report_unreadable(loader.unreadable, folder)
+    report_unreadable(loader.unreadable, folder, accelerator.device)
     if outcome.finished:
         result["encoder_sha256"] = export(run, method, folder, outcome)
     return result
@@ -163,12 +163,14 @@ def online_knn(run: Run, source: Source, encoder: nn.Module, device: torch.devic
     return evaluate
 
 
-def report_unreadable(unreadable: dict[str, str], folder: RunFolder) -> None:
-    """Say which images could not be read, and leave the list in the run folder."""
-    if not unreadable or distributed.rank():
-        return
-    path = folder.write_json("unreadable.json", unreadable)
-    message(f"{len(unreadable)} unreadable images were replaced by their neighbours; they are listed in {path}")
+def report_unreadable(met: dict[str, str], folder: RunFolder, device: torch.device) -> None:
+    """Say how many images could not be read by any process, and leave the list in the run folder."""
+    unreadable: dict[str, str] = {}
+    for part in distributed.gather_json(met, device):
+        unreadable |= part
+    if unreadable and distributed.rank() == 0:
+        path = folder.write_json("unreadable.json", unreadable)
+        message(f"{len(unreadable)} unreadable images were replaced by their neighbours; they are listed in {path}")
 
 
 def export(run: Run, method: Method, folder: RunFolder, outcome: Outcome) -> str:

@@ -86,7 +86,7 @@ def test_one_process_equals_two(tmp_path: Path) -> None:
     optimizer = replace(tiny_run(tmp_path).optimizer, learning_rate=0.03)
     runs = [
         replace(
-            tiny_run(tmp_path / "single" / name, batch_size=64, epochs=10, log_every=1),
+            tiny_run(tmp_path / "single" / name, batch_size=64, epochs=10, log_every=1, evaluate_every=5),
             method=method,
             optimizer=optimizer,
             max_steps=20,
@@ -100,6 +100,9 @@ def test_one_process_equals_two(tmp_path: Path) -> None:
         one, two = logged(tmp_path / "single" / name, "loss"), logged(tmp_path / "double" / name, "loss")
         assert len(one) == 20
         assert two == pytest.approx(one, abs=1e-5)
+        judged = [logged(tmp_path / folder / name, "knn_top1") for folder in ("single", "double")]
+        assert len(judged[0]) == 2
+        assert judged[0] == pytest.approx(judged[1], abs=2 / 128)  # a neighbour may change places by rounding
         for figure in ("accuracy", "alignment"):
             pair = [logged(tmp_path / folder / name, figure) for folder in ("single", "double")]
             assert pair[0] == pytest.approx(pair[1], abs=2e-2 if figure == "accuracy" else 1e-4)

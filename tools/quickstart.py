@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from selfsup.cli import meant_for_user
 from selfsup.config import Data, load_recipe
 from selfsup.data.download import fetch_cifar10
 from selfsup.data.sources import open_source
@@ -35,6 +36,8 @@ def main() -> None:
     try:
         result = quickstart(arguments, device)
     except (ValueError, OSError) as error:
+        if not meant_for_user(error):
+            raise
         print(f"tools/quickstart: {error}", file=sys.stderr)
         sys.exit(2)
     if "signal" in result:
@@ -46,7 +49,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tools/quickstart", description="Pretrain a small ResNet and judge it.")
     parser.add_argument("--data", type=Path, help="folder with CIFAR-10 in any usual layout; else it is downloaded")
     parser.add_argument("--folder", type=Path, default=Path("runs/quickstart"), help="run folder (default %(default)s)")
-    parser.add_argument("--shapes", action="store_true", help="use the generated data set instead of CIFAR-10")
+    parser.add_argument("--shapes", nargs="?", const=10_000, type=int, help="generated images instead (how many)")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's (12 on a CPU, 100 on a GPU)")
     return parser.parse_args()
 
@@ -60,7 +63,11 @@ def cache_folder() -> Path:
 def find_images(arguments: argparse.Namespace) -> str:
     """CIFAR-10 from the folder given, the cache or a download; else the generated data set."""
     if arguments.shapes:
-        return "shapes"
+        return f"shapes:{arguments.shapes}"
+    if arguments.data is not None and not arguments.data.exists():
+        raise ValueError(f"there is no folder {arguments.data}; give --data a folder with CIFAR-10, or leave it out")
+    if arguments.data is not None and arguments.data.suffix == ".npz":
+        return str(arguments.data)
     found = fetch_cifar10(cache_folder(), arguments.data, message)
     if found is None:
         message("CIFAR-10 cannot be had here: this run uses the generated data set `shapes` instead")
@@ -74,7 +81,7 @@ def settings(root: str, arguments: argparse.Namespace, device: torch.device) -> 
     run: Run = load_recipe("simclr_cifar10_cpu" if device.type == "cpu" else "simclr_cifar10")
     if device.type == "cuda":
         run = replace(run, epochs=100, precision="bf16", evaluate_every=5)
-    limit = run.data.limit if root != "shapes" else None
+    limit = None if root.startswith("shapes") else run.data.limit
     run = replace(run, data=Data(root=root, limit=limit), folder=str(arguments.folder))
     return replace(run, epochs=arguments.epochs) if arguments.epochs else run
 

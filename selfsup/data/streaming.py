@@ -1,6 +1,7 @@
 """Photographs that are read anew in every epoch: worker processes decode and crop them at full resolution."""
 
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -114,10 +115,17 @@ class Streaming:
             sampler=keys,
             num_workers=self.workers,
             collate_fn=_as_it_is,
+            worker_init_fn=_leave_signals_to_parent,
             pin_memory=self.device.type == "cuda",
             multiprocessing_context="fork" if fork else None,
             generator=torch.Generator(),  # of its own: the loader draws from it, and the global state is not its to use
         )
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal: the parent decides when to stop, and its handlers are not ours."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _as_it_is(item: Any) -> Any:

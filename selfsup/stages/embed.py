@@ -12,6 +12,7 @@ from selfsup import distributed
 from selfsup.augment.views import Center
 from selfsup.data.loader import evaluation_batches
 from selfsup.data.sources import Source
+from selfsup.monitor.log import message
 
 
 class Features(NamedTuple):
@@ -53,7 +54,10 @@ def extract(
         batch_size: images per process at a time.
         canvas, workers: as in the loader.
     """
+    if len(source) < distributed.world_size():
+        raise ValueError(f"{len(source)} images cannot be shared among {distributed.world_size()} processes; use fewer")
     was_training = encoder.training
+    unreadable: dict[str, str] = {}
     encoder.eval()
     rows: list[Tensor] = []
     labels: list[Tensor] = []
@@ -67,10 +71,13 @@ def extract(
         rank=distributed.rank(),
         world=distributed.world_size(),
         workers=workers,
+        unreadable=unreadable,
     ):
         rows.append(encoder(center(batch.images, batch.sizes, device)).float())
         labels.append(batch.labels)
         indices.append(batch.indices)
     encoder.train(was_training)
+    if unreadable:
+        message(f"{len(unreadable)} unreadable images are left out, such as {next(iter(unreadable))}")
     joined = (torch.cat(rows), torch.cat(labels).to(device), torch.cat(indices).to(device))
     return Features(*(distributed.gather_ragged(part).cpu() for part in joined))

@@ -1,0 +1,44 @@
+"""The tools that a person runs from a checkout, on data small enough for a test."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(tool: str, *words: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(ROOT / "tools" / tool), *map(str, words)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+
+
+def test_quickstart_ends_with_its_table_and_figures(tmp_path: Path) -> None:
+    done = run("quickstart.py", "--shapes", 300, "--epochs", 1, "--folder", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    for name in ("pixels_knn_top1", "untrained_knn_top1", "knn_top1", "linear_top1"):
+        assert 0 < figures[name] <= 1, name
+    assert figures["seconds"] > 0
+    assert figures["device"].startswith("cpu")
+    for row in ("raw pixels", "untrained encoder", "pretrained encoder", str(tmp_path / "run")):
+        assert row in done.stderr.replace("\n", "")
+    assert (tmp_path / "run" / "results" / "linear_features.json").is_file()
+
+
+def test_quickstart_names_a_missing_folder(tmp_path: Path) -> None:
+    done = run("quickstart.py", "--data", tmp_path / "absent")
+    assert done.returncode == 2
+    assert "there is no folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_gpu_check_runs_on_a_cpu() -> None:
+    done = run("gpu_check.py", "--small")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stderr
+    assert {line["check"] for line in lines} == {"environment", "tests", "augmentation", "step", "learning", "end"}
+    assert lines[-1]["ok"]
+    assert any("knn_top1" in line for line in lines if line["check"] == "learning")
