@@ -1,5 +1,6 @@
 """What the trainer does besides resuming: precisions, compilation, equality of one process and two."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,16 @@ from processes import run_processes
 from test_resume import assert_same, run_all
 from tiny import METHODS, tiny_run
 
+import selfsup.pretrain
+from selfsup.checkpoint import serialize
 from selfsup.data.sources import open_source
+from selfsup.folder import RunFolder
+from selfsup.methods.base import Method
 from selfsup.methods.moco import MoCo
 from selfsup.methods.simclr import SimCLR
-from selfsup.pretrain import build_method, pretrain
+from selfsup.pretrain import Run, build_method, pretrain
 from selfsup.stages.encoder import load_encoder
+from selfsup.trainer import Outcome
 
 CUDA = pytest.param("auto", marks=pytest.mark.gpu)
 
@@ -122,3 +128,23 @@ def test_the_loss_falls_and_knn_rises_on_shapes(tmp_path: Path) -> None:
     assert len(accuracy) == 8
     assert accuracy[-1] > accuracy[0]
     assert result["knn_top1"] == accuracy[-1]
+
+
+def replica(run: Run) -> str:
+    """SHA-256 of everything a process holds at the end of a run: weights, running statistics, queue."""
+    held = []
+
+    def keep(run: Run, method: Method, folder: RunFolder, outcome: Outcome) -> str:
+        held.append(hashlib.sha256(serialize(method.state_dict())).hexdigest())
+        return ""
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selfsup.pretrain, "export", keep)
+        run_all([run])
+    return held[0]
+
+
+def test_replicas_are_identical_to_the_bit(tmp_path: Path) -> None:
+    """MoCo's own batch norm is local (shuffled), so its running statistics are equal only if they are shared."""
+    first, second = run_processes(2, replica, tiny_run(tmp_path / "run", "moco", epochs=1))
+    assert first == second
