@@ -2,10 +2,15 @@
 
     selfsup pretrain simclr_cifar10_cpu --data.root PATH
 
-Not a published setting: batch 256, SGD, and augmentation as for MoCo on CIFAR-10.
+Not a published setting: batch 256, SGD, and the augmentation of MoCo on CIFAR-10 with crops of at least a fifth of the
+image. Chosen among five by leave-one-out kNN on training images after 4 epochs (0.454; crops from 0.08: 0.448; half the
+rate: 0.440; temperature 0.5: 0.409; a head without batch norm: 0.449, with crops from 0.08).
 """
 
+from dataclasses import replace
+
 from selfsup.augment import presets
+from selfsup.augment.views import Augment
 from selfsup.config import Data
 from selfsup.methods.simclr import SimCLR
 from selfsup.models.heads import Head
@@ -14,17 +19,19 @@ from selfsup.optim import SGD
 from selfsup.pretrain import Run
 from selfsup.schedules import Cosine
 
+view = replace(presets.moco_cifar().views[0], crop_scale=(0.2, 1.0))
+
 recipe = Run(
     name="simclr_cifar10_cpu",
     method=SimCLR.Config(
         temperature=0.2, head=Head.Config(hidden_layers=1, hidden_dim=256, output_dim=64, batch_norm="hidden")
     ),
     encoder=ResNet.Config(depth="small", stem="small"),
-    augment=presets.moco_cifar(),
+    augment=Augment(views=(view, view)),
     data=Data(limit=30_000),
     optimizer=SGD.Config(learning_rate=0.12, scaling="linear", weight_decay=5e-4),
     schedule=Cosine(warmup_epochs=1),
-    epochs=12,
+    epochs=10,
     batch_size=256,
     workers=0,
 )

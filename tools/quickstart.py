@@ -50,7 +50,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder with CIFAR-10 in any usual layout; else it is downloaded")
     parser.add_argument("--folder", type=Path, default=Path("runs/quickstart"), help="run folder (default %(default)s)")
     parser.add_argument("--shapes", nargs="?", const=10_000, type=int, help="generated images instead (how many)")
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's (12 on a CPU, 100 on a GPU)")
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's (10 on a CPU, 100 on a GPU)")
     return parser.parse_args()
 
 
