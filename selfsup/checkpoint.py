@@ -76,7 +76,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int = 2) -> Path:
-    """Save one checkpoint as `folder/step_XXXXXXXX` and remove all but the newest `keep`.
+    """Save one checkpoint as `folder/step_XXXXXXXX`; then remove later ones and all but the newest `keep`.
+
+    Later ones are damaged: the run was resumed from before them.
 
     Raises:
         StorageError: no room (checked before anything is written), or the disk refuses. Older ones stay as they are.
@@ -109,8 +111,10 @@ def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: 
         if isinstance(error, StorageError):
             raise
         raise StorageError(f"cannot write checkpoint {final} ({needed} bytes needed): {error.strerror}") from error
-    for old in steps(folder)[:-keep]:
-        shutil.rmtree(folder / f"step_{old:08d}")
+    present = steps(folder)
+    earlier = [other for other in present if other <= step]
+    for other in set(present) - set(earlier[-keep:]):
+        shutil.rmtree(folder / f"step_{other:08d}")
     return final
 
 

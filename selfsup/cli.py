@@ -39,7 +39,8 @@ def main() -> None:
         print("selfsup: interrupted", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError) as error:
-        if not meant_for_user(error) or os.environ.get("SELFSUP_TRACEBACK"):
+        named = isinstance(error, OSError) and error.filename is not None  # a full disk, a folder without permission
+        if not (meant_for_user(error) or named) or os.environ.get("SELFSUP_TRACEBACK"):
             raise
         print(f"selfsup: {error}", file=sys.stderr)
         sys.exit(2)

@@ -124,9 +124,15 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
     except SystemExit as stop:
         if not stop.code:
             raise
-    lines = [line.strip() for line in text.getvalue().splitlines()]
-    body = [line for line in lines[1:] if line and set(line) != {"-"}]
-    raise ValueError(f"{body[0] if body else 'wrong arguments'}\nall flags: {command} --help")
+    raise ValueError(f"{_told(text.getvalue())}\nall flags: {command} --help")
+
+
+def _told(box: str) -> str:
+    """What tyro says inside its frame, on one line: the first paragraph below the title."""
+    lines = [line.strip(" │╭╮╰╯") for line in box.splitlines()]
+    ruled = [number for number, line in enumerate(lines) if line and set(line) <= {"-", "─"}]
+    body = lines[ruled[0] + 1 : ruled[1]] if len(ruled) > 1 else lines[1:]
+    return " ".join(line for line in body if line and not set(line) <= {"-", "─"}) or "wrong arguments"
 
 
 # JSON
@@ -224,3 +230,9 @@ class Data:
     labels: Literal["auto", "none"] = "auto"  # auto: from the folders or the file, where they are there
     limit: int | None = None  # this many images, drawn once; None: all
     canvas: int | None = None  # decode each image once, to this size; None: at full resolution for every view
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "canvas"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"data.{name} is {value}; it must be at least 1, or None")

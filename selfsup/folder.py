@@ -1,10 +1,12 @@
 """The run folder: what was run, with which versions, how it went, how good it is."""
 
+import contextlib
 import json
 import platform
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,11 @@ import torch
 from selfsup import checkpoint, distributed
 from selfsup.config import differences, dump, result_relevant
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _PACKAGES = ("selfsup", "torch", "torchvision", "kornia", "accelerate", "safetensors", "numpy", "pillow")
 
 
@@ -21,7 +28,7 @@ class RunFolder:
     """A folder that explains its run: config.json, environment.json, metrics.jsonl, checkpoints/, results/.
 
     Args:
-        path: where; made when `claim` is called.
+        path: where; made when `claimed` is entered.
     """
 
     def __init__(self, path: Path):
@@ -31,19 +38,22 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.encoder = path / "encoder.safetensors"
 
-    def claim(self, config: Any, data: dict[str, Any], device: torch.device) -> None:
-        """Make the folder for this configuration and these data, or make sure that it was made for them.
+    def check(self, config: Any, facts: dict[str, Any]) -> None:
+        """Make sure that the folder is free, or was made for this configuration and these facts.
 
-        Where the data lie may change; what they are, as `data` tells, may not.
+        Args:
+            config: fields declared with `execution` may differ, such as where the data lie.
+            facts: what else must be the same, such as what the data are.
 
         Raises:
             ValueError: the folder holds a run of another configuration (what differs is listed), or something else.
-            StorageError: the folder cannot be written.
         """
-        saved, relevant = self.path / "config.json", result_relevant(config) | {"images": data}
+        saved = self.path / "config.json"
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file; give --folder the name of a folder")
         if saved.is_file():
             old = _read_json(saved)
-            changed = differences(old.get("result", {}), relevant)
+            changed = differences(old.get("result", {}), _relevant(config, facts))
             if changed:
                 shown = "; ".join(changed[:6]) + ("; ..." if len(changed) > 6 else "")
                 raise ValueError(
@@ -52,21 +62,46 @@ class RunFolder:
                 )
         elif self.path.exists() and any(self.path.iterdir()):
             raise ValueError(f"folder {self.path} is not empty and holds no run; give another --folder")
+
+    @contextlib.contextmanager
+    def claimed(self, config: Any, facts: dict[str, Any], device: torch.device) -> Iterator[None]:
+        """`check`, then make the folder or note another launch in it, and keep other launches out meanwhile.
+
+        Raises:
+            ValueError: as `check`, or another process is at work in the folder.
+            StorageError: the folder cannot be written.
+        """
+        self.check(config, facts)
         distributed.barrier()  # every process has looked before the first one writes
-        if distributed.rank() == 0:
-            self._write(config, relevant, device)
-        distributed.barrier()
+        with self._locked() if distributed.rank() == 0 else contextlib.nullcontext():
+            if distributed.rank() == 0:
+                self._write(config, _relevant(config, facts), device)
+            distributed.barrier()
+            yield
 
     def _write(self, config: Any, relevant: Any, device: torch.device) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise checkpoint.StorageError(f"cannot make run folder {self.path}: {error.strerror}") from error
         self.write_json("config.json", {"result": relevant, "run": dump(config)})
-        launches = self.path / "environment.json"
-        known = _read_json(launches)["launches"] if launches.is_file() else []
+        known = self.read_json("environment.json").get("launches", [])
         self.write_json("environment.json", {"launches": [*known, environment(device)]})
         checkpoint.clean(self.checkpoints)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Make the folder and hold its lock, which ends with this process however that ends."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            held = open(self.path / ".lock", "w")  # noqa: SIM115 (closed below)
+        except OSError as error:
+            raise checkpoint.StorageError(f"cannot make run folder {self.path}: {error.strerror}") from error
+        with held:
+            try:
+                if fcntl is not None:  # some systems have no such locks
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ValueError(
+                    f"another process is at work in {self.path}; wait for it, or give another --folder"
+                ) from error
+            yield
 
     def saved_run(self) -> dict[str, Any]:
         """The run's configuration as it was dumped; `selfsup.config.restore` makes objects of it.
@@ -80,12 +115,20 @@ class RunFolder:
         run: dict[str, Any] = _read_json(saved)["run"]
         return run
 
+    def read_json(self, name: str) -> dict[str, Any]:
+        """What `write_json` wrote, or an empty dictionary."""
+        return _read_json(self.path / name) if (self.path / name).is_file() else {}
+
     def write_json(self, name: str, content: Any) -> Path:
         """Write `name` inside the folder, atomically."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
         return path
+
+
+def _relevant(config: Any, facts: dict[str, Any]) -> dict[str, Any]:
+    return result_relevant(config) | {"facts": facts}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; give a number above 0")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay is {self.weight_decay}; give 0 or more")
 
     def peak(self, batch_size: int) -> float:
         """The peak learning rate for this global batch."""
@@ -56,6 +58,11 @@ class OptimizerConfig:
         raise NotImplementedError(f"{type(self).__qualname__} does not build an optimizer")
 
 
+def _check_momentum(momentum: float) -> None:
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum is {momentum}; it must lie in [0, 1), such as 0.9")
+
+
 class SGD(torch.optim.SGD):
     """Stochastic gradient descent with momentum."""
 
@@ -64,6 +71,12 @@ class SGD(torch.optim.SGD):
         momentum: float = 0.9
         nesterov: bool = False
         decay_norm_and_bias: bool = True  # MoCo and InstDisc decay every parameter
+
+        def __post_init__(self) -> None:
+            OptimizerConfig.__post_init__(self)
+            _check_momentum(self.momentum)
+            if self.nesterov and not self.momentum:
+                raise ValueError("nesterov needs momentum above 0, such as 0.9")
 
         def build(self, named_parameters: NamedParameters, batch_size: int) -> torch.optim.Optimizer:
             peak = self.peak(batch_size)
@@ -81,6 +94,11 @@ class AdamW(torch.optim.AdamW):
         betas: tuple[float, float] = (0.9, 0.999)
         weight_decay: float = 0.01
         decay_norm_and_bias: bool = False
+
+        def __post_init__(self) -> None:
+            OptimizerConfig.__post_init__(self)
+            if not all(0 <= beta < 1 for beta in self.betas):
+                raise ValueError(f"betas are {self.betas}; both must lie in [0, 1)")
 
         def build(self, named_parameters: NamedParameters, batch_size: int) -> torch.optim.Optimizer:
             peak = self.peak(batch_size)
@@ -106,6 +124,10 @@ class LARS(torch.optim.Optimizer):
         weight_decay: float = 1e-6
         exclude: tuple[str, ...] = ("bias", "head_supervised")  # regular expressions; one-dimensional ones are, always
         rate_in_buffer: bool = True
+
+        def __post_init__(self) -> None:
+            OptimizerConfig.__post_init__(self)
+            _check_momentum(self.momentum)
 
         def build(self, named_parameters: NamedParameters, batch_size: int) -> torch.optim.Optimizer:
             peak = self.peak(batch_size)

@@ -15,14 +15,14 @@ from selfsup.augment.views import Augment, Views
 from selfsup.config import Data, execution, restore
 from selfsup.data.loader import Loader
 from selfsup.data.resident import Squeezed
-from selfsup.data.sources import ArraySource, Source, open_source
+from selfsup.data.sources import ArraySource, Source, open_source, open_test, subset
 from selfsup.folder import RunFolder, device_name
 from selfsup.methods.base import Method, Problem
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.log import message
 from selfsup.stages.embed import extract
 from selfsup.stages.encoder import Feed, save_encoder
-from selfsup.stages.knn import has_test_part, knn_accuracy
+from selfsup.stages.knn import check_temperature, knn_accuracy
 from selfsup.trainer import Evaluate, Outcome, Training, fit, make_accelerator
 
 
@@ -45,6 +45,10 @@ class Run(Training):
         super().__post_init__()
         if not 0 < self.test_fraction <= 1:
             raise ValueError(f"test_fraction is {self.test_fraction}; it must be above 0 and at most 1")
+        for name, least in (("knn_k", 1), ("knn_bank", 2), ("knn_queries", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        check_temperature(self.knn_temperature)
 
     @property
     def feed(self) -> Feed:
@@ -66,13 +70,22 @@ def pretrain(run: Run) -> dict[str, Any]:
     folder = RunFolder(Path(run.folder or f"runs/{run.name}"))
     source = open_source(run.data.root, "train", labels=run.data.labels, limit=run.data.limit)
     views = Views(run.augment, run.seed)
-    loader = make_loader(run, run.data, source, views, accelerator)
     method = build_method(run, source)
-    folder.claim(run, fingerprint(source), accelerator.device)
-    if distributed.rank() == 0:
-        message(f"{len(source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
+    facts = {"images": fingerprint(source), "method": method.resolved}
+    folder.check(run, facts)  # before anything is decoded
+    loader = make_loader(run, run.data, source, views, accelerator)
+    with folder.claimed(run, facts, accelerator.device):
+        if distributed.rank() == 0:
+            message(f"{len(source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
+        result = _trained(run, method, loader, views, folder, accelerator)
+    return result | {"seconds": round(time.monotonic() - begin, 1)}
+
+
+def _trained(
+    run: Run, method: Method, loader: Loader, views: Views, folder: RunFolder, accelerator: Accelerator
+) -> dict[str, Any]:
     figures: dict[str, float] = {}
-    evaluate = online_knn(run, source, method.encoder, accelerator.device)
+    evaluate = online_knn(run, loader.source, method.encoder, accelerator.device)
 
     def evaluate_and_keep() -> dict[str, float]:
         figures.update(evaluate() if evaluate else {})
@@ -85,7 +98,6 @@ def pretrain(run: Run) -> dict[str, Any]:
         "total_steps": outcome.total_steps,
         "reason": outcome.reason,
         "signal": outcome.signal,
-        "seconds": round(time.monotonic() - begin, 1),
         "device": device_name(accelerator.device),
         **figures,
     }
@@ -122,7 +134,7 @@ def make_loader(training: Training, data: Data, source: Source, views: Views, ac
         world=distributed.world_size(),
         workers=training.workers,
         canvas=data.canvas,
-        crop=None if data.canvas else views.crop,
+        crop=None if data.canvas is not None else views.crop,
     )
 
 
@@ -144,13 +156,14 @@ def online_knn(run: Run, source: Source, encoder: nn.Module, device: torch.devic
     if not run.evaluate_every or int(source.labels.min()) < 0 or int(source.labels.max()) < 1:
         return None
     data = run.data
-    limit = min(run.knn_bank, len(source))
-    parts = [open_source(data.root, "train", labels=data.labels, limit=limit)]
-    if has_test_part(data):
-        whole = len(open_source(data.root, "test", labels=data.labels))
-        parts.append(open_source(data.root, "test", labels=data.labels, limit=min(run.knn_queries, whole)))
-    if data.canvas:  # decoded once, not in every evaluation
-        parts = [part if isinstance(part, ArraySource) else Squeezed(part, data.canvas) for part in parts]
+    parts = [subset(source, run.knn_bank)]
+    test = open_test(data.root, data.labels)
+    if test is not None and int(test.labels.min()) < 0:
+        message("the test images have no labels: the online kNN leaves one training image out instead")
+    elif test is not None:
+        test = subset(test, run.knn_queries)
+        squeezable = data.canvas is not None and not isinstance(test, ArraySource)
+        parts.append(Squeezed(test, data.canvas) if squeezable and data.canvas else test)  # decoded once
 
     def evaluate() -> dict[str, float]:
         bank_features, *rest = (
@@ -164,8 +177,8 @@ def online_knn(run: Run, source: Source, encoder: nn.Module, device: torch.devic
 
 
 def report_unreadable(met: dict[str, str], folder: RunFolder, device: torch.device) -> None:
-    """Say how many images could not be read by any process, and leave the list in the run folder."""
-    unreadable: dict[str, str] = {}
+    """Say how many images no process could read, and add them to the list in the run folder."""
+    unreadable = folder.read_json("unreadable.json")  # of earlier launches
     for part in distributed.gather_json(met, device):
         unreadable |= part
     if unreadable and distributed.rank() == 0:

@@ -27,7 +27,6 @@ class Stream(IntEnum):
     QUEUE = 5
     SHAPES = 6
     SUBSET = 7
-    STEP = 8
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:

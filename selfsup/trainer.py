@@ -18,6 +18,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from selfsup import checkpoint, distributed
+from selfsup.augment.geometry import send
 from selfsup.augment.views import Views
 from selfsup.config import execution
 from selfsup.data.batch import Batch
@@ -61,6 +62,8 @@ class Training:
         for name in ("epochs", "batch_size", "log_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"clip_norm is {self.clip_norm}; it must be positive, or None for no clipping")
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps is {self.max_steps}; it must be at least 1")
         for name in ("seed", "workers", "evaluate_every"):
@@ -97,7 +100,7 @@ def make_accelerator(training: Training) -> Accelerator:
     AcceleratorState._reset_state()
     accelerator = Accelerator(
         mixed_precision="no" if training.precision == "fp32" else training.precision,
-        cpu=training.device == "cpu",
+        cpu=device_for(training.device).type == "cpu",
         # Banks and queues are buffers: broadcasting them on every forward would cost more than the step.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
@@ -158,31 +161,47 @@ class _Consensus:
 class _State:
     """Everything that a checkpoint holds: the method's tensors, the optimiser's, the scaler's, the step."""
 
-    def __init__(self, method: Method, optimizer: torch.optim.Optimizer, scaler: Any, folder: RunFolder, keep: int):
-        self.method, self.optimizer, self.scaler, self.folder, self.keep = method, optimizer, scaler, folder, keep
+    def __init__(
+        self, method: Method, optimizer: torch.optim.Optimizer, accelerator: Accelerator, folder: RunFolder, keep: int
+    ):
+        self.method, self.optimizer, self.folder, self.keep = method, optimizer, folder, keep
+        self.scaler, self.device = accelerator.scaler, accelerator.device
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in method.named_parameters()}
         self.saved_step = -1
 
     def save(self, step: int) -> None:
         if step == self.saved_step:
             return
+        problem = ""
         if distributed.rank() == 0:
-            tensors = {
-                "method": self.method.state_dict(),
-                "optimizer": checkpoint.optimizer_tensors(self.optimizer, self.names),
-            }
-            state = {"scaler": self.scaler.state_dict() if self.scaler else None}
-            checkpoint.save(self.folder.checkpoints, step, tensors, state, self.keep)
+            try:
+                self._write(step)
+            except checkpoint.StorageError as error:
+                problem = str(error)
+        problem = distributed.gather_json(problem, self.device)[0]  # all processes wait here, and all stop
+        if problem:
+            raise checkpoint.StorageError(problem)
         self.saved_step = step
-        distributed.barrier()
+
+    def _write(self, step: int) -> None:
+        tensors = {
+            "method": self.method.state_dict(),
+            "optimizer": checkpoint.optimizer_tensors(self.optimizer, self.names),
+        }
+        state = {"scaler": self.scaler.state_dict() if self.scaler else None}
+        checkpoint.save(self.folder.checkpoints, step, tensors, state, self.keep)
 
     def load(self) -> int:
         """Restore the newest checkpoint, if there is one; returns its step, else 0."""
         found, damage = checkpoint.load_newest(self.folder.checkpoints)
         for line in damage:
             message(f"damaged checkpoint passed over: {line}")
-        if found is None:
+        # A process that could not read the newest one takes the others along to the one that all can read.
+        step = min(distributed.gather_json(found.step if found else 0, self.device))
+        if found is None or step == 0:
             return 0
+        if found.step != step:
+            found = checkpoint.load(self.folder.checkpoints / f"step_{step:08d}")
         self.method.load_state_dict(found.tensors["method"])
         checkpoint.restore_optimizer(self.optimizer, self.names, found.tensors["optimizer"])
         if self.scaler and found.state["scaler"]:
@@ -220,7 +239,7 @@ def fit(
     torch.backends.cudnn.benchmark = not training.deterministic
     method.to(device).to(memory_format=torch.channels_last)
     optimizer = training.optimizer.build(method.named_parameters(), training.batch_size)
-    state = _State(method, optimizer, accelerator.scaler, folder, training.keep)
+    state = _State(method, optimizer, accelerator, folder, training.keep)
     step = state.load()
     if training.compile:
         for module in method.modules():
@@ -230,7 +249,7 @@ def fit(
         # torch 2.15 renames the option that make_accelerator sets; accelerate does not know the new name yet.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
         model = accelerator.prepare_model(method)
-    stepper = accelerator.prepare_optimizer(optimizer)
+    stepper = accelerator.prepare_optimizer(optimizer, device_placement=False)  # its state is placed already
     horizon = Horizon(loader.sampler.length, training.batch_size, training.epochs)
     run = _Run(method, model, stepper, optimizer, loader, views, training, horizon, accelerator)
     log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps) if distributed.rank() == 0 else None
@@ -280,18 +299,18 @@ class _Run(NamedTuple):
                     log.advance(step)
                 overtime = training.max_minutes is not None and now - begin > 60 * training.max_minutes
                 number, stop, due = agree(max(caught, default=0), overtime, now - saved > 60 * training.save_minutes)
+                if step % horizon.steps_per_epoch == 0:
+                    left = (horizon.total_steps - step) * (time.monotonic() - begin) / (step - first)
+                    self.epoch_end(step // horizon.steps_per_epoch, evaluate, log, left)
+                    marked = time.monotonic()
+                if step == limit:
+                    break
                 if number or stop:
                     self.save(step, state, out)
                     return Outcome(step, horizon.total_steps, "signal" if number else "max-minutes", number)
                 if due:
                     self.save(step, state, out)
                     saved = time.monotonic()
-                if step == limit:
-                    break
-            if step % horizon.steps_per_epoch == 0:
-                left = (horizon.total_steps - step) * (time.monotonic() - begin) / (step - first)
-                self.epoch_end(step // horizon.steps_per_epoch, evaluate, log, left)
-                marked = time.monotonic()
         if out is not None:
             self.save(step, state, out)
         return Outcome(step, horizon.total_steps, "finished" if step >= horizon.total_steps else "max-steps", 0)
@@ -305,9 +324,8 @@ class _Run(NamedTuple):
         factor = training.schedule(step, self.horizon)
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["peak_lr"]
-        handed = batch._replace(
-            images=(), labels=batch.labels.to(device, non_blocking=True), indices=batch.indices.to(device)
-        )
+        # Methods see views, labels and indices; what stays on the CPU would be copied by DDP, which waits for it.
+        handed = Batch((), batch.labels.to(device, non_blocking=True), send(batch.indices, device))
         out: Step = self.model(views, handed)
         self.accelerator.backward(out.loss)
         if training.clip_norm is not None:
@@ -332,12 +350,15 @@ class _Run(NamedTuple):
     def require_finite(self, step: int, loss: float) -> None:
         if not math.isfinite(loss):
             raise Diverged(
-                f"the loss at step {step} is {loss}; no checkpoint was written since it was last finite\n"
-                "try a lower --optimizer.learning-rate, a longer warm-up, or --clip-norm 1"
+                f"the loss or the weights at step {step} are not finite ({loss}); the last checkpoint is from before\n"
+                "try a lower --optimizer.learning-rate, a longer warm-up, or --clip-norm 1, with a new --folder"
             )
 
     def save(self, step: int, state: _State, out: Step) -> None:
-        self.require_finite(step, float(distributed.mean_over_processes(out.loss.detach().float())))
+        """Save, unless the loss of this step or the weights after it are not finite."""
+        loss = float(distributed.mean_over_processes(out.loss.detach().float()))
+        largest = torch.stack(torch._foreach_norm([p.detach() for p in self.method.parameters()], torch.inf)).max()
+        self.require_finite(step, loss if math.isfinite(float(largest)) else float(largest))
         state.save(step)
 
     def epoch_end(self, epoch: int, evaluate: Evaluate | None, log: Log | None, left: float) -> None:

@@ -33,9 +33,17 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:
-    for step in (1, 2, 100_000_000, 3):
+    for step in (1, 2, 99_999_999, 100_000_000):
         save(tmp_path, step, tensors(), {}, keep=2)
-    assert steps(tmp_path) == [3, 100_000_000]
+    assert steps(tmp_path) == [99_999_999, 100_000_000]
+
+
+def test_pruning_never_prefers_a_damaged_later_one(tmp_path: Path) -> None:
+    save(tmp_path, 10, tensors(1), {}, keep=2)
+    damaged = save(tmp_path, 20, tensors(2), {}, keep=2)
+    (damaged / "state.json").write_text("")
+    save(tmp_path, 15, tensors(3), {}, keep=1)  # resumed from 10
+    assert steps(tmp_path) == [15]
 
 
 def test_every_truncation_and_every_flipped_bit_is_noticed(tmp_path: Path) -> None:

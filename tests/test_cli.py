@@ -236,3 +236,50 @@ def test_accelerate_starts_as_many_processes_as_were_asked_for(tmp_path: Path) -
     assert json.loads(done.stdout.splitlines()[-1])["reason"] == "finished"
     launches = json.loads((tmp_path / "run" / "environment.json").read_text())["launches"]
     assert [launch["processes"] for launch in launches] == [2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("--clip-norm -1", "clip_norm is -1"),
+        ("--optimizer.weight-decay -1", "weight_decay is -1"),
+        ("--optimizer.momentum -1", "momentum is -1"),
+        ("--knn-k 0", "knn_k is 0"),
+        ("--knn-temperature 0", "temperature is 0"),
+        ("--data.canvas 0", "data.canvas is 0"),
+        ("--data.limit 0", "data.limit is 0"),
+        ("--max-steps 0", "max_steps is 0"),
+        ("--augment.views.0.crop-scale 0 1", "give"),
+        ("--data.root " + 300 * "x", "xxx"),
+    ],
+)
+def test_bad_values_are_named_with_a_remedy(
+    flags: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = call(monkeypatch, "pretrain", "simclr_cifar10", "--data.root", "shapes:600", *flags.split())
+    assert_short_message(code, capsys.readouterr().err, named)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_the_run_folder_should_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").write_text("")
+    words = ["pretrain", "simclr_cifar10", "--data.root", "shapes:600", "--folder", tmp_path / "run"]
+    assert_short_message(call(monkeypatch, *words), capsys.readouterr().err, "is a file")
+
+
+def test_unlabelled_test_images_do_not_end_a_labelled_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train/a/1", "train/a/2", "train/b/1", "train/b/2", "test/1", "test/2"):
+        path = tmp_path / "data" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 40, 3), len(name), dtype=np.uint8)).save(path)
+    words = ["pretrain", "simclr_folder", "--data.root", tmp_path / "data", "--folder", tmp_path / "run", *SMALL]
+    sizes = "--augment.views.0.size 24 --augment.views.1.size 24 --encoder.depth small --batch-size 4".split()
+    assert call(monkeypatch, *words, *sizes, "--evaluate-every", 1) == 0
+    captured = capsys.readouterr()
+    assert "test images have no labels" in captured.err
+    assert "knn_top1" in json.loads(captured.out.splitlines()[-1])

@@ -15,6 +15,7 @@ from processes import run_processes
 from tiny import METHODS, tiny_run
 
 from selfsup import checkpoint
+from selfsup.folder import RunFolder
 from selfsup.pretrain import Run, pretrain
 
 
@@ -79,7 +80,7 @@ def test_another_configuration_is_refused_and_listed(uninterrupted: tuple[str, P
     with pytest.raises(ValueError, match=r"another configuration: batch_size: 16 -> 32; seed: 0 -> 5") as error:
         pretrain(tiny_run(whole, method, batch_size=32, seed=5))
     assert len(str(error.value).splitlines()) <= 3
-    with pytest.raises(ValueError, match=r"images\.count: 128 -> 64"):
+    with pytest.raises(ValueError, match=r"facts\.images\.count: 128 -> 64"):
         pretrain(replace(tiny_run(whole, method), data=replace(tiny_run(whole).data, root="shapes:64")))
 
 
@@ -170,6 +171,67 @@ def test_max_minutes_saves_and_stops(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "run", log_every=1)
     run = replace(run, optimizer=replace(run.optimizer, learning_rate=1e30))
-    with pytest.raises(ValueError, match=r"the loss at step .* is nan"):
+    with pytest.raises(ValueError, match=r"the loss or the weights at step"):
         pretrain(run)
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == []
+
+
+def photo_recipe(tmp_path: Path) -> tuple[Path, Path]:
+    """A recipe over streamed photographs with two workers, and its run folder."""
+    root, folder, recipe = photographs(tmp_path / "photos"), tmp_path / "run", tmp_path / "recipe.py"
+    recipe.write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom pathlib import Path\n"
+        "from dataclasses import replace\nfrom tiny import tiny_run\n"
+        f"run = tiny_run(Path({str(folder)!r}), epochs=300, log_every=1, workers=2)\n"
+        f"recipe = replace(run, data=replace(run.data, root={str(root)!r}))\n"
+    )
+    return recipe, folder
+
+
+def test_a_signal_to_the_whole_group_reaches_no_worker(tmp_path: Path) -> None:
+    """Launchers and terminals signal every process of a group; the step is finished with the workers' help."""
+    recipe, folder = photo_recipe(tmp_path)
+    process = subprocess.Popen(
+        [*_COMMAND, str(recipe)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    metrics = folder / "metrics.jsonl"
+    while process.poll() is None and not (metrics.is_file() and metrics.read_text().count("\n") > 3):
+        os.sched_yield()
+    os.killpg(process.pid, signal.SIGTERM)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert checkpoint.steps(folder / "checkpoints")[-1] == json.loads(out.splitlines()[-1])["step"]
+
+
+def test_two_runs_in_one_folder_keep_out_of_each_others_way(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run")
+    pretrain(replace(run, max_steps=2))
+    first = RunFolder(tmp_path / "run")
+    facts = json.loads((first.path / "config.json").read_text())["result"]["facts"]
+    with (
+        first.claimed(run, facts, torch.device("cpu")),
+        pytest.raises(ValueError, match="another process is at work"),
+    ):
+        pretrain(run)
+    assert pretrain(run)["reason"] == "finished"
+
+
+def test_a_stop_at_the_end_of_an_epoch_still_judges_it(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run", evaluate_every=1, epochs=1, max_minutes=0.0)
+    for _ in range(8):
+        result = pretrain(run)
+    assert result["reason"] == "finished"  # the time was up, and so was the work
+    assert 0 < result["knn_top1"] <= 1
+
+
+def test_ruined_weights_are_not_saved(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run", max_steps=1)
+    run = replace(run, optimizer=replace(run.optimizer, learning_rate=1e38, weight_decay=0.0, scaling="none"))
+    with pytest.raises(ValueError, match="not finite"):
+        pretrain(replace(run, optimizer=replace(run.optimizer, learning_rate=3e38, weight_decay=3e38)))
     assert checkpoint.steps(tmp_path / "run" / "checkpoints") == []

@@ -12,15 +12,17 @@ from test_resume import assert_same, run_all
 from tiny import METHODS, tiny_run
 
 import selfsup.pretrain
+from selfsup.augment.views import Views
 from selfsup.checkpoint import serialize
 from selfsup.data.sources import open_source
 from selfsup.folder import RunFolder
 from selfsup.methods.base import Method
 from selfsup.methods.moco import MoCo
 from selfsup.methods.simclr import SimCLR
-from selfsup.pretrain import Run, build_method, pretrain
+from selfsup.pretrain import Run, build_method, make_loader, pretrain
+from selfsup.schedules import Horizon
 from selfsup.stages.encoder import load_encoder
-from selfsup.trainer import Outcome
+from selfsup.trainer import Outcome, _Run, make_accelerator
 
 CUDA = pytest.param("auto", marks=pytest.mark.gpu)
 
@@ -148,3 +150,30 @@ def test_replicas_are_identical_to_the_bit(tmp_path: Path) -> None:
     """MoCo's own batch norm is local (shuffled), so its running statistics are equal only if they are shared."""
     first, second = run_processes(2, replica, tiny_run(tmp_path / "run", "moco", epochs=1))
     assert first == second
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_whole_step_never_waits_for_the_device(method: str, device: str, tmp_path: Path) -> None:
+    """From the loader's batch to the memory's update; on a GPU every hidden synchronisation is an error."""
+    run = tiny_run(tmp_path / "run", method, device=device, precision="bf16")
+    accelerator = make_accelerator(run)
+    source = open_source("shapes:128", "train")
+    views = Views(run.augment, run.seed)
+    loader = make_loader(run, run.data, source, views, accelerator)
+    built = build_method(run, source).to(accelerator.device).to(memory_format=torch.channels_last)
+    optimizer = run.optimizer.build(built.named_parameters(), run.batch_size)
+    model = accelerator.prepare_model(built)
+    stepper = accelerator.prepare_optimizer(optimizer, device_placement=False)
+    horizon = Horizon(128, run.batch_size, run.epochs)
+    parts = _Run(built, model, stepper, optimizer, loader, views, run, horizon, accelerator)
+    for step, batch in enumerate(loader.epoch(0)):
+        if step == 3 and accelerator.device.type == "cuda":  # kernels are loaded, memory is taken
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            out = parts.step(step, views(batch, 0, accelerator.device), batch)
+        finally:
+            if accelerator.device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+        assert out.loss.requires_grad
+    assert all(value.requires_grad is False for value in out.update.values())

@@ -187,18 +187,21 @@ def check_learning(
     words += ["--precision", "bf16", "--max-minutes", f"{max(0.2, (clock.left - 15) / 60):.2f}"]
     if device.type == "cpu":
         words += ["--device", "cpu"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "selfsup", "pretrain", recipe.name, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    return follow(process, folder / "metrics.jsonl", epochs, recipe.data.root, clock)
+    output, errors = folder.with_name("output"), folder.with_name("errors")  # files, which never fill up as pipes do
+    with open(output, "w") as out, open(errors, "w") as err:
+        command = [sys.executable, "-m", "selfsup", "pretrain", recipe.name, *words]
+        process = subprocess.Popen(command, stdout=out, stderr=err)
+        told = follow(process, folder / "metrics.jsonl", epochs, recipe.data.root, clock)
+    lines = output.read_text().splitlines()
+    last = json.loads(lines[-1]) if lines else {"error": errors.read_text()[-2000:]}
+    ok = process.returncode == 0 and told > 0
+    tell("learning", ok=ok, **last)
+    return ok
 
 
-def follow(process: "subprocess.Popen[str]", metrics: Path, epochs: int, data: str, clock: Clock) -> bool:
-    """Tell every kNN figure as it is logged; stop the run when the time is up."""
-    begin, told = time.monotonic(), 0
+def follow(process: "subprocess.Popen[bytes]", metrics: Path, epochs: int, data: str, clock: Clock) -> int:
+    """Tell every kNN figure as it is logged; stop the run when the time is up. Returns how many there were."""
+    begin, told, asked = time.monotonic(), 0, False
     while True:
         ended = process.poll() is not None
         lines = metrics.read_text().splitlines() if metrics.is_file() else []
@@ -208,15 +211,11 @@ def follow(process: "subprocess.Popen[str]", metrics: Path, epochs: int, data: s
             seconds = round(time.monotonic() - begin, 1)
             tell("learning", epoch=told, epochs=epochs, knn_top1=line["knn_top1"], seconds=seconds, data=data)
         if ended:
-            break
-        if clock.left < 5:
+            return told
+        if clock.left < 5 and not asked:
             process.terminate()
+            asked = True
         time.sleep(0.2)
-    out, errors = process.communicate()
-    last = json.loads(out.splitlines()[-1]) if out.strip() else {"error": errors[-2000:]}
-    ok = process.returncode == 0 and told > 0
-    tell("learning", ok=ok, **last)
-    return ok
 
 
 # All of it

@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(prepare(name, options.packs, options.folder)), flush=True)
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         print(f"prepare_data: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

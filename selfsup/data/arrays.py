@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfsup.data.base import ArraySource
+from selfsup.data.base import ArraySource, NoTestPart
 
 Split = Literal["train", "test"]
 
@@ -57,7 +57,7 @@ def open_npz(path: Path, split: Split) -> ArraySource:
         elif split == "train" and "images" in file:
             images, labels = "images", "labels"
         elif split == "test" and ("images" in file or "x_train" in file):
-            raise ValueError(f"{path} has no test part; add x_test and y_test to it, or evaluate on other data")
+            raise NoTestPart(f"{path} has no test part; add x_test and y_test to it, or evaluate on other data")
         else:
             raise ValueError(
                 f"{path} holds {', '.join(sorted(file)) or 'nothing'}; "
@@ -75,7 +75,7 @@ def open_npz(path: Path, split: Split) -> ArraySource:
 def open_npy(path: Path, split: Split) -> ArraySource:
     """The images of one array, without labels; it has no test part."""
     if split == "test":
-        raise ValueError(f"{path} has no test part; save an npz with x_train and x_test, or evaluate on other data")
+        raise NoTestPart(f"{path} has no test part; save an npz with x_train and x_test, or evaluate on other data")
     with _reading(path):
         # Mapped, because numpy then compares the file's length with its header before anything is allocated.
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)

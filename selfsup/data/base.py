@@ -23,6 +23,10 @@ class UnreadableImage(ValueError):
         return f"cannot read the image {self.path}: {self.reason}"
 
 
+class NoTestPart(ValueError):
+    """The data are not divided into training and test images."""
+
+
 class TooManyUnreadable(ValueError):
     """More than 1 % of the images (and more than one) cannot be read, or none can."""
 

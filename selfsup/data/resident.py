@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -40,8 +41,12 @@ class Squeezed(ArraySource):
     def name(self, index: int) -> str:
         return self.files.name(index)
 
-    def select(self, rows: Tensor) -> "Squeezed":
-        raise TypeError("select from the files before they are squeezed: substitutes are numbered in the whole")
+    def select(self, rows: Tensor) -> Self:
+        part = super().select(rows)
+        part.files, part.sizes = self.files.select(rows), self.sizes[rows]
+        part.unreadable = {new: self.unreadable[old] for new, old in enumerate(rows.tolist()) if old in self.unreadable}
+        part.substitute = _next_readable(len(rows), part.unreadable)
+        return part
 
 
 def squeeze(source: Source, rows: Tensor, canvas: int) -> tuple[Tensor, Tensor, dict[int, str]]:
@@ -171,7 +176,11 @@ def _free_memory() -> int:
     if not table.is_file():
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     fields = dict(line.split(":", 1) for line in table.read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) * 1024
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():
+        free = min(free, int(text) - int(used.read_text()))  # a container's share
+    return free
 
 
 def _cores() -> int:

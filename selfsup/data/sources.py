@@ -7,7 +7,7 @@ import torch
 
 from selfsup import randomness
 from selfsup.data.arrays import Split, holds_images, images_from_array, open_npy, open_npz
-from selfsup.data.base import ArraySource, Source, TooManyUnreadable, UnreadableImage
+from selfsup.data.base import ArraySource, NoTestPart, Source, TooManyUnreadable, UnreadableImage
 from selfsup.data.cifar import read_cifar
 from selfsup.data.files import SUFFIXES, FileSource, ZipSource, folder_labels, list_archive, list_images, split_archive
 from selfsup.data.shapes import shapes
@@ -55,10 +55,22 @@ def open_source(root: str, split: Split = "train", labels: Labels = "auto", limi
     source = _open_shapes(root, count, split) if word == "shapes" else _open_path(Path(root).expanduser(), split)
     if labels == "none":
         source.labels, source.classes = torch.full((len(source),), -1), ()
-    if limit is not None and limit < len(source):
-        chosen = randomness.permutation(0, Stream.SUBSET, len(source))[:limit]
-        source = source.select(chosen.sort().values)
-    return source
+    return source if limit is None else subset(source, limit)
+
+
+def open_test(root: str, labels: Labels = "auto") -> Source | None:
+    """The test part, or None where the data have none."""
+    try:
+        return open_source(root, "test", labels)
+    except NoTestPart:
+        return None
+
+
+def subset(source: Source, limit: int) -> Source:
+    """At most `limit` images: the first of a fixed random order, put back in the order of numbering."""
+    if limit >= len(source):
+        return source
+    return source.select(randomness.permutation(0, Stream.SUBSET, len(source))[:limit].sort().values)
 
 
 def _open_shapes(root: str, count: str, split: Split) -> Source:
@@ -103,7 +115,7 @@ def _open_folder(folder: Path, split: Split) -> Source:
     if not visible and len(archives) == 1:
         return _open_zip(archives[0], split)
     if split == "test":
-        raise ValueError(_no_test_part(folder))
+        raise NoTestPart(_no_test_part(folder))
     return _open_files(folder)
 
 
@@ -115,7 +127,7 @@ def _part(folders: set[str], split: Split, where: Path) -> str | None:
     if split == "train":
         return "train"
     if not tests:
-        raise ValueError(_no_test_part(where))
+        raise NoTestPart(_no_test_part(where))
     return tests[0]
 
 
@@ -131,7 +143,7 @@ def _open_zip(path: Path, split: Split) -> Source:
     prefix, rest = split_archive(list_archive(path))
     part = _part({name.partition("/")[0] for name in rest if "/" in name}, split, path)
     if part is None and split == "test" and prefix.rstrip("/").rpartition("/")[2] not in ("test", "val"):
-        raise ValueError(_no_test_part(path))
+        raise NoTestPart(_no_test_part(path))
     known: tuple[str, ...] = ()
     if part is not None:
         known = folder_labels(_below("train/", rest))[1] if split == "test" else ()

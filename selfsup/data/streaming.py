@@ -123,9 +123,9 @@ class Streaming:
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal: the parent decides when to stop, and its handlers are not ours."""
+    """Terminals and launchers signal the whole group: the parent finishes its step, and needs its workers for that."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _as_it_is(item: Any) -> Any:

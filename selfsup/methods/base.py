@@ -42,6 +42,11 @@ class Method(nn.Module):
 
     encoder: nn.Module  # the only part that is exported
 
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """Choices that the configuration left to the circumstances; a run can only go on where they are the same."""
+        return {}
+
     def queries(self, views: list[Tensor]) -> list[Tensor]:
         """Which of the views `embed` is to see; the others are used without gradient, or not at all."""
         return views

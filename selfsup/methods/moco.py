@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ class MoCo(Method):
         def __post_init__(self) -> None:
             if not 0 <= self.momentum <= 1:
                 raise ValueError(f"momentum is {self.momentum}; it must lie in [0, 1], such as 0.999")
+            if self.batch_norm_splits < 1:
+                raise ValueError(f"batch_norm_splits is {self.batch_norm_splits}; give 1 or more, such as 8")
             if self.temperature <= 0:
                 raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.2")
 
@@ -61,6 +63,11 @@ class MoCo(Method):
         self.key_head = deepcopy(self.head).requires_grad_(False)
         self.queue = FeatureQueue(config.queue_size, config.output_dim, problem.seed)
         self.register_buffer("steps", torch.tensor(0))  # applied so far; numbers the permutations of keys
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        # What "auto" came to; and shuffled batch norm is over each process's part of the batch.
+        return {"batch_norm": self.batch_norm} | ({"processes": world_size()} if self.batch_norm == "shuffle" else {})
 
     def queries(self, views: list[Tensor]) -> list[Tensor]:
         return views if self.config.symmetric else views[:1]

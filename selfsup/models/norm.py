@@ -153,11 +153,12 @@ def average_running_statistics(module: nn.Module) -> None:
 
     Without it each process would keep those of its own part of the batch, and a checkpoint those of one process. The
     running statistics are linear in the batches' statistics, so averaging at every step loses nothing. Batch norm over
-    all processes has equal statistics everywhere already.
+    all processes has equal statistics everywhere already, and those of a frozen encoder must not change.
     """
     if not is_distributed():
         return
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and not isinstance(m, SyncBatchNorm)]
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    norms = [m for m in norms if not isinstance(m, SyncBatchNorm)]
     buffers = [b for norm in norms for b in (norm.running_mean, norm.running_var) if b is not None]
     if buffers:
         flat = torch.cat([buffer.flatten() for buffer in buffers])  # one message for all of them

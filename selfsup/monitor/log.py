@@ -3,12 +3,15 @@
 import json
 import math
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+
+from selfsup.checkpoint import write_atomically
 
 console = Console(stderr=True, highlight=False)
 
@@ -70,7 +73,7 @@ class Log:
         """One line for a finished epoch, also where there is no terminal."""
         names = {"loss": "loss", "accuracy": "accuracy", "knn_top1": "kNN", "images_per_second": "images/s"}
         figures = [f"{label} {self._last[name]:.4g}" for name, label in names.items() if name in self._last]
-        left = time.strftime("%H:%M:%S", time.gmtime(seconds_left))
+        left = timedelta(seconds=round(seconds_left))
         message(f"epoch {epoch}/{epochs}  {'  '.join(figures)}  left {left}")
 
     def close(self) -> None:
@@ -87,11 +90,12 @@ def _drop_after(metrics: Path, step: int) -> None:
     """Drop lines of later steps, and a last line that a crash cut off."""
     if not metrics.is_file():
         return
-    kept = []
-    for line in metrics.read_text().splitlines():
+    lines, kept = metrics.read_text().splitlines(), []
+    for line in lines:
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+                kept.append(line)
         except (ValueError, KeyError):
             continue
-    metrics.write_text("".join(kept))
+    if kept != lines:
+        write_atomically(metrics, "".join(f"{line}\n" for line in kept).encode())

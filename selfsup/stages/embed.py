@@ -67,7 +67,7 @@ def extract(
         batch_size=batch_size,
         device=device,
         canvas=canvas,
-        crop=None if canvas else _OneView(center),
+        crop=None if canvas is not None else _OneView(center),
         rank=distributed.rank(),
         world=distributed.world_size(),
         workers=workers,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from selfsup.cluster.neighbours import Backend, nearest_neighbours
 from selfsup.config import Data
-from selfsup.data.sources import open_source
+from selfsup.data.sources import open_source, open_test
 from selfsup.stages.embed import Features, extract
 from selfsup.stages.encoder import load_encoder
 
@@ -28,8 +28,15 @@ class KNN:
     device: Literal["auto", "cpu"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be positive (0.07 and 0.1 are usual)")
+        check_temperature(self.temperature)
+        if self.k < 1:
+            raise ValueError(f"k is {self.k}; it must be at least 1")
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ValueError for a temperature at which votes would overflow or mean nothing."""
+    if temperature < 0.002:
+        raise ValueError(f"the kNN temperature is {temperature}; it must be at least 0.002 (0.07 and 0.1 are usual)")
 
 
 def vote(similarities: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:
@@ -78,15 +85,6 @@ def knn_accuracy(
     return {"top1": hits[:, :1].any(1).double().mean().item(), "top5": hits[:, :5].any(1).double().mean().item()}
 
 
-def has_test_part(data: Data) -> bool:
-    """Whether the data set has images set aside for testing."""
-    try:
-        open_source(data.root, "test", labels=data.labels)
-    except ValueError:
-        return False
-    return True
-
-
 def run_knn(path: Path, settings: KNN, device: torch.device) -> dict[str, Any]:
     """kNN of an exported encoder: bank from the training part, queries from the test part where there is one.
 
@@ -102,8 +100,9 @@ def run_knn(path: Path, settings: KNN, device: torch.device) -> dict[str, Any]:
     encoder, center = exported.encoder.to(device), exported.feed.center()
     data = settings.data
     parts = [open_source(data.root, "train", labels=data.labels, limit=data.limit)]
-    if has_test_part(data):
-        parts.append(open_source(data.root, "test", labels=data.labels))
+    test = open_test(data.root, data.labels)
+    if test is not None:
+        parts.append(test)
     bank, *rest = (
         extract(
             encoder,

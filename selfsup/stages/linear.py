@@ -174,13 +174,19 @@ def _on_features(
         )
         for part in (train, test)
     )
-    figures = probe_features(known, asked, settings.l2, settings.iterations)
+    figures = probe_features(known, asked, settings.l2, settings.iterations, device)
     return figures | {
         "protocol": "features: L-BFGS logistic regression, standardised, l2 chosen on a tenth of the training images"
     }
 
 
-def probe_features(known: Features, asked: Features, l2: tuple[float, ...], iterations: int = 200) -> dict[str, Any]:
+def probe_features(
+    known: Features,
+    asked: Features,
+    l2: tuple[float, ...],
+    iterations: int = 200,
+    device: torch.device | None = None,
+) -> dict[str, Any]:
     """Top-1 accuracy of logistic regression on standardised features.
 
     The l2 weight is chosen on a tenth of the training images, never on the test images, and the regression is then
@@ -191,14 +197,15 @@ def probe_features(known: Features, asked: Features, l2: tuple[float, ...], iter
         asked: (M, D) test features.
         l2: weights tried, of l2/2 |W|^2 beside the mean cross-entropy.
         iterations: of L-BFGS, at most.
+        device: where it is fitted; by default the CPU.
     """
     mean, std = known.features.mean(dim=0), known.features.std(dim=0) + 1e-6
-    x, y = (known.features - mean) / std, known.labels
+    x, y = ((known.features - mean) / std).to(device or "cpu"), known.labels.to(device or "cpu")
     num_classes = int(y.max()) + 1
     chosen = l2[0]
     if len(l2) > 1:
-        order = permutation(0, Stream.SUBSET, len(x))
-        held, kept = order[: len(x) // 10], order[len(x) // 10 :]
+        order = permutation(0, Stream.SUBSET, len(x)).to(x.device)
+        held, kept = order.tensor_split([max(1, len(x) // 10)])
         scores = {}
         classifier = None
         for weight in sorted(l2, reverse=True):  # from the smoothest, each starting from the one before
@@ -206,14 +213,15 @@ def probe_features(known: Features, asked: Features, l2: tuple[float, ...], iter
             scores[weight] = _accuracy(classifier, x[held], y[held])
         chosen = max(scores, key=lambda weight: (scores[weight], weight))
     classifier = fit_logistic(x, y, num_classes, chosen, iterations)
-    return {"linear_top1": _accuracy(classifier, (asked.features - mean) / std, asked.labels), "l2": chosen}
+    test = ((asked.features - mean) / std).to(x.device)
+    return {"linear_top1": _accuracy(classifier, test, asked.labels.to(x.device)), "l2": chosen}
 
 
 def fit_logistic(
     x: Tensor, y: Tensor, num_classes: int, l2: float, iterations: int, start: nn.Linear | None = None
 ) -> nn.Linear:
     """Minimise mean cross-entropy + l2/2 |W|^2 by L-BFGS: x (N, D), y (N,) -> a linear classifier."""
-    classifier = nn.Linear(x.shape[1], num_classes)
+    classifier = nn.Linear(x.shape[1], num_classes, device=x.device)
     with torch.no_grad():
         classifier.weight.copy_(start.weight if start else torch.zeros_like(classifier.weight))
         classifier.bias.copy_(start.bias if start else torch.zeros_like(classifier.bias))
@@ -257,7 +265,6 @@ def _with_augmentation(path: Path, exported: Exported, train: Source, test: Sour
     torch.manual_seed(settings.seed)
     num_classes = int(train.labels.max()) + 1
     method = LinearProbe(exported.encoder, num_classes, settings.initial_std)
-    folder.claim(settings, fingerprint(train) | {"encoder": exported.sha256}, accelerator.device)
 
     def evaluate() -> dict[str, float]:
         judged = extract(
@@ -271,7 +278,9 @@ def _with_augmentation(path: Path, exported: Exported, train: Source, test: Sour
         return {"linear_top1": (judged.features.argmax(dim=1) == judged.labels).double().mean().item()}
 
     before = _digest(method.encoder)
-    outcome = fit(method, loader, views, settings, folder, accelerator)
+    facts = {"images": fingerprint(train), "encoder": exported.sha256}
+    with folder.claimed(settings, facts, accelerator.device):
+        outcome = fit(method, loader, views, settings, folder, accelerator)
     if _digest(method.encoder) != before:
         raise RuntimeError("the frozen backbone was changed by the probe")
     figures: dict[str, Any] = evaluate() if outcome.finished else {}

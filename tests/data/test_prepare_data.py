@@ -58,7 +58,7 @@ def test_folders_are_extracted_counted_and_kept(tmp_path, tool, monkeypatch, cap
 
 def test_an_incomplete_pack_leaves_nothing(tmp_path, tool, capsys):
     pack(tmp_path / "cars196_96.zip", ["train/1/a.png"])
-    assert tool.main(["--from", str(tmp_path), "--to", str(tmp_path / "out")]) == 1
+    assert tool.main(["--from", str(tmp_path), "--to", str(tmp_path / "out")]) == 2
     assert "cars/train has 1 images, wanted 4052" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -80,5 +80,5 @@ def test_omniglot_becomes_images(tmp_path, tool, monkeypatch):
     [([], "no pack in"), (["cars"], "cars needs cars196_96.zip"), (["birds"], "no data set 'birds'; there are tiny")],
 )
 def test_what_cannot_be_prepared(tmp_path, tool, capsys, names, message):
-    assert tool.main(["--from", str(tmp_path), "--to", str(tmp_path / "out"), *names]) == 1
+    assert tool.main(["--from", str(tmp_path), "--to", str(tmp_path / "out"), *names]) == 2
     assert message in capsys.readouterr().err

@@ -55,5 +55,5 @@ def test_bad_input() -> None:
         knn_accuracy(bank._replace(labels=torch.full((20,), -1)), None, 3, 0.1)
     with pytest.raises(ValueError, match="NaN"):
         knn_accuracy(bank._replace(features=bank.features * torch.nan), None, 3, 0.1)
-    with pytest.raises(ValueError, match="temperature is 0"):
-        KNN(temperature=0)
+    with pytest.raises(ValueError, match=r"temperature is 0\.001"):
+        KNN(temperature=0.001)
