@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from PIL.Image import Image
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from selfsup import distributed
 from selfsup.augment.views import Center
+from selfsup.config import Data
 from selfsup.data.loader import evaluation_batches
 from selfsup.data.sources import Source
 from selfsup.monitor.log import message
@@ -21,6 +22,28 @@ class Features(NamedTuple):
     features: Tensor  # (N, D) float32, on the CPU
     labels: Tensor  # (N,) int64; -1 where there is none
     indices: Tensor  # (N,) int64, position in the data set
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How an evaluation reads images: the fields that evaluations on features share."""
+
+    data: Data = Data()
+    batch_size: int = 512
+    workers: int = 2  # processes that decode photographs
+    device: Literal["auto", "cpu"] = "auto"
+
+    def features(self, encoder: nn.Module, source: Source, center: Center, device: torch.device) -> "Features":
+        """`extract` with these settings."""
+        return extract(
+            encoder,
+            source,
+            center,
+            device,
+            batch_size=self.batch_size,
+            canvas=self.data.canvas,
+            workers=self.workers,
+        )
 
 
 @dataclass(frozen=True)

@@ -2,30 +2,25 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from selfsup.cluster.neighbours import Backend, nearest_neighbours
-from selfsup.config import Data
 from selfsup.data.sources import open_source, open_test
-from selfsup.stages.embed import Features, extract
+from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import load_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class KNN:
+class KNN(Reading):
     """Settings of the kNN evaluation."""
 
     k: int = 200  # neighbours; at most the number of labelled training images
     temperature: float = 0.1  # T: each neighbour votes exp(similarity / T)
     backend: Backend = "auto"
-    data: Data = Data()
-    batch_size: int = 512
-    workers: int = 2
-    device: Literal["auto", "cpu"] = "auto"
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
@@ -103,18 +98,7 @@ def run_knn(path: Path, settings: KNN, device: torch.device) -> dict[str, Any]:
     test = open_test(data.root, data.labels)
     if test is not None:
         parts.append(test)
-    bank, *rest = (
-        extract(
-            encoder,
-            part,
-            center,
-            device,
-            batch_size=settings.batch_size,
-            canvas=data.canvas,
-            workers=settings.workers,
-        )
-        for part in parts
-    )
+    bank, *rest = (settings.features(encoder, part, center, device) for part in parts)
     k = min(settings.k, len(bank.labels) - (not rest))
     figures = knn_accuracy(bank, rest[0] if rest else None, k, settings.temperature, settings.backend, device)
     return {

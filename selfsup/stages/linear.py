@@ -22,7 +22,7 @@ from selfsup.optim import SGD
 from selfsup.pretrain import fingerprint, make_loader
 from selfsup.randomness import Stream, permutation
 from selfsup.schedules import Cosine, Steps
-from selfsup.stages.embed import Features, extract
+from selfsup.stages.embed import Features, Reading, extract
 from selfsup.stages.encoder import Exported, Feed, load_encoder
 from selfsup.trainer import Training, fit, make_accelerator
 
@@ -39,15 +39,11 @@ class Probe(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureProbe:
+class FeatureProbe(Reading):
     """Multinomial logistic regression by L-BFGS on features computed once, without augmentation."""
 
     l2: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # tried on a tenth of the training images
     iterations: int = 200
-    data: Data = Data()
-    batch_size: int = 512
-    workers: int = 2
-    device: Literal["auto", "cpu"] = "auto"
 
     def __post_init__(self) -> None:
         if not self.l2 or min(self.l2) < 0:
@@ -162,18 +158,7 @@ def _on_features(
     exported: Exported, train: Source, test: Source, settings: FeatureProbe, device: torch.device
 ) -> dict[str, Any]:
     encoder, center = exported.encoder.to(device), exported.feed.center()
-    known, asked = (
-        extract(
-            encoder,
-            part,
-            center,
-            device,
-            batch_size=settings.batch_size,
-            canvas=settings.data.canvas,
-            workers=settings.workers,
-        )
-        for part in (train, test)
-    )
+    known, asked = (settings.features(encoder, part, center, device) for part in (train, test))
     figures = probe_features(known, asked, settings.l2, settings.iterations, device)
     return figures | {
         "protocol": "features: L-BFGS logistic regression, standardised, l2 chosen on a tenth of the training images"
