@@ -4,7 +4,9 @@ accelerate starts them for several GPUs; on CPUs it leaves that to MPI and start
 (accelerate issue #2741). This module notices and starts the others by torch's own launcher.
 """
 
+import ctypes
 import os
+import signal
 import sys
 
 import psutil
@@ -18,6 +20,13 @@ def asked_processes(words: list[str]) -> int | None:
             text = value or following
             return int(text) if text.isdigit() else None
     return None
+
+
+def _end_with_parent() -> None:
+    """Have this process, and what replaces it, terminated when accelerate is: it passes no signal on to its child."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG, see prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def start_missing_processes(arguments: list[str]) -> None:
@@ -34,6 +43,7 @@ def start_missing_processes(arguments: list[str]) -> None:
     if count is None or count < 2:
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    _end_with_parent()
     port = os.environ.pop("MASTER_PORT")
     words = ["-m", "torch.distributed.run", f"--nproc-per-node={count}", f"--master-port={port}", "-m", "selfsup"]
     os.execv(sys.executable, [sys.executable, *words, *arguments])
