@@ -128,11 +128,16 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
 
 
 def _told(box: str) -> str:
-    """What tyro says inside its frame, on one line: the first paragraph below the title."""
-    lines = [line.strip(" │╭╮╰╯") for line in box.splitlines()]
-    ruled = [number for number, line in enumerate(lines) if line and set(line) <= {"-", "─"}]
-    body = lines[ruled[0] + 1 : ruled[1]] if len(ruled) > 1 else lines[1:]
-    return " ".join(line for line in body if line and not set(line) <= {"-", "─"}) or "wrong arguments"
+    """What tyro says inside its frame, on one line: the first section, or in plain terminals the one below the title."""
+    sections: list[list[str]] = [[]]
+    for line in box.splitlines():
+        text = line.strip(" │")
+        if text and set(text) <= {"-", "─"}:
+            sections.append([])
+        elif text and text[0] not in "╭╰":
+            sections[-1].append(text)
+    body = sections[0] if "╭" in box or len(sections) == 1 else sections[1]
+    return " ".join(body) or "wrong arguments"
 
 
 # JSON

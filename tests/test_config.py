@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from selfsup.config import (
+    _told,
     differences,
     dump,
     flag_names,
@@ -73,6 +74,27 @@ def test_wrong_flags_are_named(flags: list[str], named: str) -> None:
         parse(load_recipe("simclr_cifar10"), flags, "selfsup pretrain simclr_cifar10")
     assert named in str(error.value)
     assert len(str(error.value).splitlines()) <= 3
+
+
+FRAMED = """╭─ Value error ────────────╮
+│ Error parsing --a: it is │
+│ far too small.           │
+│ ──────────────────────── │
+│ Argument helptext:       │
+╰──────────────────────────╯
+"""
+PLAIN = """ Value error
+ --------------------------
+  Error parsing --a: it is
+  far too small.
+  -------------------------
+  Argument helptext:
+"""
+
+
+@pytest.mark.parametrize("box", [FRAMED, PLAIN])
+def test_the_whole_message_comes_out_of_its_frame(box: str) -> None:
+    assert _told(box) == "Error parsing --a: it is far too small."
 
 
 def test_unknown_recipe_suggests_the_nearest() -> None:
