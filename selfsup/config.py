@@ -128,7 +128,7 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
 
 
 def _told(box: str) -> str:
-    """What tyro says inside its frame, on one line: the first section, or in plain terminals the one below the title."""
+    """What tyro says inside its frame, on one line: the first section; in plain terminals that below the title."""
     sections: list[list[str]] = [[]]
     for line in box.splitlines():
         text = line.strip(" │")
