@@ -4,6 +4,7 @@ import torch
 from processes import run_processes
 
 from selfsup import distributed
+from selfsup.models.norm import average_running_statistics, convert
 
 
 def _ragged() -> list[torch.Tensor]:
@@ -12,6 +13,21 @@ def _ragged() -> list[torch.Tensor]:
     values = distributed.gather_json({"rank": rank, "text": "ä" * rank}, torch.device("cpu"))
     assert values == [{"rank": 0, "text": ""}, {"rank": 1, "text": "ä"}]
     return [distributed.gather_ragged(rows), distributed.mean_over_processes(torch.tensor(float(rank)))]
+
+
+def _running_means() -> torch.Tensor:
+    """Running means after averaging: of a norm in training, of a frozen one, of one over all processes."""
+    norms = [torch.nn.BatchNorm2d(1), torch.nn.BatchNorm2d(1).eval(), convert(torch.nn.BatchNorm2d(1), "sync")]
+    for norm in norms:
+        norm.get_buffer("running_mean").fill_(float(distributed.rank()))
+    average_running_statistics(torch.nn.Sequential(*norms))
+    return torch.cat([norm.get_buffer("running_mean") for norm in norms])
+
+
+def test_only_local_norms_in_training_share_their_statistics() -> None:
+    first, second = run_processes(2, _running_means)
+    assert first.tolist() == [0.5, 0.0, 0.0]
+    assert second.tolist() == [0.5, 1.0, 1.0]
 
 
 def test_ragged_rows_and_json_values_meet_in_the_order_of_ranks() -> None:
