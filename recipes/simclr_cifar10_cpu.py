@@ -3,8 +3,10 @@
     selfsup pretrain simclr_cifar10_cpu --data.root PATH
 
 Not a published setting: batch 256, SGD, and the augmentation of MoCo on CIFAR-10 with crops of at least a fifth of the
-image. Chosen among five by leave-one-out kNN on training images after 4 epochs (0.454; crops from 0.08: 0.448; half the
-rate: 0.440; temperature 0.5: 0.409; a head without batch norm: 0.449, with crops from 0.08).
+image. In the quickstart, about 9 minutes: kNN 0.525 (k=200, T=0.1) and linear probe 0.569 on the 10,000 test images,
+where raw pixels have 0.396 and the untrained encoder 0.341 by kNN. The setting was chosen among five by leave-one-out
+kNN on training images after 4 epochs (0.454; with crops from 0.08: 0.448, at half the rate 0.440, at temperature 0.5
+0.409, without batch norm in the head 0.449).
 """
 
 from dataclasses import replace

@@ -13,7 +13,8 @@ from tiny import METHODS, tiny_run
 
 import selfsup.pretrain
 from selfsup.augment.views import Views
-from selfsup.checkpoint import serialize
+from selfsup.checkpoint import load_newest, serialize
+from selfsup.data.sampler import Sampler
 from selfsup.data.sources import open_source
 from selfsup.folder import RunFolder
 from selfsup.methods.base import Method
@@ -177,3 +178,17 @@ def test_a_whole_step_never_waits_for_the_device(method: str, device: str, tmp_p
                 torch.cuda.set_sync_debug_mode("default")
         assert out.loss.requires_grad
     assert all(value.requires_grad is False for value in out.update.values())
+
+
+def test_memory_is_written_once_after_every_step(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run", "moco", epochs=1)
+    pretrain(run)
+    found, _ = load_newest(tmp_path / "run" / "checkpoints")
+    assert found is not None
+    state = found.tensors["method"]
+    assert int(state["steps"]) == 8
+    assert int(state["queue.pointer"]) == 8 * 16 % 40
+    assert not torch.equal(state["key_encoder.conv1.weight"], state["encoder.conv1.weight"])
+    order = Sampler(128, 16, seed=0)
+    newest = torch.cat([order.batch(0, number) for number in range(8)])[-40:]
+    assert sorted(state["queue.indices"].tolist()) == sorted(newest.tolist())
