@@ -1,17 +1,13 @@
 """The one loop: pretraining and the linear probe, and all that will be trained later, run through `fit`."""
 
-import contextlib
 import math
-import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
@@ -24,6 +20,7 @@ from selfsup.config import execution
 from selfsup.data.batch import Batch
 from selfsup.data.loader import Loader
 from selfsup.folder import RunFolder
+from selfsup.interruption import Consensus, caught_signals
 from selfsup.methods.base import Method, Step
 from selfsup.models.norm import average_running_statistics
 from selfsup.models.resnet import ResNet
@@ -117,45 +114,6 @@ def make_accelerator(training: Training) -> Accelerator:
 def device_for(device: Literal["auto", "cpu"]) -> torch.device:
     """The device of a stage that runs in one process."""
     return torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
-
-
-@contextlib.contextmanager
-def caught_signals() -> Iterator[list[int]]:
-    """SIGTERM and SIGINT are noted in the list instead of ending the process; a second SIGINT interrupts at once."""
-    caught: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        caught.append(number)
-        message("stopping: the current step is finished and saved first")
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield caught
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-class _Consensus:
-    """Lets all processes take the same decision after every step, over a CPU group so that no GPU is waited for."""
-
-    def __init__(self) -> None:
-        needs_own = distributed.is_distributed() and dist.get_backend() != "gloo"
-        self._group: dist.ProcessGroup | None = None
-        if needs_own:
-            group = dist.new_group(backend="gloo")
-            assert isinstance(group, dist.ProcessGroup)  # this process is a member
-            self._group = group
-
-    def __call__(self, *values: int) -> tuple[int, ...]:
-        """The largest of each value over all processes."""
-        if not distributed.is_distributed():
-            return values
-        tensor = torch.tensor(values)
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._group)
-        return tuple(tensor.tolist())
 
 
 class _State:
@@ -277,7 +235,7 @@ class _Run(NamedTuple):
     accelerator: Accelerator
 
     def loop(self, step: int, state: _State, log: Log | None, caught: list[int], evaluate: Evaluate | None) -> Outcome:
-        training, horizon, agree = self.training, self.horizon, _Consensus()
+        training, horizon, agree = self.training, self.horizon, Consensus()
         begin = saved = marked = time.monotonic()
         first = marked_step = step
         limit = min(horizon.total_steps, training.max_steps or horizon.total_steps)

@@ -250,7 +250,7 @@ def test_accelerate_starts_as_many_processes_as_were_asked_for(tmp_path: Path) -
         ("--data.limit 0", "data.limit is 0"),
         ("--max-steps 0", "max_steps is 0"),
         ("--augment.views.0.crop-scale 0 1", "give"),
-        ("--data.root " + 300 * "x", "xxx"),
+        ("--data.root " + 300 * "y", "yyy"),
     ],
 )
 def test_bad_values_are_named_with_a_remedy(

@@ -10,7 +10,7 @@ LAYERS = [
     ["randomness", "distributed", "schedules", "config", "checkpoint", "data.batch"],
     ["losses", "memory", "models", "augment", "data", "optim", "cluster", "monitor"],
     ["methods"],
-    ["folder", "trainer"],
+    ["folder", "interruption", "trainer"],
     ["pretrain", "stages"],
     ["cli", "launch", "__main__", "recipes"],
 ]

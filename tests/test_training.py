@@ -14,6 +14,7 @@ from tiny import METHODS, tiny_run
 import selfsup.pretrain
 from selfsup.augment.views import Views
 from selfsup.checkpoint import load_newest, serialize
+from selfsup.data.batch import Batch
 from selfsup.data.sampler import Sampler
 from selfsup.data.sources import open_source
 from selfsup.folder import RunFolder
@@ -192,3 +193,19 @@ def test_memory_is_written_once_after_every_step(tmp_path: Path) -> None:
     order = Sampler(128, 16, seed=0)
     newest = torch.cat([order.batch(0, number) for number in range(8)])[-40:]
     assert sorted(state["queue.indices"].tolist()) == sorted(newest.tolist())
+
+
+def test_views_are_drawn_for_the_epoch_whatever_the_interruptions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    draw = Views.__call__
+
+    def noted(self: Views, batch: Batch, epoch: int, device: torch.device) -> list[torch.Tensor]:
+        asked.append(epoch)
+        return draw(self, batch, epoch, device)
+
+    monkeypatch.setattr(Views, "__call__", noted)
+    for step in (3, 8, 11, 16):
+        pretrain(tiny_run(tmp_path / "run", max_steps=step))
+    assert asked == [0] * 8 + [1] * 8
