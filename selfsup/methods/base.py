@@ -65,10 +65,6 @@ class Method(nn.Module):
     def after_step(self, update: dict[str, Tensor], progress: float) -> None:
         """Write memory: called once after every optimiser step that was applied, with this process's `update`."""
 
-    def before_epoch(self, epoch: int, extract: Callable[[], Tensor]) -> Tensor | None:
-        """Work between epochs; may return (N,) pseudo-labels for the coming epoch."""
-        return None
-
 
 def embed_together(embed: Callable[[Tensor], Tensor], views: list[Tensor]) -> list[Tensor]:
     """Embed the concatenation of all views, so that batch norm is over all of them; views must have one size."""
