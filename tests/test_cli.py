@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from selfsup import checkpoint, cli
+from selfsup.config import recipe_names
 from selfsup.launch import asked_processes
 
 SMALL = "--encoder.width 0.25 --batch-size 16 --epochs 1 --device cpu --workers 0 --evaluate-every 0".split()
@@ -283,3 +284,14 @@ def test_unlabelled_test_images_do_not_end_a_labelled_run(
     captured = capsys.readouterr()
     assert "test images have no labels" in captured.err
     assert "knn_top1" in json.loads(captured.out.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_takes_steps(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = "--encoder.depth small --data.limit None --augment.views.0.size 24 --augment.views.1.size 24".split()
+    words = ["pretrain", name, "--data.root", "shapes:80", "--folder", tmp_path / "run", "--max-steps", 2]
+    queue = ["--method.queue-size", 64] if name.startswith("moco") else []
+    assert call(monkeypatch, *words, *SMALL, *small, *queue) == 0
+    assert result(capsys)["reason"] == "max-steps"
