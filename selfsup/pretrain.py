@@ -162,8 +162,9 @@ def online_knn(run: Run, source: Source, encoder: nn.Module, device: torch.devic
         message("the test images have no labels: the online kNN leaves one training image out instead")
     elif test is not None:
         test = subset(test, run.knn_queries)
-        squeezable = data.canvas is not None and not isinstance(test, ArraySource)
-        parts.append(Squeezed(test, data.canvas) if squeezable and data.canvas else test)  # decoded once
+        if data.canvas is not None and not isinstance(test, ArraySource):
+            test = Squeezed(test, data.canvas)  # decoded once, not in every evaluation
+        parts.append(test)
 
     def evaluate() -> dict[str, float]:
         bank_features, *rest = (
@@ -177,7 +178,7 @@ def online_knn(run: Run, source: Source, encoder: nn.Module, device: torch.devic
 
 
 def report_unreadable(met: dict[str, str], folder: RunFolder, device: torch.device) -> None:
-    """Say how many images no process could read, and add them to the list in the run folder."""
+    """Say how many images could not be read, by any process, and add them to the list in the run folder."""
     unreadable = folder.read_json("unreadable.json")  # of earlier launches
     for part in distributed.gather_json(met, device):
         unreadable |= part

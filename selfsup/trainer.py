@@ -82,7 +82,7 @@ class Outcome(NamedTuple):
 
 
 class Diverged(ValueError):
-    """The loss is not a finite number any more."""
+    """The loss or the weights are not finite any more."""
 
 
 def make_accelerator(training: Training) -> Accelerator:
@@ -189,7 +189,7 @@ def fit(
         evaluate: called between epochs in every process; its figures are logged.
 
     Raises:
-        Diverged: the loss is not finite; the last checkpoint is from before.
+        Diverged: the loss or the weights are not finite; the last checkpoint is from before.
         StorageError: a checkpoint could not be written; the one before is untouched.
     """
     device = accelerator.device

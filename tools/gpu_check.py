@@ -9,7 +9,6 @@ serve. On a CPU, or with --small, everything is small and proves only that the s
 
 import argparse
 import json
-import os
 import platform
 import shutil
 import statistics
@@ -30,6 +29,7 @@ from selfsup.augment.views import Augment, Views
 from selfsup.config import Data, load_recipe
 from selfsup.data.base import ArraySource
 from selfsup.data.batch import Batch
+from selfsup.data.download import cache_folder
 from selfsup.data.loader import Loader
 from selfsup.folder import device_name
 from selfsup.methods.base import Problem
@@ -223,8 +223,7 @@ def follow(process: "subprocess.Popen[bytes]", metrics: Path, epochs: int, data:
 
 def cached_cifar10(given: Path | None) -> str:
     """CIFAR-10 where it lies already, else the word for generated images."""
-    base = Path(os.environ.get("SELFSUP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "selfsup")
-    for folder in (given, base.expanduser()):
+    for folder in (given, cache_folder()):
         if folder is not None and (folder / "cifar10.npz").is_file():
             return str(folder / "cifar10.npz")
     return "shapes"

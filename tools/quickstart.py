@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 import time
 from dataclasses import replace
@@ -16,7 +15,7 @@ from torch import nn
 
 from selfsup.cli import meant_for_user
 from selfsup.config import Data, load_recipe
-from selfsup.data.download import fetch_cifar10
+from selfsup.data.download import cache_folder, fetch_cifar10
 from selfsup.data.sources import open_source
 from selfsup.folder import RunFolder, device_name
 from selfsup.monitor.log import message
@@ -52,12 +51,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="?", const=10_000, type=int, help="generated images instead (how many)")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's (10 on a CPU, 100 on a GPU)")
     return parser.parse_args()
-
-
-def cache_folder() -> Path:
-    """Where downloaded data are kept: $SELFSUP_CACHE, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SELFSUP_CACHE") or Path(base) / "selfsup")
 
 
 def find_images(arguments: argparse.Namespace) -> str:
@@ -118,7 +111,7 @@ def baselines(run: Run, device: torch.device) -> tuple[float, float]:
     accuracies = []
     for encoder in (nn.Flatten(), run.encoder.build().to(device)):
         bank, queries = (extract(encoder, part, center, device) for part in (train, test))
-        accuracies.append(knn_accuracy(bank, queries, SETTINGS.k, SETTINGS.temperature)["top1"])
+        accuracies.append(knn_accuracy(bank, queries, SETTINGS.k, SETTINGS.temperature, device=device)["top1"])
     return accuracies[0], accuracies[1]
 
 

