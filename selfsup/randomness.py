@@ -27,6 +27,12 @@ class Stream(IntEnum):
     QUEUE = 5
     SHAPES = 6
     SUBSET = 7
+    BANK = 8
+    NOISE = 9
+    MINING = 10
+    MIXING = 11
+    CLASSES = 12
+    ERASE = 13
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:

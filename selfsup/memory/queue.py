@@ -16,12 +16,14 @@ class FeatureQueue(nn.Module):
     Buffers:
         features: (K, D) float32 unit rows.
         indices: (K,) int64, -1 where the row belongs to no image.
+        labels: (K,) int64 classes, -1 where there is none.
         pointer: () int64, the row to be written next, which is the oldest.
         filled: () int64, how many rows hold pushed features.
     """
 
     features: Tensor
     indices: Tensor
+    labels: Tensor
     pointer: Tensor
     filled: Tensor
 
@@ -31,18 +33,20 @@ class FeatureQueue(nn.Module):
             raise ValueError(f"queue_size is {size}; give 1 or more")
         self.register_buffer("features", _random_unit_rows(size, dim, seed))
         self.register_buffer("indices", torch.full((size,), -1))
+        self.register_buffer("labels", torch.full((size,), -1))
         self.register_buffer("pointer", torch.tensor(0))
         self.register_buffer("filled", torch.tensor(0))
 
     @torch.no_grad()
-    def push(self, features: Tensor, indices: Tensor) -> None:
-        """Write (n, D) features and (n,) indices over the oldest rows; of more than K the last K stay."""
+    def push(self, features: Tensor, indices: Tensor, labels: Tensor) -> None:
+        """Write (n, D) features, (n,) indices and (n,) labels over the oldest rows; of more than K the last K stay."""
         size, count = len(self.features), len(features)
         kept = min(size, count)
         rows = torch.arange(count - kept, count, device=self.pointer.device)
         rows = (self.pointer + rows) % size  # (kept,), all different
         self.features.index_copy_(0, rows, features[count - kept :].to(self.features.dtype))
         self.indices.index_copy_(0, rows, indices[count - kept :])
+        self.labels.index_copy_(0, rows, labels[count - kept :])
         self.pointer.add_(count).remainder_(size)
         self.filled.add_(count).clamp_(max=size)
 

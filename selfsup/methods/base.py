@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,24 @@ class Problem(NamedTuple):
     seed: int
     num_classes: int = 0  # 0 where there are no labels
     num_views: int = 2
+    view_size: tuple[int, int] = (32, 32)  # height and width of the first view, pixels
+    steps_per_epoch: int = 1
+    per_class: int = 0  # images of each class in every batch; 0: batches are drawn without regard to classes
+    labels: Tensor | None = None  # (num_images,) int64 of the whole data set, -1 where an image has none
+
+
+class About(NamedTuple):
+    """A method's line in the table of methods."""
+
+    title: str
+    memory: str  # what is remembered between steps
+    loss: str
+    papers: tuple[str, ...]  # "Authors year", the first is the method's own
+    labels: Literal["unused", "needed", "optional"] = "unused"
+
+
+# Features of every image of the data set by an encoder, with the test-time view: module -> (num_images, D) float32.
+Extract = Callable[[nn.Module], Tensor]
 
 
 class Method(nn.Module):
@@ -40,6 +58,7 @@ class Method(nn.Module):
         def build(self, encoder: nn.Module, problem: Problem) -> "Method":
             raise NotImplementedError(f"{type(self).__qualname__} does not say how to build its method")
 
+    about: ClassVar[About]
     encoder: nn.Module  # the only part that is exported
 
     @property
@@ -65,6 +84,19 @@ class Method(nn.Module):
     def after_step(self, update: dict[str, Tensor], progress: float) -> None:
         """Write memory: called once after every optimiser step that was applied, with this process's `update`."""
 
+    def before_epoch(self, epoch: int, extract: Extract) -> dict[str, float]:
+        """Write what is computed once per epoch, such as clusters; returns figures to be logged.
+
+        Called in every process before the first step of an epoch, and not again when a run goes on in its middle: all
+        that it finds out must be in buffers.
+        """
+        return {}
+
+    @property
+    def pseudo_labels(self) -> Tensor | None:
+        """(num_images,) int64 labels that batches are to be formed from in this epoch; None: those of the data."""
+        return None
+
 
 def embed_together(embed: Callable[[Tensor], Tensor], views: list[Tensor]) -> list[Tensor]:
     """Embed the concatenation of all views, so that batch norm is over all of them; views must have one size."""
@@ -77,6 +109,14 @@ def embed_together(embed: Callable[[Tensor], Tensor], views: list[Tensor]) -> li
 def require_two_views(problem: Problem) -> None:
     if problem.num_views != 2:
         raise ValueError(f"this method compares 2 views of an image and the augmentation makes {problem.num_views}")
+
+
+def require_labels(problem: Problem, method: str) -> None:
+    if problem.num_classes < 2 or (problem.labels is not None and int(problem.labels.min()) < 0):
+        raise ValueError(
+            f"{method} needs a label for every image, of at least 2 classes; put the images of each class in a folder "
+            "of its own, or take a method without labels (selfsup methods lists them)"
+        )
 
 
 def detached(metrics: dict[str, Any]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from selfsup.losses.contrastive import info_nce, unit
 from selfsup.losses.diagnostics import feature_health
 from selfsup.memory.ema import ema_update
 from selfsup.memory.queue import FeatureQueue
-from selfsup.methods.base import Method, Problem, Step, detached, require_two_views
+from selfsup.methods.base import About, Method, Problem, Step, detached, require_two_views
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
 from selfsup.randomness import Stream, permutation
@@ -21,6 +21,8 @@ from selfsup.randomness import Stream, permutation
 
 class MoCo(Method):
     """Momentum contrast: a query against its key and a queue of older keys (He et al. 2020, Algorithm 1)."""
+
+    about = About("MoCo v1, v2", "queue of keys", "InfoNCE", ("He 2020", "Chen 2020b"))
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
@@ -85,7 +87,7 @@ class MoCo(Method):
         loss = torch.stack([loss for loss, _ in results]).sum()
         accuracy = torch.stack([accuracy for _, accuracy in results]).mean()
         metrics = {"accuracy": accuracy, **feature_health(embeddings[0], keys[-1])}
-        return Step(loss, detached(metrics), {"keys": torch.stack(keys, dim=1), "indices": indices})
+        return Step(loss, detached(metrics), {"keys": torch.stack(keys, dim=1), "indices": indices, "labels": batch.labels})
 
     def contrast(self, queries: Tensor, keys: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and accuracy of (B, D) queries against their (B, D) keys and the queue without `own` (B, K)."""
@@ -112,9 +114,9 @@ class MoCo(Method):
         # Equal to the paper's update at the start of the next forward.
         ema_update(self.key_encoder, self.encoder, self.config.momentum)
         ema_update(self.key_head, self.head, self.config.momentum)
-        keys, indices = gather(update["keys"]), gather(update["indices"])  # (N, 1 or 2, D), (N,)
+        keys, indices, labels = (gather(update[name]) for name in ("keys", "indices", "labels"))  # (N, 1 or 2, D), (N,)
         # All keys of view 1, then all of view 2: the same order for any number of processes.
-        self.queue.push(keys.transpose(0, 1).flatten(0, 1), indices.repeat(keys.shape[1]))
+        self.queue.push(keys.transpose(0, 1).flatten(0, 1), indices.repeat(keys.shape[1]), labels.repeat(keys.shape[1]))
         self.steps += 1
 
 

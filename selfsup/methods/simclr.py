@@ -9,7 +9,7 @@ from selfsup.data.batch import Batch
 from selfsup.distributed import gather, rank
 from selfsup.losses.contrastive import nt_xent, unit
 from selfsup.losses.diagnostics import feature_health
-from selfsup.methods.base import Method, Problem, Step, detached, embed_together, require_two_views
+from selfsup.methods.base import About, Method, Problem, Step, detached, embed_together, require_two_views
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
 
@@ -19,6 +19,8 @@ class SimCLR(Method):
 
     Batch norm, in the head too, is over both views of all processes, so that no view can be told from its neighbours.
     """
+
+    about = About("SimCLR", "none", "NT-Xent", ("Chen 2020a",))
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):

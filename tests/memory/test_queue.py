@@ -13,12 +13,13 @@ def test_any_batch_and_queue_size(size):
     torch.manual_seed(0)
     for batch in (4, 4, 1, 7, 20, 3, 24, 5):
         features, indices = torch.randn(batch, 3), torch.arange(count, count + batch)
-        queue.push(features, indices)
+        queue.push(features, indices, indices % 7)
         for row in range(batch):
             slots[count % size] = (features[row], count)
             count += 1
         assert torch.equal(queue.features, torch.stack([feature for feature, _ in slots]))
         assert queue.indices.tolist() == [index for _, index in slots]
+        assert queue.labels.tolist() == [index % 7 if index >= 0 else -1 for _, index in slots]
         assert queue.pointer == count % size
         assert queue.filled == min(count, size)
 
@@ -38,10 +39,10 @@ def test_starts_with_random_unit_rows_of_no_image():
 
 def test_all_state_is_in_the_state_dict():
     full, fresh = FeatureQueue(6, 2, seed=0), FeatureQueue(6, 2, seed=1)
-    full.push(torch.randn(4, 2), torch.arange(4))
+    full.push(torch.randn(4, 2), torch.arange(4), torch.arange(4))
     fresh.load_state_dict(full.state_dict())
     for queue in (full, fresh):
-        queue.push(torch.ones(3, 2), torch.arange(3))
+        queue.push(torch.ones(3, 2), torch.arange(3), torch.ones(3).long())
     assert all(torch.equal(a, b) for a, b in zip(full.buffers(), fresh.buffers(), strict=True))
 
 
