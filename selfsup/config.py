@@ -232,6 +232,7 @@ class Data:
     """Which images. Everything that reads images shares these fields."""
 
     root: str = execution("")  # a folder, a .zip, .npz or .npy file, or "shapes" for the generated data set
+    labelled_root: str = execution("")  # labelled images of another domain, trained on beside those of root
     labels: Literal["auto", "none"] = "auto"  # auto: from the folders or the file, where they are there
     limit: int | None = None  # this many images, drawn once; None: all
     canvas: int | None = None  # decode each image once, to this size; None: at full resolution for every view

@@ -13,11 +13,13 @@ from torch import nn
 from selfsup import distributed
 from selfsup.augment.views import Augment, Views
 from selfsup.config import Data, execution, restore
+from selfsup.data.joined import open_training
 from selfsup.data.loader import Loader
 from selfsup.data.resident import Squeezed
-from selfsup.data.sources import ArraySource, Source, open_source, open_test, subset
+from selfsup.data.sampling import SHUFFLED, Sampling
+from selfsup.data.sources import ArraySource, Source, open_test, subset
 from selfsup.folder import RunFolder, device_name
-from selfsup.methods.base import Method, Problem
+from selfsup.methods.base import Extract, Method, Problem
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.log import message
 from selfsup.stages.embed import extract
@@ -35,6 +37,7 @@ class Run(Training):
     encoder: ResNet.Config
     augment: Augment
     data: Data = Data()
+    sampling: Sampling = SHUFFLED
     test_fraction: float = 1.0  # central part of the short side that the encoder sees at test time
     knn_bank: int = execution(10_000)  # training images of the online kNN
     knn_queries: int = execution(2_000)  # test images of the online kNN
@@ -68,12 +71,12 @@ def pretrain(run: Run) -> dict[str, Any]:
     begin = time.monotonic()
     accelerator = make_accelerator(run)
     folder = RunFolder(Path(run.folder or f"runs/{run.name}"))
-    source = open_source(run.data.root, "train", labels=run.data.labels, limit=run.data.limit)
+    source = open_training(run.data)
     views = Views(run.augment, run.seed)
     method = build_method(run, source)
     facts = {"images": fingerprint(source), "method": method.resolved}
     folder.check(run, facts)  # before anything is decoded
-    loader = make_loader(run, run.data, source, views, accelerator)
+    loader = make_loader(run, run.data, source, views, accelerator, run.sampling)
     with folder.claimed(run, facts, accelerator.device):
         if distributed.rank() == 0:
             message(f"{len(source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
@@ -91,7 +94,8 @@ def _trained(
         figures.update(evaluate() if evaluate else {})
         return dict(figures)
 
-    outcome = fit(method, loader, views, run, folder, accelerator, evaluate_and_keep if evaluate else None)
+    extract_all = extractor(run, loader.source, accelerator.device)
+    outcome = fit(method, loader, views, run, folder, accelerator, evaluate_and_keep if evaluate else None, extract_all)
     result = {
         "run": str(folder.path),
         "step": outcome.step,
@@ -123,7 +127,26 @@ def data_of(folder: RunFolder) -> Data:
     return data
 
 
-def make_loader(training: Training, data: Data, source: Source, views: Views, accelerator: Accelerator) -> Loader:
+def extractor(run: Run, source: Source, device: torch.device) -> Extract:
+    """A function that reads out the features of every training image, with the test-time view."""
+
+    def extract_all(module: nn.Module) -> torch.Tensor:
+        read = extract(module, source, run.feed.center(), device, canvas=run.data.canvas, workers=run.workers)
+        # An image that cannot be read is trained on as the next readable one, the first after the last.
+        place = torch.searchsorted(read.indices, torch.arange(len(source))) % len(read.indices)
+        return read.features[place]
+
+    return extract_all
+
+
+def make_loader(
+    training: Training,
+    data: Data,
+    source: Source,
+    views: Views,
+    accelerator: Accelerator,
+    sampling: Sampling = SHUFFLED,
+) -> Loader:
     """The loader of a training stage, for this process."""
     return Loader(
         source,
@@ -135,17 +158,23 @@ def make_loader(training: Training, data: Data, source: Source, views: Views, ac
         workers=training.workers,
         canvas=data.canvas,
         crop=None if data.canvas is not None else views.crop,
+        sampling=sampling,
     )
 
 
 def build_method(run: Run, source: Source) -> Method:
     """The method with its encoder, initialised from the run's seed."""
+    size = run.augment.views[0].size
     problem = Problem(
         num_images=len(source),
         batch_size=run.batch_size,
         seed=run.seed,
         num_classes=len(source.classes),
         num_views=len(run.augment.views),
+        view_size=size if isinstance(size, tuple) else (size, size),
+        steps_per_epoch=run.sampling.build(source.labels, run.batch_size, run.seed).steps_per_epoch,
+        per_class=run.sampling.images_per_class,
+        labels=source.labels,
     )
     torch.manual_seed(run.seed)
     return run.method.build(run.encoder.build(), problem)

@@ -21,7 +21,7 @@ from selfsup.data.batch import Batch
 from selfsup.data.loader import Loader
 from selfsup.folder import RunFolder
 from selfsup.interruption import Consensus, caught_signals
-from selfsup.methods.base import Method, Step
+from selfsup.methods.base import Extract, Method, Step
 from selfsup.models.norm import average_running_statistics
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.grid import view_grid
@@ -176,6 +176,7 @@ def fit(
     folder: RunFolder,
     accelerator: Accelerator,
     evaluate: Evaluate | None = None,
+    extract: Extract | None = None,
 ) -> Outcome:
     """Train `method` until its epochs, its time or its signal is up; resumes from the folder's newest checkpoint.
 
@@ -187,6 +188,7 @@ def fit(
         folder: claimed for this run.
         accelerator: from `make_accelerator`.
         evaluate: called between epochs in every process; its figures are logged.
+        extract: reads out the features of the training images, for methods that ask for them before an epoch.
 
     Raises:
         Diverged: the loss or the weights are not finite; the last checkpoint is from before.
@@ -209,7 +211,7 @@ def fit(
         model = accelerator.prepare_model(method)
     stepper = accelerator.prepare_optimizer(optimizer, device_placement=False)  # its state is placed already
     horizon = Horizon(loader.sampler.length, training.batch_size, training.epochs)
-    run = _Run(method, model, stepper, optimizer, loader, views, training, horizon, accelerator)
+    run = _Run(method, model, stepper, optimizer, loader, views, training, horizon, accelerator, extract)
     log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps) if distributed.rank() == 0 else None
     if step and log:
         message(f"going on from step {step} of {horizon.total_steps}")
@@ -233,6 +235,7 @@ class _Run(NamedTuple):
     training: Training
     horizon: Horizon
     accelerator: Accelerator
+    extract: Extract | None = None
 
     def loop(self, step: int, state: _State, log: Log | None, caught: list[int], evaluate: Evaluate | None) -> Outcome:
         training, horizon, agree = self.training, self.horizon, Consensus()
@@ -243,6 +246,7 @@ class _Run(NamedTuple):
         self.method.train()
         while step < limit:
             epoch, position = divmod(step, horizon.steps_per_epoch)
+            self.epoch_begin(epoch, position, log)
             for batch in self.loader.epoch(epoch, position):
                 views = self.views(batch, epoch, self.accelerator.device)
                 out = self.step(step, views, batch)
@@ -318,6 +322,15 @@ class _Run(NamedTuple):
         largest = torch.stack(torch._foreach_norm([p.detach() for p in self.method.parameters()], torch.inf)).max()
         self.require_finite(step, loss if math.isfinite(float(largest)) else float(largest))
         state.save(step)
+
+    def epoch_begin(self, epoch: int, position: int, log: Log | None) -> None:
+        """What a method does once per epoch, at its beginning; a run that goes on later has that in its buffers."""
+        if position == 0 and self.extract is not None:
+            figures = self.method.before_epoch(epoch, self.extract)
+            self.method.train()
+            if log and figures:
+                log.scalars(epoch * self.horizon.steps_per_epoch + 1, figures)  # of the epoch's first step
+        self.loader.sampler.use(self.method.pseudo_labels)
 
     def epoch_end(self, epoch: int, evaluate: Evaluate | None, log: Log | None, left: float) -> None:
         every = self.training.evaluate_every

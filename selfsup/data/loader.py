@@ -8,7 +8,7 @@ from torch import Tensor
 from selfsup.data.base import ArraySource, Source
 from selfsup.data.batch import Batch
 from selfsup.data.resident import Passing, Resident, Squeezed
-from selfsup.data.sampler import Sampler
+from selfsup.data.sampling import SHUFFLED, Sampling
 from selfsup.data.streaming import Crop, Streaming
 
 
@@ -34,6 +34,7 @@ class Loader:
         workers: processes that decode; only used with `crop`.
         canvas: side in pixels; has no meaning for arrays.
         crop: see `streaming.Crop`; has no meaning for arrays.
+        sampling: how batches are put together.
 
     Raises:
         ValueError: an impossible batch size, too little data, no way given to bring files to one size.
@@ -52,13 +53,14 @@ class Loader:
         workers: int = 0,
         canvas: int | None = None,
         crop: Crop | None = None,
+        sampling: Sampling = SHUFFLED,
     ) -> None:
         if batch_size % world:
             raise ValueError(
                 f"the batch size {batch_size} cannot be shared evenly by {world} processes; "
                 f"try {max(1, batch_size // world) * world}"
             )
-        self.sampler = Sampler(len(source), batch_size, seed)
+        self.sampler = sampling.build(source.labels, batch_size, seed)
         self.steps_per_epoch = self.sampler.steps_per_epoch
         self.own_rows = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
         _check_feeding(workers, canvas, crop)

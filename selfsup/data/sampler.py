@@ -9,6 +9,8 @@ from selfsup.randomness import Stream
 class Sampler:
     """Cuts a random order of the data, new in every epoch, into global batches; an incomplete last one is dropped.
 
+    `selfsup.data.sampling` has others, which go by class.
+
     Neither the number of processes nor that of workers enters, so a run may go on with other numbers of both, in the
     middle of an epoch, without losing or repeating an image.
 
@@ -42,5 +44,12 @@ class Sampler:
         if not 0 <= number < self.steps_per_epoch:
             raise ValueError(f"batch {number} of epoch {epoch}: an epoch has {self.steps_per_epoch} batches")
         if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, randomness.permutation(self.seed, Stream.ORDER, self.length, epoch))
+            self._order = (epoch, self.draw(epoch))
         return self._order[1][number * self.batch_size : (number + 1) * self.batch_size]
+
+    def draw(self, epoch: int) -> Tensor:
+        """Positions in the data set, the epoch's batches one after the other."""
+        return randomness.permutation(self.seed, Stream.ORDER, self.length, epoch)
+
+    def use(self, labels: Tensor | None) -> None:
+        """Form batches from these (N,) labels from now on, where labels play a part; None: from those of the data."""
