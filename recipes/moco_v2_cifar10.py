@@ -17,7 +17,7 @@ from selfsup.schedules import Cosine
 
 recipe = Run(
     name="moco_v2_cifar10",
-    method=MoCo.Config(queue_size=4096, momentum=0.99, temperature=0.1, head="mlp"),
+    method=MoCo.Config(queue_size=4096, momentum=0.99, temperature=0.1),
     encoder=ResNet.Config(depth=18, stem="cifar"),
     augment=presets.moco_cifar(),
     optimizer=SGD.Config(learning_rate=0.03, scaling="linear", weight_decay=5e-4),

@@ -8,6 +8,7 @@ Not a published setting: batch 256 and a queue of 4,096 on 30,000 of the images.
 from selfsup.augment import presets
 from selfsup.config import Data
 from selfsup.methods.moco import MoCo
+from selfsup.models.heads import Head
 from selfsup.models.resnet import ResNet
 from selfsup.optim import SGD
 from selfsup.pretrain import Run
@@ -15,7 +16,7 @@ from selfsup.schedules import Cosine
 
 recipe = Run(
     name="moco_v2_cifar10_cpu",
-    method=MoCo.Config(queue_size=4096, momentum=0.99, temperature=0.1, output_dim=64),
+    method=MoCo.Config(queue_size=4096, momentum=0.99, temperature=0.1, head=Head.Config(output_dim=64)),
     encoder=ResNet.Config(depth="small", stem="small"),
     augment=presets.moco_cifar(),
     data=Data(limit=30_000),

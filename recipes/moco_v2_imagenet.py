@@ -15,7 +15,7 @@ from selfsup.schedules import Cosine
 
 recipe = Run(
     name="moco_v2_imagenet",
-    method=MoCo.Config(queue_size=65_536, momentum=0.999, temperature=0.2, head="mlp"),
+    method=MoCo.Config(queue_size=65_536, momentum=0.999, temperature=0.2),
     encoder=ResNet.Config(depth=50),
     augment=presets.moco_v2(),
     optimizer=SGD.Config(learning_rate=0.03, scaling="linear", weight_decay=1e-4),

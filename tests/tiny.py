@@ -17,7 +17,7 @@ from selfsup.schedules import Cosine
 
 METHODS: dict[str, Method.Config] = {
     "simclr": SimCLR.Config(temperature=0.2, head=Head.Config(hidden_layers=1, output_dim=16)),
-    "moco": MoCo.Config(queue_size=40, momentum=0.9, output_dim=16, batch_norm_splits=2),
+    "moco": MoCo.Config(queue_size=40, momentum=0.9, head=Head.Config(output_dim=16), batch_norm_splits=2),
 }
 
 

@@ -1,8 +1,8 @@
 """MoCo v1 and v2 (He et al. 2020; Chen et al. 2020, "Improved baselines with momentum contrastive learning")."""
 
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,29 +17,41 @@ from selfsup.methods.base import About, Method, Problem, Step, detached, require
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
 from selfsup.randomness import Stream, permutation
+from selfsup.schedules import half_cosine
+
+
+class References(NamedTuple):
+    """What queries are compared with besides their keys."""
+
+    features: Tensor  # (M, D) unit rows
+    indices: Tensor  # (M,) int64, whose they are; -1: nobody's
+    labels: Tensor  # (M,) int64; -1 where there is none
 
 
 class MoCo(Method):
     """Momentum contrast: a query against its key and a queue of older keys (He et al. 2020, Algorithm 1)."""
 
-    about = About("MoCo v1, v2", "queue of keys", "InfoNCE", ("He 2020", "Chen 2020b"))
+    about = About("MoCo v1, v2", "queue of keys, momentum encoder", "InfoNCE", ("He 2020", "Chen 2020b"))
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
-        queue_size: int = 65_536  # K, number of older keys
+        queue_size: int = 65_536  # K, number of older keys; 0, with batch_negatives: none
         momentum: float = 0.999  # m, of the key encoder
+        final_momentum: float | None = None  # m at the end of training, reached along half a cosine; None: constant
         temperature: float = 0.2  # 0.07 in v1
-        head: Literal["linear", "mlp"] = "mlp"  # linear in v1
-        output_dim: int = 128
+        head: Head.Config = field(default_factory=Head.Config)  # hidden_layers=0 in v1
         # A key that shares batch norm with its query can be told by the statistics alone. shuffle: keys are normed with
         # other processes' samples. split: in parts of a permuted batch, on one process. auto: whichever fits.
         batch_norm: Literal["auto", "shuffle", "split", "sync", "plain"] = "auto"
         batch_norm_splits: int = 8
         symmetric: bool = False  # each view is query and key once (the authors' CIFAR demo)
+        batch_negatives: bool = False  # the keys of the batch's other images, too, are negatives
 
         def __post_init__(self) -> None:
-            if not 0 <= self.momentum <= 1:
-                raise ValueError(f"momentum is {self.momentum}; it must lie in [0, 1], such as 0.999")
+            for name in ("momentum", "final_momentum"):
+                value = getattr(self, name)
+                if value is not None and not 0 <= value <= 1:
+                    raise ValueError(f"{name} is {value}; it must lie in [0, 1], such as 0.999")
             if self.batch_norm_splits < 1:
                 raise ValueError(f"batch_norm_splits is {self.batch_norm_splits}; give 1 or more, such as 8")
             if self.temperature <= 0:
@@ -56,14 +68,15 @@ class MoCo(Method):
         self.config = config
         self.seed = problem.seed
         self.batch_norm = _batch_norm(config, problem)
-        layers = Head.Config(hidden_layers=0 if config.head == "linear" else 1, output_dim=config.output_dim)
         # Shuffling leaves every batch norm as it is: it is the images that move.
         kind = "plain" if self.batch_norm == "shuffle" else self.batch_norm
+        head = config.head.build(cast(int, encoder.feature_dim))
         self.encoder = convert(encoder, kind, config.batch_norm_splits)
-        self.head = layers.build(cast(int, encoder.feature_dim))
+        self.head = convert(head, kind, config.batch_norm_splits)
         self.key_encoder = deepcopy(self.encoder).requires_grad_(False)
         self.key_head = deepcopy(self.head).requires_grad_(False)
-        self.queue = FeatureQueue(config.queue_size, config.output_dim, problem.seed)
+        dim = config.head.output_dim
+        self.queue = FeatureQueue(config.queue_size, dim, problem.seed) if config.queue_size else None
         self.register_buffer("steps", torch.tensor(0))  # applied so far; numbers the permutations of keys
 
     @property
@@ -79,19 +92,40 @@ class MoCo(Method):
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         # Query from view 1, key from view 2; where symmetric, also the other way round.
-        sources = [views[0], views[1]] if self.config.symmetric else [views[1]]
-        keys = [self.embed_keys(view, number) for number, view in enumerate(sources)]  # (B, D) each
-        indices = batch.indices.to(self.queue.indices.device, non_blocking=True)
-        own = self.queue.indices == indices[:, None]  # (B, K), older keys of the same image
-        results = [self.contrast(q, k, own) for q, k in zip(embeddings, reversed(keys), strict=True)]
+        keys = self.all_keys([views[0], views[1]] if self.config.symmetric else [views[1]])  # (B, D) each
+        indices, labels = (part.to(keys[0].device, non_blocking=True) for part in (batch.indices, batch.labels))
+        batch = batch._replace(indices=indices, labels=labels)
+        references = self.references(keys, batch)
+        results = [
+            self.contrast(queries, key, references, batch, number)
+            for number, (queries, key) in enumerate(zip(embeddings, reversed(keys), strict=True))
+        ]
         loss = torch.stack([loss for loss, _ in results]).sum()
         accuracy = torch.stack([accuracy for _, accuracy in results]).mean()
         metrics = {"accuracy": accuracy, **feature_health(embeddings[0], keys[-1])}
-        return Step(loss, detached(metrics), {"keys": torch.stack(keys, dim=1), "indices": indices, "labels": batch.labels})
+        return Step(loss, detached(metrics), {"keys": torch.stack(keys, dim=1), "indices": indices, "labels": labels})
 
-    def contrast(self, queries: Tensor, keys: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy of (B, D) queries against their (B, D) keys and the queue without `own` (B, K)."""
-        return info_nce(queries, keys, self.queue.features, self.config.temperature, mask=own)
+    def references(self, keys: list[Tensor], batch: Batch) -> References:
+        """The queue and, where they are asked for, all keys of the batch."""
+        parts = [References(self.queue.features, self.queue.indices, self.queue.labels)] if self.queue else []
+        if self.config.batch_negatives:
+            indices, labels = gather(batch.indices), gather(batch.labels)
+            parts += [References(gather(key), indices, labels) for key in keys]
+        return parts[0] if len(parts) == 1 else References(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def contrast(
+        self, queries: Tensor, keys: Tensor, references: References, batch: Batch, number: int
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of (B, D) queries against their (B, D) keys and the references of other images.
+
+        `number` is which queries of this step they are.
+        """
+        own = references.indices == batch.indices[:, None]  # (B, M), keys of the same image
+        return info_nce(queries, keys, references.features, self.config.temperature, mask=own)
+
+    @torch.no_grad()
+    def all_keys(self, views: list[Tensor]) -> list[Tensor]:
+        return [self.embed_keys(view, number) for number, view in enumerate(views)]
 
     @torch.no_grad()
     def embed_keys(self, view: Tensor, number: int) -> Tensor:
@@ -112,18 +146,25 @@ class MoCo(Method):
 
     def after_step(self, update: dict[str, Tensor], progress: float) -> None:
         # Equal to the paper's update at the start of the next forward.
-        ema_update(self.key_encoder, self.encoder, self.config.momentum)
-        ema_update(self.key_head, self.head, self.config.momentum)
-        keys, indices, labels = (gather(update[name]) for name in ("keys", "indices", "labels"))  # (N, 1 or 2, D), (N,)
-        # All keys of view 1, then all of view 2: the same order for any number of processes.
-        self.queue.push(keys.transpose(0, 1).flatten(0, 1), indices.repeat(keys.shape[1]), labels.repeat(keys.shape[1]))
+        momentum, final = self.config.momentum, self.config.final_momentum
+        if final is not None:
+            momentum = final - (final - momentum) * half_cosine(progress)
+        ema_update(self.key_encoder, self.encoder, momentum)
+        ema_update(self.key_head, self.head, momentum)
+        if self.queue:
+            keys = gather(update["keys"])  # (N, 1 or 2, D)
+            # All keys of view 1, then all of view 2: the same order for any number of processes.
+            indices, labels = (gather(update[name]).repeat(keys.shape[1]) for name in ("indices", "labels"))
+            self.queue.push(keys.transpose(0, 1).flatten(0, 1), indices, labels)
         self.steps += 1
 
 
 def _batch_norm(config: MoCo.Config, problem: Problem) -> Literal["shuffle", "split", "sync", "plain"]:
     """What "auto" comes to; and a ValueError for sizes that cannot work."""
     pushed = problem.batch_size * (2 if config.symmetric else 1)
-    if config.queue_size < pushed:
+    if config.queue_size == 0 and not config.batch_negatives:
+        raise ValueError("queue_size 0 leaves no negatives; use a queue, such as 4096, or batch_negatives=True")
+    if 0 != config.queue_size < pushed:
         raise ValueError(
             f"queue_size is {config.queue_size}, smaller than the {pushed} keys of one step "
             f"(batch_size {problem.batch_size}); use a larger queue, such as {max(4096, 16 * pushed)}"

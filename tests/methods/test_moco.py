@@ -13,10 +13,11 @@ from selfsup.memory.ema import ema_update
 from selfsup.methods.base import Problem
 from selfsup.methods.moco import MoCo
 from selfsup.methods.simclr import SimCLR
+from selfsup.models.heads import Head
 from selfsup.optim import LARS
 
 PROBLEM = Problem(num_images=1000, batch_size=16, seed=0)
-SMALL = MoCo.Config(queue_size=64, momentum=0.9, output_dim=8)
+SMALL = MoCo.Config(queue_size=64, momentum=0.9, head=Head.Config(output_dim=8))
 
 
 def with_dim(encoder, dim):
@@ -26,10 +27,10 @@ def with_dim(encoder, dim):
 
 # Encoder, head, and where the golden figures' parameters stand in the method.
 CASES = {
-    "moco_steps": (lambda: with_dim(nn.Identity(), 20), "linear", {"fc": "head.layers.0.0"}),
+    "moco_steps": (lambda: with_dim(nn.Identity(), 20), 0, {"fc": "head.layers.0.0"}),
     "moco_mlp_steps": (
         lambda: with_dim(nn.Identity(), 20),
-        "mlp",
+        1,
         {"fc_0": "head.layers.0.0", "fc_2": "head.layers.1.0"},
     ),
     "moco_bn_steps": (
@@ -39,7 +40,7 @@ CASES = {
             ),
             24,
         ),
-        "linear",
+        0,
         {"hidden": "encoder.hidden", "bn": "encoder.bn", "fc": "head.layers.0.0"},
     ),
 }
@@ -48,13 +49,12 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_golden(case):
     g = golden(case)
-    make_encoder, head, places = CASES[case]
+    make_encoder, layers, places = CASES[case]
     config = MoCo.Config(
         queue_size=16,
         momentum=float(g["m"]),
         temperature=float(g["T"]),
-        head=head,
-        output_dim=12,
+        head=Head.Config(hidden_layers=layers, output_dim=12),
         batch_norm="plain",
     )
     method = config.build(make_encoder(), Problem(num_images=24, batch_size=8, seed=0))
@@ -109,7 +109,7 @@ def test_golden(case):
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("batch_norm", ["plain", "split"])
 def test_forward_writes_nothing_but_batch_norm_statistics(symmetric, batch_norm):
-    config = MoCo.Config(queue_size=64, output_dim=8, symmetric=symmetric, batch_norm=batch_norm)
+    config = MoCo.Config(queue_size=64, head=Head.Config(output_dim=8), symmetric=symmetric, batch_norm=batch_norm)
     method = config.build(toy(True), PROBLEM)
     before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     step = method(*global_batch(0, 16))
@@ -171,11 +171,11 @@ def test_older_keys_of_the_same_image_do_not_count():
 
 
 def test_symmetric_is_both_ways_and_pushes_both_views():
-    config = MoCo.Config(queue_size=64, output_dim=8, symmetric=True)
+    config = MoCo.Config(queue_size=64, head=Head.Config(output_dim=8), symmetric=True)
     method = config.build(toy(False), PROBLEM)
     (first, second), batch = global_batch(0, 16)
     step = method([first, second], batch)
-    one_way = MoCo.Config(queue_size=64, output_dim=8).build(toy(False), PROBLEM)
+    one_way = MoCo.Config(queue_size=64, head=Head.Config(output_dim=8)).build(toy(False), PROBLEM)
     one_way.load_state_dict(method.state_dict())
     losses = [one_way([a, b], batch).loss for a, b in ((first, second), (second, first))]
     assert_agree(step.loss, losses[0] + losses[1], 1e-5)

@@ -16,10 +16,12 @@ from selfsup.losses.contrastive import unit
 from selfsup.methods.base import Problem
 from selfsup.methods.moco import MoCo
 from selfsup.methods.simclr import SimCLR
+from selfsup.models.heads import Head
 from selfsup.models.norm import SyncBatchNorm
 
 PROBLEM = Problem(num_images=1000, batch_size=64, seed=0)
-MOCO = {"queue_size": 100, "momentum": 0.9, "output_dim": 8}  # neither a multiple of the batch nor of its half
+# The queue is a multiple neither of the batch nor of its half.
+MOCO = {"queue_size": 100, "momentum": 0.9, "head": Head.Config(output_dim=8)}
 # What is run, with batch norm or without, in which precision: in double, equality shows to the last few digits.
 RUNS = {
     "simclr": (SimCLR.Config(temperature=0.5), True, torch.float32),
