@@ -159,7 +159,9 @@ def average_running_statistics(module: nn.Module) -> None:
         return
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     norms = [m for m in norms if not isinstance(m, SyncBatchNorm)]
-    buffers = [b for norm in norms for b in (norm.running_mean, norm.running_var) if b is not None]
+    # By their names: a norm may keep several sets of them, as that of two domains does.
+    named = [(name, buffer) for norm in norms for name, buffer in norm.named_buffers(recurse=False)]
+    buffers = [buffer for name, buffer in named if name.endswith(("running_mean", "running_var"))]
     if buffers:
         flat = torch.cat([buffer.flatten() for buffer in buffers])  # one message for all of them
         parts = mean_over_processes(flat).split([buffer.numel() for buffer in buffers])

@@ -1,4 +1,4 @@
-"""Residual networks with torchvision's names and outputs, CIFAR stems, widths and one small enough for a CPU."""
+"""Residual networks as torchvision or SimCLR has them, with CIFAR stems, widths and one small enough for a CPU."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -6,62 +6,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions (He et al. 2016, figure 5 left)."""
-
-    expansion = 1
-
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = _shortcut(in_channels, channels, stride)
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C', H / stride, W / stride)
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return self.relu(out + self.downsample(x))
-
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        return self.bn2
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions, the stride in the 3x3 one ("v1.5", as torchvision and SimCLR have it)."""
-
-    expansion = 4
-
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.conv3 = nn.Conv2d(channels, channels * self.expansion, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(channels * self.expansion)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(in_channels, channels * self.expansion, stride)
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, 4 C', H / stride, W / stride)
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return self.relu(out + self.downsample(x))
-
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        return self.bn3
-
-
-def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    if stride == 1 and in_channels == out_channels:
-        return nn.Identity()
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+from selfsup.models.blocks import BasicBlock, Bottleneck, SameMaxPool, projection
+from selfsup.models.selective import SelectiveBottleneck, deep_stem, pooled_projection
 
 
 class Layout(NamedTuple):
@@ -70,7 +16,7 @@ class Layout(NamedTuple):
     channels: int  # of the first stage at width 1; every later stage doubles them
 
 
-Depth = Literal["small", 18, 34, 50, 101, 152]
+Depth = Literal["small", 18, 34, 50, 101, 152, 200]
 
 LAYOUTS: dict[Depth, Layout] = {
     "small": Layout(BasicBlock, (1, 1, 1), 32),  # 0.31 million parameters; for CPUs, with stem="small"
@@ -79,14 +25,16 @@ LAYOUTS: dict[Depth, Layout] = {
     50: Layout(Bottleneck, (3, 4, 6, 3), 64),
     101: Layout(Bottleneck, (3, 4, 23, 3), 64),
     152: Layout(Bottleneck, (3, 8, 36, 3), 64),
+    200: Layout(Bottleneck, (3, 24, 36, 3), 64),
 }
 
 
 class ResNet(nn.Module):
     """Residual network without a classifier (He et al. 2016): (B, 3, S, S) -> (B, feature_dim).
 
-    State keys and outputs are those of torchvision's `resnet18` to `resnet152` with `fc` taken off. Weights are drawn
-    from torch's default generator.
+    State keys and outputs are those of torchvision's `resnet18` to `resnet152` with `fc` taken off; with
+    variant="simclr" outputs are those of the published SimCLR and SimCLRv2 (Chen et al. 2020). Weights are drawn from
+    torch's default generator.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -95,14 +43,37 @@ class ResNet(nn.Module):
         width: float = 1.0  # multiplies the channels of every layer, the stem included (SimCLR: 1, 2, 4)
         # imagenet: 7x7 stride 2, max-pool stride 2. cifar: 3x3, no max-pool. small: 3x3 stride 2, no max-pool.
         stem: Literal["imagenet", "cifar", "small"] = "imagenet"
+        # simclr: the published SimCLR network, which pads its max-pool otherwise, has a convolution in the shortcut of
+        # every stage, and starts from truncated normal weights and zero_init_residual.
+        variant: Literal["torchvision", "simclr"] = "torchvision"
+        # Selective kernels with a bottleneck of this part of the channels, and ResNet-D's stem and shortcuts; 0: none.
+        # SimCLRv2: 0.0625, with variant="simclr" and a depth of 50 or more.
+        sk_ratio: float = 0.0
         last_stride: Literal[1, 2] = 2  # 1: a finer last stage, as in SpCL and other re-identification work
-        zero_init_residual: bool = False  # last scale of each branch starts at 0, as SimCLR does; MoCo does not
+        zero_init_residual: bool = False  # last scale of each branch starts at 0, as in variant="simclr"; MoCo: not
 
         def __post_init__(self) -> None:
             if self.depth not in LAYOUTS:
                 raise ValueError(f"depth is {self.depth!r}; allowed are {', '.join(map(repr, LAYOUTS))}")
-            if round(LAYOUTS[self.depth].channels * self.width) < 1:
+            if round(LAYOUTS[self.depth].channels * self.width) < (2 if self.sk_ratio else 1):
                 raise ValueError(f"width is {self.width}, which leaves no channel; give a larger one, such as 1.0")
+            self._check_selective_kernels()
+
+        def _check_selective_kernels(self) -> None:
+            if not 0 <= self.sk_ratio <= 1:
+                raise ValueError(
+                    f"sk_ratio is {self.sk_ratio}; give 0 for no selective kernels, or up to 1, such as 0.0625"
+                )
+            if self.sk_ratio and self.variant != "simclr":
+                raise ValueError(
+                    f"sk_ratio is {self.sk_ratio}, but torchvision's networks have no selective kernels; "
+                    'add variant="simclr", or leave sk_ratio at 0'
+                )
+            if self.sk_ratio and LAYOUTS[self.depth].block is BasicBlock:
+                raise ValueError(
+                    f"sk_ratio is {self.sk_ratio} and depth {self.depth!r}, whose blocks have no selective kernels; "
+                    "give a depth of 50 or more, or leave sk_ratio at 0"
+                )
 
         def build(self) -> "ResNet":
             return ResNet(self)
@@ -111,34 +82,49 @@ class ResNet(nn.Module):
         super().__init__()
         layout = LAYOUTS[config.depth]
         channels = round(layout.channels * config.width)
-        kernel, stride = {"imagenet": (7, 2), "cifar": (3, 1), "small": (3, 2)}[config.stem]
-        self.conv1 = nn.Conv2d(3, channels, kernel, stride, padding=kernel // 2, bias=False)
+        self.conv1 = _stem(config, channels)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, padding=1) if config.stem == "imagenet" else nn.Identity()
+        self.maxpool = _max_pool(config)
         self.stages: list[str] = []
         self.feature_dim = channels
         for number, count in enumerate(layout.counts):
             last = number == len(layout.counts) - 1
             first_stride = 1 if number == 0 else config.last_stride if last else 2
             self.stages.append(f"layer{number + 1}")
-            self.add_module(self.stages[-1], self._stage(layout.block, channels * 2**number, count, first_stride))
-        self._initialise(config.zero_init_residual)
+            self.add_module(self.stages[-1], self._stage(config, channels * 2**number, count, first_stride))
+        self._initialise(config)
 
-    def _stage(self, block: type[BasicBlock] | type[Bottleneck], channels: int, count: int, stride: int) -> nn.Module:
+    def _stage(self, config: Config, channels: int, count: int, stride: int) -> nn.Module:
+        block = LAYOUTS[config.depth].block
         blocks: list[nn.Module] = []
         for number in range(count):
-            blocks.append(block(self.feature_dim, channels, stride if number == 0 else 1))
+            first = number == 0
+            own_stride = stride if first else 1
+            shortcut = self._shortcut(config, channels * block.expansion, own_stride, first)
+            if config.sk_ratio:
+                blocks.append(SelectiveBottleneck(self.feature_dim, channels, own_stride, shortcut, config.sk_ratio))
+            else:
+                blocks.append(block(self.feature_dim, channels, own_stride, shortcut))
             self.feature_dim = channels * block.expansion
         return nn.Sequential(*blocks)
 
-    def _initialise(self, zero_init_residual: bool) -> None:
+    def _shortcut(self, config: Config, out_channels: int, stride: int, first: bool) -> nn.Module:
+        reshapes = stride > 1 or self.feature_dim != out_channels
+        if not (reshapes or (first and config.variant == "simclr")):
+            return nn.Identity()
+        project = pooled_projection if config.sk_ratio else projection
+        return project(self.feature_dim, out_channels, stride)
+
+    def _initialise(self, config: Config) -> None:
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and config.variant == "simclr":
+                _truncated_normal(module.weight)
+            elif isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if zero_init_residual:
+        if config.zero_init_residual or config.variant == "simclr":
             for module in self.modules():
-                if isinstance(module, (BasicBlock, Bottleneck)):
+                if isinstance(module, (BasicBlock, Bottleneck, SelectiveBottleneck)):
                     nn.init.zeros_(module.last_norm.weight)
 
     def feature_map(self, x: Tensor) -> Tensor:
@@ -150,3 +136,22 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.flatten(nn.functional.adaptive_avg_pool2d(self.feature_map(x), 1), 1)
+
+
+def _stem(config: ResNet.Config, channels: int) -> nn.Module:
+    if config.sk_ratio and config.stem == "imagenet":
+        return deep_stem(channels)
+    kernel, stride = {"imagenet": (7, 2), "cifar": (3, 1), "small": (3, 2)}[config.stem]
+    return nn.Conv2d(3, channels, kernel, stride, padding=kernel // 2, bias=False)
+
+
+def _max_pool(config: ResNet.Config) -> nn.Module:
+    if config.stem != "imagenet":
+        return nn.Identity()
+    return SameMaxPool() if config.variant == "simclr" else nn.MaxPool2d(3, 2, padding=1)
+
+
+def _truncated_normal(weight: Tensor) -> None:
+    """Normal weights of variance 1 / fan-in, none further than 2 deviations out: the published code's start."""
+    std = weight[0].numel() ** -0.5 / 0.8796256610342398  # the deviation that is left of 1 by cutting at 2
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
