@@ -107,7 +107,7 @@ def _kornia_pipeline(view: View) -> Callable[[Tensor], Tensor]:
     """kornia's own batched operators for the same transform. Its crop is not antialiased, so it does less work."""
     jitter = view.jitter
     steps = [
-        K.RandomResizedCrop((view.size, view.size), scale=view.crop_scale, ratio=view.crop_ratio, resample="BICUBIC"),
+        K.RandomResizedCrop(view.shape, scale=view.crop_scale, ratio=view.crop_ratio, resample="BICUBIC"),
         K.RandomHorizontalFlip(p=view.flip),
         K.ColorJitter(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue, p=jitter.probability),
         K.RandomGrayscale(p=view.grayscale),
@@ -123,7 +123,9 @@ def _pil_pipeline(view: View) -> Callable[[PIL.Image.Image], Tensor]:
     jitter = view.jitter
     color = transforms.ColorJitter(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
     steps = [
-        transforms.RandomResizedCrop(view.size, view.crop_scale, view.crop_ratio, transforms.InterpolationMode.BICUBIC),
+        transforms.RandomResizedCrop(
+            view.shape, view.crop_scale, view.crop_ratio, transforms.InterpolationMode.BICUBIC
+        ),
         transforms.RandomHorizontalFlip(view.flip),
         transforms.RandomApply([color], jitter.probability),
         transforms.RandomGrayscale(view.grayscale),

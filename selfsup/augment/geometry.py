@@ -1,6 +1,6 @@
 """Crop, flip, antialiased resize and blur: linear maps along the rows and along the columns of an image.
 
-Crop, flip and resize of a sample are one matrix (S, H) for its rows and one (S, W) for its columns, so that a batch is
+Crop, flip and resize of a sample are one matrix (S, H) for its rows and one (T, W) for its columns, so that a batch is
 two batched matrix products. Pictures are held as planes, (3, B, H, W): each colour of a batch is one contiguous block,
 which is what both the matrix products and the element-wise colour operations run fastest on.
 """
@@ -8,16 +8,16 @@ which is what both the matrix products and the element-wise colour operations ru
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-import PIL.Image
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfsup.augment.parameters import Size, height_and_width
+
 Interpolation = Literal["bilinear", "bicubic"]
 Border = Literal["reflect", "zero"]
+Fit = Literal["center", "whole"]
 
-_RESAMPLING = {"bilinear": PIL.Image.Resampling.BILINEAR, "bicubic": PIL.Image.Resampling.BICUBIC}
 _BLOCK = 56  # new rows or columns that one banded matrix makes
 
 
@@ -25,7 +25,7 @@ def resized_crop(
     images: Tensor,
     boxes: Tensor,
     flip: Tensor,
-    size: int,
+    size: Size,
     interpolation: Interpolation,
     sizes: Tensor | None = None,
 ) -> Tensor:
@@ -35,12 +35,12 @@ def resized_crop(
         images: (B, 3, H, W) uint8 or floating point.
         boxes: (B, 4) top, left, height, width in pixels of the original image, on the CPU.
         flip: (B,) bool, reverse the columns of the result, on the CPU.
-        size: S, side of the result.
+        size: of the result: its side, or height and width S, T.
         interpolation: "bilinear" (triangle) or "bicubic" (Keys 1981, a = -1/2).
         sizes: (B, 2) original height and width where each image was squeezed to H x W; None where it was not.
 
     Returns:
-        (B, 3, S, S) float32 in the scale of `images`; of uint8 images clamped to [0, 255], as cubic weights overshoot.
+        (B, 3, S, T) float32 in the scale of `images`; of uint8 images clamped to [0, 255], as cubic weights overshoot.
     """
     boxes = canvas_boxes(boxes, sizes, images.shape[-2], images.shape[-1])
     planes = crop_planes(images, boxes, flip, size, interpolation)
@@ -58,7 +58,7 @@ def canvas_boxes(boxes: Tensor, sizes: Tensor | None, height: int, width: int) -
 
 
 def crop_planes(
-    images: Tensor, boxes: Tensor, flip: Tensor, size: int, interpolation: Interpolation, inside: bool = True
+    images: Tensor, boxes: Tensor, flip: Tensor, size: Size, interpolation: Interpolation, inside: bool = True
 ) -> Tensor:
     """The two batched matrix products of `resized_crop`.
 
@@ -66,37 +66,44 @@ def crop_planes(
         images: (B, 3, H, W).
         boxes: (B, 4) float32 top, left, height, width in pixels of `images`, on the CPU.
         flip: (B,) bool, on the CPU.
-        size: S.
+        size: the side, or height and width S, T.
         interpolation: "bilinear" or "bicubic".
         inside: count only pixels of the box, as if it were cut out before it is resized: those with any part in it, so
             that no box is empty. Otherwise the pixels around it count too, as if the image were resized and cut after.
 
     Returns:
-        (3, B, S, S) float32 planes, not clamped.
+        (3, B, S, T) float32 planes, not clamped.
     """
     count, (height, width) = len(images), images.shape[-2:]
+    shape = height_and_width(size)
+    longer = max(shape)
     if inside:
         limits = torch.cat([boxes[:, :2].floor(), (boxes[:, :2] + boxes[:, 2:]).ceil()], dim=1)
     else:
         limits = torch.tensor([0.0, 0.0, height, width]).expand(count, 4)
     mirror = torch.stack([torch.zeros_like(flip), flip], dim=1)
+    start, length = boxes[:, :2], boxes[:, 2:]
+    if min(shape) < longer:
+        # The shorter axis is drawn on to as many new pixels as the longer one has, in the same scale, and cut after.
+        length = length * (longer / torch.tensor(shape))
+        start = torch.where(mirror, start + boxes[:, 2:] - length, start)
     # Both axes are built in one go: (B, 6, 2), rows before columns.
-    steering = torch.stack([boxes[:, :2], boxes[:, 2:], mirror, limits[:, :2], limits[:, 2:], 0 * mirror], dim=1)
-    block, window = size, max(height, width)
-    if count == 1 and size > _BLOCK:
+    steering = torch.stack([start, length, mirror, limits[:, :2], limits[:, 2:], 0 * mirror], dim=1)
+    block, window = longer, max(height, width)
+    if count == 1 and longer > _BLOCK:
         block, reach = _BLOCK, 1 if interpolation == "bilinear" else 2
-        steering, window = _split(steering[0], size, reach)
+        steering, window = _split(steering[0], longer, reach)
     steering = steering.permute(1, 2, 0).flatten(1)  # (6, 2 B), or of the blocks of a lone sample
     matrices = _resize_matrices(send(steering, images.device), block, window, interpolation)
     rows, columns = matrices.chunk(2)
-    if count > 1 or block == size:
-        row_parts: list[Part] = [(slice(0, size), slice(0, height), rows[:, :, :height])]
-        column_parts: list[Part] = [(slice(0, size), slice(0, width), columns[:, :, :width])]
+    if count > 1 or block == longer:
+        row_parts: list[Part] = [(slice(0, shape[0]), slice(0, height), rows[:, : shape[0], :height])]
+        column_parts: list[Part] = [(slice(0, shape[1]), slice(0, width), columns[:, : shape[1], :width])]
     else:
         row_offsets, column_offsets = steering[5].long().view(2, -1).tolist()
-        row_parts = _parts(rows, row_offsets, size, height)
-        column_parts = _parts(columns, column_offsets, size, width)
-    return multiply_rows(multiply_columns(to_planes(images), column_parts, size), row_parts, size)
+        row_parts = _parts(rows, row_offsets, longer, shape[0], height)
+        column_parts = _parts(columns, column_offsets, longer, shape[1], width)
+    return multiply_rows(multiply_columns(to_planes(images), column_parts, shape[1]), row_parts, shape[0])
 
 
 # A block of new rows (or columns), the old ones it is made of, and the matrix (B, new, old) that makes it.
@@ -152,14 +159,38 @@ def _split(steering: Tensor, size: int, reach: int) -> tuple[Tensor, int]:
     return torch.stack([begin, *same, offset], dim=1), window
 
 
-def _parts(matrices: Tensor, offsets: list[int], size: int, extent: int) -> list[Part]:
-    """The blocks of an axis that `_split` made, from their matrices (blocks, _BLOCK, window)."""
+def _parts(matrices: Tensor, offsets: list[int], size: int, kept: int, extent: int) -> list[Part]:
+    """The first `kept` new pixels of an axis that `_split` made, from the matrices (blocks, _BLOCK, window)."""
     parts = []
     for number, offset in enumerate(offsets):
-        first, last = min(number * _BLOCK, size - _BLOCK), min(offset + matrices.shape[2], extent)
-        matrix = matrices[number : number + 1, :, : last - offset]
-        parts.append((slice(first, first + _BLOCK), slice(offset, last), matrix))
+        first = min(number * _BLOCK, size - _BLOCK)
+        if first < kept:
+            new, last = min(_BLOCK, kept - first), min(offset + matrices.shape[2], extent)
+            matrix = matrices[number : number + 1, :new, : last - offset]
+            parts.append((slice(first, first + new), slice(offset, last), matrix))
     return parts
+
+
+def shift_planes(planes: Tensor, shift: Tensor, reach: int) -> Tensor:
+    """Each sample moved by whole pixels, as if padded with black and cut again.
+
+    Args:
+        planes: (3, B, H, W).
+        shift: (B, 2) int64, down and to the right, on the device of `planes`.
+        reach: the largest shift.
+    """
+    windows = F.pad(planes, (reach,) * 4).unfold(2, planes.shape[2], 1).unfold(3, planes.shape[3], 1)
+    down, right = (reach - shift).unbind(1)
+    return windows[:, torch.arange(len(shift), device=planes.device), down, right]
+
+
+def erase_(planes: Tensor, boxes: Tensor) -> None:
+    """Set a box of each sample to 0; planes (3, B, H, W), boxes (B, 4) top, left, height, width on their device."""
+    edges = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)  # top, left, bottom, right
+    top, left, bottom, right = edges.T[:, :, None]
+    rows, columns = (torch.arange(extent, device=planes.device) for extent in planes.shape[-2:])
+    inside = ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None, :]
+    planes.masked_fill_(inside, 0.0)
 
 
 def _resize_matrices(steering: Tensor, size: int, extent: int, interpolation: Interpolation) -> Tensor:
@@ -243,39 +274,14 @@ def blur_planes(planes: Tensor, sigma: Tensor, kernel_size: int, border: Border)
     return multiply_columns(F.pad(planes, (radius, radius, 0, 0), mode=mode), parts(width), width)
 
 
-def crop_files(images: Sequence[PIL.Image.Image], boxes: Tensor, size: int, interpolation: Interpolation) -> Tensor:
-    """`resized_crop` without the flip for pictures of any size, by PIL, in a loader's worker.
+def center_boxes(sizes: Tensor, size: Size, fraction: float, fit: Fit) -> Tensor:
+    """The boxes that are seen at test time: (B, 4) float64 top, left, height, width of images of `sizes`, (B, 2).
 
-    Args:
-        images: B pictures; any mode, read as RGB.
-        boxes: (B, 4) int64 top, left, height, width.
-        size: S.
-        interpolation: "bilinear" or "bicubic".
-
-    Returns:
-        (B, 3, S, S) uint8.
+    "center": `fraction` of the largest central box of the view's aspect ratio, the central square for a square view.
+    "whole": `fraction` of both sides, whatever the aspect ratio becomes.
     """
-    crops = []
-    for image, (top, left, height, width) in zip(images, boxes.tolist(), strict=True):
-        # Cut first: PIL's resize(box=...) would let the pixels around the box in.
-        part = image.crop((left, top, left + width, top + height)).convert("RGB")
-        crops.append(np.asarray(part.resize((size, size), _RESAMPLING[interpolation])))
-    return to_tensor(crops)
-
-
-def center_files(images: Sequence[PIL.Image.Image], size: int, fraction: float, interpolation: Interpolation) -> Tensor:
-    """The central square of `fraction` of the short side of each picture, resized by PIL: (B, 3, S, S) uint8."""
-    crops = []
-    for image in images:
-        side = fraction * min(image.size)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        part = image.convert("RGB").resize(
-            (size, size), _RESAMPLING[interpolation], box=(left, top, left + side, top + side)
-        )
-        crops.append(np.asarray(part))
-    return to_tensor(crops)
-
-
-def to_tensor(pictures: list[np.ndarray]) -> Tensor:
-    """B pictures (S, S, 3) uint8 as one contiguous tensor (B, 3, S, S)."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    height, width = height_and_width(size)
+    whole = sizes.double()
+    fitting = torch.stack([whole[:, 1] * (height / width), whole[:, 0] * (width / height)], dim=1)
+    sides = fraction * (whole if fit == "whole" else torch.minimum(whole, fitting))
+    return torch.cat([(whole - sides) / 2, sides], dim=1)

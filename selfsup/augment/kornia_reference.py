@@ -26,7 +26,7 @@ def kornia_view(view: View, images: Tensor, parameters: Parameters, cropped: boo
         cropped: `images` are crops of the view's size already.
 
     Returns:
-        (B, 3, S, S) float32, normalised.
+        (B, 3, S, T) float32, normalised.
     """
     mean, std = (torch.tensor(values, device=images.device) for values in (view.mean, view.std))
     results = []
@@ -45,7 +45,10 @@ def kornia_view(view: View, images: Tensor, parameters: Parameters, cropped: boo
             x = kornia.filters.gaussian_blur2d(x, view.blur.kernel_size, (sigma, sigma), border)
         if sample.solarize:
             x = kornia.enhance.solarize(x, 0.5)
-        results.append(kornia.enhance.normalize(x, mean, std))
+        x = kornia.enhance.normalize(x, mean, std)
+        top, left, height, width = sample.erase.tolist()
+        x[:, :, top : top + height, left : left + width] = 0
+        results.append(x)
     return torch.cat(results)
 
 
@@ -53,8 +56,12 @@ def _geometry(view: View, image: Tensor, sample: Parameters, cropped: bool) -> T
     if not cropped:
         top, left, height, width = sample.boxes.tolist()
         box = image[:, :, top : top + height, left : left + width]
-        image = F.interpolate(box, (view.size, view.size), mode=view.interpolation, antialias=True).clamp(0, 1)
-    return kornia.geometry.hflip(image) if sample.flip else image
+        image = F.interpolate(box, view.shape, mode=view.interpolation, antialias=True).clamp(0, 1)
+    image = kornia.geometry.hflip(image) if sample.flip else image
+    if view.crop == "shifted":
+        down, right = sample.shift.tolist()
+        image = F.pad(image, (right, -right, down, -down))  # negative: cut there
+    return image
 
 
 def _gray(image: Tensor) -> Tensor:

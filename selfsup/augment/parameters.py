@@ -13,9 +13,16 @@ from torch import Tensor
 
 from selfsup.randomness import Stream, uniform
 
+Size = int | tuple[int, int]  # pixels: the side of a square, or height and width
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # torchvision's numbering of the four colour operations
 _ORDERS = tuple(itertools.permutations(range(4)))
 _FIRST_ATTEMPTS = 10  # enough for all but one sample in a million; the others draw on
+_ERASE_ATTEMPTS = 10  # one sample in a million is left whole where a hundred might have erased it
+
+
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Of a size in either form."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def _require(holds: bool, message: str) -> None:
@@ -62,11 +69,32 @@ class Blur:
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
-    """How one view is drawn from an image: crop, flip, jitter, grayscale, blur, solarize, normalise."""
+class Erase:
+    """A random box of the finished view is set to 0, which is the mean (random erasing, Zhong et al. 2020)."""
 
-    size: int = 224  # side of the view in pixels
-    crop_scale: tuple[float, float] = (0.2, 1.0)  # share of the image's area, uniform between the two
+    probability: float = 0.0  # of a sample
+    area: tuple[float, float] = (0.02, 0.4)  # share of the view's area, uniform between the two
+    aspect: tuple[float, float] = (0.3, 3.3)  # height over width of the box, uniform between the two
+
+    def __post_init__(self) -> None:
+        _check_probability("Erase.probability", self.probability)
+        low, high = self.area
+        _require(
+            0 < low <= high < 1,
+            f"Erase.area is {self.area}; give (smallest, largest) share of the view, above 0 and below 1.",
+        )
+        low, high = self.aspect
+        _require(0 < low <= high, f"Erase.aspect is {self.aspect}; give (smallest, largest) height over width.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """How one view is drawn from an image: crop, flip, jitter, grayscale, blur, solarize, normalise, erase."""
+
+    size: Size = 224  # of the view in pixels: the side of a square, or height and width
+    crop: Literal["resized", "shifted"] = "resized"  # a random box, resized; or the whole image, resized and shifted
+    shift: int = 0  # shifted: up to so many pixels of the view up or down, and left or right; black comes in
+    crop_scale: tuple[float, float] = (0.2, 1.0)  # resized: share of the image's area, uniform between the two
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height, log-uniform between the two
     crop_attempts: int = 10  # to find a box that fits; after that the largest central one of an allowed ratio
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # always antialiased
@@ -78,9 +106,16 @@ class View:
     solarize: float = 0.0  # probability; values of one half and above are inverted
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # subtracted last, of values in [0, 1]
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)  # divided by last
+    erase: Erase = field(default_factory=Erase)
 
     def __post_init__(self) -> None:
-        _require(self.size >= 1, f"View.size is {self.size}; give the side of the view in pixels, at least 1.")
+        least = min(self.shape)
+        _require(least >= 1, f"View.size is {self.size}; give its side, or height and width, in pixels, at least 1.")
+        _require(
+            0 <= self.shift < least and (self.shift == 0 or self.crop == "shifted"),
+            f"View.shift is {self.shift} for a view of {self.size} pixels and crop={self.crop!r}; give 0 or more, less "
+            "than the view's shorter side, and crop='shifted' with it.",
+        )
         low, high = self.crop_scale
         _require(
             0 < low <= high <= 1,
@@ -96,10 +131,15 @@ class View:
             _check_probability(f"View.{name}", getattr(self, name))
         _require(min(self.std) > 0, f"View.std is {self.std}; give three values above 0.")
         _require(
-            self.blur.probability == 0 or self.blur.border == "zero" or self.blur.kernel_size // 2 < self.size,
+            self.blur.probability == 0 or self.blur.border == "zero" or self.blur.kernel_size // 2 < least,
             f"Blur.kernel_size is {self.blur.kernel_size} for a view of {self.size} pixels; a reflected border "
-            f"holds at most {2 * self.size - 1} taps. Give fewer, or border='zero'.",
+            f"holds at most {2 * least - 1} taps. Give fewer, or border='zero'.",
         )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return height_and_width(self.size)
 
 
 class Parameters(NamedTuple):
@@ -114,6 +154,8 @@ class Parameters(NamedTuple):
     blur: Tensor  # (B,) bool
     solarize: Tensor  # (B,) bool
     sigma: Tensor  # (B,) float32, width of the blur in pixels of the view
+    shift: Tensor  # (B, 2) int64: by how many pixels of the view the picture moves down and to the right
+    erase: Tensor  # (B, 4) int64: top, left, height, width of the box to erase, in pixels of the view; 0 high for none
 
     def select(self, samples: Tensor | slice) -> "Parameters":
         """Those of the given samples, (n,) int64 positions in the batch or a range of them."""
@@ -135,7 +177,7 @@ def draw(view: View, seed: int, epoch: int, indices: Tensor, number: int, sizes:
     that fits is taken, and after `crop_attempts` failures the largest central box of an allowed ratio.
     Arithmetic is in double precision, so that every device rounds to the same pixel and the same float32.
     """
-    boxes, flip = _boxes(view, seed, epoch, indices, number, sizes)
+    boxes, flip, shift = _boxes(view, seed, epoch, indices, number, sizes)
     jitter = view.jitter
     color = uniform(seed, Stream.COLOR, indices, 7, epoch, number)
     factors = torch.stack(
@@ -160,11 +202,22 @@ def draw(view: View, seed: int, epoch: int, indices: Tensor, number: int, sizes:
         blur=blur[:, 0] < view.blur.probability,
         solarize=blur[:, 2] < view.solarize,
         sigma=_between(blur[:, 1], *view.blur.sigma).float(),
+        shift=shift,
+        erase=_erased(view, seed, epoch, indices, number),
     )
 
 
-def _boxes(view: View, seed: int, epoch: int, indices: Tensor, number: int, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes (B, 4) int64 and flips (B,) bool. The words of an index are [top, left, flip, then area, ratio, ...]."""
+def _boxes(
+    view: View, seed: int, epoch: int, indices: Tensor, number: int, sizes: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes (B, 4) int64, flips (B,) bool, shifts (B, 2) int64.
+
+    The words of an index are [top, left, flip, then area, ratio, ...], or [down, right, flip] of a shifted image.
+    """
+    if view.crop == "shifted":
+        numbers = uniform(seed, Stream.CROP, indices, 3, epoch, number)
+        shift = (numbers[:, :2] * (2 * view.shift + 1)).long() - view.shift
+        return torch.cat([torch.zeros_like(sizes), sizes], dim=1), numbers[:, 2] < view.flip, shift
     attempts = min(view.crop_attempts, _FIRST_ATTEMPTS)
     numbers = uniform(seed, Stream.CROP, indices, 3 + 2 * attempts, epoch, number)
     shape, found = _attempt(view, numbers[:, 3:], sizes)
@@ -175,7 +228,7 @@ def _boxes(view: View, seed: int, epoch: int, indices: Tensor, number: int, size
         shape[rest], found[rest] = _attempt(view, more[:, 3:], sizes[rest])
     room = sizes - shape
     offset = torch.where(found[:, None], (numbers[:, :2] * (room + 1)).long(), room // 2)
-    return torch.cat([offset, shape], dim=1), numbers[:, 2] < view.flip
+    return torch.cat([offset, shape], dim=1), numbers[:, 2] < view.flip, torch.zeros_like(offset)
 
 
 def _attempt(view: View, numbers: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,6 +247,25 @@ def _attempt(view: View, numbers: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor
     broad = torch.minimum(width, (height * wide).round())
     fallback = torch.cat([tall, broad], dim=1).clamp(min=1)
     return torch.where(found[:, None], drawn, fallback).long(), found
+
+
+def _erased(view: View, seed: int, epoch: int, indices: Tensor, number: int) -> Tensor:
+    """Boxes to erase, (B, 4) int64: the first drawn that is smaller than the view both ways, if any is.
+
+    The words of an index are [whether to erase, top, left, then area, aspect, ...].
+    """
+    if view.erase.probability == 0:
+        return torch.zeros(len(indices), 4, dtype=torch.int64, device=indices.device)
+    height, width = view.shape
+    numbers = uniform(seed, Stream.ERASE, indices, 3 + 2 * _ERASE_ATTEMPTS, epoch, number)
+    area = height * width * _between(numbers[:, 3::2], *view.erase.area)  # (B, attempts)
+    aspect = _between(numbers[:, 4::2], *view.erase.aspect)
+    heights, widths = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+    found, first = ((heights < height) & (widths < width)).max(dim=1)  # the position of the first one that is true
+    shape = torch.cat([heights.gather(1, first[:, None]), widths.gather(1, first[:, None])], dim=1)
+    room = torch.tensor([height, width], device=indices.device) - shape
+    boxes = torch.cat([(numbers[:, 1:3] * (room + 1)).floor(), shape], dim=1)
+    return torch.where((found & (numbers[:, 0] < view.erase.probability))[:, None], boxes, 0).long()
 
 
 def _between(numbers: Tensor, low: float, high: float) -> Tensor:

@@ -7,7 +7,7 @@ picture; and all resizing is antialiased, as PIL's is.
 from collections.abc import Callable
 from dataclasses import replace
 
-from selfsup.augment.parameters import Blur, Jitter, View
+from selfsup.augment.parameters import Blur, Erase, Jitter, Size, View
 from selfsup.augment.views import Augment
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -132,6 +132,39 @@ def supcon_cifar(size: int = 32) -> Augment:
     return Augment(views=(view, view))
 
 
+def metric(size: int = 224) -> Augment:
+    """Supervised metric learning (Wang et al. 2020, XBM): one view, a random resized crop and a flip.
+
+    The authors first resize the short side to 256 pixels, which a crop that is resized anyway does not need.
+    """
+    view = View(size=size, crop_scale=(0.2, 1.0), flip=0.5, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return Augment(views=(view,))
+
+
+def reid(size: Size = (256, 128), shift: int = 10) -> Augment:
+    """Re-identification (Ge et al. 2020, SpCL): one view, the whole image, shifted and partly erased.
+
+    The image is resized to the size whatever its aspect ratio, flipped, padded with black and cut again at random,
+    normalised, and a box of it is erased. The authors' code erases with the values of the ImageNet mean after the
+    normalisation; here the box has the value 0 then, which is the mean itself.
+
+    Args:
+        size: of the view in pixels: height and width, as people stand upright, or the side of a square.
+        shift: by how many pixels the image is padded.
+    """
+    view = View(
+        size=size,
+        crop="shifted",
+        shift=shift,
+        interpolation="bicubic",
+        flip=0.5,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        erase=Erase(probability=0.5, area=(0.02, 0.4), aspect=(0.3, 3.3)),
+    )
+    return Augment(views=(view,))
+
+
 def multi_crop(
     base: Augment,
     small_size: int = 96,
@@ -150,8 +183,8 @@ def multi_crop(
     """
     if count < 1:
         raise ValueError(f"multi_crop's count is {count}; give at least 1 small view, or leave multi_crop out.")
-    large = tuple(replace(view, crop_scale=large_scale) for view in base.views)
-    small = replace(base.views[0], size=small_size, crop_scale=small_scale)
+    large = tuple(replace(view, crop="resized", shift=0, crop_scale=large_scale) for view in base.views)
+    small = replace(large[0], size=small_size, crop_scale=small_scale)
     return replace(base, views=large + (small,) * count)
 
 
@@ -164,4 +197,6 @@ PRESETS: dict[str, Callable[[], Augment]] = {
     "simclr": simclr,
     "simclr_cifar": simclr_cifar,
     "supcon_cifar": supcon_cifar,
+    "metric": metric,
+    "reid": reid,
 }

@@ -9,23 +9,26 @@ import torch
 from torch import Tensor
 
 from selfsup.augment.color import grayscale_, jitter_, processing_order, runs_of_true, solarize_
+from selfsup.augment.files import center_files, crop_files
 from selfsup.augment.geometry import (
+    Fit,
     Interpolation,
     blur_planes,
     canvas_boxes,
-    center_files,
-    crop_files,
+    center_boxes,
     crop_planes,
+    erase_,
     send,
+    shift_planes,
     to_planes,
 )
 from selfsup.augment.kornia_reference import kornia_view
-from selfsup.augment.parameters import Parameters, View, draw
+from selfsup.augment.parameters import Parameters, Size, View, draw, height_and_width
 from selfsup.data.batch import Batch
 
 # Pixels of the views worked on at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
 _CHUNK_PIXELS = {"cpu": 192 * 32**2, "cuda": 2**25}
-_LONE_SIZE = 128  # on a CPU, views of this size and above are worked on one by one, as their matrices are banded then
+_LONE_PIXELS = 128**2  # on a CPU, views of as many and more are worked on one by one, as their matrices are banded then
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,7 @@ class Views:
             device: where the views are made.
 
         Returns:
-            One (B, 3, S, S) float32 for each view, normalised, channels_last, on `device`.
+            One (B, 3, S, T) float32 for each view, of its height and width, normalised, channels_last, on `device`.
         """
         views = self.augment.views
         cropped = isinstance(batch.images, tuple)
@@ -77,7 +80,7 @@ class Views:
         ]
 
     def crop(self, images: Sequence[PIL.Image.Image], indices: Tensor, epoch: int) -> tuple[Tensor, ...]:
-        """The crops of pictures of any size, for a loader's worker: per view (B, 3, S, S) uint8, not yet flipped."""
+        """The crops of pictures of any size, for a loader's worker: per view (B, 3, S, T) uint8, not yet flipped."""
         sizes = torch.tensor([(image.height, image.width) for image in images])
         return tuple(
             crop_files(
@@ -112,14 +115,14 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
         cropped: `images` are crops of the view's size already.
 
     Returns:
-        (B, 3, S, S) float32, normalised, channels_last.
+        (B, 3, S, T) float32, normalised, channels_last.
     """
-    chunk = _chunk_size(images.device, view.size)
+    chunk = _chunk_size(images.device, view.shape)
     # A sample alone in its chunk needs no like neighbours, and so no reordering.
     order = processing_order(parameters) if chunk > 1 else torch.arange(len(images))
     parameters = parameters.select(order)
     boxes = canvas_boxes(parameters.boxes, None if sizes is None else sizes[order], *images.shape[-2:])
-    result = torch.empty(len(images), view.size, view.size, 3, device=images.device)
+    result = torch.empty(len(images), *view.shape, 3, device=images.device)
     for start in range(0, len(order), chunk):
         part = slice(start, min(start + chunk, len(order)))
         chosen = parameters.select(part)
@@ -128,23 +131,28 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
             if cropped
             else _cropped(view, images, order[part], boxes[part], chosen)
         )
+        if view.shift > 0:
+            planes = shift_planes(planes, send(chosen.shift, planes.device), view.shift)
         _color_(view, planes, chosen)
         for plane, mean, std in zip(planes, view.mean, view.std, strict=True):
             plane.sub_(mean).mul_(1 / std)
+        if view.erase.probability > 0:
+            erase_(planes, send(chosen.erase, planes.device))
         result[part] = planes.permute(1, 2, 3, 0)
     if chunk > 1:  # Whole rows are moved much faster at the end than by indexed assignments on the way.
         result = result.index_select(0, send(torch.argsort(order), images.device))
     return result.permute(0, 3, 1, 2)
 
 
-def _chunk_size(device: torch.device, size: int) -> int:
-    if device.type == "cpu" and size >= _LONE_SIZE:
+def _chunk_size(device: torch.device, shape: tuple[int, int]) -> int:
+    pixels = shape[0] * shape[1]
+    if device.type == "cpu" and pixels >= _LONE_PIXELS:
         return 1
-    return max(1, _CHUNK_PIXELS[device.type] // size**2)
+    return max(1, _CHUNK_PIXELS[device.type] // pixels)
 
 
 def _cropped(view: View, images: Tensor, samples: Tensor, boxes: Tensor, chosen: Parameters) -> Tensor:
-    """Crop, flip and resize of some samples to planes (3, n, S, S) in [0, 1]."""
+    """Crop, flip and resize of some samples to planes (3, n, S, T) in [0, 1]."""
     # Only what lies within some box is read: for a large image alone in its chunk, half of the work.
     top, left = (int(edge) for edge in boxes[:, :2].amin(dim=0).floor())
     bottom, right = (int(edge) for edge in (boxes[:, :2] + boxes[:, 2:]).amax(dim=0).ceil())
@@ -163,7 +171,7 @@ def _flipped(crops: Tensor, samples: Tensor, chosen: Parameters) -> Tensor:
 
 
 def _color_(view: View, planes: Tensor, chosen: Parameters) -> None:
-    """Everything between the geometry and the normalisation, in place; (3, n, S, S) in [0, 1]."""
+    """Everything between the geometry and the normalisation, in place; (3, n, S, T) in [0, 1]."""
     grays = runs_of_true(chosen.grayscale)
     if view.grayscale_first:
         for run in grays:
@@ -181,32 +189,35 @@ def _color_(view: View, planes: Tensor, chosen: Parameters) -> None:
 
 
 class Center:
-    """The test-time view: the central square, resized and normalised, the same linear map as the crops of training."""
+    """The test-time view: a central box, resized and normalised, the same linear map as the crops of training."""
 
     def __init__(
         self,
-        size: int,
+        size: Size,
         fraction: float,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         interpolation: Interpolation = "bilinear",
+        fit: Fit = "center",
     ):
         """
         Args:
-            size: S, side of the result in pixels.
-            fraction: side of the square over the image's short side: 224 / 256 is the usual resize to 256 and crop of
-                224; 1 takes the whole short side.
+            size: of the result in pixels: its side, or height and width S, T.
+            fraction: side of the box over that of the largest central one: 224 / 256 is the usual resize to 256 and
+                crop of 224; 1 takes the whole short side.
             mean: subtracted from values in [0, 1].
             std: divided by.
             interpolation: "bilinear" or "bicubic", antialiased.
+            fit: "center" keeps the aspect ratio: the box has the view's, the central square for a square view;
+                "whole" squeezes the whole image into the view.
         """
-        if size < 1:
-            raise ValueError(f"Center's size is {size}; give the side of the view in pixels, at least 1.")
+        if min(height_and_width(size)) < 1:
+            raise ValueError(f"Center's size is {size}; give its side, or height and width, in pixels, at least 1.")
         if not 0 < fraction <= 1:
             raise ValueError(f"Center's fraction is {fraction}; give a share of the short side, above 0 and up to 1.")
         if min(std) <= 0:
             raise ValueError(f"Center's std is {std}; give three values above 0.")
-        self.size, self.fraction, self.interpolation = size, fraction, interpolation
+        self.size, self.fraction, self.interpolation, self.fit = size, fraction, interpolation, fit
         self.mean, self.std = mean, std
 
     @torch.no_grad()
@@ -219,20 +230,21 @@ class Center:
             device: where the work is done.
 
         Returns:
-            (B, 3, S, S) float32, normalised, channels_last, on `device`.
+            (B, 3, S, T) float32, normalised, channels_last, on `device`.
         """
+        shape = height_and_width(self.size)
         cropped = isinstance(images, tuple)
         source = (images[0] if isinstance(images, tuple) else images).to(device, non_blocking=True)
-        result = torch.empty(len(source), self.size, self.size, 3, device=device)
-        whole = self.fraction == 1 and sizes is None and source.shape[-2:] == (self.size, self.size)
-        chunk = _chunk_size(source.device, self.size)
+        result = torch.empty(len(source), *shape, 3, device=device)
+        whole = self.fraction == 1 and sizes is None and source.shape[-2:] == shape
+        chunk = _chunk_size(source.device, shape)
         with torch.autocast(source.device.type, enabled=False):
             for start in range(0, len(source), chunk):
                 part = slice(start, start + chunk)
                 if cropped or whole:
                     planes = to_planes(source[part])
                 else:
-                    planes = self._square(source[part], None if sizes is None else sizes[part])
+                    planes = self._box(source[part], None if sizes is None else sizes[part])
                 planes.mul_(1 / 255).clamp_(0, 1)
                 for plane, mean, std in zip(planes, self.mean, self.std, strict=True):
                     plane.sub_(mean).mul_(1 / std)
@@ -240,13 +252,12 @@ class Center:
         return result.permute(0, 3, 1, 2)
 
     def crop(self, images: Sequence[PIL.Image.Image]) -> Tensor:
-        """The central squares of pictures of any size, for a loader's worker: (B, 3, S, S) uint8."""
-        return center_files(images, self.size, self.fraction, self.interpolation)
+        """The central boxes of pictures of any size, for a loader's worker: (B, 3, S, T) uint8."""
+        return center_files(images, self.size, self.fraction, self.interpolation, self.fit)
 
-    def _square(self, images: Tensor, sizes: Tensor | None) -> Tensor:
+    def _box(self, images: Tensor, sizes: Tensor | None) -> Tensor:
         height, width = images.shape[-2:]
         original = torch.tensor([height, width]).expand(len(images), 2) if sizes is None else sizes
-        side = self.fraction * original.double().amin(dim=1, keepdim=True).expand(-1, 2)
-        boxes = canvas_boxes(torch.cat([(original - side) / 2, side], dim=1), original, height, width)
+        boxes = canvas_boxes(center_boxes(original, self.size, self.fraction, self.fit), original, height, width)
         unflipped = torch.zeros(len(images), dtype=torch.bool)
         return crop_planes(images, boxes, unflipped, self.size, self.interpolation, inside=False)

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from selfsup import checkpoint
+from selfsup.augment.geometry import Fit
+from selfsup.augment.parameters import Size
 from selfsup.augment.views import Center
 from selfsup.config import dump, restore
 from selfsup.models.resnet import ResNet
@@ -21,13 +23,20 @@ SCHEMA = 1
 class Feed:
     """What the encoder wants to be fed at test time."""
 
-    size: int
-    fraction: float  # central part of the short side that is kept
+    size: Size
+    fraction: float  # side of the central box that is kept over that of the largest one
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    fit: Fit = "center"  # whole: the whole image squeezed to the size, as training by shifts sees it
 
     def center(self) -> Center:
-        return Center(self.size, self.fraction, self.mean, self.std)
+        return Center(self.size, self.fraction, self.mean, self.std, fit=self.fit)
+
+    @property
+    def transform(self) -> str:
+        """What an evaluation says of it."""
+        part = "of the short side" if self.fit == "center" else "of both sides"
+        return f"centre {self.fraction} {part}, resized to {self.size}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +79,11 @@ def load_encoder(path: Path) -> Exported:
     try:
         about = json.loads(weights.with_suffix(".json").read_text())
         config = restore(about["encoder"], ResNet.Config)
-        fed = about["feed"]
-        feed = Feed(size=fed["size"], fraction=fed["fraction"], mean=tuple(fed["mean"]), std=tuple(fed["std"]))
+        # JSON has lists for tuples; fields that an older file lacks take their defaults.
+        fed: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in about["feed"].items()
+        }
+        feed = Feed(**fed)
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{weights.with_suffix('.json')} cannot be read: {error!r}; it must lie beside the weights"

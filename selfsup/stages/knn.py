@@ -108,7 +108,7 @@ def run_knn(path: Path, settings: KNN, device: torch.device) -> dict[str, Any]:
         "temperature": settings.temperature,
         "metric": "cosine",
         "layer": "backbone",
-        "transform": f"centre {exported.feed.fraction} of the short side, resized to {exported.feed.size}",
+        "transform": exported.feed.transform,
         "bank_images": len(bank.labels),
         "query_images": len(rest[0].labels) if rest else len(bank.labels),
         "split": "train to test" if rest else "leave one out",

@@ -134,7 +134,7 @@ def run_linear(path: Path, settings: Probe | FeatureProbe, device: torch.device 
         "layer": "backbone",
         "train_images": len(train),
         "test_images": len(test),
-        "transform": f"centre {exported.feed.fraction} of the short side, resized to {exported.feed.size}",
+        "transform": exported.feed.transform,
         "encoder_sha256": exported.sha256,
     }
 

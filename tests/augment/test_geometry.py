@@ -11,7 +11,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from selfsup.augment.geometry import Interpolation, blur_planes, crop_files, resized_crop
+from selfsup.augment.files import crop_files
+from selfsup.augment.geometry import Interpolation, blur_planes, erase_, resized_crop, shift_planes
+from selfsup.augment.parameters import Size
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "simclr_blur_0.npz"
 MODES = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}
@@ -60,6 +62,39 @@ def test_a_lone_large_crop_equals_torchvision(interpolation: Interpolation, box:
     assert (ours - (TF.horizontal_flip(theirs) if flipped else theirs)).abs().max() < 0.01
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(24, 11), (11, 24), (130, 40), (40, 130)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_rectangles_equal_torchvision(interpolation: Interpolation, size: tuple[int, int], count: int) -> None:
+    images = pictures(count, 90, 70)  # a lone one takes the path of banded matrices where a side is long
+    boxes, flip = torch.tensor([[31, 17, 50, 45], [0, 0, 90, 70], [80, 69, 10, 1]]), torch.tensor([True, False, True])
+    ours = resized_crop(images, boxes[:count], flip[:count], size, interpolation)
+    for image, box, flipped, mine in zip(images.float(), boxes.tolist(), flip, ours, strict=False):
+        theirs = TF.resized_crop(image, *box, size, MODES[interpolation], antialias=True).clamp(0, 255)
+        assert (mine - (TF.horizontal_flip(theirs) if flipped else theirs)).abs().max() < 0.01
+
+
+def test_a_shift_pads_with_black_and_cuts() -> None:
+    planes = torch.rand(3, 4, 7, 5, generator=torch.Generator().manual_seed(0))
+    shift = torch.tensor([[0, 0], [2, -3], [-1, 3], [3, 0]])
+    moved = shift_planes(planes, shift, reach=3)
+    for number, (down, right) in enumerate(shift.tolist()):
+        for row in range(7):
+            for column in range(5):
+                inside = 0 <= row - down < 7 and 0 <= column - right < 5
+                expected = planes[:, number, row - down, column - right] if inside else torch.zeros(3)
+                assert torch.equal(moved[:, number, row, column], expected)
+
+
+def test_a_box_is_erased_and_nothing_else() -> None:
+    planes = torch.rand(3, 3, 6, 8, generator=torch.Generator().manual_seed(0)) + 1
+    expected = planes.clone()
+    expected[:, 0, 1:4, 2:8] = 0
+    expected[:, 2, 5:6, 0:1] = 0
+    erase_(planes, torch.tensor([[1, 2, 3, 6], [0, 0, 0, 0], [5, 0, 1, 1]]))
+    assert torch.equal(planes, expected)
+
+
 def test_float_images_keep_their_scale_and_overshoot() -> None:
     images = (torch.arange(8) >= 4).float().expand(1, 3, 8, 8)
     box, flip = torch.tensor([[0, 0, 8, 8]]), torch.tensor([False])
@@ -92,13 +127,14 @@ def test_a_box_narrower_than_a_canvas_pixel_is_not_empty() -> None:
     )
 
 
+@pytest.mark.parametrize("size", [24, (31, 12)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_files_give_the_same_crops(interpolation: Interpolation) -> None:
+def test_files_give_the_same_crops(interpolation: Interpolation, size: Size) -> None:
     images = pictures(3, 70, 50) // 2 + 64  # of middle brightness: PIL clips what overshoots between its two passes
     boxes = torch.tensor([[0, 0, 70, 50], [11, 5, 40, 30], [30, 20, 9, 12]])
     files = [PIL.Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-    crops = crop_files(files, boxes, 24, interpolation)
-    expected = resized_crop(images, boxes, torch.zeros(3, dtype=torch.bool), 24, interpolation)
+    crops = crop_files(files, boxes, size, interpolation)
+    expected = resized_crop(images, boxes, torch.zeros(3, dtype=torch.bool), size, interpolation)
     assert crops.dtype == torch.uint8
     assert (crops - expected).abs().max() < 1.6  # PIL rounds to whole values after each of the two directions
 

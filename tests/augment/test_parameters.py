@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfsup.augment.parameters import Blur, Jitter, Parameters, View, draw
-from selfsup.augment.presets import PRESETS
+from selfsup.augment.parameters import Blur, Erase, Jitter, Parameters, View, draw
+from selfsup.augment.presets import PRESETS, reid, simclr_cifar
+from selfsup.augment.views import Augment
+from selfsup.config import dump, parse, restore
 from selfsup.randomness import Stream, uniform
 
 SAMPLES = 10_000
@@ -23,7 +25,7 @@ def equal(a: Parameters, b: Parameters) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("name", ["moco_v2", "simclr"])
+@pytest.mark.parametrize("name", ["moco_v2", "simclr", "reid"])
 def test_a_sample_does_not_depend_on_its_batch(name: str) -> None:
     view = PRESETS[name]().views[0]
     indices, sizes = torch.arange(90).flip(0) * 1000, sizes_of(90)
@@ -132,10 +134,66 @@ def test_colour_blur_and_flip_follow_the_intended_distributions() -> None:
     assert (counts / SAMPLES - 1 / 24).abs().max() < 0.008
 
 
+def test_a_shifted_view_is_the_whole_image_and_moves_every_way_alike() -> None:
+    view, sizes = View(size=(64, 32), crop="shifted", shift=10, flip=0.3), sizes_of(SAMPLES)
+    drawn = draw(view, 0, 0, torch.arange(SAMPLES), 0, sizes)
+    assert torch.equal(drawn.boxes, torch.cat([torch.zeros_like(sizes), sizes], dim=1))
+    assert abs(drawn.flip.double().mean() - 0.3) < 0.02
+    for moved in drawn.shift.unbind(1):
+        values, counts = moved.unique(return_counts=True)
+        assert values.tolist() == list(range(-10, 11))
+        assert (counts / SAMPLES - 1 / 21).abs().max() < 0.01
+    assert abs(torch.corrcoef(drawn.shift.T.double())[0, 1]) < 0.04
+
+
+def naive_erase(view: View, numbers: list[float]) -> list[int]:
+    """The published loop over attempts, on the words of one sample."""
+    height, width = view.shape
+    if numbers[0] >= view.erase.probability:
+        return [0, 0, 0, 0]
+    for area, aspect in zip(numbers[3::2], numbers[4::2], strict=True):
+        target = height * width * (view.erase.area[0] + area * (view.erase.area[1] - view.erase.area[0]))
+        ratio = view.erase.aspect[0] + aspect * (view.erase.aspect[1] - view.erase.aspect[0])
+        h, w = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+        if h < height and w < width:
+            return [int(numbers[1] * (height - h + 1)), int(numbers[2] * (width - w + 1)), h, w]
+    return [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("view", [reid().views[0], View(size=(80, 20), erase=Erase(probability=0.9, area=(0.3, 0.8)))])
+def test_erased_boxes_equal_a_naive_loop(view: View) -> None:
+    indices = torch.arange(600)
+    numbers = uniform(6, Stream.ERASE, indices, 23, 2, 1).tolist()
+    expected = [naive_erase(view, row) for row in numbers]
+    drawn = draw(view, 6, 2, indices, 1, sizes_of(600)).erase
+    assert drawn.tolist() == expected
+    assert [0, 0, 0, 0] in expected
+    if view.erase.area[1] == 0.4:  # every tenth attempt fails, so that all but one sample in 10^10 finds a box
+        assert abs((drawn[:, 2] > 0).double().mean() - 0.5) < 0.06
+
+
+def test_a_size_is_a_side_or_height_and_width_for_flags_and_files() -> None:
+    square = parse(simclr_cifar(), ["--views.0.size", "24"], "test")
+    assert [view.size for view in square.views] == [24, 32]
+    assert square.views[0].shape == (24, 24)
+    flags = "--views.0.size 64 48 --views.0.crop shifted --views.0.shift 5 --views.0.erase.probability 0.5".split()
+    view = parse(simclr_cifar(), flags, "test").views[0]
+    assert (view.size, view.shape, view.shift, view.erase.probability) == ((64, 48), (64, 48), 5, 0.5)
+    assert parse(reid(), ["--views.0.size", "96"], "test").views[0].size == 96
+    assert restore(dump(reid()), Augment) == reid()
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda: View(size=0), "size is 0"),
+        (lambda: View(size=(8, 0)), r"size is \(8, 0\)"),
+        (lambda: View(size=(8, 64), blur=Blur(probability=0.5)), "at most 15 taps"),
+        (lambda: View(shift=4), "crop='shifted' with it"),
+        (lambda: View(size=(8, 4), crop="shifted", shift=4), "View.shift is 4"),
+        (lambda: Erase(probability=2.0), "probability is 2.0"),
+        (lambda: Erase(area=(0.2, 1.0)), "Erase.area is"),
+        (lambda: Erase(aspect=(0.0, 1.0)), "Erase.aspect is"),
         (lambda: View(crop_scale=(0.5, 1.2)), "crop_scale is"),
         (lambda: View(crop_scale=(0.5, 0.2)), "crop_scale is"),
         (lambda: View(crop_ratio=(0.0, 1.0)), "crop_ratio is"),

@@ -11,8 +11,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 import selfsup.augment.views as views_module
-from selfsup.augment.parameters import View
-from selfsup.augment.presets import PRESETS, instdisc, moco_v1, multi_crop, simclr, simclr_cifar
+from selfsup.augment.parameters import View, draw
+from selfsup.augment.presets import PRESETS, instdisc, metric, moco_v1, multi_crop, reid, simclr, simclr_cifar
 from selfsup.augment.views import Augment, Center, Views
 from selfsup.data.batch import Batch
 
@@ -42,7 +42,9 @@ def largest_gap(ours: list[Tensor], theirs: list[Tensor], augment: Augment) -> f
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_fused_equals_kornia(name: str) -> None:
     augment = PRESETS[name]()
-    solarized = tuple(replace(view, size=min(view.size, 48), solarize=0.3) for view in augment.views)
+    height, width = (min(extent, 48) for extent in augment.views[0].shape)
+    size = (48, 30) if name == "reid" else (height, width)
+    solarized = tuple(replace(view, size=size, solarize=0.3) for view in augment.views)
     # Solarize is discontinuous: a last bit of the colour before it may become half of the range after it.
     for views in (tuple(replace(view, solarize=0.0) for view in solarized), solarized):
         augment = replace(augment, views=views)
@@ -106,11 +108,47 @@ def test_a_squeezed_batch_gives_nearly_the_same_views() -> None:
         Views(replace(augment, backend="kornia"), 0)(squeezed, 0, CPU)
 
 
+@pytest.mark.parametrize("size", [(96, 48), (130, 140)])  # in chunks, and one by one
+def test_reid_equals_the_published_sequence(size: tuple[int, int]) -> None:
+    augment, batch = reid(size, shift=7), batch_of(12, 100, 72)
+    (ours,) = Views(augment, seed=4)(batch, 2, CPU)
+    view = augment.views[0]
+    drawn = draw(view, 4, 2, batch.indices, 0, torch.tensor([[100, 72]] * 12))
+    assert ours.shape == (12, 3, *size)
+    for number, image in enumerate(batch.images.float() / 255):
+        x = TF.resize(image, list(size), MODES["bicubic"], antialias=True).clamp(0, 1)
+        x = TF.pad(TF.horizontal_flip(x) if drawn.flip[number] else x, [7])
+        down, right = drawn.shift[number].tolist()
+        x = TF.normalize(TF.crop(x, 7 - down, 7 - right, *size), view.mean, view.std)
+        torch.testing.assert_close(ours[number], TF.erase(x, *drawn.erase[number].tolist(), v=0), atol=1e-3, rtol=0)
+    assert len(drawn.shift.unique(dim=0)) > 6
+    assert 2 < (drawn.erase[:, 2] > 0).sum() < 10
+
+
+def test_reid_from_files_and_canvases_gives_nearly_the_same_views() -> None:
+    generator = torch.Generator().manual_seed(0)
+    smooth = F.interpolate(torch.rand(10, 3, 6, 5, generator=generator), (150, 90), mode="bilinear")
+    batch = Batch((smooth * 255).to(torch.uint8), torch.zeros(10, dtype=torch.int64), torch.arange(10))
+    maker = Views(reid((64, 32), shift=5), seed=1)
+    (direct,) = maker(batch, 0, CPU)
+    canvas = batch._replace(
+        images=TF.resize(batch.images, [80, 80], antialias=True), sizes=torch.tensor([[150, 90]] * 10)
+    )
+    files = [PIL.Image.fromarray(image.permute(1, 2, 0).numpy()) for image in batch.images]
+    for other in (canvas, batch._replace(images=maker.crop(files, batch.indices, 0))):
+        (again,) = maker(other, 0, CPU)
+        assert torch.equal(again == 0, direct == 0)  # the same boxes are erased
+        assert (again - direct).abs().max() < 0.15  # of 4.4 deviations
+        assert (again - direct).abs().mean() < 0.02
+
+
 def test_multi_crop_appends_small_views() -> None:
     augment = multi_crop(simclr_cifar(), small_size=16, count=3, small_scale=(0.05, 0.2), large_scale=(0.3, 1.0))
     views = Views(augment, seed=0)(batch_of(4, 32, 32), 0, CPU)
     assert [tuple(view.shape) for view in views] == [(4, 3, 32, 32)] * 2 + [(4, 3, 16, 16)] * 3
     assert [view.crop_scale for view in augment.views] == [(0.3, 1.0)] * 2 + [(0.05, 0.2)] * 3
+    large, *small = multi_crop(reid((64, 32)), small_size=16, count=1).views
+    assert {view.crop for view in (large, *small)} == {"resized"}  # boxes of the wanted scale, not the whole image
     with pytest.raises(ValueError, match="count is 0"):
         multi_crop(simclr_cifar(), count=0)
 
@@ -125,6 +163,8 @@ def test_presets_say_what_the_papers_say() -> None:
     assert simclr().views[0].jitter.hue == pytest.approx(0.2)
     assert simclr_cifar().views[0].jitter.brightness == pytest.approx(0.4)
     assert simclr_cifar().views[0].blur.probability == 0
+    assert (metric().views[0].shape, metric().views[0].crop_scale) == ((224, 224), (0.2, 1.0))
+    assert (reid().views[0].shape, reid().views[0].shift, reid().views[0].erase.probability) == ((256, 128), 10, 0.5)
 
 
 def test_wrong_configurations_are_refused() -> None:
@@ -133,7 +173,7 @@ def test_wrong_configurations_are_refused() -> None:
     batch = batch_of(2, 32, 32)
     with pytest.raises(ValueError, match="crops for 1 views"):
         Views(simclr_cifar(), 0)(batch._replace(images=(batch.images,)), 0, CPU)
-    for arguments in ({"size": 0, "fraction": 1.0}, {"size": 8, "fraction": 1.1}):
+    for arguments in ({"size": 0, "fraction": 1.0}, {"size": (4, 0), "fraction": 1.0}, {"size": 8, "fraction": 1.1}):
         with pytest.raises(ValueError, match="Center's"):
             Center(**arguments, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -150,6 +190,23 @@ def test_center_equals_resize_and_center_crop(interpolation: str, height: int, w
     files = [PIL.Image.fromarray(image.permute(1, 2, 0).numpy()) for image in batch.images]
     from_files = center((center.crop(files),), None, CPU)
     assert (from_files - expected).abs().max() * max(std) < 2.1 / 255  # rounded to whole values, twice
+
+
+@pytest.mark.parametrize(("height", "width", "box"), [(120, 50, (100, 50)), (60, 90, (60, 30))])
+def test_a_rectangular_center_keeps_the_aspect_ratio(height: int, width: int, box: tuple[int, int]) -> None:
+    batch = batch_of(3, height, width)
+    plain = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    center = Center((40, 20), 1.0, *plain)
+    scale = 40 / box[0]
+    resized = TF.resize(batch.images.float(), [round(height * scale), round(width * scale)], antialias=True)
+    expected = TF.center_crop(resized, [40, 20]) / 255
+    files = [PIL.Image.fromarray(image.permute(1, 2, 0).numpy()) for image in batch.images]
+    torch.testing.assert_close(center(batch.images, None, CPU), expected, atol=2e-5, rtol=0)
+    assert (center((center.crop(files),), None, CPU) - expected).abs().max() < 2.1 / 255
+    whole = Center((40, 20), 1.0, *plain, fit="whole")
+    expected = TF.resize(batch.images.float(), [40, 20], antialias=True) / 255
+    torch.testing.assert_close(whole(batch.images, None, CPU), expected, atol=2e-5, rtol=0)
+    assert (whole((whole.crop(files),), None, CPU) - expected).abs().max() < 2.1 / 255
 
 
 def test_center_of_a_fitting_image_only_normalises() -> None:

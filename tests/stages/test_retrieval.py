@@ -1,0 +1,165 @@
+"""Retrieval figures against loops over the definitions, and who asks whom."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import torch.nn.functional as F
+
+import selfsup.stages.retrieval as retrieval
+from selfsup.config import Data
+from selfsup.data.sources import open_source
+from selfsup.models.resnet import ResNet
+from selfsup.stages.embed import Features
+from selfsup.stages.encoder import Feed, save_encoder
+from selfsup.stages.retrieval import Retrieval, per_query, random_queries, read_roles, retrieval_figures, run_retrieval
+
+CPU = torch.device("cpu")
+
+
+def features(labels: list[int], seed: int) -> Features:
+    """Noisy images of identities, the first two alike to the last bit."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
+    rows = centres[torch.tensor(labels)] + torch.randn(len(labels), 6, generator=generator)
+    rows[1] = rows[0]
+    return Features(rows, torch.tensor(labels), torch.arange(len(labels)))
+
+
+def naive(query: torch.Tensor, label: int, gallery: list[tuple[int, torch.Tensor, int]]) -> dict[str, float] | None:
+    """One query's figures by loops; gallery images are (number, row, label)."""
+
+    def similarity(row: torch.Tensor) -> float:
+        a, b = query.double().tolist(), row.double().tolist()
+        dot = math.fsum(x * y for x, y in zip(a, b, strict=True))
+        return float(np.float32(dot / math.sqrt(math.fsum(x * x for x in a) * math.fsum(y * y for y in b))))
+
+    ranked = sorted(gallery, key=lambda image: (-similarity(image[1]), image[0]))
+    hits = [image[2] == label for image in ranked]
+    relevant = sum(hits)
+    if relevant == 0:
+        return None
+    precisions = [sum(hits[:i]) / i for i in range(1, len(hits) + 1)]
+    return {
+        **{f"recall_at_{k}": float(any(hits[:k])) for k in (1, 3, 50)},
+        "map": sum(p for p, hit in zip(precisions, hits, strict=True) if hit) / relevant,
+        "r_precision": sum(hits[:relevant]) / relevant,
+        "map_at_r": sum(precisions[i] for i in range(relevant) if hits[i]) / relevant,
+    }
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+@pytest.mark.parametrize("tile", [1, 100, 10_000])
+def test_figures_equal_loops(leave_one_out: bool, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "_SIMILARITIES", tile)
+    queries = features([0, 3, 1, 1, 4, 19, 0, 2, 2, 2, 0, 4], seed=0)
+    gallery = features([2, 0, 1, 1, 0, 5, 6, 0, 2, 3, 3, 1, 0, 5, 9, 2, 2], seed=2)
+    found = []
+    for number, (row, label) in enumerate(zip(queries.features, queries.labels.tolist(), strict=True)):
+        images = queries if leave_one_out else gallery
+        others = list(zip(range(99), images.features, images.labels.tolist(), strict=False))
+        found.append(naive(row, label, [other for other in others if not leave_one_out or other[0] != number]))
+    kept = [figures for figures in found if figures is not None]
+    ours = retrieval_figures(queries, None if leave_one_out else gallery, (1, 3, 50))
+    assert ours["queries"] == len(kept)
+    assert ours["queries_left_out"] == len(queries.labels) - len(kept) > 0
+    for name in kept[0]:
+        assert ours[name] == pytest.approx(sum(figures[name] for figures in kept) / len(kept), abs=1e-12), name
+        assert 0 < ours[name] < 1 or name == "recall_at_50"
+
+
+def test_equal_similarities_stand_in_the_order_of_the_gallery() -> None:
+    rows = F.normalize(torch.randn(1, 512, generator=torch.Generator().manual_seed(0))).expand(301, -1)
+    labels = torch.zeros(301, dtype=torch.int64)
+    gallery = Features(rows[1:], torch.arange(300) // 100, torch.arange(300))
+    ours = per_query(Features(rows[:1], labels[:1] + 1, torch.arange(1)), gallery, (100, 101), CPU)
+    assert (ours["recall_at_100"].item(), ours["recall_at_101"].item()) == (0, 1)
+    expected = sum(i / (100 + i) for i in range(1, 101)) / 100
+    assert ours["map"].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_each_identity_has_one_random_query() -> None:
+    labels = torch.tensor([4, 4, 0, 1, 1, 1, 0, 4, 2])
+    chosen = random_queries(labels, seed=0)
+    assert sorted(labels[chosen].tolist()) == [0, 1, 2, 4]
+    assert torch.equal(chosen, random_queries(labels, seed=0))
+    picked = torch.stack([random_queries(labels, seed) for seed in range(60)]).double().mean(dim=0)
+    assert ((picked - torch.tensor([1 / 3, 1 / 3, 1 / 2, 1 / 3, 1 / 3, 1 / 3, 1 / 2, 1 / 3, 1])).abs() < 0.25).all()
+
+
+def write_images(folder: Path) -> list[str]:
+    """4 identities of 3 images below test/, of one colour each; and a training part."""
+    generator = np.random.default_rng(0)
+    paths = [
+        f"{part}/{name}/{n}.png" for part in ("train", "test") for name in ("ape", "bat", "cat", "dog") for n in "123"
+    ]
+    for number, path in enumerate(paths):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        colour = np.array([40, 90, 20]) * (number // 3 % 4) % 256
+        PIL.Image.fromarray((colour + generator.integers(0, 30, (20, 14, 3))).clip(0, 255).astype(np.uint8)).save(
+            folder / path
+        )
+    return paths[12:]
+
+
+def write_index(place: Path, rows: list[tuple[str, str]]) -> None:
+    with open(place / "index.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("path", "role"), *rows])
+
+
+def test_the_whole_evaluation(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "data" / "zoo")
+    config = ResNet.Config(depth="small")
+    feed = Feed(size=(16, 8), fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), fit="whole")
+    save_encoder(tmp_path / "encoder.safetensors", config.build(), config, feed, {})
+
+    def run(**settings: object) -> dict[str, object]:
+        data = Data(root=str(tmp_path / "data" / "zoo"), canvas=32)
+        return run_retrieval(tmp_path, Retrieval(data=data, workers=0, **settings), CPU)
+
+    plain = run()
+    assert (plain["split"], plain["queries"], plain["gallery_images"]) == ("leave one out", 12, 12)
+    assert plain["transform"] == "centre 1.0 of both sides, resized to (16, 8)"
+    drawn = run(mode="query_gallery", recall_at=(1,))
+    assert (drawn["queries"], drawn["gallery_images"]) == (4, 8)
+    assert "recall_at_2" not in drawn
+    write_index(tmp_path / "data", [(f"zoo/{path}", "query" if "/1." in path else "gallery") for path in paths[:10]])
+    with pytest.raises(ValueError, match=r"2\.png as nothing; wanted query or gallery"):
+        run()
+    assert run(mode="leave_one_out") == plain
+    # The last identity has two queries and an image that is left to find.
+    roles = [(f"zoo/{path}", "query" if "/1." in path or path.endswith("dog/2.png") else "gallery") for path in paths]
+    write_index(tmp_path / "data", roles)
+    listed = run()
+    assert (listed["queries"], listed["gallery_images"], listed["part"]) == (5, 7, "test")
+
+
+def test_an_index_without_roles_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = write_images(tmp_path)
+    source = open_source(str(tmp_path), "test")
+    assert read_roles(str(tmp_path), source) is None
+    (tmp_path / "index.csv").write_text("path,class,split\n")
+    assert read_roles(str(tmp_path), source) is None
+    write_index(tmp_path, [(path, "gallery") for path in paths])
+    assert read_roles(str(tmp_path), source) == ["gallery"] * 12
+    monkeypatch.chdir(tmp_path)
+    assert read_roles(".", open_source(".", "test")) == ["gallery"] * 12
+    assert read_roles("shapes:30", open_source("shapes:30", "test")) is None
+
+
+def test_bad_input() -> None:
+    some = features([0, 0, 1, 2], 0)
+    with pytest.raises(ValueError, match="needs identities"):
+        retrieval_figures(some._replace(labels=torch.full((4,), -1)), None)
+    with pytest.raises(ValueError, match="NaN"):
+        retrieval_figures(some, some._replace(features=some.features * torch.nan))
+    with pytest.raises(ValueError, match="no query has an image"):
+        retrieval_figures(some._replace(labels=torch.arange(4)), None)
+    with pytest.raises(ValueError, match="there are no gallery"):
+        retrieval_figures(some, Features(*(values[:0] for values in some)))
+    with pytest.raises(ValueError, match="recall_at is"):
+        Retrieval(recall_at=(0, 1))
