@@ -1,0 +1,59 @@
+"""SupCon with a queue: the loss of Khosla et al. 2020 on the memory of He et al. 2020."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from selfsup.data.batch import Batch
+from selfsup.distributed import rank, world_size
+from selfsup.losses.sup_con import sup_con
+from selfsup.methods.base import About, Problem, require_labels
+from selfsup.methods.moco import MoCo, References
+
+
+class SupMoCo(MoCo):
+    """A query against the batch's keys and older ones; all keys of its class attract it.
+
+    Older keys of the query's own image are left out, and so is, where symmetric, the key of the very same view.
+    """
+
+    about = About(
+        "SupCon with queue", "queue of keys, momentum encoder", "SupCon", ("Khosla 2020", "He 2020"), "needed"
+    )
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(MoCo.Config):
+        temperature: float = 0.1
+        base_temperature: float = 0.07  # the loss is multiplied by temperature / base_temperature, as in SupCon
+        batch_negatives: bool = True
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not self.batch_negatives:
+                raise ValueError("SupMoCo's positives are among the batch's keys; batch_negatives must be True")
+            if self.base_temperature <= 0:
+                raise ValueError(f"base_temperature is {self.base_temperature}; give a number above 0, such as 0.07")
+
+        def build(self, encoder: nn.Module, problem: Problem) -> "SupMoCo":
+            return SupMoCo(self, encoder, problem)
+
+    config: Config
+
+    def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
+        require_labels(problem, "SupMoCo")
+        super().__init__(config, encoder, problem)
+
+    def contrast(
+        self, queries: Tensor, keys: Tensor, references: References, batch: Batch, number: int
+    ) -> tuple[Tensor, Tensor]:
+        own = references.indices == batch.indices[:, None]  # (B, M)
+        everyone = len(keys) * world_size()
+        blocks = (len(references.indices) - self.config.queue_size) // everyone  # keys of each view, after the queue
+        first = self.config.queue_size + (blocks - 1 - number) * everyone + rank() * len(keys)
+        key = first + torch.arange(len(keys), device=own.device)  # (B,), the column of each query's key
+        excluded = own.scatter(1, key[:, None], False)
+        positive = references.labels == batch.labels[:, None]
+        return sup_con(
+            queries, references.features, positive, excluded, self.config.temperature, self.config.base_temperature
+        )
