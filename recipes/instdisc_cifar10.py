@@ -1,0 +1,28 @@
+"""Instance discrimination on CIFAR-10, ResNet-18, as published (Wu et al. 2018; lemniscate.pytorch `cifar.py`).
+
+    selfsup pretrain instdisc_cifar10 --data.root PATH
+
+The softmax over all 50,000 images, temperature 0.1, bank momentum 0.5; batch 128, SGD at 0.03 whatever the batch, decay
+5e-4, 200 epochs with drops at 120 and 160; crops and colours, no flip. For the paper's noise-contrastive estimation:
+--method.loss nce --method.num-negatives 4096. Published: kNN 80.8 (softmax) and 80.4 (NCE with 4,096 negatives; paper,
+Table 1). Not run yet.
+"""
+
+from selfsup.augment import presets
+from selfsup.methods.instdisc import InstDisc
+from selfsup.models.resnet import ResNet
+from selfsup.optim import SGD
+from selfsup.pretrain import Run
+from selfsup.schedules import Steps
+
+recipe = Run(
+    name="instdisc_cifar10",
+    method=InstDisc.Config(num_negatives=0, loss="softmax", temperature=0.1),
+    encoder=ResNet.Config(depth=18, stem="cifar"),
+    augment=presets.instdisc_cifar(),
+    optimizer=SGD.Config(learning_rate=0.03, scaling="none", weight_decay=5e-4),
+    schedule=Steps(milestones=(120, 160)),
+    epochs=200,
+    batch_size=128,
+    evaluate_every=5,
+)

@@ -1,0 +1,164 @@
+"""Instance discrimination, also called NPID (Wu et al. 2018)."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from selfsup.data.batch import Batch
+from selfsup.distributed import gather
+from selfsup.losses.contrastive import first_is_positive, unit
+from selfsup.losses.diagnostics import feature_health
+from selfsup.losses.nce import bank_scores, batch_log_normaliser, nce, sampled_scores, softmax_over_bank
+from selfsup.memory.bank import FeatureBank
+from selfsup.methods.base import About, Method, Problem, Step, detached
+from selfsup.models.heads import Head
+from selfsup.models.norm import convert
+from selfsup.randomness import Stream, random_bits
+
+_MOST_NEGATIVES = 2**18  # counters of the generator for one image and step
+
+
+class InstDisc(Method):
+    """Each image is a class of its own: one view against a bank with a feature of every image.
+
+    The negatives are drawn uniformly from the other images' rows, new for each image and step, with repeats. The
+    published code draws from all rows, so that an image may be its own negative; the formulas are otherwise its own.
+    """
+
+    about = About("InstDisc", "bank of every image's feature", "NCE or softmax", ("Wu 2018",))
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Method.Config):
+        num_negatives: int = 4096  # K; 0: all other images, with loss="softmax"
+        temperature: float = 0.07  # 0.1 for CIFAR-10
+        momentum: float = 0.5  # of a bank row, when its image comes again
+        output_dim: int = 128
+        # nce: noise-contrastive estimation, as published. softmax: cross-entropy over the image and its negatives.
+        loss: Literal["nce", "softmax"] = "nce"
+        # Z of nce. first_batch: estimated from the first batch and kept, as published. ema: a moving average of the
+        # batches' estimates (K. He, in CMC's issue 23). fixed: `normaliser_value`.
+        normaliser: Literal["first_batch", "ema", "fixed"] = "first_batch"
+        normaliser_momentum: float = 0.99  # only for ema
+        normaliser_value: float | None = None  # only for fixed
+        proximal_weight: float = 0.0  # lambda: times the squared distance to the image's bank row (equation 9)
+        bank_dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # how the bank is stored
+        batch_norm: Literal["plain", "sync"] = "plain"
+
+        def __post_init__(self) -> None:
+            if not 0 <= self.num_negatives <= _MOST_NEGATIVES:
+                raise ValueError(f"num_negatives is {self.num_negatives}; it must lie in [0, {_MOST_NEGATIVES}]")
+            if self.num_negatives == 0 and self.loss == "nce":
+                raise ValueError(
+                    'num_negatives 0 means all images, and loss "nce" needs a sample; give 1 or more, such as 4096, or '
+                    'take loss "softmax"'
+                )
+            if self.temperature <= 0:
+                raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.07")
+            if not 0 <= self.momentum < 1:
+                raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1, such as 0.5")
+            if not 0 < self.normaliser_momentum < 1:
+                raise ValueError(f"normaliser_momentum is {self.normaliser_momentum}; it must lie in (0, 1)")
+            given = self.normaliser_value is not None
+            if given != (self.normaliser == "fixed") or (given and cast(float, self.normaliser_value) <= 0):
+                raise ValueError(
+                    f'normaliser is "{self.normaliser}" and normaliser_value {self.normaliser_value}; give a value '
+                    'above 0 with "fixed", and none without'
+                )
+            if self.proximal_weight < 0:
+                raise ValueError(f"proximal_weight is {self.proximal_weight}; give 0 or more")
+
+        def build(self, encoder: nn.Module, problem: Problem) -> "InstDisc":
+            return InstDisc(self, encoder, problem)
+
+    log_normaliser: Tensor
+    steps: Tensor
+
+    def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
+        super().__init__()
+        _check(config, problem)
+        self.config = config
+        self.seed = problem.seed
+        self.repeats = max(1, problem.per_class)  # a class with few images gives them several times in a batch
+        self.encoder = convert(encoder, config.batch_norm)
+        head = Head.Config(hidden_layers=0, output_dim=config.output_dim)
+        self.head = head.build(cast(int, encoder.feature_dim))
+        dtype = getattr(torch, config.bank_dtype)
+        self.bank = FeatureBank(problem.num_images, config.output_dim, problem.seed, dtype)
+        self.register_buffer("log_normaliser", torch.tensor(0.0))  # log Z of the last step, where a loss has one
+        self.register_buffer("steps", torch.tensor(0))  # applied so far; numbers the draws of negatives
+
+    def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
+        return unit(self.head(self.encoder(view)))
+
+    def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
+        features = embeddings[0]  # (B, D)
+        indices = batch.indices.to(features.device, non_blocking=True)
+        before = self.bank.rows(indices)  # (B, D)
+        update = {"features": features.detach(), "indices": indices}
+        if self.config.num_negatives == 0:
+            loss, accuracy = softmax_over_bank(self.scores(features), indices)
+        else:
+            rows = torch.cat([indices[:, None], self.noise(indices)], dim=1)  # (B, 1 + K)
+            loss, accuracy, log_normaliser = self.contrast(features, rows)
+            update["log_normaliser"] = log_normaliser.expand(len(features))
+        if self.config.proximal_weight:
+            loss = loss + self.config.proximal_weight * (features - before).square().sum(dim=1).mean()
+        # "alignment" is the distance to the image's bank row, of earlier epochs.
+        return Step(loss, detached({"accuracy": accuracy, **feature_health(features, before)}), update)
+
+    def scores(self, features: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Inner products over temperature with all bank rows, (B, n), or with `rows` (B, K) of them, (B, K)."""
+        scaled = features / self.config.temperature
+        if rows is None:
+            return bank_scores(scaled, self.bank.features)
+        return sampled_scores(scaled, self.bank.features, rows)
+
+    def noise(self, indices: Tensor) -> Tensor:
+        """(B,) images -> (B, K) others, drawn uniformly: a pure function of seed, step and image."""
+        bits = random_bits(self.seed, Stream.NOISE, indices, self.config.num_negatives, epoch=self.steps)
+        drawn = (bits * (len(self.bank.features) - 1)) >> 32  # one of n - 1 numbers, that leave out the image's own
+        return drawn + (drawn >= indices[:, None])
+
+    def contrast(self, features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, D) features against (B, 1 + K) bank rows, the own one first: loss, accuracy and the log Z in use."""
+        scores = self.scores(features, rows)
+        if self.config.loss == "softmax":
+            return *first_is_positive(scores), self.log_normaliser
+        log_normaliser = self.normalise(scores.detach())
+        return *nce(scores, log_normaliser, len(self.bank.features)), log_normaliser
+
+    def normalise(self, scores: Tensor) -> Tensor:
+        """log Z for this step, the same in every process; from (B, 1 + K) scores of each."""
+        if self.config.normaliser_value is not None:
+            return scores.new_full((), math.log(self.config.normaliser_value))
+        log_sums = gather(scores.logsumexp(dim=1))  # (N,)
+        now = batch_log_normaliser(log_sums, scores.shape[1], len(self.bank.features))
+        later = self.log_normaliser
+        if self.config.normaliser == "ema":
+            share = self.config.normaliser_momentum
+            later = torch.logaddexp(later + math.log(share), now + math.log(1 - share))
+        return torch.where(self.steps == 0, now, later)
+
+    def after_step(self, update: dict[str, Tensor], progress: float) -> None:
+        if "log_normaliser" in update:
+            self.log_normaliser.copy_(update["log_normaliser"][0])
+        features, indices = gather(update["features"]), gather(update["indices"])  # (N, D), (N,)
+        self.bank.update(indices, features, self.config.momentum, self.repeats)
+        self.steps += 1
+
+
+def _check(config: InstDisc.Config, problem: Problem) -> None:
+    """A ValueError for what cannot work."""
+    if problem.num_views != 1:
+        raise ValueError(
+            f"InstDisc compares one view of an image with the bank and the augmentation makes {problem.num_views}; "
+            "use one view, such as presets.instdisc()"
+        )
+    if config.num_negatives > problem.num_images - 1:
+        raise ValueError(
+            f"num_negatives is {config.num_negatives}, and beside each image there are {problem.num_images - 1} "
+            'others; give that or less, or 0 with loss "softmax" for all of them'
+        )

@@ -1,0 +1,81 @@
+"""Supervised contrastive learning (Khosla et al. 2020)."""
+
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from selfsup.data.batch import Batch
+from selfsup.distributed import gather, rank
+from selfsup.losses.contrastive import unit
+from selfsup.losses.diagnostics import feature_health
+from selfsup.losses.sup_con import class_masks, sup_con
+from selfsup.methods.base import About, Method, Problem, Step, detached, embed_together, require_labels
+from selfsup.models.heads import Head
+from selfsup.models.norm import convert
+
+
+class SupCon(Method):
+    """All views of all images of a class against all other views of the batch (Khosla et al. 2020, section 3.2).
+
+    Any number of views: with one, the other images of the class are its positives.
+    """
+
+    about = About("SupCon", "none", "SupCon", ("Khosla 2020",), "needed")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Method.Config):
+        temperature: float = 0.1  # the published command's; the published code's default is 0.07
+        base_temperature: float = 0.07  # the loss is multiplied by temperature / base_temperature, as published
+        anchors: Literal["all", "one"] = "all"  # which views are compared with all views
+        head: Head.Config = field(default_factory=Head.Config)  # Linear, ReLU, Linear to 128
+        batch_norm: Literal["sync", "plain"] = "sync"
+
+        def __post_init__(self) -> None:
+            for name in ("temperature", "base_temperature"):
+                if getattr(self, name) <= 0:
+                    raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0, such as 0.1")
+
+        def build(self, encoder: nn.Module, problem: Problem) -> "SupCon":
+            return SupCon(self, encoder, problem)
+
+    def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
+        super().__init__()
+        require_labels(problem, "SupCon")
+        _require_positives(problem)
+        self.config = config
+        self.encoder = convert(encoder, config.batch_norm)
+        self.head = convert(config.head.build(cast(int, encoder.feature_dim)), config.batch_norm)
+
+    def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
+        return unit(self.head(self.encoder(view)))
+
+    def forward(self, views: list[Tensor], batch: Batch) -> Step:
+        return self.objective(embed_together(self.embed, views), views, batch)
+
+    def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
+        anchors = embeddings if self.config.anchors == "all" else embeddings[:1]
+        columns = torch.cat([gather(embedding) for embedding in embeddings])  # (V N, D), view after view
+        labels = batch.labels.to(columns.device, non_blocking=True)  # (B,)
+        positive, excluded = class_masks(
+            labels, gather(labels), rank() * len(labels), len(embeddings), len(anchors)
+        )  # (A, V N) each
+        loss, accuracy = sup_con(
+            torch.cat(anchors), columns, positive, excluded, self.config.temperature, self.config.base_temperature
+        )
+        health = feature_health(embeddings[0], embeddings[-1])
+        if len(embeddings) == 1:
+            del health["alignment"]  # there is no second view to be near to
+        return Step(loss, detached({"accuracy": accuracy, **health}), {})
+
+
+def _require_positives(problem: Problem) -> None:
+    """With one view, refuse batches in which many images would have no other of their class."""
+    alone = problem.per_class == 1 or (problem.per_class == 0 and problem.batch_size < 2 * problem.num_classes)
+    if problem.num_views == 1 and alone:
+        raise ValueError(
+            f"with one view an image's positives are the others of its class, and a batch of {problem.batch_size} from "
+            f"{problem.num_classes} classes would leave many without;\ntake two views, a larger batch_size, or in the "
+            "recipe sampling=ClassBalanced(per_class=4)"
+        )
