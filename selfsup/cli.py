@@ -13,6 +13,7 @@ _USAGE = """selfsup: self-supervised contrastive pretraining
   selfsup knn RUN [flags]             judge an encoder by weighted nearest neighbours
   selfsup linear RUN [flags]          judge an encoder by a linear probe (--protocol features, moco, simclr)
   selfsup recipes                     list the shipped recipes
+  selfsup methods                     what each method remembers and minimises, its papers and recipes
 
 RUN is a run folder or an encoder.safetensors. Every command explains its flags with --help.
 On several GPUs: accelerate launch --num_processes N -m selfsup pretrain RECIPE [flags]
@@ -47,7 +48,7 @@ def main() -> None:
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
-    commands = {"pretrain": _pretrain, "knn": _knn, "linear": _linear, "recipes": _recipes}
+    commands = {"pretrain": _pretrain, "knn": _knn, "linear": _linear, "recipes": _recipes, "methods": _methods}
     if name not in commands:
         from selfsup.config import nearest
 
@@ -155,4 +156,13 @@ def _recipes(arguments: list[str]) -> int:
         raise ValueError(f"selfsup recipes takes no arguments, not {' '.join(arguments)}")
     for name in recipe_names():
         print(f"{name:24} {recipe_summary(name)}")
+    return 0
+
+
+def _methods(arguments: list[str]) -> int:
+    if arguments:
+        raise ValueError(f"selfsup methods takes no arguments, not {' '.join(arguments)}")
+    from selfsup.catalogue import table
+
+    print(table(), end="")
     return 0

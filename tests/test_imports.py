@@ -11,7 +11,7 @@ LAYERS = [
     ["losses", "memory", "models", "augment", "data", "optim", "cluster", "monitor"],
     ["methods"],
     ["folder", "interruption", "trainer"],
-    ["pretrain", "stages"],
+    ["pretrain", "stages", "catalogue"],
     ["cli", "launch", "__main__", "recipes"],
 ]
 

@@ -1,0 +1,30 @@
+"""MoCo v1 on CIFAR-10 for two CPU cores: a ResNet of 0.3 M parameters, minutes instead of days.
+
+    selfsup pretrain moco_v1_cifar10_cpu --data.root PATH
+
+Not a published setting: batch 256 and a queue of 4,096 on 30,000 of the images.
+"""
+
+from selfsup.augment import presets
+from selfsup.config import Data
+from selfsup.methods.moco import MoCo
+from selfsup.models.heads import Head
+from selfsup.models.resnet import ResNet
+from selfsup.optim import SGD
+from selfsup.pretrain import Run
+from selfsup.schedules import Cosine
+
+recipe = Run(
+    name="moco_v1_cifar10_cpu",
+    method=MoCo.Config(
+        queue_size=4096, momentum=0.99, temperature=0.1, head=Head.Config(hidden_layers=0, output_dim=64)
+    ),
+    encoder=ResNet.Config(depth="small", stem="small"),
+    augment=presets.moco_cifar(),
+    data=Data(limit=30_000),
+    optimizer=SGD.Config(learning_rate=0.06, scaling="linear", weight_decay=5e-4),
+    schedule=Cosine(warmup_epochs=1),
+    epochs=12,
+    batch_size=256,
+    workers=0,
+)

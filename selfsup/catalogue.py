@@ -1,0 +1,54 @@
+"""The table of methods: what each one remembers, what it minimises, whose it is, and which recipes run it."""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+
+import selfsup.methods
+from selfsup.config import load_recipe, recipe_names
+from selfsup.methods.base import About, Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One method."""
+
+    method: type[Method]
+    about: About
+    recipes: tuple[str, ...]
+
+
+def catalogue() -> list[Entry]:
+    """Every method of `selfsup.methods`, found by looking: a new file there is a new line here."""
+    for module in pkgutil.iter_modules(selfsup.methods.__path__):
+        importlib.import_module(f"selfsup.methods.{module.name}")
+    recipes: dict[type, list[str]] = {}
+    for name in recipe_names():
+        recipes.setdefault(type(load_recipe(name).method), []).append(name)
+    return [
+        Entry(method=method, about=method.about, recipes=tuple(recipes.get(method.Config, ())))
+        for method in sorted(_subclasses(Method), key=lambda method: method.__name__.lower())
+        if method.__module__.startswith("selfsup.methods.")
+    ]
+
+
+def _subclasses(kind: type[Method]) -> list[type[Method]]:
+    return [found for child in kind.__subclasses__() for found in (child, *_subclasses(child))]
+
+
+def table() -> str:
+    """The catalogue as text."""
+    lines = []
+    for entry in catalogue():
+        about = entry.about
+        name = f"{entry.method.__module__}.{entry.method.__name__}"
+        lines += [
+            f"{about.title}   ({name})",
+            f"  memory   {about.memory}",
+            f"  loss     {about.loss}",
+            f"  labels   {about.labels}",
+            f"  papers   {', '.join(about.papers)}",
+            f"  recipes  {', '.join(entry.recipes) or 'none'}",
+            "",
+        ]
+    return "\n".join(lines)
