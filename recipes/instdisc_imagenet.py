@@ -3,10 +3,10 @@
     accelerate launch --num_processes 4 -m selfsup pretrain instdisc_imagenet --data.root PATH
 
 Noise-contrastive estimation with 4,096 negatives, Z from the first batch, temperature 0.07, bank momentum 0.5; batch
-256, SGD at 0.03, decay 1e-4, 200 epochs with drops at 120 and 160. The bank has 1.28 million rows of 128 numbers, 656 MB
-(half with --method.bank-dtype bfloat16). Published: kNN 41.0 %, and 46.8 % with ResNet-50 (--encoder.depth 50). The
-authors' later release, with ResNet-50, --method.loss softmax and --method.num-negatives 65536, has 58.5 % by linear
-probe. Not run by us.
+256, SGD at 0.03, decay 1e-4, 200 epochs with drops at 120 and 160. The bank has 1.28 million rows of 128 numbers, 656
+MB (half of that with --method.bank-dtype bfloat16). Published: kNN 41.0 %, and 46.8 % with ResNet-50
+(--encoder.depth 50). The authors' later release, with ResNet-50, --method.loss softmax and --method.num-negatives
+65536, has 58.5 % by linear probe. Not run yet.
 """
 
 from selfsup.augment import presets

@@ -63,7 +63,7 @@ class Largest(TorchDispatchMode):
 
 def test_sampled_rows_are_never_alive_at_once(monkeypatch):
     monkeypatch.setattr(module, "_GATHERED", 2000)
-    features, bank, rows = problem(size=8, n=4000, k=100, dim=16)
+    features, bank, rows = problem(size=8, n=20_000, k=100, dim=16)
     with Largest() as largest:
         sampled_scores(features, bank, rows).sum().backward()
     assert largest.numel == 15 * 8 * 16  # 15 columns at a time, and not 100
