@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selfsup.models.norm import _AnyBatchNorm
+from selfsup.models.norm import AnyBatchNorm
 
 
-class DomainBatchNorm(_AnyBatchNorm):
+class DomainBatchNorm(AnyBatchNorm):
     """Batch norm with statistics, scale and shift of its own for each of two domains (Chang et al. 2019, section 3).
 
     In training rows of the batch alternate: the even ones (0, 2, ...) are of the labelled source domain, the odd ones

@@ -14,7 +14,7 @@ from selfsup.distributed import is_distributed, mean_over_processes, sum_over_pr
 Kind = Literal["plain", "sync", "split"]
 
 
-class _AnyBatchNorm(_BatchNorm):
+class AnyBatchNorm(_BatchNorm):
     """Batch norm of (N, C) and (N, C, H, W) alike."""
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -31,7 +31,7 @@ class _AnyBatchNorm(_BatchNorm):
         return self.running_mean, self.running_var, self.momentum
 
 
-class SplitBatchNorm(_AnyBatchNorm):
+class SplitBatchNorm(AnyBatchNorm):
     """Batch norm over `splits` interleaved parts of the batch: sample n belongs to part n mod splits.
 
     What several GPUs with a batch norm each would do, on one (the CIFAR demo of He et al. 2020). Running statistics
@@ -73,7 +73,7 @@ class SplitBatchNorm(_AnyBatchNorm):
         return output
 
 
-class SyncBatchNorm(_AnyBatchNorm):
+class SyncBatchNorm(AnyBatchNorm):
     """Batch norm over the samples of all processes, on any device.
 
     Not torch's own class, which DDP refuses on the CPU; but on an accelerator its kernels do the work. On the CPU, for
