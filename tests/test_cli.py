@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import selfsup.methods
 from selfsup import checkpoint, cli
-from selfsup.config import recipe_names
+from selfsup.config import flag_names, load_recipe, recipe_names
+from selfsup.data.sampling import TwoDomains
 from selfsup.launch import asked_processes
 
 SMALL = "--encoder.width 0.25 --batch-size 16 --epochs 1 --device cpu --workers 0 --evaluate-every 0".split()
@@ -286,12 +289,47 @@ def test_unlabelled_test_images_do_not_end_a_labelled_run(
     assert "knn_top1" in json.loads(captured.out.splitlines()[-1])
 
 
+# What makes a recipe small enough for a test, where it has such a field.
+SMALLER = {
+    "--encoder.depth": "small",
+    "--encoder.sk-ratio": 0,  # selective kernels need bottleneck blocks
+    "--data.limit": "None",
+    "--data.canvas": "None",
+    "--augment.views.0.size": 24,
+    "--augment.views.1.size": 24,
+    "--sampling.steps-per-epoch": 6,
+    "--method.queue-size": 64,
+    "--method.memory-size": 64,
+    "--method.hardest": 16,
+    "--method.pairs": 8,
+    "--method.with-query": 4,
+    "--method.num-negatives": 16,
+    "--method.k1": 10,
+}
+
+
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_shipped_recipe_takes_steps(
+def test_every_shipped_recipe_takes_five_steps(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = "--encoder.depth small --data.limit None --augment.views.0.size 24 --augment.views.1.size 24".split()
-    words = ["pretrain", name, "--data.root", "shapes:80", "--folder", tmp_path / "run", "--max-steps", 2]
-    queue = ["--method.queue-size", 64] if name.startswith("moco") else []
-    assert call(monkeypatch, *words, *SMALL, *small, *queue) == 0
-    assert result(capsys)["reason"] == "max-steps"
+    recipe = load_recipe(name)
+    known = flag_names(recipe)
+    words = ["pretrain", name, "--data.root", "shapes:96", "--folder", tmp_path / "run", "--max-steps", 5, *SMALL]
+    words += [word for flag, value in SMALLER.items() if flag in known for word in (flag, value)]
+    if isinstance(recipe.sampling, TwoDomains):
+        words += ["--data.labelled-root", "shapes:64"]
+    assert call(monkeypatch, *words) == 0
+    finished = result(capsys)
+    assert (finished["step"], finished["reason"]) == (5, "max-steps")
+
+
+def test_the_table_of_methods_names_every_recipe_and_every_method(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "methods") == 0
+    table = capsys.readouterr().out
+    files = {path.stem for path in (Path(selfsup.methods.__file__).parent).glob("*.py")}
+    for module in files - {"__init__", "base", "pair_losses"}:
+        assert f"selfsup.methods.{module}." in table
+    for name in recipe_names():
+        assert len(re.findall(rf"\b{name}\b", table)) == 1
