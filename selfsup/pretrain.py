@@ -12,7 +12,7 @@ from torch import nn
 
 from selfsup import distributed
 from selfsup.augment.views import Augment, Views
-from selfsup.config import Data, execution, restore
+from selfsup.config import Data, differences, dump, execution, restore
 from selfsup.data.joined import open_training
 from selfsup.data.loader import Loader
 from selfsup.data.resident import Squeezed
@@ -23,7 +23,7 @@ from selfsup.methods.base import Extract, Method, Problem
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.log import message
 from selfsup.stages.embed import extract
-from selfsup.stages.encoder import Feed, save_encoder
+from selfsup.stages.encoder import Feed, load_encoder, save_encoder
 from selfsup.stages.knn import check_temperature, knn_accuracy
 from selfsup.trainer import Evaluate, Outcome, Training, fit, make_accelerator
 
@@ -35,6 +35,7 @@ class Run(Training):
     name: str = execution("run")  # names the run folder
     method: Method.Config
     encoder: ResNet.Config
+    start: str = execution("")  # a run folder or an encoder.safetensors whose weights training starts from; empty: none
     augment: Augment
     data: Data = Data()
     sampling: Sampling = SHUFFLED
@@ -74,7 +75,9 @@ def pretrain(run: Run) -> dict[str, Any]:
     source = open_training(run.data)
     views = Views(run.augment, run.seed)
     method = build_method(run, source)
-    facts = {"images": fingerprint(source), "method": method.resolved}
+    facts: dict[str, Any] = {"images": fingerprint(source), "method": method.resolved}
+    if run.start:
+        facts["start"] = load_encoder(Path(run.start)).sha256
     folder.check(run, facts)  # before anything is decoded
     loader = make_loader(run, run.data, source, views, accelerator, run.sampling)
     with folder.claimed(run, facts, accelerator.device):
@@ -177,7 +180,19 @@ def build_method(run: Run, source: Source) -> Method:
         labels=source.labels,
     )
     torch.manual_seed(run.seed)
-    return run.method.build(run.encoder.build(), problem)
+    encoder = run.encoder.build()
+    if run.start:
+        start_from(encoder, run)
+    return run.method.build(encoder, problem)
+
+
+def start_from(encoder: nn.Module, run: Run) -> None:
+    """Load the weights of an encoder that was trained before."""
+    exported = load_encoder(Path(run.start))
+    if dump(exported.config) != dump(run.encoder):
+        lines = differences(dump(exported.config), dump(run.encoder), "encoder")
+        raise ValueError(f"the encoder of {run.start} is not the one of this run: {'; '.join(lines)}")
+    encoder.load_state_dict(exported.encoder.state_dict())
 
 
 def online_knn(run: Run, source: Source, encoder: nn.Module, device: torch.device) -> Evaluate | None:
@@ -221,6 +236,6 @@ def export(run: Run, method: Method, folder: RunFolder, outcome: Outcome) -> str
     digest = ""
     if distributed.rank() == 0:
         made_by = {"method": type(method).__name__, "steps": outcome.step, "epochs": run.epochs, "seed": run.seed}
-        digest = save_encoder(folder.encoder, method.encoder, run.encoder, run.feed, made_by)
+        digest = save_encoder(folder.encoder, method.encoder_state(), run.encoder, run.feed, made_by)
     distributed.barrier()
     return digest

@@ -84,6 +84,10 @@ class Method(nn.Module):
     def after_step(self, update: dict[str, Tensor], progress: float) -> None:
         """Write memory: called once after every optimiser step that was applied, with this process's `update`."""
 
+    def encoder_state(self) -> dict[str, Tensor]:
+        """The tensors that are exported, under the names of a plain encoder."""
+        return self.encoder.state_dict()
+
     def before_epoch(self, epoch: int, extract: Extract) -> dict[str, float]:
         """Write what is computed once per epoch, such as clusters; returns figures to be logged.
 

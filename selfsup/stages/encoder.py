@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from selfsup import checkpoint
 from selfsup.augment.geometry import Fit
@@ -44,14 +44,17 @@ class Exported:
     """An encoder read from disk, in evaluation mode."""
 
     encoder: ResNet
+    config: ResNet.Config
     feed: Feed
     sha256: str
     made_by: dict[str, Any]
 
 
-def save_encoder(path: Path, encoder: nn.Module, config: ResNet.Config, feed: Feed, made_by: dict[str, Any]) -> str:
+def save_encoder(
+    path: Path, state: dict[str, Tensor], config: ResNet.Config, feed: Feed, made_by: dict[str, Any]
+) -> str:
     """Write `path` (safetensors) and `path` with .json beside it; returns the SHA-256 of the weights file."""
-    content = checkpoint.serialize(encoder.state_dict())
+    content = checkpoint.serialize(state)
     digest = hashlib.sha256(content).hexdigest()
     about = {
         "schema": SCHEMA,
@@ -96,5 +99,9 @@ def load_encoder(path: Path) -> Exported:
     encoder = config.build()
     encoder.load_state_dict(checkpoint.read_tensors(weights))
     return Exported(
-        encoder=encoder.eval().to(memory_format=torch.channels_last), feed=feed, sha256=digest, made_by=about["made_by"]
+        encoder=encoder.eval().to(memory_format=torch.channels_last),
+        config=config,
+        feed=feed,
+        sha256=digest,
+        made_by=about["made_by"],
     )

@@ -1,0 +1,37 @@
+"""Training that starts from an encoder trained before."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_run
+
+from selfsup.data.sources import open_source
+from selfsup.models.resnet import ResNet
+from selfsup.pretrain import build_method, pretrain
+from selfsup.stages.encoder import load_encoder
+
+
+def test_a_run_starts_from_an_exported_encoder(tmp_path: Path) -> None:
+    pretrain(tiny_run(tmp_path / "first", epochs=1))
+    trained = load_encoder(tmp_path / "first").encoder.state_dict()
+    run = tiny_run(tmp_path / "second", "moco", start=str(tmp_path / "first"))
+    method = build_method(run, open_source("shapes:128"))
+    for encoder in (method.encoder, method.get_submodule("key_encoder")):
+        state = encoder.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in trained.items())
+    pretrain(replace(run, max_steps=3))
+    pretrain(tiny_run(tmp_path / "other", seed=1, epochs=1))
+    with pytest.raises(ValueError, match="start"):  # another start is another run
+        pretrain(replace(run, start=str(tmp_path / "other")))
+    assert pretrain(run)["reason"] == "finished"
+
+
+def test_another_network_is_refused(tmp_path: Path) -> None:
+    pretrain(tiny_run(tmp_path / "first", epochs=1))
+    run = tiny_run(tmp_path / "second", start=str(tmp_path / "first"), encoder=ResNet.Config(depth=18))
+    with pytest.raises(ValueError, match=r"not the one of this run: encoder.depth: \"small\" -> 18"):
+        pretrain(run)
+    with pytest.raises(ValueError, match="there is no encoder at"):
+        pretrain(replace(run, start=str(tmp_path / "absent")))
