@@ -1,0 +1,30 @@
+"""SpCL on photographs of single animals for two CPU cores: a ResNet of 0.3 M parameters at 64 pixels.
+
+    selfsup pretrain spcl_wildlife_cpu --data.root wildlife/nyala/train
+
+Not a published setting: few epochs, a larger rate, random weights at the start. With --method.no-recluster
+--method.no-self-paced it is the baseline that takes the clusters of the first epoch for good. Not run yet.
+"""
+
+from selfsup.augment import presets
+from selfsup.config import Data
+from selfsup.data.sampling import ClassBalanced
+from selfsup.methods.spcl import SpCL
+from selfsup.models.resnet import ResNet
+from selfsup.optim import AdamW
+from selfsup.pretrain import Run
+from selfsup.schedules import Cosine
+
+recipe = Run(
+    name="spcl_wildlife_cpu",
+    method=SpCL.Config(),
+    encoder=ResNet.Config(depth="small", stem="small"),
+    augment=presets.reid(size=64, shift=4),
+    data=Data(canvas=64),
+    sampling=ClassBalanced(per_class=4, singletons="once", steps_per_epoch=50),
+    optimizer=AdamW.Config(learning_rate=1e-3, weight_decay=5e-4),
+    schedule=Cosine(),
+    epochs=10,
+    batch_size=64,
+    workers=0,
+)

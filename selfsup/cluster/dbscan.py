@@ -1,0 +1,39 @@
+"""DBSCAN on a sparse graph of neighbours."""
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+
+def dbscan(graph: csr_array, radius: float, min_samples: int) -> Tensor:
+    """Clusters of density (Ester et al. 1996): the labels of scikit-learn's DBSCAN on the same distances.
+
+    Points with at least `min_samples` neighbours, themselves included, are cores; cores that are neighbours share a
+    cluster, and any other point joins the first cluster that has a core near it. Clusters are numbered by their first
+    core.
+
+    Args:
+        graph: (N, N) sparse distances, symmetric, each point stored with itself; all pairs up to `radius` at least.
+        radius: largest distance of neighbours; one graph serves every radius up to its own.
+        min_samples: neighbours of a core.
+
+    Returns:
+        (N,) int64 on the CPU, -1 for points in no cluster.
+    """
+    size = graph.shape[0]
+    rows = np.repeat(np.arange(size), np.diff(graph.indptr))
+    near = graph.data <= radius
+    rows, columns = rows[near], graph.indices[near]
+    core = np.bincount(rows, minlength=size) >= min_samples
+    labels = np.full(size, size)
+    between = core[rows] & core[columns]
+    # Ones instead of distances: a distance of 0 is no edge to some sparse algorithms.
+    edges = csr_array((np.ones(between.sum(), np.int8), (rows[between], columns[between])), shape=(size, size))
+    _, parts = connected_components(edges, directed=False)
+    _, first, number = np.unique(parts[core], return_index=True, return_inverse=True)
+    labels[core] = first.argsort().argsort()[number]
+    border = core[columns] & ~core[rows]
+    np.minimum.at(labels, rows[border], labels[columns[border]])
+    return torch.from_numpy(np.where(labels == size, -1, labels))

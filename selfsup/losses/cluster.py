@@ -1,0 +1,42 @@
+"""The contrastive loss over classes, clusters and single images (SpCL)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from selfsup.losses.contrastive import similarity
+
+_EPSILON = math.log(1e-6)  # the published code adds 1e-6 to the sum of exponentials, and again to the probability
+
+
+def cluster_nce(
+    embeddings: Tensor, memory: Tensor, labels: Tensor, targets: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """-log(p + 1e-6) of the target class (Ge et al. 2020, equation 1, as in the published code).
+
+    The logit of a class is the mean of the scores of its memory rows, which is the score of their mean, not
+    normalised; p_c = exp(l_c) / (sum over non-empty classes of exp(l) + 1e-6). Computed in logarithms, so that no
+    temperature makes it overflow; both constants stay, as they bound the loss at 13.8 and the gradient with it.
+
+    Args:
+        embeddings: (B, D) unit rows.
+        memory: (L, D) rows, without gradient.
+        labels: (L,) int64 in [0, L), the class of each memory row; numbers may be missing.
+        targets: (B,) int64, classes of the embeddings, none of them empty.
+        temperature: what inner products are divided by.
+
+    Returns:
+        The loss of each embedding (B,), and the share of embeddings whose own class has the highest logit, ().
+    """
+    scores = similarity(memory, embeddings) / temperature  # (L, B)
+    sizes = torch.zeros_like(labels).index_add_(0, labels, torch.ones_like(labels))  # (L,)
+    # Summed class by class in a fixed order: scattered addition would round differently every time on a GPU.
+    grouped = scores.index_select(0, labels.argsort(stable=True))
+    sums = torch.segment_reduce(grouped, "sum", lengths=sizes, unsafe=True, initial=0)  # (L, B)
+    logits = (sums / sizes.clamp(min=1)[:, None]).masked_fill(sizes[:, None] == 0, -torch.inf)
+    own = logits.gather(0, targets[None])[0]  # (B,)
+    epsilon = own.new_tensor(_EPSILON)
+    log_probability = own - torch.logaddexp(logits.logsumexp(dim=0), epsilon)
+    others = logits.detach().scatter(0, targets[None], -torch.inf).amax(dim=0)
+    return -torch.logaddexp(log_probability, epsilon), (own > others).float().mean()

@@ -1,0 +1,180 @@
+"""SpCL (Ge et al. 2020, "Self-paced contrastive learning with hybrid memory")."""
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from selfsup.cluster.criterion import independence_threshold, reliable, renumber, set_apart
+from selfsup.cluster.dbscan import dbscan
+from selfsup.cluster.jaccard import jaccard_graph
+from selfsup.data.batch import Batch
+from selfsup.distributed import gather, rank, world_size
+from selfsup.losses.cluster import cluster_nce
+from selfsup.losses.contrastive import unit
+from selfsup.losses.diagnostics import feature_health
+from selfsup.memory.hybrid import HybridMemory
+from selfsup.methods.base import About, Extract, Method, Problem, Step, detached
+from selfsup.models.domain_norm import to_domains
+from selfsup.models.norm import convert
+from selfsup.monitor.log import message
+
+
+class SpCL(Method):
+    """Images against the clusters of a memory of all images, found anew before every epoch (Algorithm 1).
+
+    A memory row is an image, or the centroid of a labelled class where there is a second, labelled domain. Images in
+    no reliable cluster are classes of their own. The labels of the data are used for labelled images alone.
+    """
+
+    about = About("SpCL", "hybrid: classes, clusters, images", "InfoNCE over clusters", ("Ge 2020",), "optional")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Method.Config):
+        temperature: float = 0.05
+        momentum: float = 0.2  # share of the old row when a memory row is updated
+        eps: float = 0.6  # radius of DBSCAN, in Jaccard distance
+        eps_gap: float = 0.02  # the tighter and the looser clustering have radius eps - eps_gap and eps + eps_gap
+        k1: int = 30  # neighbours that Jaccard distances are made of
+        k2: int = 6  # neighbours that they are averaged over
+        min_samples: int = 4  # neighbours within eps that make an image the core of a cluster
+        self_paced: bool = True  # False: clusters are taken as they come
+        recluster: bool = True  # False: clusters are found once, before the first epoch
+        # two: labelled source images and unlabelled target images, each domain with batch norm of its own.
+        domains: Literal["one", "two"] = "one"
+        neck: Literal["batch_norm", "none"] = "batch_norm"  # between the encoder and the unit sphere, as published
+        batch_norm: Literal["plain", "sync"] = "plain"  # sync: over all processes, for one domain
+
+        def __post_init__(self) -> None:
+            if self.temperature <= 0:
+                raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.05")
+            if not 0 <= self.momentum < 1:
+                raise ValueError(f"momentum is {self.momentum}; it must lie in [0, 1), such as 0.2")
+            if not 0 <= self.eps_gap < self.eps or self.eps + self.eps_gap >= 1:
+                raise ValueError(
+                    f"eps is {self.eps} and eps_gap {self.eps_gap}; eps - eps_gap must be above 0 and eps + eps_gap "
+                    "below 1, the distance of images that have nothing in common, such as 0.6 and 0.02"
+                )
+            if not 1 <= self.k2 <= self.k1:
+                raise ValueError(f"k1 is {self.k1} and k2 {self.k2}; give 1 <= k2 <= k1, such as 30 and 6")
+            if self.min_samples < 2:
+                raise ValueError(f"min_samples is {self.min_samples}; give 2 or more, such as 4")
+            if self.domains == "two" and self.batch_norm == "sync":
+                raise ValueError('batch_norm "sync" does not know two domains; use "plain" with domains "two"')
+
+        def build(self, encoder: nn.Module, problem: Problem) -> "SpCL":
+            return SpCL(self, encoder, problem)
+
+    threshold: Tensor
+
+    def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
+        super().__init__()
+        if problem.num_views != 1:
+            raise ValueError(
+                f"SpCL learns from 1 view of an image and the augmentation makes {problem.num_views}; "
+                "use one of 1 view, such as presets.reid()"
+            )
+        self.config = config
+        dim = cast(int, encoder.feature_dim)
+        neck: nn.Module = nn.Identity()
+        if config.neck == "batch_norm":
+            neck = nn.BatchNorm1d(dim)
+            neck.bias.requires_grad_(False)
+        two = config.domains == "two"
+        self.encoder, self.neck = (
+            to_domains(part) if two else convert(part, config.batch_norm) for part in (encoder, neck)
+        )
+        # A constant of the data set, on the CPU like the indices that it is read with: (num_images,), (), int.
+        self.row_of_image, self.num_classes = _rows(problem) if two else (torch.arange(problem.num_images), 0)
+        self.memory = HybridMemory(int(self.row_of_image.max()) + 1, dim)
+        self.register_buffer("threshold", torch.tensor(torch.nan, dtype=torch.float64))  # of independence; nan: unset
+
+    def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
+        return unit(self.neck(self.encoder(view)))
+
+    def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
+        (x,) = embeddings
+        rows = self.row_of_image[batch.indices]  # (B,), on the CPU
+        here = rows.to(x.device, non_blocking=True)
+        memory = self.memory
+        losses, accuracy = cluster_nce(x, memory.features, memory.labels, memory.labels[here], self.config.temperature)
+        metrics = {"accuracy": accuracy, **feature_health(x, memory.features[here])}
+        loss = losses.mean()
+        if self.config.domains == "two":
+            _check_alternation(rows < self.num_classes)
+            source, target = losses[0::2].mean(), losses[1::2].mean()
+            loss = source + target
+            metrics |= {"loss_source": source, "loss_target": target}
+        return Step(loss, detached(metrics), {"features": x.detach(), "rows": rows})
+
+    def after_step(self, update: dict[str, Tensor], progress: float) -> None:
+        features, local = update["features"], update["rows"]
+        rows = gather(local.to(features.device, non_blocking=True))  # (N,)
+        # Other processes' rows are on the device, which must not be waited for: any of them may be the same.
+        repeats = int(local.unique(return_counts=True)[1].max()) if world_size() == 1 else len(rows)
+        self.memory.update(gather(features), rows, self.config.momentum, repeats)
+
+    def before_epoch(self, epoch: int, extract: Extract) -> dict[str, float]:
+        first = not self.memory.initialised
+        if first:
+            features = unit(extract(nn.Sequential(self.encoder, self.neck)))  # (num_images, D)
+            self.memory.initialise(features, self.row_of_image)
+        return self.cluster(epoch) if first or self.config.recluster else {}
+
+    @torch.no_grad()
+    def cluster(self, epoch: int) -> dict[str, float]:
+        """Write the labels of the memory's images; every process finds the same ones in its copy of the memory."""
+        config, memory = self.config, self.memory
+        images = memory.features[self.num_classes :]  # (n, D)
+        graph = jaccard_graph(images, config.eps + config.eps_gap, config.k1, config.k2)
+        found = dbscan(graph, config.eps, config.min_samples)  # (n,), -1 in no cluster
+        labels = set_apart(found)
+        if config.self_paced:
+            radii = (config.eps - config.eps_gap, config.eps + config.eps_gap)
+            tight, loose = (set_apart(dbscan(graph, radius, config.min_samples)) for radius in radii)
+            if self.threshold.isnan() and (threshold := independence_threshold(labels, loose)) is not None:
+                self.threshold.copy_(threshold)
+            labels = reliable(labels, tight, loose, float(self.threshold))
+        labels = renumber(labels)
+        memory.labels[self.num_classes :] = labels.to(memory.labels.device) + self.num_classes
+        sizes = labels.bincount()
+        clusters = int((sizes > 1).sum())
+        self._report(epoch, int(found.max()) + 1, bool((found == 0).all()), len(found))
+        figures = {"clusters": clusters, "clusters_found": int(found.max()) + 1, "singletons": len(sizes) - clusters}
+        figures |= {"clustered_images": len(labels) - figures["singletons"]}
+        unset = bool(self.threshold.isnan())
+        return {**figures, **({} if unset else {"independence_threshold": float(self.threshold)})}
+
+    def _report(self, epoch: int, clusters: int, all_in_one: bool, images: int) -> None:
+        """Say what training survives but is seldom meant."""
+        if rank() == 0 and (all_in_one or not clusters):
+            what = "are all in one cluster" if all_in_one else "form no cluster; each is a class of its own"
+            remedy = "lower" if all_in_one else "raise"
+            message(f"epoch {epoch}: {images} images {what}; training goes on, but {remedy} eps if that stays")
+
+    @property
+    def pseudo_labels(self) -> Tensor:
+        return self.memory.labels.cpu()[self.row_of_image]
+
+
+def _rows(problem: Problem) -> tuple[Tensor, int]:
+    """Memory row of each image, classes first and then one for each unlabelled image, and the number of classes."""
+    labels = problem.labels
+    if labels is None or not 0 < int((labels < 0).sum()) < len(labels):
+        raise ValueError(
+            'domains "two" needs labelled source images and unlabelled target images; '
+            'give the source by --data.labelled-root, or use domains "one"'
+        )
+    target = labels < 0
+    classes, rows = labels[~target].unique(return_inverse=True)
+    row_of_image = len(classes) + target.cumsum(0) - 1
+    row_of_image[~target] = rows
+    return row_of_image, len(classes)
+
+
+def _check_alternation(source: Tensor) -> None:
+    if len(source) % 2 or not source[0::2].all() or source[1::2].any():
+        raise ValueError(
+            'domains "two" needs batches in which source and target images take turns; use sampling=TwoDomains()'
+        )
