@@ -5,10 +5,12 @@ from torch import Tensor
 
 from selfsup.losses.pairs import distances
 
+FARTHEST = 1.4  # beyond the learnt boundary of Wu et al. by more than the margin: no negative costs anything there
+
 
 @torch.no_grad()
 def distance_weights(
-    similarity: Tensor, negative: Tensor, dim: int, cutoff: float = 0.5, farthest: float = 1.4
+    similarity: Tensor, negative: Tensor, dim: int, cutoff: float = 0.5, farthest: float = FARTHEST
 ) -> Tensor:
     """Probabilities of negatives that would spread their distances evenly (Wu et al. 2017, equations 4 and 5).
 

@@ -3,17 +3,16 @@ from figures import assert_agree, golden
 
 from selfsup.losses.contrastive import similarity, unit
 from selfsup.losses.mining import distance_weights, draw, one_pair_per_class
-from selfsup.losses.pairs import distance_similarity
 from selfsup.randomness import Stream, uniform
 
 
 def test_golden_distance_weights():
     g = golden("metric_distance_weighted")
-    rows = g["emb_unit"].double()
+    rows = unit(g["emb_unit"].double())  # the reference normalises
     negative = g["labels"][:, None] != g["labels"]
-    s = distance_similarity(rows, rows)
+    s = similarity(rows, rows)
     weights = distance_weights(s, negative, dim=16, cutoff=float(g["cutoff"]), farthest=float(g["nonzero_loss_cutoff"]))
-    assert_agree(weights, g["weights"], 5e-6)
+    assert_agree(weights, g["weights"], 1e-9)
     assert torch.equal(weights > 0, g["valid"])
     assert torch.equal(weights.any(dim=1), g["row_valid"])
     usable = g["valid"] & g["row_valid"][:, None]

@@ -1,0 +1,148 @@
+"""Deep metric learning: a pair or proxy loss on labelled batches."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from selfsup.data.batch import Batch
+from selfsup.distributed import gather, rank, world_size
+from selfsup.losses.contrastive import similarity, unit
+from selfsup.losses.diagnostics import feature_health
+from selfsup.losses.pairs import distance_similarity
+from selfsup.methods.base import About, Method, Problem, Step, detached, embed_together, require_labels
+from selfsup.methods.pair_losses import MultiSimilarity, PairLoss, Pairs
+from selfsup.models.heads import Head
+from selfsup.models.norm import convert
+
+
+class Metric(Method):
+    """Images of a class are to be near each other: any pair loss over the batches of all processes.
+
+    Every row of every view is an anchor, and all rows are references; an anchor's positives are the other rows of its
+    class, its negatives those of other classes.
+    """
+
+    about: ClassVar[About] = About(
+        "Metric learning",
+        "none; proxies where the loss has them",
+        "contrastive, triplet, N-pair, lifted, circle, margin, multi-similarity, proxy",
+        ("Hadsell 2006", "Schroff 2015", "Song 2016", "Sohn 2016", "Wu 2017", "Wang 2019", "Sun 2020", "Kim 2020"),
+        "needed",
+    )
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Method.Config):
+        loss: PairLoss.Config = field(default_factory=MultiSimilarity.Config)
+        output_dim: int = 128
+        normalise: bool | None = None  # embeddings of unit norm; None: as the loss was published, so all but N-pair's
+        # frozen: statistics stay as they are, as when weights of another training are refined.
+        batch_norm: Literal["plain", "sync", "frozen"] = "plain"
+
+        def build(self, encoder: nn.Module, problem: Problem) -> "Metric":
+            return Metric(self, encoder, problem)
+
+    steps: Tensor
+
+    def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
+        super().__init__()
+        require_labels(problem, "metric learning")
+        self.config = config
+        self.encoder = convert(encoder, "sync" if config.batch_norm == "sync" else "plain")
+        self.head = Head.Config(hidden_layers=0, output_dim=config.output_dim).build(cast(int, encoder.feature_dim))
+        self.loss = config.loss.build(problem, config.output_dim)
+        self.normalise = self.loss.norm != "free" if config.normalise is None else config.normalise
+        if self.loss.norm == "unit" and not self.normalise:
+            raise ValueError(
+                f"{type(self.loss).__name__} is defined for embeddings of unit norm; leave normalise as it is, or take "
+                "a loss of distances, such as Triplet"
+            )
+        if self.loss.needs_pairs:
+            require_pairs(problem, type(self.loss).__name__)
+        self.register_buffer("steps", torch.tensor(0))  # applied so far; numbers the draws of negatives
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.config.batch_norm == "frozen":
+            for module in self.encoder.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows where normalised
+        embedding: Tensor = self.head(self.encoder(view))
+        return unit(embedding) if self.normalise else embedding
+
+    def forward(self, views: list[Tensor], batch: Batch) -> Step:
+        return self.objective(embed_together(self.embed, views), views, batch)
+
+    def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
+        pairs = self.pairs(embeddings, batch)
+        return Step(self.loss(pairs), detached(self.figures(pairs)), {})
+
+    def pairs(self, embeddings: list[Tensor], batch: Batch) -> Pairs:
+        """The rows of all views of this process's images against those of all processes, view after view."""
+        count, device = len(embeddings[0]), embeddings[0].device
+
+        def everyone(rows: Tensor) -> Tensor:
+            return torch.cat([gather(part) for part in rows.chunk(len(embeddings))])
+
+        anchors = torch.cat(embeddings)  # (V B, D)
+        labels = batch.labels.to(device, non_blocking=True).repeat(len(embeddings))
+        first = torch.arange(len(embeddings), device=device) * count * world_size() + rank() * count  # of each view
+        rows = (first[:, None] + torch.arange(count, device=device)).flatten()
+        references, reference_labels = everyone(anchors), everyone(labels)  # (V N, D), (V N,)
+        same = labels[:, None] == reference_labels
+        itself = rows[:, None] == torch.arange(len(references), device=device)
+        return Pairs(
+            anchors=anchors,
+            references=references,
+            similarity=self.similarity(anchors, references),
+            positive=same & ~itself,
+            negative=~same,
+            labels=labels,
+            reference_labels=reference_labels,
+            rows=rows,
+            mutual=True,
+            step=self.steps,
+            gather=everyone,
+        )
+
+    def similarity(self, anchors: Tensor, references: Tensor) -> Tensor:
+        """(B, D) and (M, D) -> (B, M): inner products, or what a loss of distances finds them by."""
+        return (distance_similarity if self.loss.by_distance else similarity)(anchors, references)
+
+    @torch.no_grad()
+    def figures(self, pairs: Pairs) -> dict[str, Tensor]:
+        """Recall@1 within the batch, the share of anchors without a positive, and the features' health."""
+        alone = ~pairs.positive.any(dim=1)
+        nearest = torch.where(pairs.positive, pairs.similarity, -torch.inf).amax(dim=1)
+        hits = nearest > torch.where(pairs.negative, pairs.similarity, -torch.inf).amax(dim=1)
+        partners = pairs.references[pairs.positive.int().argmax(dim=1)]  # each anchor's first positive
+        partners = torch.where(alone[:, None], pairs.anchors, partners)
+        health = feature_health(unit(pairs.anchors), unit(partners))
+        return {"accuracy": hits.float().mean(), "anchors_alone": alone.float().mean(), **health}
+
+    def after_step(self, update: dict[str, Tensor], progress: float) -> None:
+        self.steps += 1
+
+
+def require_pairs(problem: Problem, loss: str) -> None:
+    """Every batch must hold at least two classes, and some class twice."""
+    remedy = "put sampling=ClassBalanced(per_class=4) into the recipe, or take the loss Proxy, which needs no pairs"
+    if problem.per_class and problem.batch_size // problem.per_class < 2:
+        raise ValueError(
+            f"batches of {problem.batch_size} with {problem.per_class} images per class hold fewer than 2 classes, "
+            f"so that {loss} has no negatives; use a batch_size of {2 * problem.per_class} or more"
+        )
+    if problem.num_views > 1:
+        return
+    if problem.per_class == 1:
+        raise ValueError(f"{loss} needs positives, and batches hold 1 image per class and 1 view of it; {remedy}")
+    if not problem.per_class and problem.batch_size < 2 * problem.num_classes:
+        raise ValueError(
+            f"{loss} needs positives, and a random batch of {problem.batch_size} images of {problem.num_classes} "
+            f"classes holds few; {remedy}"
+        )

@@ -1,0 +1,319 @@
+"""The losses that `Metric` and `XBM` may take: their settings, and what of them is learnt."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from selfsup.losses import pairs as hinges
+from selfsup.losses import proxy, soft_pairs
+from selfsup.losses.contrastive import similarity, unit
+from selfsup.losses.mining import FARTHEST, distance_weights, draw, one_pair_per_class
+from selfsup.losses.pairs import Gather
+from selfsup.methods.base import Problem
+from selfsup.randomness import Stream, uniform
+
+
+class Pairs(NamedTuple):
+    """Anchors of this process against references: all that a loss may look at."""
+
+    anchors: Tensor  # (B, D)
+    references: Tensor  # (M, D)
+    similarity: Tensor  # (B, M)
+    positive: Tensor  # (B, M) bool
+    negative: Tensor  # (B, M) bool; a pair that is neither is an anchor with itself, or an empty place of a memory
+    labels: Tensor  # (B,) int64
+    reference_labels: Tensor  # (M,) int64
+    rows: Tensor  # (B,) int64, the anchors' places among those of all processes
+    mutual: bool  # the references are the anchors of all processes, in the order of `rows`
+    step: Tensor  # () int64
+    gather: Gather  # rows of this process's anchors -> those of all, in the order of `rows`
+
+    @property
+    def scored(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.similarity, self.positive, self.negative
+
+
+class PairLoss(nn.Module):
+    """A loss and its learnt parameters: pairs -> ()."""
+
+    by_distance: ClassVar[bool] = True  # compares distances; False: inner products
+    # Of embeddings. unit: it is defined for no others. any: for all, published for unit norm. free: published for
+    # embeddings that are not normalised.
+    norm: ClassVar[Literal["unit", "any", "free"]] = "any"
+    needs_pairs: ClassVar[bool] = True  # of images; a proxy does without
+    config: "PairLoss.Config"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        def build(self, problem: Problem, dim: int) -> "PairLoss":
+            """The loss for embeddings (B, `dim`)."""
+            raise NotImplementedError(f"{type(self).__qualname__} does not say how to build its loss")
+
+    def __init__(self, config: Config, problem: Problem, dim: int) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, pairs: Pairs) -> Tensor:
+        raise NotImplementedError
+
+
+def _above(name: str, value: float, least: float, example: float) -> None:
+    if not value > least:
+        raise ValueError(f"{name} is {value}; give a number above {least:g}, such as {example:g}")
+
+
+class Contrastive(PairLoss):
+    """Squared distances of positive pairs, and of negative pairs up to a margin (Hadsell et al. 2006)."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PairLoss.Config):
+        margin: float = 1.0  # a distance; unit embeddings are at most 2 apart
+
+        def __post_init__(self) -> None:
+            _above("margin", self.margin, 0, 1)
+
+        def build(self, problem: Problem, dim: int) -> "Contrastive":
+            return Contrastive(self, problem, dim)
+
+    config: Config
+
+    def forward(self, pairs: Pairs) -> Tensor:
+        return hinges.contrastive(*pairs.scored, self.config.margin, gather=pairs.gather)
+
+
+class SimilarityContrastive(PairLoss):
+    """1 - s of positive pairs and s of negative pairs above a margin (Wang et al. 2020, the published code of XBM)."""
+
+    by_distance = False
+    norm = "unit"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PairLoss.Config):
+        margin: float = 0.5  # a similarity
+
+        def build(self, problem: Problem, dim: int) -> "SimilarityContrastive":
+            return SimilarityContrastive(self, problem, dim)
+
+    config: Config
+
+    def forward(self, pairs: Pairs) -> Tensor:
+        return hinges.similarity_contrastive(*pairs.scored, self.config.margin, gather=pairs.gather)
+
+
+class Triplet(PairLoss):
+    """A positive is to be nearer than a negative by a margin (Schroff et al. 2015; Hermans et al. 2017)."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PairLoss.Config):
+        margin: float = 0.2
+        mining: hinges.Mining = "semihard"
+        squared: bool = False  # True: squared distances, as Schroff et al.
+        soft_margin: bool = False  # softplus in place of the hinge, for mining "hard"
+
+        def __post_init__(self) -> None:
+            if self.soft_margin and self.mining != "hard":
+                raise ValueError(
+                    f'soft_margin goes with mining="hard" alone, and mining is "{self.mining}": '
+                    "without a hinge every triplet counts, and they are too many to be formed"
+                )
+
+        def build(self, problem: Problem, dim: int) -> "Triplet":
+            return Triplet(self, problem, dim)
+
+    config: Config
+
+    def forward(self, pairs: Pairs) -> Tensor:
+        c = self.config
+        return hinges.triplet(*pairs.scored, c.margin, c.mining, c.squared, c.soft_margin, gather=pairs.gather)
+
+
+class NPair(PairLoss):
+    """One positive against all negatives, by inner products of embeddings that are not normalised (Sohn 2016)."""
+
+    by_distance = False
+    norm = "free"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PairLoss.Config):
+        # one: the N-pair loss, in which each class of the batch gives one anchor and one positive, and the negatives
+        # are the other classes' positives. all: the (N+1)-tuplet loss of every positive pair, with every negative.
+        # Against a memory it is always the second.
+        tuples: Literal["one", "all"] = "one"
+        norm_weight: float = 0.0  # of the embeddings' mean squared norm
+
+        def __post_init__(self) -> None:
+            if self.norm_weight < 0:
+                raise ValueError(f"norm_weight is {self.norm_weight}; give 0 or more, such as 0.002")
+
+        def build(self, problem: Problem, dim: int) -> "NPair":
+            return NPair(self, problem, dim)
+
+    config: Config
+
+    def forward(self, pairs: Pairs) -> Tensor:
+        positive, negative = pairs.positive, pairs.negative
+        if pairs.mutual and self.config.tuples == "one":
+            anchors, partners = one_pair_per_class(pairs.reference_labels, pairs.rows)
+            chosen = anchors[:, None] & partners  # (B, M)
+            positive, negative = positive & chosen, negative & chosen
+        loss = soft_pairs.n_pair(pairs.similarity, positive, negative, gather=pairs.gather)
+        if not pairs.mutual or self.config.norm_weight == 0:
+            return loss
+        squared = pairs.anchors.square().sum(dim=1)
+        return loss + self.config.norm_weight * hinges.weighted_mean(squared, torch.ones_like(squared), pairs.gather)
+
+
+class Lifted(PairLoss):
+    """Lifted structure: every positive pair against all negatives of both (Song et al. 2016; Hermans et al. 2017)."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PairLoss.Config):
+        margin: float = 1.0
+        generalized: bool = False  # Hermans et al. 2017, equation 8: all positives of an anchor at once
+
+        def build(self, problem: Problem, dim: int) -> "Lifted":
+            return Lifted(self, problem, dim)
+
+    config: Config
+
+    def forward(self, pairs: Pairs) -> Tensor:
+        if self.config.generalized:
+            return soft_pairs.generalized_lifted(*pairs.scored, self.config.margin, gather=pairs.gather)
+        return soft_pairs.lifted(*pairs.scored, self.config.margin, pairs.mutual, gather=pairs.gather)
+
+
+class Circle(PairLoss):
+    """Circle loss: pairs weighed by how far they are from where they should be (Sun et al. 2020)."""
+
+    by_distance = False
+    norm = "unit"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PairLoss.Config):
+        margin: float = 0.4  # m; 0.25 for faces and persons
+        scale: float = 80.0  # gamma; 256 for faces, 128 for persons
+        over: Literal["anchor", "batch"] = "anchor"  # a loss for each anchor, or one of all pairs together
+
+        def __post_init__(self) -> None:
+            _above("scale", self.scale, 0, 80)
+
+        def build(self, problem: Problem, dim: int) -> "Circle":
+            return Circle(self, problem, dim)
+
+    config: Config
+
+    def forward(self, pairs: Pairs) -> Tensor:
+        c = self.config
+        if c.over == "anchor":
+            return soft_pairs.circle(*pairs.scored, c.margin, c.scale, gather=pairs.gather)
+        return soft_pairs.circle_of_batch(*pairs.scored, c.margin, c.scale, pairs.mutual, gather=pairs.gather)
+
+
+class MultiSimilarity(PairLoss):
+    """Multi-similarity: hard positives and negatives of each anchor, softly weighed (Wang et al. 2019)."""
+
+    by_distance = False
+    norm = "unit"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PairLoss.Config):
+        alpha: float = 2.0  # sharpness of the positives
+        beta: float = 50.0  # sharpness of the negatives; 40 in XBM's code
+        threshold: float = 0.5  # lambda; 1 in the paper, 0.5 in the published code
+        epsilon: float = 0.1  # of the mining
+
+        def __post_init__(self) -> None:
+            _above("alpha", self.alpha, 0, 2)
+            _above("beta", self.beta, 0, 50)
+
+        def build(self, problem: Problem, dim: int) -> "MultiSimilarity":
+            return MultiSimilarity(self, problem, dim)
+
+    config: Config
+
+    def forward(self, pairs: Pairs) -> Tensor:
+        c = self.config
+        return soft_pairs.multi_similarity(*pairs.scored, c.alpha, c.beta, c.threshold, c.epsilon, gather=pairs.gather)
+
+
+class Margin(PairLoss):
+    """A learnt boundary between positive and negative distances, negatives drawn by distance (Wu et al. 2017).
+
+    Every positive pair counts once, and each anchor's drawn negatives together as much as its positives: one negative
+    to each positive pair, as published, where all classes of the batch have the same number of images.
+    """
+
+    norm = "unit"  # the density of distances is that of the sphere
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PairLoss.Config):
+        margin: float = 0.2  # alpha
+        beta: float = 1.2  # the boundary, at the start
+        boundary: Literal["fixed", "one", "class"] = "class"  # whether beta is learnt, and one or for each class
+        nu: float = 0.0  # price of a large beta
+        cutoff: float = 0.5  # nearer negatives are not drawn more often than those at this distance
+        negatives: int | None = None  # drawn for each anchor; None: as many as positives in a batch of equal classes
+
+        def __post_init__(self) -> None:
+            if not 0 < self.cutoff < FARTHEST:
+                raise ValueError(f"cutoff is {self.cutoff}; it must lie in (0, {FARTHEST}), such as 0.5")
+            if self.negatives is not None and self.negatives < 1:
+                raise ValueError(f"negatives is {self.negatives}; give 1 or more, or None")
+
+        def build(self, problem: Problem, dim: int) -> "Margin":
+            return Margin(self, problem, dim)
+
+    config: Config
+
+    def __init__(self, config: Config, problem: Problem, dim: int) -> None:
+        super().__init__(config, problem, dim)
+        self.seed, self.dim = problem.seed, dim
+        expected = (problem.per_class or problem.batch_size // problem.num_classes) * problem.num_views - 1
+        self.negatives = config.negatives or max(1, expected)
+        shape = (problem.num_classes,) if config.boundary == "class" else ()
+        self.beta = nn.Parameter(torch.full(shape, config.beta), requires_grad=config.boundary != "fixed")
+
+    def forward(self, pairs: Pairs) -> Tensor:
+        c = self.config
+        # The second draw of a step is that from a memory.
+        uniforms = uniform(
+            self.seed, Stream.MINING, pairs.rows, self.negatives, epoch=pairs.step, view=0 if pairs.mutual else 1
+        )
+        drawn = draw(distance_weights(pairs.similarity.detach(), pairs.negative, self.dim, c.cutoff), uniforms)
+        negative = drawn * pairs.positive.sum(dim=1, keepdim=True) / self.negatives  # (B, M)
+        beta = self.beta[pairs.labels] if c.boundary == "class" else self.beta
+        return hinges.margin_loss(pairs.similarity, pairs.positive, negative, beta, c.margin, c.nu, gather=pairs.gather)
+
+
+class Proxy(PairLoss):
+    """Images against one learnt proxy per class (Movshovitz-Attias et al. 2017; Kim et al. 2020)."""
+
+    by_distance = False
+    norm = "unit"
+    needs_pairs = False
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PairLoss.Config):
+        kind: Literal["anchor", "nca"] = "anchor"  # Proxy-Anchor (Kim) or Proxy-NCA (Movshovitz-Attias)
+        alpha: float = 32.0  # sharpness, of Proxy-Anchor
+        margin: float = 0.1  # of Proxy-Anchor
+
+        def __post_init__(self) -> None:
+            _above("alpha", self.alpha, 0, 32)
+
+        def build(self, problem: Problem, dim: int) -> "Proxy":
+            return Proxy(self, problem, dim)
+
+    config: Config
+
+    def __init__(self, config: Config, problem: Problem, dim: int) -> None:
+        super().__init__(config, problem, dim)
+        self.proxies = nn.Parameter(torch.randn(problem.num_classes, dim) * dim**-0.5)  # of norm about 1
+
+    def forward(self, pairs: Pairs) -> Tensor:
+        closeness = similarity(pairs.anchors, unit(self.proxies))  # (B, C)
+        if self.config.kind == "nca":
+            return proxy.proxy_nca(closeness, pairs.labels, gather=pairs.gather)
+        return proxy.proxy_anchor(closeness, pairs.labels, self.config.alpha, self.config.margin, gather=pairs.gather)

@@ -1,0 +1,144 @@
+"""Cross-batch memory (Wang et al. 2020, "Cross-batch memory for embedding learning")."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selfsup.data.batch import Batch
+from selfsup.distributed import gather
+from selfsup.memory.queue import FeatureQueue
+from selfsup.methods.base import About, Problem, Step, detached
+from selfsup.methods.metric import Metric
+from selfsup.methods.pair_losses import PairLoss, Pairs, SimilarityContrastive
+
+
+class XBM(Metric):
+    """A pair loss over the batch, and the same loss against the embeddings of many batches (Wang et al. 2020, 3.3).
+
+    As published, the memory that a step sees holds the step's own batch too, as constants; and older embeddings of an
+    anchor's own image are positives like any others of its class.
+
+    The memory starts to fill after a warm-up. (The paper then fills it with random training images; the published code
+    does not, and neither does this.) Until then it is written and counted as empty.
+
+    Drift, the paper's evidence for the memory (section 3.1): a few images are kept, and embedded every `drift_every`
+    steps in evaluation mode; "feature_drift" is the mean squared distance to their embeddings of the time before.
+    """
+
+    about = About("XBM", "queue of embeddings", "any pair loss, over batch and memory", ("Wang 2020",), "needed")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Metric.Config):
+        loss: PairLoss.Config = field(default_factory=SimilarityContrastive.Config)
+        memory_size: int = 8192  # K, embeddings
+        memory_start: int = 1000  # steps of warm-up, while embeddings still drift fast
+        memory_weight: float = 1.0  # of the loss against the memory
+        drift_every: int = 100  # steps; 0: drift is not measured
+        drift_images: int = 32  # of the first batch
+
+        def __post_init__(self) -> None:
+            if self.memory_size < 1 or self.memory_weight <= 0:
+                name = "memory_size" if self.memory_size < 1 else "memory_weight"
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0, or use Metric")
+            for name, least in (("memory_start", 0), ("drift_every", 0), ("drift_images", 1)):
+                if getattr(self, name) < least:
+                    raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+
+        def build(self, encoder: nn.Module, problem: Problem) -> "XBM":
+            return XBM(self, encoder, problem)
+
+    config: Config
+    drift_views: Tensor
+    drift_features: Tensor
+    feature_drift: Tensor
+
+    def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
+        super().__init__(config, encoder, problem)
+        pushed = problem.batch_size * problem.num_views
+        if not self.loss.needs_pairs:
+            raise ValueError(
+                f"{type(self.loss).__name__} compares images with learnt proxies and not with each other, so a memory "
+                "of images has no part in it; use Metric, or a pair loss such as SimilarityContrastive"
+            )
+        if config.memory_size < pushed:
+            raise ValueError(
+                f"memory_size is {config.memory_size}, smaller than the {pushed} embeddings of one step (batch_size "
+                f"{problem.batch_size}); use a larger memory, such as {max(8192, 16 * pushed)}, or use Metric"
+            )
+        self.queue = FeatureQueue(config.memory_size, config.output_dim, problem.seed)
+        if config.drift_every:
+            count = min(config.drift_images, problem.batch_size)
+            self.register_buffer("drift_views", torch.zeros(count, 3, *problem.view_size))
+            self.register_buffer("drift_features", torch.zeros(count, config.output_dim))
+            self.register_buffer("feature_drift", torch.tensor(0.0))
+        # `steps` as a number, to decide by without asking the device: read from the buffer once, then counted along.
+        self._step: int | None = None
+        self.register_load_state_dict_post_hook(_forget_step)
+
+    def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
+        pairs = self.pairs(embeddings, batch)
+        loss = self.loss(pairs)
+        remembered = torch.where(self.steps >= self.config.memory_start, self.loss(self.remembered(pairs)), 0)
+        metrics = {"loss_batch": loss, "loss_memory": remembered, **self.figures(pairs)}
+        if self.config.drift_every:
+            metrics["feature_drift"] = self.feature_drift
+        update = {
+            "features": torch.stack(embeddings, dim=1).detach(),  # (B, V, D)
+            "indices": batch.indices.to(loss.device, non_blocking=True),
+            "labels": pairs.labels[: len(batch.labels)],
+            "views": views[0].detach(),
+        }
+        return Step(loss + self.config.memory_weight * remembered, detached(metrics), update)
+
+    def remembered(self, pairs: Pairs) -> Pairs:
+        """The anchors against the memory as it will be after this step: what stays of it, and the batch, constant."""
+        queue, pushed = self.queue, len(pairs.references)
+        places = torch.arange(len(queue.features), device=pairs.rows.device)
+        overwritten = (places - queue.pointer) % len(places) < pushed
+        stays = (places < queue.filled) & ~overwritten
+        references = torch.cat([queue.features, pairs.references.detach()])  # (K + V N, D)
+        same = pairs.labels[:, None] == queue.labels
+        return pairs._replace(
+            references=references,
+            similarity=self.similarity(pairs.anchors, references),
+            positive=torch.cat([same & stays, pairs.positive], dim=1),
+            negative=torch.cat([~same & stays, pairs.negative], dim=1),
+            reference_labels=torch.cat([queue.labels, pairs.reference_labels]),
+            mutual=False,
+        )
+
+    def after_step(self, update: dict[str, Tensor], progress: float) -> None:
+        self._measure_drift(update["views"])
+        features, indices, labels = (gather(update[name]) for name in ("features", "indices", "labels"))
+        views = features.shape[1]
+        self.queue.push(features.transpose(0, 1).flatten(0, 1), indices.repeat(views), labels.repeat(views))
+        started = self.steps >= self.config.memory_start
+        self.queue.pointer.mul_(started)
+        self.queue.filled.mul_(started)
+        super().after_step(update, progress)
+
+    @torch.no_grad()
+    def _measure_drift(self, view: Tensor) -> None:
+        every = self.config.drift_every
+        if not every:
+            return
+        step = int(self.steps) if self._step is None else self._step
+        self._step = step + 1
+        if step % every:
+            return
+        if step == 0:
+            self.drift_views.copy_(gather(view)[: len(self.drift_views)])
+        training = self.training
+        self.eval()
+        features = self.embed(self.drift_views)
+        self.train(training)
+        if step > 0:
+            self.feature_drift.copy_((features - self.drift_features).square().sum(dim=1).mean())
+        self.drift_features.copy_(features)
+
+
+def _forget_step(module: nn.Module, keys: Any) -> None:
+    assert isinstance(module, XBM)
+    module._step = None
