@@ -115,7 +115,7 @@ def test_the_whole_evaluation(tmp_path: Path) -> None:
     paths = write_images(tmp_path / "data" / "zoo")
     config = ResNet.Config(depth="small")
     feed = Feed(size=(16, 8), fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), fit="whole")
-    save_encoder(tmp_path / "encoder.safetensors", config.build(), config, feed, {})
+    save_encoder(tmp_path / "encoder.safetensors", config.build().state_dict(), config, feed, {})
 
     def run(**settings: object) -> dict[str, object]:
         data = Data(root=str(tmp_path / "data" / "zoo"), canvas=32)
@@ -131,11 +131,13 @@ def test_the_whole_evaluation(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"2\.png as nothing; wanted query or gallery"):
         run()
     assert run(mode="leave_one_out") == plain
-    # The last identity has two queries and an image that is left to find.
-    roles = [(f"zoo/{path}", "query" if "/1." in path or path.endswith("dog/2.png") else "gallery") for path in paths]
-    write_index(tmp_path / "data", roles)
+    # Apes have no image to find, and one that cannot be read; bats have one query, cats none, dogs two.
+    words = ["query"] * 4 + ["gallery"] * 5 + ["query", "gallery", "query"]
+    write_index(tmp_path / "data", [(f"zoo/{path}", word) for path, word in zip(paths, words, strict=True)])
+    (tmp_path / "data" / "zoo" / paths[1]).write_bytes(b"no image")
     listed = run()
-    assert (listed["queries"], listed["gallery_images"], listed["part"]) == (5, 7, "test")
+    assert (listed["queries"], listed["queries_left_out"], listed["gallery_images"]) == (3, 2, 6)
+    assert listed["part"] == "test"
 
 
 def test_an_index_without_roles_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
