@@ -61,9 +61,12 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def test_sampled_rows_are_never_alive_at_once(monkeypatch):
+@pytest.mark.parametrize(("n", "product"), [(20_000, 10**9), (2000, 8 * 2000 - 1)])
+def test_sampled_rows_are_never_alive_at_once(n, product, monkeypatch):
+    """With a bank that is many times larger than the sample, or with more products than may be formed."""
     monkeypatch.setattr(module, "_GATHERED", 2000)
-    features, bank, rows = problem(size=8, n=20_000, k=100, dim=16)
+    monkeypatch.setattr(module, "_PRODUCT", product)
+    features, bank, rows = problem(size=8, n=n, k=100, dim=16)
     with Largest() as largest:
         sampled_scores(features, bank, rows).sum().backward()
     assert largest.numel == 15 * 8 * 16  # 15 columns at a time, and not 100
