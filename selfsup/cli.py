@@ -11,6 +11,7 @@ _USAGE = """selfsup: self-supervised contrastive pretraining
 
   selfsup pretrain RECIPE [flags]     pretrain by a shipped recipe or by a .py file; run again to go on
   selfsup knn RUN [flags]             judge an encoder by weighted nearest neighbours
+  selfsup retrieval RUN [flags]       judge an encoder by retrieval: Recall@k, mAP, MAP@R
   selfsup linear RUN [flags]          judge an encoder by a linear probe (--protocol features, moco, simclr)
   selfsup recipes                     list the shipped recipes
   selfsup methods                     what each method remembers and minimises, its papers and recipes
@@ -48,7 +49,14 @@ def main() -> None:
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
-    commands = {"pretrain": _pretrain, "knn": _knn, "linear": _linear, "recipes": _recipes, "methods": _methods}
+    commands = {
+        "pretrain": _pretrain,
+        "knn": _knn,
+        "retrieval": _retrieval,
+        "linear": _linear,
+        "recipes": _recipes,
+        "methods": _methods,
+    }
     if name not in commands:
         from selfsup.config import nearest
 
@@ -104,18 +112,41 @@ def _run_data(path: Path) -> Any:
     return data_of(RunFolder(path)) if (path / "config.json").is_file() else Data()
 
 
+_Evaluation = Callable[[Path, Any, Any], dict[str, Any]]  # of an encoder's path, its settings, a device
+
+
 def _knn(arguments: list[str]) -> int:
-    name, flags = _first(arguments, "the run folder or encoder file", "selfsup knn RUN [--data.root PATH] [flags]")
+    def load() -> tuple[Any, _Evaluation]:
+        from selfsup.stages.knn import KNN, run_knn
+
+        return KNN, run_knn
+
+    return _judge(arguments, "knn", load)
+
+
+def _retrieval(arguments: list[str]) -> int:
+    def load() -> tuple[Any, _Evaluation]:
+        from selfsup.stages.retrieval import Retrieval, run_retrieval
+
+        return Retrieval, run_retrieval
+
+    return _judge(arguments, "retrieval", load)
+
+
+def _judge(arguments: list[str], command: str, load: Callable[[], tuple[Any, _Evaluation]]) -> int:
+    """An evaluation on features that needs no training: parse, carry out, write results/COMMAND.json."""
+    usage = f"selfsup {command} RUN [--data.root PATH] [flags]"
+    name, flags = _first(arguments, "the run folder or encoder file", usage)
     path = Path(name)
     from selfsup.config import parse
     from selfsup.folder import RunFolder
-    from selfsup.stages.knn import KNN, run_knn
     from selfsup.trainer import device_for
 
-    settings = parse(KNN(data=_run_data(path)), flags, f"selfsup knn {name}")
-    result = run_knn(path, settings, device_for(settings.device))
+    settings, run = load()
+    chosen = parse(settings(data=_run_data(path)), flags, f"selfsup {command} {name}")
+    result = run(path, chosen, device_for(chosen.device))
     if path.is_dir():
-        RunFolder(path).write_json("results/knn.json", result)
+        RunFolder(path).write_json(f"results/{command}.json", result)
     return _print_result(result)
 
 

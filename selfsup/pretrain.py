@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from selfsup import distributed
+from selfsup.augment.geometry import Fit
 from selfsup.augment.views import Augment, Views
 from selfsup.config import Data, differences, dump, execution, restore
 from selfsup.data.joined import open_training
@@ -57,7 +58,8 @@ class Run(Training):
     @property
     def feed(self) -> Feed:
         view = self.augment.views[0]
-        return Feed(size=view.size, fraction=self.test_fraction, mean=view.mean, std=view.std)
+        fit: Fit = "whole" if view.crop == "shifted" else "center"
+        return Feed(size=view.size, fraction=self.test_fraction, mean=view.mean, std=view.std, fit=fit)
 
 
 def pretrain(run: Run) -> dict[str, Any]:
@@ -167,14 +169,13 @@ def make_loader(
 
 def build_method(run: Run, source: Source) -> Method:
     """The method with its encoder, initialised from the run's seed."""
-    size = run.augment.views[0].size
     problem = Problem(
         num_images=len(source),
         batch_size=run.batch_size,
         seed=run.seed,
         num_classes=len(source.classes),
         num_views=len(run.augment.views),
-        view_size=size if isinstance(size, tuple) else (size, size),
+        view_size=run.augment.views[0].shape,
         steps_per_epoch=run.sampling.build(source.labels, run.batch_size, run.seed).steps_per_epoch,
         per_class=run.sampling.images_per_class,
         labels=source.labels,

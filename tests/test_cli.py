@@ -79,6 +79,10 @@ def test_pretrain_then_knn_then_linear(
     knn = result(capsys)
     assert (knn["k"], knn["temperature"], knn["split"]) == (20, 0.07, "train to test")
     assert knn == json.loads((run / "results" / "knn.json").read_text())
+    assert call(monkeypatch, "retrieval", run, "--mode", "leave_one_out") == 0
+    found = result(capsys)
+    assert found["queries"] == 200
+    assert found == json.loads((run / "results" / "retrieval.json").read_text())
     assert call(monkeypatch, "linear", run / "encoder.safetensors", "--data.root", "shapes:200") == 0
     linear = result(capsys)
     assert linear["encoder_sha256"] == knn["encoder_sha256"] == finished["encoder_sha256"]

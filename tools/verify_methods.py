@@ -1,0 +1,352 @@
+#!/usr/bin/env python3
+"""Does every method learn, on real images? Trains each one small, judges it on test images, writes the table.
+
+    tools/prepare_data.py --from PACKS --to DATA
+    tools/verify_methods.py --data DATA [--runs runs/verify] [--jobs 2] [NAMES]
+
+Rows: the contrastive methods on CIFAR-10 by kNN, the pair losses on cars of unseen models by Recall@1, SpCL on
+characters and animals of unseen identity by mAP and Recall@1; raw pixels and the untrained encoder beside them. Every
+row has a fixed seed, the budget of its suite, and the figures of its last epoch; nothing was chosen by test images. A
+row is a run folder: what is finished is kept, what was interrupted goes on. Results: docs/results/methods_cpu.json
+and methods_cpu.md. With `--jobs 2` two rows are trained at a time, each by half of the threads.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+
+from selfsup.config import Data, dump, load_recipe
+from selfsup.data.sources import open_source, open_test
+from selfsup.folder import environment
+from selfsup.methods import pair_losses as losses
+from selfsup.monitor.log import message
+from selfsup.pretrain import Run, pretrain
+from selfsup.stages.embed import Features, extract
+from selfsup.stages.knn import KNN, knn_accuracy, run_knn
+from selfsup.stages.retrieval import Retrieval, retrieval_figures, run_retrieval
+from selfsup.trainer import device_for
+
+ROOT = Path(__file__).resolve().parents[1]
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a run, or without one what is judged before any training."""
+
+    suite: str
+    name: str
+    run: Run
+    trained: bool = True
+    pixels: bool = False  # of what is not trained: the pixels themselves, not the untrained encoder
+    after: str = ""  # the row whose encoder this one starts from
+
+
+def cifar10(data: Path) -> list[Row]:
+    """Every contrastive method from its CPU recipe, at one budget."""
+    recipes = {
+        "InstDisc": "instdisc_cifar10_cpu",
+        "MoCo v1": "moco_v1_cifar10_cpu",
+        "MoCo v2": "moco_v2_cifar10_cpu",
+        "SimCLR": "simclr_cifar10_cpu",
+        "SimCLRv2 with memory": "simclr_v2_cifar10_cpu",
+        "MoCHi": "mochi_cifar10_cpu",
+        "SupCon": "supcon_cifar10_cpu",
+        "SupCon with queue": "supmoco_cifar10_cpu",
+    }
+    images = Data(root=str(data / "cifar10.npz"), limit=20_000)
+    first = load_recipe("simclr_cifar10_cpu")
+    rows = [
+        Row("cifar10", "raw pixels", replace(first, data=images), trained=False, pixels=True),
+        Row("cifar10", "untrained encoder", replace(first, data=images), trained=False),
+    ]
+    return rows + [
+        Row("cifar10", name, replace(load_recipe(recipe), data=images, epochs=10)) for name, recipe in recipes.items()
+    ]
+
+
+PAIR_LOSSES: dict[str, losses.PairLoss.Config] = {
+    "contrastive (Hadsell)": losses.Contrastive.Config(),
+    "contrastive (XBM)": losses.SimilarityContrastive.Config(),
+    "triplet, semi-hard": losses.Triplet.Config(),
+    "triplet, batch-hard": losses.Triplet.Config(mining="hard"),
+    "N-pair": losses.NPair.Config(),
+    "lifted structure": losses.Lifted.Config(),
+    "lifted, generalized": losses.Lifted.Config(generalized=True),
+    "circle": losses.Circle.Config(),
+    "margin": losses.Margin.Config(),
+    "multi-similarity": losses.MultiSimilarity.Config(),
+}
+
+
+def cars(data: Path) -> list[Row]:
+    """Every pair loss over small batches, alone and with the memory."""
+    plain, memory = load_recipe("metric_cars_cpu"), load_recipe("xbm_cars_cpu")
+
+    def run(recipe: Run, loss: losses.PairLoss.Config) -> Run:
+        images = replace(recipe.data, root=str(data / "cars"))
+        return replace(recipe, data=images, method=replace(recipe.method, loss=loss))
+
+    first = run(plain, losses.MultiSimilarity.Config())
+    rows = [
+        Row("cars", "raw pixels", first, trained=False, pixels=True),
+        Row("cars", "untrained encoder", first, trained=False),
+        Row("cars", "proxy-anchor", run(plain, losses.Proxy.Config())),
+    ]
+    for name, loss in PAIR_LOSSES.items():
+        rows += [Row("cars", name, run(plain, loss)), Row("cars", f"{name} + XBM", run(memory, loss))]
+    return rows
+
+
+def spcl(data: Path) -> list[Row]:
+    """Self-paced clustering against clustering once, from the same start."""
+    rows = []
+    for suite, begin, recipe, images in (
+        ("omniglot", "simclr_omniglot_cpu", "spcl_omniglot_cpu", Data(root=str(data / "omniglot.npz"), labels="none")),
+        (
+            "wildlife",
+            "simclr_wildlife_cpu",
+            "spcl_wildlife_cpu",
+            Data(root=str(data / "wildlife/nyala"), labelled_root=str(data / "wildlife/lion")),
+        ),
+    ):
+        start, run = load_recipe(begin), load_recipe(recipe)
+        unlabelled = replace(start.data, root=images.root, labels="none")
+        run = replace(run, data=replace(run.data, root=images.root, labelled_root=images.labelled_root))
+        once = replace(run.method, self_paced=False, recluster=False)
+        rows += [
+            Row(suite, "raw pixels", run, trained=False, pixels=True),
+            Row(suite, "untrained encoder", run, trained=False),
+            Row(suite, "start", replace(start, data=unlabelled)),
+            Row(suite, "SpCL", run, after="start"),
+            Row(suite, "clustered once, not self-paced", replace(run, method=once), after="start"),
+        ]
+    return rows
+
+
+SUITES: dict[str, Callable[[Path], list[Row]]] = {"cifar10": cifar10, "cars": cars, "spcl": spcl}
+
+
+def placed(row: Row, runs: Path) -> Row:
+    """The row with its run in its folder, started from the encoder it is to start from."""
+    start = str(runs / row.suite / slug(row.after)) if row.after else ""
+    folder = str(runs / row.suite / slug(row.name))
+    return replace(row, run=replace(row.run, folder=folder, start=start, evaluate_every=0, workers=0))
+
+
+def slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in name).strip("_").lower()
+
+
+def judge(row: Row, device: torch.device) -> Figures:
+    """Train where that is asked for, and judge on test images."""
+    begin = time.monotonic()
+    figures: Figures = {}
+    if row.trained:
+        outcome = pretrain(row.run)
+        if outcome["reason"] != "finished":
+            raise ValueError(f"{row.name} stopped at step {outcome['step']}; the same command goes on from there")
+        figures["steps"] = outcome["step"]
+    figures |= by_knn(row, device) if row.suite == "cifar10" else by_retrieval(row, device)
+    return figures | {"seconds": round(time.monotonic() - begin)}
+
+
+def untrained(row: Row) -> nn.Module:
+    torch.manual_seed(row.run.seed)
+    return nn.Flatten() if row.pixels else row.run.encoder.build()
+
+
+def read(row: Row, data: Data, device: torch.device) -> Features:
+    """Features of the test images by what is not trained."""
+    test = open_test(data.root)
+    assert test is not None
+    return extract(untrained(row), test, row.run.feed.center(), device, canvas=data.canvas)
+
+
+def by_knn(row: Row, device: torch.device) -> Figures:
+    settings, data = KNN(data=row.run.data), row.run.data
+    if row.trained:
+        return run_knn(Path(row.run.folder), settings, device)
+    bank = extract(untrained(row), open_source(data.root, limit=data.limit), row.run.feed.center(), device)
+    queries = read(row, data, device)
+    figures = knn_accuracy(bank, queries, settings.k, settings.temperature, device=device)
+    return {
+        "knn_top1": figures["top1"],
+        "k": settings.k,
+        "temperature": settings.temperature,
+        "bank_images": len(bank.labels),
+        "query_images": len(queries.labels),
+    }
+
+
+def by_retrieval(row: Row, device: torch.device) -> Figures:
+    data = replace(row.run.data, labelled_root="", labels="auto")
+    mode = "leave_one_out"
+    if row.trained:
+        return run_retrieval(Path(row.run.folder), Retrieval(data=data, mode=mode), device) | clusters(row)
+    return {**retrieval_figures(read(row, data, device), None, device=device), "split": "leave one out"}
+
+
+def clusters(row: Row) -> Figures:
+    """Clusters and images in them, epoch by epoch, from the log of the run."""
+    lines = [json.loads(line) for line in (Path(row.run.folder) / "metrics.jsonl").read_text().splitlines()]
+    found = [(line["clusters"], line["clustered_images"]) for line in lines if "clusters" in line]
+    return {"clusters": [c for c, _ in found], "clustered_images": [n for _, n in found]} if found else {}
+
+
+def record(row: Row, figures: Figures) -> Figures:
+    """A row of the JSON: figures, seed, budget, protocol."""
+    run = row.run
+    about = {"suite": row.suite, "name": row.name}
+    if row.trained:
+        batch, steps = run.batch_size, figures.pop("steps")
+        about |= {
+            "method": dump(run.method),
+            "encoder": dump(run.encoder),
+            "seed": run.seed,
+            "budget": {"steps": steps, "batch_size": batch, "images_seen": steps * batch, "epochs": run.epochs},
+            "start": row.after,
+        }
+    return about | {"figures": figures}
+
+
+def results(rows: list[Row]) -> list[Figures]:
+    """What is there of the rows, in their order."""
+    paths = [Path(row.run.folder) / "verified.json" for row in rows]
+    return [json.loads(path.read_text()) for path in paths if path.is_file()]
+
+
+def verify(row: Row) -> None:
+    device = device_for("auto")
+    figures = judge(row, device)
+    folder = Path(row.run.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "verified.json").write_text(json.dumps(record(row, figures), indent=1) + "\n")
+
+
+def command(row: Row, options: argparse.Namespace) -> list[str]:
+    name = f"{row.suite}/{slug(row.name)}"
+    return [sys.executable, __file__, "--data", str(options.data), "--runs", str(options.runs), "--one", name]
+
+
+def work_off(rows: list[Row], options: argparse.Namespace) -> None:
+    """Verify what is not verified yet, some rows at a time, each in a process of its own."""
+    waiting = [row for row in rows if not (Path(row.run.folder) / "verified.json").is_file()]
+    running: dict[str, tuple[Row, subprocess.Popen[bytes], float]] = {}
+    failed: list[str] = []
+    while waiting or running:
+        ready = [row for row in waiting if not row.after or (Path(row.run.start) / "verified.json").is_file()]
+        while ready and len(running) < options.jobs:
+            row = ready.pop(0)
+            waiting.remove(row)
+            log = Path(row.run.folder).parent / f"{slug(row.name)}.log"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with open(log, "wb") as file:
+                process = subprocess.Popen(command(row, options), stdout=file, stderr=file)
+            running[str(log)] = (row, process, time.monotonic())
+        if not running:
+            break  # what is left waits for a row that failed
+        time.sleep(0.5)
+        for log_name, (row, process, begin) in list(running.items()):
+            if process.poll() is not None:
+                del running[log_name]
+                spent = time.monotonic() - begin
+                ended = "done" if process.returncode == 0 else f"failed, see {log_name}"
+                failed += [] if process.returncode == 0 else [row.name]
+                message(f"{row.suite}: {row.name}: {ended} ({spent:.0f} s), {len(waiting) + len(running)} left")
+                write(options, rows)
+    if failed:
+        raise ValueError(f"{len(failed)} rows failed: {', '.join(failed)}")
+
+
+def write(options: argparse.Namespace, rows: list[Row]) -> None:
+    """The JSON and the table, of all suites that have been run."""
+    found = results(rows)
+    facts = environment(device_for("auto"))
+    about = {"command": "tools/verify_methods.py", **{name: facts[name] for name in ("python", "packages", "device")}}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "methods_cpu.json").write_text(json.dumps(about | {"rows": found}, indent=1) + "\n")
+    (options.out / "methods_cpu.md").write_text(table(found))
+
+
+HEADS = {
+    "cifar10": ("CIFAR-10: kNN (k = 200, T = 0.1), 10,000 test images", {"knn_top1": "kNN"}),
+    "cars": (
+        "Cars, models unseen in training: leave-one-out retrieval",
+        {"recall_at_1": "Recall@1", "map_at_r": "MAP@R"},
+    ),
+    "omniglot": ("Omniglot, alphabets unseen in training: retrieval", {"map": "mAP", "recall_at_1": "Recall@1"}),
+    "wildlife": ("Wildlife, lion labelled, nyala not: nyala unseen", {"map": "mAP", "recall_at_1": "Recall@1"}),
+}
+
+
+def table(found: list[Figures]) -> str:
+    """Markdown of all rows."""
+    lines = ["# Every method on real images", ""]
+    lines += [
+        "Written by `tools/verify_methods.py`; settings and protocols of each row are in `methods_cpu.json`. One seed"
+    ]
+    lines += ["each, figures of the last epoch, on test images that nothing was chosen by.", ""]
+    for suite, (title, figures) in HEADS.items():
+        rows = [row for row in found if row["suite"] == suite]
+        if not rows:
+            continue
+        base = next((row["figures"] for row in rows if row["name"] == "untrained encoder"), None)
+        first = next(iter(figures))
+        names = [*figures.values(), "over untrained", "images seen", "clusters by epoch"]
+        lines += [f"## {title}", "", "| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+        for row in rows:
+            values = [f"{row['figures'][name]:.4f}" for name in figures]
+            gain = f"{row['figures'][first] - base[first]:+.4f}" if base and "budget" in row else ""
+            seen = f"{row['budget']['images_seen']:,}" if "budget" in row else ""
+            by_epoch = " ".join(str(int(count)) for count in row["figures"].get("clusters", []))
+            lines.append(f"| {row['name']} | " + " | ".join([*values, gain, seen, by_epoch]) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder that tools/prepare_data.py wrote")
+    parser.add_argument("--runs", type=Path, default=Path("runs/verify"), help="folder of the runs")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/results", help="folder of the results")
+    parser.add_argument("--jobs", type=int, default=2, help="rows at a time")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("names", nargs="*", metavar="NAMES", help=f"of {', '.join(SUITES)}; default: all")
+    options = parser.parse_args()
+    try:
+        rows = [placed(row, options.runs) for make in SUITES.values() for row in make(options.data)]
+        if options.one:
+            torch.set_num_threads(max(1, torch.get_num_threads() // 2))
+            verify(next(row for row in rows if f"{row.suite}/{slug(row.name)}" == options.one))
+            return 0
+        unknown = set(options.names) - set(SUITES)
+        if unknown:
+            raise ValueError(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")
+        chosen = [row for row in rows if not options.names or row.suite in _members(options.names)]
+        work_off(chosen, options)
+        write(options, rows)
+    except (ValueError, OSError) as error:
+        print(f"verify_methods: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _members(names: list[str]) -> set[str]:
+    return {member for name in names for member in (("omniglot", "wildlife") if name == "spcl" else (name,))}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
