@@ -6,8 +6,9 @@ ResNet-50 with a last stage of stride 1, batches of 16 clusters with 4 images ea
 divided by 10 after 20 and 40 epochs, decay 5e-4, temperature 0.05, memory momentum 0.2, clusters from Jaccard
 distances (k1 30, k2 6) by DBSCAN at 0.6 and, for the criterion, 0.58 and 0.62 (Ge et al. 2020, section 4.1).
 Three things differ from the publication. It starts from an encoder trained on ImageNet with labels, this from random
-weights: clusters are poorer at first. Its Adam adds the decay to the gradient, AdamW subtracts it from the weights.
-Images are 128 x 128 pixels, the size of the data, where people are 256 x 128 and vehicles 224 x 224.
+weights or, by --start, from an encoder trained before: clusters are poorer at first. Its Adam adds the decay to the
+gradient, AdamW subtracts it from the weights. Images are 128 x 128 pixels, the size of the data, where people are
+256 x 128 and vehicles 224 x 224.
 Published, for people: mAP 73.1 and 88.1 % at rank 1 (Market-1501, unsupervised). Not run yet by us.
 """
 

@@ -58,3 +58,19 @@ class HybridMemory(nn.Module):
             moved = F.normalize(momentum * state + (1 - momentum) * features[turn.clamp(max=count - 1)])
             state = torch.where((turn < count)[:, None], moved, state)
         self.features.index_copy_(0, rows, state[first])  # rows that occur again are written again, as the same
+
+
+def memory_rows(labels: Tensor) -> tuple[Tensor, int]:
+    """Memory row of each image: first one for each class that has images, then one for each image without a label.
+
+    Args:
+        labels: (num_images,) int64, -1 where there is none.
+
+    Returns:
+        (num_images,) int64 rows, and the number of classes.
+    """
+    alone = labels < 0
+    classes, numbers = labels[~alone].unique(return_inverse=True)
+    rows = len(classes) + alone.cumsum(0) - 1
+    rows[~alone] = numbers
+    return rows, len(classes)

@@ -14,9 +14,9 @@ from selfsup.distributed import gather, rank, world_size
 from selfsup.losses.cluster import cluster_nce
 from selfsup.losses.contrastive import unit
 from selfsup.losses.diagnostics import feature_health
-from selfsup.memory.hybrid import HybridMemory
+from selfsup.memory.hybrid import HybridMemory, memory_rows
 from selfsup.methods.base import About, Extract, Method, Problem, Step, detached
-from selfsup.models.domain_norm import to_domains
+from selfsup.models.domain_norm import target_state, to_domains
 from selfsup.models.norm import convert
 from selfsup.monitor.log import message
 
@@ -85,8 +85,14 @@ class SpCL(Method):
         self.encoder, self.neck = (
             to_domains(part) if two else convert(part, config.batch_norm) for part in (encoder, neck)
         )
-        # A constant of the data set, on the CPU like the indices that it is read with: (num_images,), (), int.
-        self.row_of_image, self.num_classes = _rows(problem) if two else (torch.arange(problem.num_images), 0)
+        labels = problem.labels if two else torch.full((problem.num_images,), -1)
+        if labels is None or (two and not 0 < int((labels < 0).sum()) < len(labels)):
+            raise ValueError(
+                'domains "two" needs labelled source images and unlabelled target images; '
+                'give the source by --data.labelled-root, or use domains "one"'
+            )
+        # A constant of the data set, on the CPU like the indices that it is read with: (num_images,).
+        self.row_of_image, self.num_classes = memory_rows(labels)
         self.memory = HybridMemory(int(self.row_of_image.max()) + 1, dim)
         self.register_buffer("threshold", torch.tensor(torch.nan, dtype=torch.float64))  # of independence; nan: unset
 
@@ -141,10 +147,9 @@ class SpCL(Method):
         sizes = labels.bincount()
         clusters = int((sizes > 1).sum())
         self._report(epoch, int(found.max()) + 1, bool((found == 0).all()), len(found))
-        figures = {"clusters": clusters, "clusters_found": int(found.max()) + 1, "singletons": len(sizes) - clusters}
-        figures |= {"clustered_images": len(labels) - figures["singletons"]}
-        unset = bool(self.threshold.isnan())
-        return {**figures, **({} if unset else {"independence_threshold": float(self.threshold)})}
+        figures: dict[str, float] = {"clusters": clusters, "clusters_found": int(found.max()) + 1}
+        figures |= {"clustered_images": int(sizes[sizes > 1].sum()), "singletons": int((sizes == 1).sum())}
+        return figures if self.threshold.isnan() else figures | {"independence_threshold": float(self.threshold)}
 
     def _report(self, epoch: int, clusters: int, all_in_one: bool, images: int) -> None:
         """Say what training survives but is seldom meant."""
@@ -153,24 +158,12 @@ class SpCL(Method):
             remedy = "lower" if all_in_one else "raise"
             message(f"epoch {epoch}: {images} images {what}; training goes on, but {remedy} eps if that stays")
 
+    def encoder_state(self) -> dict[str, Tensor]:
+        return target_state(self.encoder)
+
     @property
     def pseudo_labels(self) -> Tensor:
         return self.memory.labels.cpu()[self.row_of_image]
-
-
-def _rows(problem: Problem) -> tuple[Tensor, int]:
-    """Memory row of each image, classes first and then one for each unlabelled image, and the number of classes."""
-    labels = problem.labels
-    if labels is None or not 0 < int((labels < 0).sum()) < len(labels):
-        raise ValueError(
-            'domains "two" needs labelled source images and unlabelled target images; '
-            'give the source by --data.labelled-root, or use domains "one"'
-        )
-    target = labels < 0
-    classes, rows = labels[~target].unique(return_inverse=True)
-    row_of_image = len(classes) + target.cumsum(0) - 1
-    row_of_image[~target] = rows
-    return row_of_image, len(classes)
 
 
 def _check_alternation(source: Tensor) -> None:

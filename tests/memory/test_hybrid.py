@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from figures import assert_agree, golden
 
-from selfsup.memory.hybrid import HybridMemory
+from selfsup.memory.hybrid import HybridMemory, memory_rows
 
 
 def test_golden():
@@ -47,3 +47,10 @@ def test_all_state_is_in_the_state_dict():
     fresh.load_state_dict(full.state_dict())
     assert fresh.initialised
     assert all(torch.equal(a, b) for a, b in zip(full.buffers(), fresh.buffers(), strict=True))
+
+
+def test_classes_have_the_first_rows_and_one_without_images_has_none():
+    rows, classes = memory_rows(torch.tensor([-1, 4, -1, 2, 4, -1]))
+    assert (rows.tolist(), classes) == ([2, 1, 3, 0, 1, 4], 2)
+    rows, classes = memory_rows(torch.full((4,), -1))
+    assert (rows.tolist(), classes) == ([0, 1, 2, 3], 0)

@@ -172,6 +172,7 @@ def test_two_domains_have_classes_first_then_clusters():
     torch.testing.assert_close(memory[3:], features[~source])
     assert isinstance(method.neck, DomainBatchNorm)
     assert isinstance(method.encoder.norm, DomainBatchNorm)
+    assert method.encoder_state().keys() == toy(True).state_dict().keys()
     before = memory.clone()
     step = method(*batch_of(0, two=True))
     assert_agree(step.metrics["loss_source"] + step.metrics["loss_target"], step.loss.detach(), 1e-6)
