@@ -32,6 +32,7 @@ def dbscan(graph: csr_array, radius: float, min_samples: int) -> Tensor:
     # Ones instead of distances: a distance of 0 is no edge to some sparse algorithms.
     edges = csr_array((np.ones(between.sum(), np.int8), (rows[between], columns[between])), shape=(size, size))
     _, parts = connected_components(edges, directed=False)
+    # By their first core, as scipy promises no order of the parts.
     _, first, number = np.unique(parts[core], return_index=True, return_inverse=True)
     labels[core] = first.argsort().argsort()[number]
     border = core[columns] & ~core[rows]
