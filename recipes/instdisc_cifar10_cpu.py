@@ -3,9 +3,9 @@
     selfsup pretrain instdisc_cifar10_cpu --data.root PATH
 
 Not a published setting: the softmax over 30,000 of the images, with one view an image and so twice the epochs of
-simclr_cifar10_cpu for the same work. Not run yet in full. The rate comes from short runs on 6,000 images, by kNN (k=200,
-T=0.1) on 2,000 test images: 0.312 after 5 of 6 epochs, where four times the rate had 0.280 after 4 of 4, and with
-temperature 0.2 0.293 after 5 of 6. One run each, and of unequal length: a first guess.
+simclr_cifar10_cpu for the same work. Not run yet in full. The rate is a first guess, from one short run each on 6,000
+images, by kNN (k=200, T=0.1) on 2,000 test images: 0.312 after 5 of 6 epochs; at four times the rate 0.280 after 4,
+and 0.293 after 5 of 6 with temperature 0.2 besides.
 """
 
 from dataclasses import replace

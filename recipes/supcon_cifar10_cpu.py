@@ -3,8 +3,8 @@
     selfsup pretrain supcon_cifar10_cpu --data.root PATH
 
 Not a published setting: batch 256 on 30,000 of the images, with everything but the loss as in simclr_cifar10_cpu, so
-that the two show what the labels add. Not run yet in full; 4 epochs on 6,000 images gave a kNN of 0.378 (k=200, T=0.1, on
-2,000 test images), and 0.326 after the first of them.
+that the two show what the labels add. Not run yet in full; 4 epochs on 6,000 images gave a kNN of 0.378 (k=200, T=0.1,
+on 2,000 test images), and 0.326 after the first of them.
 """
 
 from dataclasses import replace
