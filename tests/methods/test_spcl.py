@@ -217,6 +217,7 @@ def test_resumed_in_mid_epoch_without_clustering_again():
     second.load_state_dict(first.state_dict())
     assert run(second, range(6, 8)) == losses[6:]
     assert torch.equal(second.pseudo_labels, straight.pseudo_labels)
+    assert second.threshold == straight.threshold  # a number, not nan: it was set before the first epoch
 
 
 def test_memory_stays_in_single_precision():
