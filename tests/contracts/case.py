@@ -1,0 +1,205 @@
+"""One method under contract: what it is, and the small world in which it is watched."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from selfsup.data.batch import Batch
+from selfsup.distributed import is_distributed, rank, world_size
+from selfsup.methods.base import Method, Problem, Step
+from selfsup.models.norm import average_running_statistics
+
+BATCH = 16  # images of a global batch
+EPOCH = 6  # steps; before_epoch is called at steps 0, 6, 12, ...
+IMAGES = 96  # many more than fit into the memories of the cases, so that few keys are the batch's own
+FEW = 32  # fewer than fit into them
+CLASS = 8  # images of a class
+SIZE = 8  # pixels of a side
+
+# The loss of the global batch by plain loops: (method, embeddings, batch, what forward gave for memory) -> ().
+Naive = Callable[..., Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """How a method shows that it learns; see learning.py."""
+
+    config: Method.Config | None = None  # None: that of the case, whose memory may be too small for batches of 32
+    learning_rate: float = 0.003
+    steps: int = 100
+    full: int = 10  # the step from which memory is full: until then losses rise with the number of negatives
+    fall: float = 0.1  # by how much the loss must fall
+    rise: float = 0.02  # by how much the accuracy of kNN must rise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A method in one configuration; batches are of 16 images in 2 processes of 8, so no memory size is a multiple."""
+
+    name: str
+    config: Method.Config
+    naive: Naive
+    views: int = 2
+    per_class: int = 0  # images of each class in a batch; 0: there are no labels
+    domains: Literal[1, 2] = 1  # 2: even rows are labelled images, odd rows are of others without labels
+    batch_norm: bool = True  # in the encoder
+    # Batch norm over each process's own images: two processes then differ from one, by design.
+    local_batch_norm: bool = False
+    learner: Learner | None = field(default_factory=Learner)  # None: another case shows that the method learns
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Toy(nn.Module):
+    """A convolution and a pool, with or without batch norm: (B, 3, S, S) -> (B, 16)."""
+
+    feature_dim = 16
+
+    def __init__(self, batch_norm: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, 2, padding=1, bias=not batch_norm)
+        self.norm = nn.BatchNorm2d(16) if batch_norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)).relu().mean(dim=(2, 3))
+
+
+@cache
+def images(count: int) -> Tensor:
+    """(count, 3, S, S) float32: image i is its class's mean, of class i // 8, and something of its own."""
+    generator = torch.Generator().manual_seed(count)
+    means = torch.randn(count // CLASS, 3, SIZE, SIZE, generator=generator)
+    return means.repeat_interleave(CLASS, dim=0) + torch.randn(count, 3, SIZE, SIZE, generator=generator)
+
+
+def labels(case: Case, count: int) -> Tensor:
+    """(count,) int64, -1 where the case has no labels and, of two domains, in the second half of the classes."""
+    classes = torch.arange(count) // CLASS
+    if not case.per_class:
+        return torch.full((count,), -1)
+    return classes if case.domains == 1 else torch.where(classes < _sources(count), classes, -1)
+
+
+def _sources(count: int) -> int:
+    """Classes of the labelled domain, where there are two."""
+    return -(-count // CLASS // 2)
+
+
+def problem(case: Case, count: int) -> Problem:
+    known = labels(case, count)
+    return Problem(
+        num_images=count,
+        batch_size=BATCH,
+        seed=0,
+        num_classes=int(known.max()) + 1,
+        num_views=case.views,
+        view_size=(SIZE, SIZE),
+        steps_per_epoch=EPOCH,
+        per_class=case.per_class,
+        labels=known if case.per_class else None,
+    )
+
+
+def global_batch(case: Case, step: int, count: int) -> tuple[list[Tensor], Batch]:
+    """The views of 16 different images and their batch: a pure function of the step.
+
+    With labels, rows of one class lie anywhere in the batch, so that two processes share most classes.
+    """
+    generator = torch.Generator().manual_seed(1000 * count + step)
+
+    def some(classes: Tensor, wanted: int) -> Tensor:
+        """`wanted` images in random order, `per_class` from each of some of the classes."""
+        chosen = classes[torch.randperm(len(classes), generator=generator)][: wanted // case.per_class]
+        members = torch.stack([torch.randperm(CLASS, generator=generator)[: case.per_class] for _ in chosen])
+        rows = (chosen[:, None] * CLASS + members).flatten()
+        return rows[torch.randperm(len(rows), generator=generator)]
+
+    if case.domains == 2:
+        both = torch.arange(count // CLASS).split(_sources(count))
+        rows = torch.stack([some(classes, BATCH // 2) for classes in both], dim=1).flatten()
+    elif case.per_class:
+        rows = some(torch.arange(count // CLASS), BATCH)
+    else:
+        rows = torch.randperm(count, generator=generator)[:BATCH]
+    shown = images(count)[rows]
+    views = [shown + 0.3 * torch.randn(shown.shape, generator=generator) for _ in range(case.views)]
+    return views, Batch(torch.zeros(BATCH, 3, SIZE, SIZE, dtype=torch.uint8), labels(case, count)[rows], rows)
+
+
+def local(rows: Tensor) -> Tensor:
+    """This process's part of the rows of a global batch."""
+    size = len(rows) // world_size()
+    return rows[rank() * size : (rank() + 1) * size]
+
+
+class Run:
+    """A method that is trained on the batches of its case, one step at a time, as the trainer would do it."""
+
+    def __init__(self, case: Case, count: int = IMAGES, dtype: torch.dtype = torch.float32, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.case = case
+        self.count = count
+        self.dtype = dtype
+        method = case.config.build(Toy(case.batch_norm), problem(case, count))
+        # In single precision as it comes: some of its memory may be in half precision.
+        self.method: Method = method if dtype == torch.float32 else method.to(dtype)
+        parameters = [p for p in self.method.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(parameters, lr=0.05)
+        self.model: nn.Module = self.method
+        if is_distributed():
+            self.model = DistributedDataParallel(self.method, broadcast_buffers=False)
+
+    def batch(self, step: int) -> tuple[list[Tensor], Batch]:
+        """This process's views and batch."""
+        views, batch = global_batch(self.case, step, self.count)
+        assert isinstance(batch.images, Tensor)
+        parts = Batch(local(batch.images), local(batch.labels), local(batch.indices))
+        return [local(view).to(self.dtype) for view in views], parts
+
+    def extract(self, module: nn.Module) -> Tensor:
+        """What `before_epoch` gets to see the data set with; in the precision of the run."""
+        training = module.training
+        with torch.no_grad():
+            features = cast(Tensor, module.eval()(images(self.count).to(self.dtype)))
+        module.train(training)
+        return features
+
+    def begin_epoch(self, step: int) -> None:
+        """Must come before every step, and does something at the first one of an epoch."""
+        if step % EPOCH == 0:
+            self.method.before_epoch(step // EPOCH, self.extract)
+
+    def backward(self, step: int) -> Step:
+        """Forward and backward, with nothing written yet."""
+        out: Step = self.model(*self.batch(step))
+        self.optimizer.zero_grad()
+        out.loss.backward()
+        return out
+
+    def finish(self, step: int, out: Step) -> None:
+        """The optimizer's step, and all that is written once per step."""
+        self.optimizer.step()
+        average_running_statistics(self.method)
+        self.method.after_step(out.update, step / (4 * EPOCH))
+
+    def step(self, step: int) -> Step:
+        self.begin_epoch(step)
+        out = self.backward(step)
+        self.finish(step, out)
+        return out
+
+    def losses(self, steps: range) -> Tensor:
+        """(len(steps),) losses of this process."""
+        return torch.stack([self.step(step).loss.detach() for step in steps])
+
+    def gradients(self) -> dict[str, Tensor]:
+        return {name: p.grad.clone() for name, p in self.method.named_parameters() if p.grad is not None}
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.method.state_dict().items()}

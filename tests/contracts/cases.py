@@ -1,0 +1,189 @@
+"""The methods under contract: one line for each configuration that computes something of its own.
+
+Batches are of 16 images, so memories of 40 rows are never filled by whole batches.
+"""
+
+from dataclasses import replace
+from typing import TypeVar
+
+from case import Case, Learner
+from naive_instdisc import instdisc_loss
+from naive_metric import metric_loss, xbm_loss
+from naive_mochi import mochi_loss
+from naive_moco import moco_loss, simclr_v2_loss
+from naive_simclr import simclr_loss
+from naive_spcl import spcl_loss
+from naive_supcon import supcon_loss
+from naive_supmoco import supmoco_loss
+
+from selfsup.methods import pair_losses as pairs
+from selfsup.methods.instdisc import InstDisc
+from selfsup.methods.metric import Metric
+from selfsup.methods.mochi import MoCHi
+from selfsup.methods.moco import MoCo
+from selfsup.methods.simclr import SimCLR
+from selfsup.methods.simclr_v2 import SimCLRv2
+from selfsup.methods.spcl import SpCL
+from selfsup.methods.supcon import SupCon
+from selfsup.methods.supmoco import SupMoCo
+from selfsup.methods.xbm import XBM
+from selfsup.models.heads import Head
+
+HEAD, NORMED = Head.Config(output_dim=8), Head.Config(output_dim=8, batch_norm="all")
+LARGE = Head.Config(output_dim=32)
+
+SIMCLR = SimCLR.Config(temperature=0.2, head=NORMED)
+MOCO = MoCo.Config(queue_size=40, momentum=0.9, head=HEAD, batch_norm="sync")
+SIMCLR_V2 = SimCLRv2.Config(queue_size=40, momentum=0.9, head=NORMED, temperature=0.2)
+MOCHI = MoCHi.Config(
+    queue_size=40, momentum=0.9, head=HEAD, batch_norm="sync", hardest=8, pairs=6, with_query=3, warmup_epochs=0.5
+)
+SUPMOCO = SupMoCo.Config(queue_size=40, momentum=0.9, head=HEAD, batch_norm="sync", temperature=0.2)
+INSTDISC = InstDisc.Config(num_negatives=10, output_dim=8, temperature=0.2, batch_norm="sync")
+SUPCON = SupCon.Config(head=HEAD, temperature=0.2)
+METRIC = Metric.Config(output_dim=8, batch_norm="sync")
+CROSS_BATCH = XBM.Config(output_dim=8, batch_norm="sync", memory_size=40, memory_start=2, drift_every=3, drift_images=5)
+SPCL = SpCL.Config(k1=10, k2=3, min_samples=3, batch_norm="sync")
+SIMILAR = pairs.SimilarityContrastive.Config()
+LABELLED = Learner(fall=0.05, rise=0.1)
+
+C = TypeVar("C", bound=MoCo.Config)
+
+
+def slow(config: C) -> C:
+    """With a queue that suits batches of 32, and a key encoder slow enough for it."""
+    return replace(config, queue_size=256, momentum=0.99, temperature=0.1, head=LARGE)
+
+
+def metric(name: str, loss: pairs.PairLoss.Config, learner: Learner | None = LABELLED) -> Case:
+    """A loss over the batch: one view, and 4 images of each class."""
+    return Case(
+        name=f"metric_{name}",
+        config=replace(METRIC, loss=loss),
+        naive=metric_loss,
+        views=1,
+        per_class=4,
+        learner=learner,
+    )
+
+
+def xbm(name: str, loss: pairs.PairLoss.Config, learner: Learner | None = None) -> Case:
+    """The same loss over batch and memory."""
+    return Case(
+        name=f"xbm_{name}",
+        config=replace(CROSS_BATCH, loss=loss),
+        naive=xbm_loss,
+        views=1,
+        per_class=4,
+        learner=learner,
+    )
+
+
+CASES = [
+    Case(name="simclr", config=SIMCLR, naive=simclr_loss),
+    Case(name="simclr_tiled", config=replace(SIMCLR, tile=5, reduction="simclr"), naive=simclr_loss, learner=None),
+    Case(name="moco", config=MOCO, naive=moco_loss, learner=Learner(config=slow(MOCO))),
+    Case(name="moco_symmetric", config=replace(MOCO, symmetric=True), naive=moco_loss, learner=None),
+    Case(
+        name="moco_scheduled",
+        config=replace(MOCO, final_momentum=0.99, batch_negatives=True),
+        naive=moco_loss,
+        learner=None,
+    ),
+    Case(
+        name="moco_without_queue",
+        config=replace(MOCO, queue_size=0, batch_negatives=True),
+        naive=moco_loss,
+        learner=None,
+    ),
+    # Split on one process, shuffled on two.
+    Case(
+        name="moco_shuffled",
+        config=replace(MOCO, batch_norm="auto", batch_norm_splits=2),
+        naive=moco_loss,
+        local_batch_norm=True,
+        learner=None,
+    ),
+    Case(name="mochi", config=MOCHI, naive=mochi_loss, learner=Learner(config=replace(slow(MOCHI), hardest=64))),
+    Case(name="simclr_v2", config=SIMCLR_V2, naive=simclr_v2_loss, learner=Learner(config=slow(SIMCLR_V2))),
+    Case(
+        name="supmoco",
+        config=SUPMOCO,
+        naive=supmoco_loss,
+        per_class=4,
+        learner=replace(LABELLED, config=slow(SUPMOCO)),
+    ),
+    Case(name="instdisc_nce", config=INSTDISC, naive=instdisc_loss, views=1),
+    Case(
+        name="instdisc_softmax",
+        config=replace(INSTDISC, num_negatives=0, loss="softmax"),
+        naive=instdisc_loss,
+        views=1,
+    ),
+    Case(
+        name="instdisc_moving",
+        config=replace(INSTDISC, normaliser="ema", proximal_weight=0.5),
+        naive=instdisc_loss,
+        views=1,
+        learner=None,
+    ),
+    Case(
+        name="instdisc_half",
+        config=replace(INSTDISC, bank_dtype="float16"),
+        naive=instdisc_loss,
+        views=1,
+        learner=None,
+    ),
+    Case(name="supcon", config=SUPCON, naive=supcon_loss, per_class=4, learner=LABELLED),
+    Case(name="supcon_one_view", config=SUPCON, naive=supcon_loss, views=1, per_class=4, learner=None),
+    Case(
+        name="supcon_three_views",
+        config=replace(SUPCON, anchors="one"),
+        naive=supcon_loss,
+        views=3,
+        per_class=4,
+        learner=None,
+    ),
+    metric("contrastive", pairs.Contrastive.Config()),
+    metric("similarity", SIMILAR),
+    metric("triplet_all", pairs.Triplet.Config(mining="all", squared=True)),
+    # In 100 or 300 steps the hardest triplets move the embeddings together, and no further.
+    metric("triplet_hard", pairs.Triplet.Config(mining="hard", soft_margin=True), None),
+    metric("triplet_semihard", pairs.Triplet.Config(mining="semihard")),
+    metric("n_pair", pairs.NPair.Config(norm_weight=0.02), Learner(steps=200, fall=0.05, rise=0.05)),
+    metric("tuplet", pairs.NPair.Config(tuples="all")),
+    metric("lifted", pairs.Lifted.Config()),
+    metric("lifted_generalized", pairs.Lifted.Config(generalized=True)),
+    metric("circle", pairs.Circle.Config(scale=8)),
+    metric("circle_of_batch", pairs.Circle.Config(scale=4, over="batch"), replace(LABELLED, steps=200)),
+    metric("multi_similarity", pairs.MultiSimilarity.Config(), replace(LABELLED, steps=200)),
+    metric("margin", pairs.Margin.Config(nu=0.01)),
+    metric("proxy_anchor", pairs.Proxy.Config(), replace(LABELLED, steps=200)),
+    metric("proxy_nca", pairs.Proxy.Config(kind="nca")),
+    xbm("similarity", SIMILAR, replace(LABELLED, config=replace(CROSS_BATCH, loss=SIMILAR, memory_size=200))),
+    xbm("triplet", pairs.Triplet.Config(mining="semihard")),
+    xbm("tuplet", pairs.NPair.Config()),
+    xbm("lifted", pairs.Lifted.Config()),
+    xbm("circle", pairs.Circle.Config(scale=16, over="batch")),
+    xbm("margin", pairs.Margin.Config(boundary="one")),
+    Case(name="spcl", config=SPCL, naive=spcl_loss, views=1),
+    Case(
+        name="spcl_domains",
+        config=replace(SPCL, domains="two", neck="none", batch_norm="plain"),
+        naive=spcl_loss,
+        views=1,
+        per_class=4,
+        domains=2,
+        batch_norm=False,
+    ),
+    Case(
+        name="spcl_domain_norm",
+        config=replace(SPCL, domains="two", batch_norm="plain"),
+        naive=spcl_loss,
+        views=1,
+        per_class=4,
+        domains=2,
+        local_batch_norm=True,
+        learner=None,
+    ),
+]

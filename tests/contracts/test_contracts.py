@@ -1,0 +1,67 @@
+"""Every property, of every method."""
+
+import json
+
+import pytest
+from case import Case
+from cases import CASES
+from contracts import (
+    Replicas,
+    check_a_step_is_well_formed,
+    check_every_parameter_learns,
+    check_forward_writes_nothing,
+    check_half_precision_stays_in_the_encoder,
+    check_loss_is_that_of_plain_loops,
+    check_queues_wrap_exactly,
+    check_resumes_bit_for_bit,
+    check_two_processes_are_one,
+    in_two_processes,
+    trace,
+)
+from learning import check_learns
+from write_traces import TRACES
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+@every_case
+@pytest.mark.parametrize(
+    "check",
+    [
+        check_loss_is_that_of_plain_loops,
+        check_forward_writes_nothing,
+        check_resumes_bit_for_bit,
+        check_every_parameter_learns,
+        check_queues_wrap_exactly,
+        check_half_precision_stays_in_the_encoder,
+        check_a_step_is_well_formed,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_contract(check, case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.learner], ids=str)
+def test_learns(case: Case) -> None:
+    check_learns(case)
+
+
+@pytest.fixture(scope="module")
+def replicas() -> Replicas:
+    return in_two_processes(CASES)  # one group of processes for all
+
+
+@every_case
+def test_two_processes_are_one(case: Case, replicas: Replicas) -> None:
+    check_two_processes_are_one(case, replicas)
+
+
+@every_case
+def test_trace(case: Case) -> None:
+    """20 losses as they were when the trace was written: where they change, a refactoring was none."""
+    assert trace(case) == pytest.approx(json.loads(TRACES.read_text())[case.name], rel=1e-4)
+
+
+def test_every_trace_has_a_case() -> None:
+    assert list(json.loads(TRACES.read_text())) == [case.name for case in CASES]
