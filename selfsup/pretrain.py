@@ -237,6 +237,8 @@ def export(run: Run, method: Method, folder: RunFolder, outcome: Outcome) -> str
     digest = ""
     if distributed.rank() == 0:
         made_by = {"method": type(method).__name__, "steps": outcome.step, "epochs": run.epochs, "seed": run.seed}
-        digest = save_encoder(folder.encoder, method.encoder_state(), run.encoder, run.feed, made_by)
+        digest = save_encoder(
+            folder.encoder, method.encoder_state(), run.encoder, run.feed, made_by, method.head_state()
+        )
     distributed.barrier()
     return digest

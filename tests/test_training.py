@@ -43,9 +43,9 @@ def test_bf16_trains_and_keeps_weights_and_memory_in_fp32(method: str, device: s
     pretrain(full)
     half, single = logged(tmp_path / "run", "loss"), logged(tmp_path / "full", "loss")
     assert half != single
-    assert half[0] == pytest.approx(single[0], abs=0.05)
+    assert half[0] == pytest.approx(single[0], rel=0.03)
     state = build_method(run, open_source("shapes:128", "train")).state_dict()
-    assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
+    assert not {value.dtype for value in state.values()} & {torch.bfloat16, torch.float16}
 
 
 @pytest.mark.gpu

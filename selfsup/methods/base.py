@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from selfsup.data.batch import Batch
+from selfsup.models.heads import Head, HeadConfig
 
 
 class Step(NamedTuple):
@@ -87,6 +88,11 @@ class Method(nn.Module):
     def encoder_state(self) -> dict[str, Tensor]:
         """The tensors that are exported, under the names of a plain encoder."""
         return self.encoder.state_dict()
+
+    def head_state(self) -> tuple[HeadConfig, dict[str, Tensor]] | None:
+        """What makes embeddings of the encoder's features, to be exported beside it: settings and tensors."""
+        head = getattr(self, "head", None)
+        return (head.config, head.state_dict()) if isinstance(head, Head) else None
 
     def before_epoch(self, epoch: int, extract: Extract) -> dict[str, float]:
         """Write what is computed once per epoch, such as clusters; returns figures to be logged.

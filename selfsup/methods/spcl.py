@@ -17,6 +17,7 @@ from selfsup.losses.diagnostics import feature_health
 from selfsup.memory.hybrid import HybridMemory, memory_rows
 from selfsup.methods.base import About, Extract, Method, Problem, Step, detached
 from selfsup.models.domain_norm import target_state, to_domains
+from selfsup.models.heads import HeadConfig, Neck
 from selfsup.models.norm import convert
 from selfsup.monitor.log import message
 
@@ -79,8 +80,7 @@ class SpCL(Method):
         dim = cast(int, encoder.feature_dim)
         neck: nn.Module = nn.Identity()
         if config.neck == "batch_norm":
-            neck = nn.BatchNorm1d(dim)
-            neck.bias.requires_grad_(False)
+            neck = Neck.Config().build(dim)
         two = config.domains == "two"
         self.encoder, self.neck = (
             to_domains(part) if two else convert(part, config.batch_norm) for part in (encoder, neck)
@@ -160,6 +160,9 @@ class SpCL(Method):
 
     def encoder_state(self) -> dict[str, Tensor]:
         return target_state(self.encoder)
+
+    def head_state(self) -> tuple[HeadConfig, dict[str, Tensor]] | None:
+        return (self.neck.config, target_state(self.neck)) if isinstance(self.neck, Neck) else None
 
     @property
     def pseudo_labels(self) -> Tensor:

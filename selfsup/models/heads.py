@@ -7,6 +7,15 @@ from typing import Literal
 from torch import Tensor, nn
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """Settings of what stands behind an encoder."""
+
+    def build(self, feature_dim: int) -> nn.Module:
+        """The module for features (B, feature_dim)."""
+        raise NotImplementedError(f"{type(self).__qualname__} does not say how to build its head")
+
+
 class Head(nn.Module):
     """Hidden layers with ReLU, then a linear layer: (B, feature_dim) -> (B, output_dim), not normalised.
 
@@ -16,7 +25,7 @@ class Head(nn.Module):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(HeadConfig):
         hidden_layers: int = 1
         hidden_dim: int | None = None  # None: as wide as the encoder's features
         output_dim: int = 128
@@ -33,6 +42,7 @@ class Head(nn.Module):
 
     def __init__(self, config: Config, feature_dim: int) -> None:
         super().__init__()
+        self.config = config
         hidden_dim = config.hidden_dim or feature_dim
         dims = [feature_dim] + [hidden_dim] * config.hidden_layers
         hidden = [_hidden_layer(a, b, config.batch_norm != "none") for a, b in pairwise(dims)]
@@ -46,6 +56,25 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.hidden(features, len(self.layers))
+
+
+class Neck(nn.Module):
+    """Batch norm whose shift stays 0, between an encoder and the unit sphere (Luo et al. 2019, section 3.4)."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(HeadConfig):
+        def build(self, feature_dim: int) -> "Neck":
+            return Neck(self, feature_dim)
+
+    def __init__(self, config: Config, feature_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.norm = nn.BatchNorm1d(feature_dim)
+        self.norm.bias.requires_grad_(False)
+
+    def forward(self, features: Tensor) -> Tensor:  # (B, feature_dim) -> the same
+        normed: Tensor = self.norm(features)
+        return normed
 
 
 def _linear(in_dim: int, out_dim: int, normed: bool) -> nn.Linear:

@@ -4,19 +4,22 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfsup import checkpoint
 from selfsup.augment.geometry import Fit
 from selfsup.augment.parameters import Size
 from selfsup.augment.views import Center
 from selfsup.config import dump, restore
+from selfsup.models.heads import HeadConfig
 from selfsup.models.resnet import ResNet
 
 SCHEMA = 1
+HEAD = "head.safetensors"
+Layer = Literal["backbone", "embedding"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +48,46 @@ class Exported:
 
     encoder: ResNet
     config: ResNet.Config
+    head: nn.Module | None  # (B, feature_dim) -> (B, D), the embeddings that the loss was about, not normalised
     feed: Feed
     sha256: str
     made_by: dict[str, Any]
 
+    def network(self, layer: Layer) -> nn.Module:
+        """Images to the features of this layer. Raises ValueError where the head was not exported."""
+        if layer == "backbone":
+            return self.encoder
+        if self.head is None:
+            raise ValueError("this encoder has no head beside it; use --layer backbone")
+        return nn.Sequential(self.encoder, self.head)
+
 
 def save_encoder(
-    path: Path, state: dict[str, Tensor], config: ResNet.Config, feed: Feed, made_by: dict[str, Any]
+    path: Path,
+    state: dict[str, Tensor],
+    config: ResNet.Config,
+    feed: Feed,
+    made_by: dict[str, Any],
+    head: tuple[HeadConfig, dict[str, Tensor]] | None = None,
 ) -> str:
-    """Write `path` (safetensors) and `path` with .json beside it; returns the SHA-256 of the weights file."""
+    """Write `path` (safetensors) and `path` with .json beside it; returns the SHA-256 of the weights file.
+
+    A head, settings and tensors, is written to head.safetensors beside it.
+    """
     content = checkpoint.serialize(state)
     digest = hashlib.sha256(content).hexdigest()
+    beside: dict[str, Any] = {}
+    if head is not None:
+        tensors = checkpoint.serialize(head[1])
+        beside["head"] = {"config": dump(head[0]), "sha256": hashlib.sha256(tensors).hexdigest()}
+        checkpoint.write_atomically(path.with_name(HEAD), tensors)
     about = {
         "schema": SCHEMA,
         "encoder": dump(config),
         "feed": asdict(feed),
         "sha256": digest,
         "made_by": made_by,
+        **beside,
     }
     checkpoint.write_atomically(path, content)
     checkpoint.write_atomically(path.with_suffix(".json"), (json.dumps(about, indent=1) + "\n").encode())
@@ -91,17 +117,33 @@ def load_encoder(path: Path) -> Exported:
         raise ValueError(
             f"{weights.with_suffix('.json')} cannot be read: {error!r}; it must lie beside the weights"
         ) from error
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    if digest != about["sha256"]:
-        raise ValueError(
-            f"{weights} is damaged or belongs to another .json: SHA-256 {digest[:12]} is not the recorded one"
-        )
+    _check_digest(weights, about["sha256"])
     encoder = config.build()
     encoder.load_state_dict(checkpoint.read_tensors(weights))
     return Exported(
         encoder=encoder.eval().to(memory_format=torch.channels_last),
         config=config,
+        head=_load_head(weights.with_name(HEAD), about["head"], encoder.feature_dim) if "head" in about else None,
         feed=feed,
-        sha256=digest,
+        sha256=about["sha256"],
         made_by=about["made_by"],
     )
+
+
+def _check_digest(path: Path, recorded: str) -> None:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != recorded:
+        raise ValueError(
+            f"{path} is damaged or belongs to another .json: SHA-256 {digest[:12]} is not the recorded one"
+        )
+
+
+def _load_head(path: Path, about: dict[str, Any], feature_dim: int) -> nn.Module | None:
+    """The head beside an encoder; None where only the encoder was taken along."""
+    if not path.is_file():
+        return None
+    _check_digest(path, about["sha256"])
+    config: HeadConfig = restore(about["config"], HeadConfig)
+    head = config.build(feature_dim)
+    head.load_state_dict(checkpoint.read_tensors(path))
+    return head.eval()

@@ -11,13 +11,14 @@ from torch import Tensor
 from selfsup.cluster.neighbours import Backend, nearest_neighbours
 from selfsup.data.sources import open_source, open_test
 from selfsup.stages.embed import Features, Reading
-from selfsup.stages.encoder import load_encoder
+from selfsup.stages.encoder import Layer, load_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class KNN(Reading):
     """Settings of the kNN evaluation."""
 
+    layer: Layer = "backbone"  # embedding: what the loss was about, as Wu et al. and MoCo's CIFAR demo do
     k: int = 200  # neighbours; at most the number of labelled training images
     temperature: float = 0.1  # T: each neighbour votes exp(similarity / T)
     backend: Backend = "auto"
@@ -92,7 +93,7 @@ def run_knn(path: Path, settings: KNN, device: torch.device) -> dict[str, Any]:
         figures with the whole protocol.
     """
     exported = load_encoder(path)
-    encoder, center = exported.encoder.to(device), exported.feed.center()
+    encoder, center = exported.network(settings.layer).to(device), exported.feed.center()
     data = settings.data
     parts = [open_source(data.root, "train", labels=data.labels, limit=data.limit)]
     test = open_test(data.root, data.labels)
@@ -107,7 +108,7 @@ def run_knn(path: Path, settings: KNN, device: torch.device) -> dict[str, Any]:
         "k": k,
         "temperature": settings.temperature,
         "metric": "cosine",
-        "layer": "backbone",
+        "layer": settings.layer,
         "transform": exported.feed.transform,
         "bank_images": len(bank.labels),
         "query_images": len(rest[0].labels) if rest else len(bank.labels),

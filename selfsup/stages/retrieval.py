@@ -12,7 +12,7 @@ from torch import Tensor
 from selfsup.data.sources import Source, open_source, open_test
 from selfsup.randomness import Stream, permutation
 from selfsup.stages.embed import Features, Reading
-from selfsup.stages.encoder import load_encoder
+from selfsup.stages.encoder import Layer, load_encoder
 
 _SIMILARITIES = 2**22  # of a tile of queries and the whole gallery, ranked at a time
 
@@ -25,6 +25,7 @@ class Retrieval(Reading):
     # tells them apart by its column `role`, or without one a random image of each identity is its query.
     # auto: query_gallery where such an index.csv is, else leave_one_out.
     mode: Literal["auto", "leave_one_out", "query_gallery"] = "auto"
+    layer: Layer = "backbone"  # embedding: what the loss was about, as metric learning reports it
     recall_at: tuple[int, ...] = (1, 2, 4, 8)
     seed: int = 0  # of the random queries
 
@@ -181,7 +182,7 @@ def run_retrieval(path: Path, settings: Retrieval, device: torch.device) -> dict
     test = open_test(data.root, data.labels)
     source = open_source(data.root, "train", labels=data.labels, limit=data.limit) if test is None else test
     roles = None if settings.mode == "leave_one_out" else read_roles(data.root, source)
-    images = settings.features(exported.encoder.to(device), source, exported.feed.center(), device)
+    images = settings.features(exported.network(settings.layer).to(device), source, exported.feed.center(), device)
     queries, gallery = images, None
     split = "leave one out"
     if roles is not None:
@@ -197,7 +198,7 @@ def run_retrieval(path: Path, settings: Retrieval, device: torch.device) -> dict
     return {
         **figures,
         "metric": "cosine",
-        "layer": "backbone",
+        "layer": settings.layer,
         "transform": exported.feed.transform,
         "gallery_images": len(images.labels) if gallery is None else len(gallery.labels),
         "part": "train" if test is None else "test",

@@ -95,10 +95,10 @@ def test_forward_writes_nothing_but_batch_norm_statistics():
     step.loss.backward()
     changed = {name for name, tensor in method.state_dict().items() if not torch.equal(tensor, before[name])}
     kinds = ("running_mean", "running_var", "num_batches_tracked")
-    assert changed == {f"{norm}.{kind}" for norm in ("encoder.norm", "neck") for kind in kinds}
+    assert changed == {f"{norm}.{kind}" for norm in ("encoder.norm", "neck.norm") for kind in kinds}
     assert not any(tensor.requires_grad for tensor in (*step.update.values(), *step.metrics.values()))
     frozen = {name for name, p in method.named_parameters() if p.grad is None}
-    assert frozen == {"neck.bias"} == {name for name, p in method.named_parameters() if not p.requires_grad}
+    assert frozen == {"neck.norm.bias"} == {name for name, p in method.named_parameters() if not p.requires_grad}
 
 
 def test_clusters_are_found_in_the_memory_and_not_in_new_features():
@@ -171,7 +171,7 @@ def test_two_domains_have_classes_first_then_clusters():
     assert len(memory) == 3 + int((~source).sum())
     torch.testing.assert_close(memory[1], F.normalize(features[MIXED == 1].mean(dim=0), dim=0))
     torch.testing.assert_close(memory[3:], features[~source])
-    assert isinstance(method.neck, DomainBatchNorm)
+    assert isinstance(method.neck.norm, DomainBatchNorm)
     assert isinstance(method.encoder.norm, DomainBatchNorm)
     assert method.encoder_state().keys() == toy(True).state_dict().keys()
     before = memory.clone()
@@ -185,7 +185,10 @@ def test_two_domains_have_classes_first_then_clusters():
 
 def test_the_frozen_bias_of_the_neck_is_frozen_in_both_domains():
     method, _ = started(SpCL.Config(k1=10, k2=3, domains="two"), TWO)
-    assert {name for name, p in method.named_parameters() if not p.requires_grad} == {"neck.bias", "neck.source_bias"}
+    assert {name for name, p in method.named_parameters() if not p.requires_grad} == {
+        "neck.norm.bias",
+        "neck.norm.source_bias",
+    }
 
 
 def test_true_labels_play_no_part_in_one_domain():

@@ -4,9 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from tiny import METHODS, tiny_run
 
+from selfsup.data.sources import open_source
+from selfsup.folder import RunFolder
 from selfsup.models.resnet import ResNet
+from selfsup.pretrain import build_method, export
 from selfsup.stages.encoder import Feed, load_encoder, save_encoder
+from selfsup.trainer import Outcome
 
 PLAIN = {"fraction": 0.875, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.3)}
 
@@ -30,3 +36,23 @@ def test_a_file_from_before_fit_existed_loads(tmp_path: Path) -> None:
     (tmp_path / "encoder.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match=r"encoder\.json cannot be read"):
         load_encoder(tmp_path)
+
+
+def test_the_head_travels_beside_the_encoder(tmp_path: Path) -> None:
+    """What kNN and retrieval see by layer=embedding is what the method embeds with."""
+
+    images = torch.rand(4, 3, 16, 16)
+    for name in METHODS:
+        run = tiny_run(tmp_path / name, name)
+        method = build_method(run, open_source("shapes:128")).eval()
+        (tmp_path / name).mkdir()
+        export(run, method, RunFolder(tmp_path / name), Outcome(1, 1, "finished", 0))
+        exported = load_encoder(tmp_path / name)
+        found = torch.nn.functional.normalize(exported.network("embedding")(images))
+        torch.testing.assert_close(found, method.embed(images))
+    (tmp_path / "simclr" / "head.safetensors").write_bytes(b"other")
+    with pytest.raises(ValueError, match=r"head\.safetensors is damaged"):
+        load_encoder(tmp_path / "simclr")
+    (tmp_path / "simclr" / "head.safetensors").unlink()  # the encoder alone was taken along
+    with pytest.raises(ValueError, match="no head beside it; use --layer backbone"):
+        load_encoder(tmp_path / "simclr").network("embedding")
