@@ -11,16 +11,17 @@ from torch.autograd.function import once_differentiable
 
 def unit(features: Tensor) -> Tensor:
     """Rows of unit norm in float32 or better: (..., D) -> (..., D)."""
-    return F.normalize(_full(features), dim=-1)
+    return F.normalize(full(features), dim=-1)
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
     """Inner products of all rows, (B, D) and (M, D) -> (B, M), in float32 or better, under autocast too."""
     with torch.autocast(a.device.type, enabled=False):
-        return _full(a) @ _full(b).T
+        return full(a) @ full(b).T
 
 
-def _full(x: Tensor) -> Tensor:
+def full(x: Tensor) -> Tensor:
+    """In single precision, or as it is where that is more."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -38,7 +39,7 @@ def contrast_logits(
     Returns:
         (B, 1 + K).
     """
-    positive = (_full(queries) * _full(keys)).sum(dim=1, keepdim=True)  # (B, 1)
+    positive = (full(queries) * full(keys)).sum(dim=1, keepdim=True)  # (B, 1)
     negative = similarity(queries, negatives)  # (B, K)
     if mask is not None:
         negative = negative.masked_fill(mask, -torch.inf)
@@ -92,12 +93,12 @@ def nt_xent(
     Returns:
         The loss and the N-way accuracy of finding view 2 of an image from its view 1, two () tensors.
     """
-    columns = torch.cat([_full(view) for view in gathered])  # (2 N, D)
+    columns = torch.cat([full(view) for view in gathered])  # (2 N, D)
     means = []
     for number, (anchors, partners) in enumerate(((views[0], views[1]), (views[1], views[0]))):
         own = number * len(gathered[0]) + offset
-        scaled = _full(anchors) / temperature
-        positive = (scaled * _full(partners)).sum(dim=1)  # (B,)
+        scaled = full(anchors) / temperature
+        positive = (scaled * full(partners)).sum(dim=1)  # (B,)
         means.append((log_sum_exp(scaled, columns, own, tile) - positive).mean())
     loss = torch.stack(means).mean() if reduction == "mean2n" else torch.stack(means).sum()
     return loss, _accuracy(views, gathered[1], offset, tile)
@@ -110,7 +111,7 @@ def _accuracy(views: Sequence[Tensor], columns: Tensor, offset: int, tile: int |
     size = tile or max(len(views[0]), len(columns))
     for row in range(0, len(views[0]), size):
         anchors = views[0][row : row + size]
-        positive = (_full(anchors) * _full(views[1][row : row + size])).sum(dim=1)  # (b,)
+        positive = (full(anchors) * full(views[1][row : row + size])).sum(dim=1)  # (b,)
         nearest = torch.full_like(positive, -torch.inf)
         for column in range(0, len(columns), size):
             scores = _scores(anchors, columns[column : column + size], offset + row - column)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from selfsup.losses.contrastive import full
+
 _EPSILON = 1e-7  # of the published code, beside K Pn
 _TILE = 2**16  # bank rows that are brought to full precision at once
 _PRODUCT = 2**28  # most scores against the whole bank that are formed for the sake of a sample of them
@@ -19,7 +21,7 @@ _PRODUCT_GAIN = 64  # scores of a matrix product take about as long as one of a 
 
 def bank_scores(features: Tensor, bank: Tensor) -> Tensor:
     """Inner products with every bank row in float32 or better: (B, D), (n, D) of any precision -> (B, n)."""
-    scores: Tensor = _BankScores.apply(_full(features), bank)
+    scores: Tensor = _BankScores.apply(full(features), bank)
     return scores
 
 
@@ -40,7 +42,7 @@ def sampled_scores(features: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
     few_columns = len(bank) <= _PRODUCT_GAIN * rows.shape[1] and len(features) * len(bank) <= _PRODUCT
     if few_columns:
         return bank_scores(features, bank).gather(1, rows)
-    scores: Tensor = _SampledScores.apply(_full(features), bank, rows)
+    scores: Tensor = _SampledScores.apply(full(features), bank, rows)
     return scores
 
 
@@ -95,10 +97,6 @@ def nce(scores: Tensor, log_normaliser: Tensor, num_images: int) -> tuple[Tensor
     loss = -F.logsigmoid(odds[:, 0]) - F.logsigmoid(-odds[:, 1:]).sum(dim=1) + constant
     accuracy = scores[:, 0] > scores[:, 1:].amax(dim=1)
     return loss.mean(), accuracy.float().mean()
-
-
-def _full(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 # Products that are written to a place are not subject to autocast: these are in the features' precision under it too.

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from selfsup.losses.contrastive import full
 from selfsup.losses.contrastive import similarity as inner_products
 
 Gather = Callable[[Tensor], Tensor]  # (B, ...) of this process -> (N, ...) of all, differentiable
@@ -33,7 +34,7 @@ def distance_similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _squared_norm(rows: Tensor) -> Tensor:
-    return rows.to(torch.promote_types(rows.dtype, torch.float32)).square().sum(dim=1)
+    return full(rows).square().sum(dim=1)
 
 
 def distances(similarity: Tensor) -> Tensor:

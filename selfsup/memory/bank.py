@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfsup.losses.contrastive import full
 from selfsup.randomness import Stream, uniform
 
 _CHUNK = 4096  # rows drawn at once: the counter-based generator works in int64 and takes several times the room
@@ -29,7 +30,7 @@ class FeatureBank(nn.Module):
 
     def rows(self, indices: Tensor) -> Tensor:
         """(...,) int64 positions in the data set -> (..., D) rows in float32 or better."""
-        return _full(self.features[indices])
+        return full(self.features[indices])
 
     @torch.no_grad()
     def update(self, indices: Tensor, features: Tensor, momentum: float, repeats: int = 1) -> None:
@@ -43,7 +44,7 @@ class FeatureBank(nn.Module):
                 ones have no effect. It is not counted here, because that would be to wait for the device.
         """
         order = indices.argsort(stable=True)
-        y, x = indices[order], _full(features[order])
+        y, x = indices[order], full(features[order])
         # Where the run of equal indices that a place belongs to begins, and where it has ended.
         first, end = torch.searchsorted(y, y), torch.searchsorted(y, y, right=True)  # (N,)
         rows = self.rows(y).to(x.dtype)  # (N, D), equal within a run, and kept so
@@ -53,10 +54,6 @@ class FeatureBank(nn.Module):
             rows = torch.where((place < end)[:, None], moved, rows)
         # Rows that are written several times are written with the same values.
         self.features.index_copy_(0, y, rows.to(self.features.dtype))
-
-
-def _full(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _random_rows(num_images: int, dim: int, seed: int, dtype: torch.dtype) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsup.data.batch import Batch
 from selfsup.distributed import gather, rank, world_size
-from selfsup.losses.contrastive import similarity, unit
+from selfsup.losses.contrastive import full, similarity, unit
 from selfsup.losses.diagnostics import feature_health
 from selfsup.losses.pairs import distance_similarity
 from selfsup.methods.base import About, Method, Problem, Step, detached, embed_together, require_labels
@@ -73,7 +73,7 @@ class Metric(Method):
 
     def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows where normalised
         embedding: Tensor = self.head(self.encoder(view))
-        return unit(embedding) if self.normalise else embedding
+        return unit(embedding) if self.normalise else full(embedding)
 
     def forward(self, views: list[Tensor], batch: Batch) -> Step:
         return self.objective(embed_together(self.embed, views), views, batch)
