@@ -4,8 +4,7 @@
 
 The softmax over all 50,000 images, temperature 0.1, bank momentum 0.5; batch 128, SGD at 0.03 whatever the batch, decay
 5e-4, 200 epochs with drops at 120 and 160; crops and colours, no flip. For the paper's noise-contrastive estimation:
---method.loss nce --method.num-negatives 4096. Published: kNN 80.8 (softmax) and 80.4 (NCE with 4,096 negatives; paper,
-Table 1). Not run yet.
+--method.loss nce --method.num-negatives 4096. Not run yet.
 """
 
 from selfsup.augment import presets

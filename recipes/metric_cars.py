@@ -3,9 +3,8 @@
     selfsup pretrain metric_cars --data.root PATH
 
 Batch 80 of 16 classes with 5 images each, 512-d embeddings, 224 pixels, AdamW at 1e-4. Another loss by changing
-`loss` in a copy of this file. The paper trains BN-Inception from ImageNet weights and reports Recall@1 0.841 on the
-98 unseen classes (16,185 whole images); this starts from random weights, so that figure is not to be expected.
-Not run yet.
+`loss` in a copy of this file. The paper starts from ImageNet weights, this from random ones or, by --start, from an
+encoder trained before, so its figures are not to be expected. Not run yet.
 """
 
 from selfsup.augment.parameters import View

@@ -5,8 +5,7 @@
 As spcl_wildlife, with 64 labelled and 64 unlabelled images in every batch, batch norm of its own for each domain, and
 one softmax over the labelled classes, the clusters and the single images (Ge et al. 2020, sections 3.2 and 4.1).
 The encoder that is exported has the unlabelled domain's batch norm. It differs from the publication where
-spcl_wildlife does. Published, for people: mAP 76.7 and 90.3 % at rank 1 (DukeMTMC-reID to Market-1501).
-Not run yet by us.
+spcl_wildlife does. Not run yet.
 """
 
 from selfsup.augment import presets

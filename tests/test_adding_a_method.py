@@ -63,7 +63,7 @@ def test_the_example_is_two_files_a_recipe_and_a_line() -> None:
 
 
 def test_the_example_keeps_every_contract(checkout: Path) -> None:
-    run(checkout, "tests/contracts/write_traces.py")
+    run(checkout, "tests/contracts/write_traces.py", "dcl")
     out = run(checkout, "-m", "pytest", "tests/contracts", "-k", "dcl", "-p", "no:cacheprovider")
     assert "passed" in out or "100%" in out
 

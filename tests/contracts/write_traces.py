@@ -1,6 +1,6 @@
-"""Write the golden traces anew, after a change that is meant to change what methods compute.
+"""Write golden traces anew, after a change that is meant to change what methods compute; of the cases named, or of all.
 
-python tests/contracts/write_traces.py
+python tests/contracts/write_traces.py [NAMES]
 """
 
 import json
@@ -17,5 +17,9 @@ if __name__ == "__main__":
     from contracts import trace
 
     torch.set_num_threads(1)  # as in the tests
-    lines = [f"{json.dumps(case.name)}: {[float(f'{loss:.7g}') for loss in trace(case)]}" for case in CASES]
+    traces = json.loads(TRACES.read_text())
+    for case in CASES:
+        if case.name in sys.argv[1:] or len(sys.argv) == 1:
+            traces[case.name] = [float(f"{loss:.7g}") for loss in trace(case)]
+    lines = [f"{json.dumps(case.name)}: {traces[case.name]}" for case in CASES]
     TRACES.write_text("{\n" + ",\n".join(lines) + "\n}\n")
