@@ -2,7 +2,7 @@
 
     selfsup pretrain simclr_v2_cifar10_cpu --data.root PATH
 
-Not a published setting: batch 256 and a queue of 4,096 on 30,000 of the images.
+Not a published setting: batch 128 and a queue of 4,096 on 30,000 of the images.
 """
 
 from selfsup.augment import presets
@@ -25,9 +25,9 @@ recipe = Run(
     encoder=ResNet.Config(depth="small", stem="small"),
     augment=presets.moco_cifar(),
     data=Data(limit=30_000),
-    optimizer=SGD.Config(learning_rate=0.06, scaling="linear", weight_decay=5e-4),
+    optimizer=SGD.Config(learning_rate=0.12, scaling="linear", weight_decay=5e-4),
     schedule=Cosine(warmup_epochs=1),
     epochs=12,
-    batch_size=256,
+    batch_size=128,
     workers=0,
 )

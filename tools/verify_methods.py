@@ -55,7 +55,7 @@ class Row:
 
 
 def cifar10(data: Path) -> list[Row]:
-    """Every contrastive method from its CPU recipe, at one budget."""
+    """Every contrastive method from its CPU recipe, at one budget of views: twice the epochs where one view is seen."""
     recipes = {
         "InstDisc": "instdisc_cifar10_cpu",
         "MoCo v1": "moco_v1_cifar10_cpu",
@@ -66,15 +66,16 @@ def cifar10(data: Path) -> list[Row]:
         "SupCon": "supcon_cifar10_cpu",
         "SupCon with queue": "supmoco_cifar10_cpu",
     }
-    images = Data(root=str(data / "cifar10.npz"), limit=20_000)
+    images = Data(root=str(data / "cifar10.npz"), limit=15_000)
     first = load_recipe("simclr_cifar10_cpu")
     rows = [
         Row("cifar10", "raw pixels", replace(first, data=images), trained=False, pixels=True),
         Row("cifar10", "untrained encoder", replace(first, data=images), trained=False),
     ]
-    return rows + [
-        Row("cifar10", name, replace(load_recipe(recipe), data=images, epochs=10)) for name, recipe in recipes.items()
-    ]
+    for name, recipe in recipes.items():
+        run = load_recipe(recipe)
+        rows.append(Row("cifar10", name, replace(run, data=images, epochs=20 // len(run.augment.views))))
+    return rows
 
 
 PAIR_LOSSES: dict[str, losses.PairLoss.Config] = {
@@ -143,7 +144,7 @@ def placed(row: Row, runs: Path) -> Row:
     """The row with its run in its folder, started from the encoder it is to start from."""
     start = str(runs / row.suite / slug(row.after)) if row.after else ""
     folder = str(runs / row.suite / slug(row.name))
-    return replace(row, run=replace(row.run, folder=folder, start=start, evaluate_every=0, workers=0))
+    return replace(row, run=replace(row.run, folder=folder, start=start, evaluate_every=0, workers=0, precision="bf16"))
 
 
 def slug(name: str) -> str:
@@ -216,7 +217,13 @@ def record(row: Row, figures: Figures) -> Figures:
             "method": dump(run.method),
             "encoder": dump(run.encoder),
             "seed": run.seed,
-            "budget": {"steps": steps, "batch_size": batch, "images_seen": steps * batch, "epochs": run.epochs},
+            "budget": {
+                "steps": steps,
+                "batch_size": batch,
+                "images_seen": steps * batch,
+                "views": len(run.augment.views),
+                "epochs": run.epochs,
+            },
             "start": row.after,
         }
     return about | {"figures": figures}
