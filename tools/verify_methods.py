@@ -33,6 +33,7 @@ from selfsup.methods import pair_losses as losses
 from selfsup.monitor.log import message
 from selfsup.pretrain import Run, pretrain
 from selfsup.stages.embed import Features, extract
+from selfsup.stages.encoder import Layer
 from selfsup.stages.knn import KNN, knn_accuracy, run_knn
 from selfsup.stages.retrieval import Retrieval, retrieval_figures, run_retrieval
 from selfsup.trainer import device_for
@@ -119,7 +120,7 @@ def spcl(data: Path) -> list[Row]:
         (
             "wildlife",
             "simclr_wildlife_cpu",
-            "spcl_wildlife_cpu",
+            "spcl_wildlife_uda_cpu",
             Data(root=str(data / "wildlife/nyala"), labelled_root=str(data / "wildlife/lion")),
         ),
     ):
@@ -194,9 +195,11 @@ def by_knn(row: Row, device: torch.device) -> Figures:
 
 def by_retrieval(row: Row, device: torch.device) -> Figures:
     data = replace(row.run.data, labelled_root="", labels="auto")
-    mode = "leave_one_out"
     if row.trained:
-        return run_retrieval(Path(row.run.folder), Retrieval(data=data, mode=mode), device) | clusters(row)
+        # Metric learning and re-identification judge what the loss is about.
+        layer: Layer = "backbone" if row.name == "start" else "embedding"
+        settings = Retrieval(data=data, mode="leave_one_out", layer=layer)
+        return run_retrieval(Path(row.run.folder), settings, device) | clusters(row)
     return {**retrieval_figures(read(row, data, device), None, device=device), "split": "leave one out"}
 
 
