@@ -92,6 +92,15 @@ def mean_over_processes(local: Tensor) -> Tensor:
     return sum_over_processes(local) / world_size()
 
 
+def from_first(value: Tensor) -> Tensor:
+    """The first process's tensor in every process; all must hold one of the same shape and type. No gradient."""
+    if not is_distributed():
+        return value
+    value = value.detach().clone()
+    dist.broadcast(value, src=0)
+    return value
+
+
 def gather_json(value: Any, device: torch.device) -> list[Any]:
     """One JSON value from each process, by rank; nothing is pickled."""
     if not is_distributed():

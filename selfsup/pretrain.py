@@ -17,7 +17,7 @@ from selfsup.config import Data, differences, dump, execution, restore
 from selfsup.data.joined import open_training
 from selfsup.data.loader import Loader
 from selfsup.data.resident import Squeezed
-from selfsup.data.sampling import SHUFFLED, Sampling
+from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
 from selfsup.data.sources import ArraySource, Source, open_test, subset
 from selfsup.folder import RunFolder, device_name
 from selfsup.methods.base import Extract, Method, Problem
@@ -177,6 +177,7 @@ def build_method(run: Run, source: Source) -> Method:
         num_views=len(run.augment.views),
         view_size=run.augment.views[0].shape,
         steps_per_epoch=run.sampling.build(source.labels, run.batch_size, run.seed).steps_per_epoch,
+        two_domains=isinstance(run.sampling, TwoDomains),
         per_class=run.sampling.images_per_class,
         labels=source.labels,
     )
@@ -184,7 +185,14 @@ def build_method(run: Run, source: Source) -> Method:
     encoder = run.encoder.build()
     if run.start:
         start_from(encoder, run)
-    return run.method.build(encoder, problem)
+    method = run.method.build(encoder, problem)
+    clusters = isinstance(run.sampling, ClassBalanced) and run.sampling.singletons == "once"
+    if clusters and int(source.labels.min()) < 0 and not method.forms_labels:
+        raise ValueError(
+            f"{type(run.sampling).__name__} forms batches from clusters where images have no labels, and "
+            f"{type(method).__name__} finds none; use SpCL, or sampling=Shuffled()"
+        )
+    return method
 
 
 def start_from(encoder: nn.Module, run: Run) -> None:

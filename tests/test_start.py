@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_run
+from tiny import METHODS, tiny_run
 
+from selfsup.data.sampling import ClassBalanced
 from selfsup.data.sources import open_source
 from selfsup.models.resnet import ResNet
 from selfsup.pretrain import build_method, pretrain
@@ -35,3 +36,13 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
         pretrain(run)
     with pytest.raises(ValueError, match="there is no encoder at"):
         pretrain(replace(run, start=str(tmp_path / "absent")))
+
+
+def test_clusters_are_asked_only_of_a_method_that_finds_them(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run", "xbm", sampling=ClassBalanced(per_class=4, singletons="once"))
+    simclr = replace(tiny_run(tmp_path / "run", "simclr"), sampling=run.sampling)
+    unlabelled = open_source("shapes:128", labels="none")
+    with pytest.raises(ValueError, match=r"SimCLR finds none; use SpCL, or sampling=Shuffled\(\)"):
+        build_method(simclr, unlabelled)
+    build_method(simclr, open_source("shapes:128"))
+    build_method(replace(simclr, method=METHODS["spcl"], augment=run.augment), unlabelled)

@@ -27,9 +27,10 @@ class HybridMemory(nn.Module):
     @torch.no_grad()
     def initialise(self, features: Tensor, rows: Tensor) -> None:
         """Each row becomes the mean direction of its images: (n, D) unit features, (n,) int64 rows they belong to."""
-        features = features.to(self.features)
-        self.features.zero_().index_add_(0, rows.to(features.device), features)
-        self.features.copy_(F.normalize(self.features))
+        # On the CPU, where sums have one order: all processes must begin with the same bits.
+        sums = torch.zeros(self.features.shape, dtype=self.features.dtype)
+        sums.index_add_(0, rows.cpu(), features.to(sums))
+        self.features.copy_(F.normalize(sums))
         self.initialised.fill_(True)
 
     @torch.no_grad()

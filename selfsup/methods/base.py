@@ -29,6 +29,7 @@ class Problem(NamedTuple):
     num_views: int = 2
     view_size: tuple[int, int] = (32, 32)  # height and width of the first view, pixels
     steps_per_epoch: int = 1
+    two_domains: bool = False  # rows of a batch are of a labelled and of an unlabelled domain in turn
     per_class: int = 0  # images of each class in every batch; 0: batches are drawn without regard to classes
     labels: Tensor | None = None  # (num_images,) int64 of the whole data set, -1 where an image has none
 
@@ -60,11 +61,19 @@ class Method(nn.Module):
             raise NotImplementedError(f"{type(self).__qualname__} does not say how to build its method")
 
     about: ClassVar[About]
+    forms_labels: ClassVar[bool] = False  # gives `pseudo_labels` before every epoch
     encoder: nn.Module  # the only part that is exported
 
     @property
     def resolved(self) -> dict[str, Any]:
         """Choices that the configuration left to the circumstances; a run can only go on where they are the same."""
+        return {}
+
+    def rates(self) -> dict[str, float]:
+        """Factors on the learning rate of parameters that learn faster or slower: beginning of their names -> factor.
+
+        Those of one dimension are not decayed, whatever the optimizer does with others; LARS adapts none of them.
+        """
         return {}
 
     def queries(self, views: list[Tensor]) -> list[Tensor]:
@@ -122,7 +131,9 @@ def require_two_views(problem: Problem) -> None:
 
 
 def require_labels(problem: Problem, method: str) -> None:
-    if problem.num_classes < 2 or (problem.labels is not None and int(problem.labels.min()) < 0):
+    # A class may have no image in the data.
+    present = None if problem.labels is None else problem.labels.unique()  # ascending
+    if problem.num_classes < 2 or (present is not None and (len(present) < 2 or int(present[0]) < 0)):
         raise ValueError(
             f"{method} needs a label for every image, of at least 2 classes; put the images of each class in a folder "
             "of its own, or take a method without labels (selfsup methods lists them)"

@@ -10,7 +10,7 @@ from selfsup.cluster.criterion import independence_threshold, reliable, renumber
 from selfsup.cluster.dbscan import dbscan
 from selfsup.cluster.jaccard import jaccard_graph
 from selfsup.data.batch import Batch
-from selfsup.distributed import gather, rank, world_size
+from selfsup.distributed import from_first, gather, rank, world_size
 from selfsup.losses.cluster import cluster_nce
 from selfsup.losses.contrastive import unit
 from selfsup.losses.diagnostics import feature_health
@@ -20,6 +20,8 @@ from selfsup.models.domain_norm import target_state, to_domains
 from selfsup.models.heads import HeadConfig, Neck
 from selfsup.models.norm import convert
 from selfsup.monitor.log import message
+
+_COLLAPSED = 0.9  # share of all images in one cluster that is worth a message
 
 
 class SpCL(Method):
@@ -67,7 +69,9 @@ class SpCL(Method):
         def build(self, encoder: nn.Module, problem: Problem) -> "SpCL":
             return SpCL(self, encoder, problem)
 
+    row_of_image: Tensor
     threshold: Tensor
+    forms_labels = True
 
     def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
         super().__init__()
@@ -85,15 +89,17 @@ class SpCL(Method):
         self.encoder, self.neck = (
             to_domains(part) if two else convert(part, config.batch_norm) for part in (encoder, neck)
         )
+        _check_domains(two, problem)
         labels = problem.labels if two else torch.full((problem.num_images,), -1)
         if labels is None or (two and not 0 < int((labels < 0).sum()) < len(labels)):
             raise ValueError(
                 'domains "two" needs labelled source images and unlabelled target images; '
                 'give the source by --data.labelled-root, or use domains "one"'
             )
-        # A constant of the data set, on the CPU like the indices that it is read with: (num_images,).
-        self.row_of_image, self.num_classes = memory_rows(labels)
-        self.memory = HybridMemory(int(self.row_of_image.max()) + 1, dim)
+        row_of_image, self.num_classes = memory_rows(labels)
+        # A constant of the data set, not of the run: (num_images,).
+        self.register_buffer("row_of_image", row_of_image, persistent=False)
+        self.memory = HybridMemory(int(row_of_image.max()) + 1, dim)
         self.register_buffer("threshold", torch.tensor(torch.nan, dtype=torch.float64))  # of independence; nan: unset
 
     def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
@@ -101,25 +107,22 @@ class SpCL(Method):
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         (x,) = embeddings
-        rows = self.row_of_image[batch.indices]  # (B,), on the CPU
-        here = rows.to(x.device, non_blocking=True)
+        rows = self.row_of_image[batch.indices.to(x.device, non_blocking=True)]  # (B,)
         memory = self.memory
-        losses, accuracy = cluster_nce(x, memory.features, memory.labels, memory.labels[here], self.config.temperature)
-        metrics = {"accuracy": accuracy, **feature_health(x, memory.features[here])}
+        losses, accuracy = cluster_nce(x, memory.features, memory.labels, memory.labels[rows], self.config.temperature)
+        metrics = {"accuracy": accuracy, **feature_health(x, memory.features[rows])}
         loss = losses.mean()
         if self.config.domains == "two":
-            _check_alternation(rows < self.num_classes)
             source, target = losses[0::2].mean(), losses[1::2].mean()
             loss = source + target
             metrics |= {"loss_source": source, "loss_target": target}
         return Step(loss, detached(metrics), {"features": x.detach(), "rows": rows})
 
     def after_step(self, update: dict[str, Tensor], progress: float) -> None:
-        features, local = update["features"], update["rows"]
-        rows = gather(local.to(features.device, non_blocking=True))  # (N,)
-        # Other processes' rows are on the device, which must not be waited for: any of them may be the same.
-        repeats = int(local.unique(return_counts=True)[1].max()) if world_size() == 1 else len(rows)
-        self.memory.update(gather(features), rows, self.config.momentum, repeats)
+        rows = gather(update["rows"])  # (N,)
+        # A GPU must not be waited for, and any of its rows may be the same.
+        repeats = int(rows.unique(return_counts=True)[1].max()) if rows.device.type == "cpu" else len(rows)
+        self.memory.update(gather(update["features"]), rows, self.config.momentum, repeats)
 
     def before_epoch(self, epoch: int, extract: Extract) -> dict[str, float]:
         first = not self.memory.initialised
@@ -142,21 +145,24 @@ class SpCL(Method):
             if self.threshold.isnan() and (threshold := independence_threshold(labels, loose)) is not None:
                 self.threshold.copy_(threshold)
             labels = reliable(labels, tight, loose, float(self.threshold))
-        labels = renumber(labels)
+        # All find the same in equal memories; should their machines round differently, the first one's counts.
+        labels = from_first(renumber(labels).to(memory.labels.device)).cpu()
+        self.threshold.copy_(from_first(self.threshold))
         memory.labels[self.num_classes :] = labels.to(memory.labels.device) + self.num_classes
         sizes = labels.bincount()
         clusters = int((sizes > 1).sum())
-        self._report(epoch, int(found.max()) + 1, bool((found == 0).all()), len(found))
+        self._report(epoch, clusters, int(sizes.max()), len(labels))
         figures: dict[str, float] = {"clusters": clusters, "clusters_found": int(found.max()) + 1}
         figures |= {"clustered_images": int(sizes[sizes > 1].sum()), "singletons": int((sizes == 1).sum())}
         return figures if self.threshold.isnan() else figures | {"independence_threshold": float(self.threshold)}
 
-    def _report(self, epoch: int, clusters: int, all_in_one: bool, images: int) -> None:
+    def _report(self, epoch: int, clusters: int, largest: int, images: int) -> None:
         """Say what training survives but is seldom meant."""
-        if rank() == 0 and (all_in_one or not clusters):
-            what = "are all in one cluster" if all_in_one else "form no cluster; each is a class of its own"
-            remedy = "lower" if all_in_one else "raise"
-            message(f"epoch {epoch}: {images} images {what}; training goes on, but {remedy} eps if that stays")
+        collapsed = largest >= _COLLAPSED * images
+        if rank() == 0 and (collapsed or not clusters):
+            what = f"{largest} are in one cluster" if collapsed else "none is in a cluster; each is a class of its own"
+            remedy = "lower" if collapsed else "raise"
+            message(f"epoch {epoch}: of {images} images {what}; training goes on, but {remedy} eps if that stays")
 
     def encoder_state(self) -> dict[str, Tensor]:
         return target_state(self.encoder)
@@ -166,11 +172,19 @@ class SpCL(Method):
 
     @property
     def pseudo_labels(self) -> Tensor:
-        return self.memory.labels.cpu()[self.row_of_image]
+        return self.memory.labels[self.row_of_image].cpu()
 
 
-def _check_alternation(source: Tensor) -> None:
-    if len(source) % 2 or not source[0::2].all() or source[1::2].any():
+def _check_domains(two: bool, problem: Problem) -> None:
+    if two != problem.two_domains:
+        ask = ("two", "sampling=TwoDomains()") if two else ("one", "sampling=ClassBalanced(), or domains two")
         raise ValueError(
-            'domains "two" needs batches in which source and target images take turns; use sampling=TwoDomains()'
+            f'domains "{ask[0]}" and the sampling do not fit: rows of a batch alternate between two domains only with '
+            f"TwoDomains; use {ask[1]}"
+        )
+    local = problem.batch_size // world_size()
+    if two and local % 2:
+        raise ValueError(
+            f"{local} images per process cannot hold as many of either domain; "
+            f"use a batch_size divisible by {2 * world_size()}"
         )

@@ -102,6 +102,7 @@ def problem(case: Case, count: int) -> Problem:
         view_size=(SIZE, SIZE),
         steps_per_epoch=EPOCH,
         per_class=case.per_class,
+        two_domains=case.domains == 2,
         labels=known if case.per_class else None,
     )
 

@@ -142,6 +142,7 @@ def _problem(case: Case) -> Problem:
         view_size=(SIZE, SIZE),
         steps_per_epoch=EPOCH,
         per_class=BATCH // len(SHAPES) if case.per_class else 0,
+        two_domains=case.domains == 2,
         labels=labels if case.per_class else None,
     )
 
