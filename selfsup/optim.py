@@ -1,9 +1,14 @@
-"""SGD, AdamW and LARS with parameter groups built by name; the trainer sets lr = factor * peak_lr in every group."""
+"""SGD, AdamW and LARS with parameter groups built by name; the trainer sets lr = factor * peak_lr in every group.
+
+A method may give some of its parameters a rate of their own: `rates`, the beginning of a name -> a factor on the peak
+rate; the longest one that fits counts.
+"""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,26 +17,57 @@ from selfsup.schedules import scaled_rate
 
 Scaling = Literal["none", "linear", "sqrt"]
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
+Rates = Mapping[str, float]
+_ONE_RATE: Rates = MappingProxyType({})
+
+
+class _Group(NamedTuple):
+    """Parameters that are treated alike."""
+
+    plain: bool  # without weight decay and the like
+    factor: float  # on the peak rate
+    parameters: list[nn.Parameter]
 
 
 def _groups(
-    named_parameters: NamedParameters, plain: Callable[[str, nn.Parameter], bool]
-) -> list[tuple[bool, list[nn.Parameter]]]:
-    """Trainable parameters in two groups, without the empty ones: the ordinary, and those `plain` picks."""
-    trainable = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
-    if not trainable:
+    named_parameters: NamedParameters, rates: Rates, plain: Callable[[str, nn.Parameter, bool], bool]
+) -> list[_Group]:
+    """Trainable parameters by rate, those of the peak rate first, and by whether `plain` picks them; none is empty.
+
+    `plain` gets a parameter's name, the parameter, and whether its rate is its own.
+    """
+    named = list(named_parameters)
+    for prefix, factor in rates.items():
+        if not any(name.startswith(prefix) for name, _ in named):
+            raise ValueError(f"a rate is given for {prefix!r}, and no parameter's name begins with that")
+        if not factor > 0:
+            raise ValueError(f"the rate of {prefix!r} is {factor} times the others'; give a number above 0")
+    if not any(parameter.requires_grad for _, parameter in named):
         raise ValueError("the optimizer got no trainable parameter; is everything frozen?")
-    parts = [(kind, [p for name, p in trainable if plain(name, p) == kind]) for kind in (False, True)]
-    return [(kind, parameters) for kind, parameters in parts if parameters]
+    parts: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            fitting = sorted((prefix for prefix in rates if name.startswith(prefix)), key=len)
+            own = bool(fitting)
+            key = own, rates[fitting[-1]] if own else 1.0, plain(name, parameter, own)
+            parts.setdefault(key, []).append(parameter)
+    return [_Group(kind, factor, parts[own, factor, kind]) for own, factor, kind in sorted(parts)]
 
 
 def _decayed(
-    named_parameters: NamedParameters, peak: float, weight_decay: float, decay_norm_and_bias: bool
+    named_parameters: NamedParameters, rates: Rates, peak: float, weight_decay: float, decay_norm_and_bias: bool
 ) -> list[dict[str, Any]]:
-    groups = _groups(named_parameters, lambda name, p: p.ndim <= 1 and not decay_norm_and_bias)
+    # What has one dimension and a rate of its own is no bias but a number with a meaning, such as a boundary between
+    # distances; decay would pull it to 0.
+    groups = _groups(named_parameters, rates, lambda name, p, own: p.ndim <= 1 and (own or not decay_norm_and_bias))
     return [
-        {"params": parameters, "lr": peak, "peak_lr": peak, "weight_decay": 0.0 if plain else weight_decay}
-        for plain, parameters in groups
+        {
+            "params": group.parameters,
+            "lr": group.factor * peak,
+            "peak_lr": group.factor * peak,
+            "weight_decay": 0.0 if group.plain else weight_decay,
+        }
+        for group in groups
     ]
 
 
@@ -53,8 +89,13 @@ class OptimizerConfig:
         """The peak learning rate for this global batch."""
         return scaled_rate(self.learning_rate, batch_size, self.scaling)
 
-    def build(self, named_parameters: NamedParameters, batch_size: int) -> torch.optim.Optimizer:
-        """The optimizer of the trainable ones; every group holds its peak rate as "lr" and as "peak_lr"."""
+    def build(
+        self, named_parameters: NamedParameters, batch_size: int, rates: Rates = _ONE_RATE
+    ) -> torch.optim.Optimizer:
+        """The optimizer of the trainable ones; every group holds its peak rate as "lr" and as "peak_lr".
+
+        The parameters without a rate of their own come first.
+        """
         raise NotImplementedError(f"{type(self).__qualname__} does not build an optimizer")
 
 
@@ -78,9 +119,11 @@ class SGD(torch.optim.SGD):
             if self.nesterov and not self.momentum:
                 raise ValueError("nesterov needs momentum above 0, such as 0.9")
 
-        def build(self, named_parameters: NamedParameters, batch_size: int) -> torch.optim.Optimizer:
+        def build(
+            self, named_parameters: NamedParameters, batch_size: int, rates: Rates = _ONE_RATE
+        ) -> torch.optim.Optimizer:
             peak = self.peak(batch_size)
-            groups = _decayed(named_parameters, peak, self.weight_decay, self.decay_norm_and_bias)
+            groups = _decayed(named_parameters, rates, peak, self.weight_decay, self.decay_norm_and_bias)
             return SGD(groups, lr=peak, momentum=self.momentum, nesterov=self.nesterov, foreach=True)
 
 
@@ -100,9 +143,11 @@ class AdamW(torch.optim.AdamW):
             if not all(0 <= beta < 1 for beta in self.betas):
                 raise ValueError(f"betas are {self.betas}; both must lie in [0, 1)")
 
-        def build(self, named_parameters: NamedParameters, batch_size: int) -> torch.optim.Optimizer:
+        def build(
+            self, named_parameters: NamedParameters, batch_size: int, rates: Rates = _ONE_RATE
+        ) -> torch.optim.Optimizer:
             peak = self.peak(batch_size)
-            groups = _decayed(named_parameters, peak, self.weight_decay, self.decay_norm_and_bias)
+            groups = _decayed(named_parameters, rates, peak, self.weight_decay, self.decay_norm_and_bias)
             return AdamW(groups, lr=peak, betas=self.betas, foreach=True)
 
 
@@ -129,21 +174,24 @@ class LARS(torch.optim.Optimizer):
             OptimizerConfig.__post_init__(self)
             _check_momentum(self.momentum)
 
-        def build(self, named_parameters: NamedParameters, batch_size: int) -> torch.optim.Optimizer:
+        def build(
+            self, named_parameters: NamedParameters, batch_size: int, rates: Rates = _ONE_RATE
+        ) -> torch.optim.Optimizer:
             peak = self.peak(batch_size)
 
-            def excluded(name: str, parameter: nn.Parameter) -> bool:
-                return parameter.ndim <= 1 or any(re.search(pattern, name) for pattern in self.exclude)
+            def excluded(name: str, parameter: nn.Parameter, own: bool) -> bool:
+                # A rate by the norms would take the place of the parameter's own.
+                return own or parameter.ndim <= 1 or any(re.search(pattern, name) for pattern in self.exclude)
 
             groups = [
                 {
-                    "params": parameters,
-                    "lr": peak,
-                    "peak_lr": peak,
-                    "adapt": not plain,
-                    "weight_decay": 0.0 if plain else self.weight_decay,
+                    "params": group.parameters,
+                    "lr": group.factor * peak,
+                    "peak_lr": group.factor * peak,
+                    "adapt": not group.plain,
+                    "weight_decay": 0.0 if group.plain else self.weight_decay,
                 }
-                for plain, parameters in _groups(named_parameters, excluded)
+                for group in _groups(named_parameters, rates, excluded)
             ]
             return LARS(groups, peak, momentum=self.momentum, eta=self.eta, rate_in_buffer=self.rate_in_buffer)
 

@@ -198,7 +198,7 @@ def fit(
     torch.backends.cudnn.deterministic = training.deterministic
     torch.backends.cudnn.benchmark = not training.deterministic
     method.to(device).to(memory_format=torch.channels_last)
-    optimizer = training.optimizer.build(method.named_parameters(), training.batch_size)
+    optimizer = training.optimizer.build(method.named_parameters(), training.batch_size, method.rates())
     state = _State(method, optimizer, accelerator, folder, training.keep)
     step = state.load()
     if training.compile:

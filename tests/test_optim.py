@@ -97,7 +97,55 @@ def test_groups(config, decays):
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 4  # nothing of the frozen layer
 
 
+class Learnt(nn.Module):
+    """A net, and a loss with a boundary for each of 3 classes and with proxies."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(3, 4)
+        self.beta = nn.Parameter(torch.ones(3))
+        self.proxies = nn.Parameter(torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("config", [SGD.Config(), AdamW.Config(), LARS.Config()])
+def test_rates_of_their_own(config):
+    model = Learnt()
+    rates = {"beta": 3.0, "prox": 50.0, "proxies": 100.0, "net.bias": 1.0}
+    optimizer = config.build(model.named_parameters(), 256, rates)
+    groups = {
+        name: next(group for group in optimizer.param_groups if any(p is parameter for p in group["params"]))
+        for name, parameter in model.named_parameters()
+    }
+    peak = config.peak(256)
+    for name, factor in (("net.weight", 1), ("net.bias", 1), ("beta", 3), ("proxies", 100)):
+        assert groups[name]["peak_lr"] == groups[name]["lr"] == pytest.approx(factor * peak), name
+    decay = config.weight_decay
+    wanted = {"net.weight": decay, "net.bias": 0, "beta": 0, "proxies": 0 if isinstance(config, LARS.Config) else decay}
+    assert {name: group["weight_decay"] for name, group in groups.items()} == wanted
+    assert optimizer.param_groups[0] is groups["net.weight"]  # its rate is the one that is logged
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+    if isinstance(config, LARS.Config):
+        assert {name for name, group in groups.items() if group["adapt"]} == {"net.weight"}
+
+
+def test_a_factor_is_that_of_the_step():
+    """Plain descent: the step of a parameter is its rate times its gradient."""
+    model = Learnt()
+    optimizer = SGD.Config(learning_rate=0.1, scaling="none", momentum=0.0, weight_decay=0.0).build(
+        model.named_parameters(), 1, {"beta": 3.0}
+    )
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert_agree(model.beta, torch.full((3,), 0.7), 1e-6)
+    assert_agree(model.proxies, torch.full((3, 4), 0.9), 1e-6)
+
+
 def test_what_cannot_be_built_is_refused():
+    with pytest.raises(ValueError, match="a rate is given for 'bta'"):
+        SGD.Config().build(Learnt().named_parameters(), 8, {"bta": 2.0})
+    with pytest.raises(ValueError, match="the rate of 'beta' is 0 times"):
+        SGD.Config().build(Learnt().named_parameters(), 8, {"beta": 0})
     with pytest.raises(ValueError, match="no trainable parameter"):
         SGD.Config().build(nn.Linear(2, 2).requires_grad_(False).named_parameters(), 8)
     for config in (SGD.Config, AdamW.Config, LARS.Config):

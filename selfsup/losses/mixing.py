@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 _ALIVE = 2**24  # numbers of gathered features alive at once
+_NOISE = 16  # roundings of sums of a few hundred products
 
 
 def mixed_scores(
@@ -25,7 +26,8 @@ def mixed_scores(
         queries_mixed: s', number of mixtures of the query with a negative.
 
     Returns:
-        (B, pairs + queries_mixed), -inf where a mixed negative does not count.
+        (B, pairs + queries_mixed), -inf where a mixed negative does not count; 0, without gradient, where what is
+        mixed cancels out and has no direction, as two opposite negatives by halves.
     """
     chosen = scores.detach().topk(hardest, dim=1).indices  # (B, N)
     squares = negatives.square().sum(dim=1)  # (M,)
@@ -35,7 +37,7 @@ def mixed_scores(
     i, j = chosen.gather(1, i), chosen.gather(1, j)
     between = _products(negatives, i, j)  # (B, s)
     alpha = alpha.to(scores.dtype)
-    norm = (alpha**2 * squares[i] + (1 - alpha) ** 2 * squares[j] + 2 * alpha * (1 - alpha) * between).sqrt()
+    norm = _norm(alpha, squares[i], squares[j], between)
     pair_scores = _mixed(alpha, scores.gather(1, i), scores.gather(1, j), norm)
 
     picked, beta = numbers[:, 3 * pairs :].unflatten(1, (2, queries_mixed)).unbind(1)  # (B, s') each
@@ -43,8 +45,8 @@ def mixed_scores(
     beta = beta.to(scores.dtype) / 2
     score = scores.gather(1, j)
     own = (queries * queries.detach()).sum(dim=1, keepdim=True)  # (B, 1), the gradient is the constant query
-    constant = own.detach() * beta**2 + squares[j] * (1 - beta) ** 2 + 2 * beta * (1 - beta) * score.detach()
-    query_scores = _mixed(beta, own.expand_as(score), score, constant.sqrt())
+    norm = _norm(beta, own.detach(), squares[j], score.detach())
+    query_scores = _mixed(beta, own.expand_as(score), score, norm)
     return torch.cat([pair_scores, query_scores], dim=1)
 
 
@@ -53,12 +55,25 @@ def _below(numbers: Tensor, count: int) -> Tensor:
     return (numbers * count).long()
 
 
+def _norm(share: Tensor, first: Tensor, second: Tensor, product: Tensor) -> Tensor:
+    """|share x + (1 - share) y| of vectors with these squared norms and inner product; 0 where they cancel out.
+
+    A square that is smaller than the rounding of its terms is noise and may be negative: a floor as small as that of
+    `normalize` would make scores of 1e8 out of it.
+    """
+    parts = share**2 * first + (1 - share) ** 2 * second
+    square = parts + 2 * share * (1 - share) * product
+    solid = square > _NOISE * torch.finfo(square.dtype).eps * parts
+    return torch.where(solid, torch.where(solid, square, 1).sqrt(), 0)
+
+
 def _mixed(share: Tensor, first: Tensor, second: Tensor, norm: Tensor) -> Tensor:
-    """(share first + (1 - share) second) / norm, and -inf where either score is."""
+    """(share first + (1 - share) second) / norm, 0 where the norm is, and -inf where either score is."""
     counts = first.isfinite() & second.isfinite()
     # Infinity is replaced before it is multiplied: 0 times infinity would be no number, nor would its gradient.
     first, second = (torch.where(counts, score, 0) for score in (first, second))
-    mixed = (share * first + (1 - share) * second) / torch.where(counts, norm, 1)
+    usable = counts & (norm > 0)
+    mixed = torch.where(usable, (share * first + (1 - share) * second) / torch.where(usable, norm, 1), 0)
     return mixed.masked_fill(~counts, -torch.inf)
 
 

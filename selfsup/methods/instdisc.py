@@ -38,8 +38,9 @@ class InstDisc(Method):
         output_dim: int = 128
         # nce: noise-contrastive estimation, as published. softmax: cross-entropy over the image and its negatives.
         loss: Literal["nce", "softmax"] = "nce"
-        # Z of nce. first_batch: estimated from the first batch and kept, as published. ema: a moving average of the
-        # batches' estimates (K. He, in CMC's issue 23). fixed: `normaliser_value`.
+        # Z of nce; softmax has none, and these three do nothing there. first_batch: estimated from the first
+        # batch and kept, as published. ema: a moving average of the batches' estimates (K. He, in the discussions of
+        # CMC). fixed: `normaliser_value`.
         normaliser: Literal["first_batch", "ema", "fixed"] = "first_batch"
         normaliser_momentum: float = 0.99  # only for ema
         normaliser_value: float | None = None  # only for fixed

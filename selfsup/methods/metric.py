@@ -38,7 +38,7 @@ class Metric(Method):
         loss: PairLoss.Config = field(default_factory=MultiSimilarity.Config)
         output_dim: int = 128
         normalise: bool | None = None  # embeddings of unit norm; None: as the loss was published, so all but N-pair's
-        # frozen: statistics stay as they are, as when weights of another training are refined.
+        # frozen: statistics stay as they are, as when weights of another training are refined; needs `start`.
         batch_norm: Literal["plain", "sync", "frozen"] = "plain"
 
         def build(self, encoder: nn.Module, problem: Problem) -> "Metric":
@@ -49,6 +49,8 @@ class Metric(Method):
     def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
         super().__init__()
         require_labels(problem, "metric learning")
+        if config.batch_norm == "frozen":
+            _require_statistics(encoder)
         self.config = config
         self.encoder = convert(encoder, "sync" if config.batch_norm == "sync" else "plain")
         self.head = Head.Config(hidden_layers=0, output_dim=config.output_dim).build(cast(int, encoder.feature_dim))
@@ -62,6 +64,9 @@ class Metric(Method):
         if self.loss.needs_pairs:
             require_pairs(problem, type(self.loss).__name__)
         self.register_buffer("steps", torch.tensor(0))  # applied so far; numbers the draws of negatives
+
+    def rates(self) -> dict[str, float]:
+        return {f"loss.{name}": factor for name, factor in self.loss.rates().items()}
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -116,17 +121,36 @@ class Metric(Method):
 
     @torch.no_grad()
     def figures(self, pairs: Pairs) -> dict[str, Tensor]:
-        """Recall@1 within the batch, the share of anchors without a positive, and the features' health."""
+        """Recall@1 within the batch, the shares of anchors without a positive or a negative, the features' health."""
         alone = ~pairs.positive.any(dim=1)
         nearest = torch.where(pairs.positive, pairs.similarity, -torch.inf).amax(dim=1)
+        unopposed = ~pairs.negative.any(dim=1)  # random batches of unequal classes may hold a single one
         hits = nearest > torch.where(pairs.negative, pairs.similarity, -torch.inf).amax(dim=1)
         partners = pairs.references[pairs.positive.int().argmax(dim=1)]  # each anchor's first positive
         partners = torch.where(alone[:, None], pairs.anchors, partners)
         health = feature_health(unit(pairs.anchors), unit(partners))
-        return {"accuracy": hits.float().mean(), "anchors_alone": alone.float().mean(), **health}
+        return {
+            "accuracy": hits.float().mean(),
+            "anchors_alone": alone.float().mean(),
+            "anchors_without_negatives": unopposed.float().mean(),
+            **health,
+        }
 
     def after_step(self, update: dict[str, Tensor], progress: float) -> None:
         self.steps += 1
+
+
+def _require_statistics(encoder: nn.Module) -> None:
+    """Batch norm that is to stay as it is must have seen images."""
+    for module in encoder.modules():
+        if not isinstance(module, _BatchNorm) or module.running_mean is None or module.running_var is None:
+            continue
+        # Not by num_batches_tracked, which weights of other programs may lack.
+        if not module.running_mean.any() and bool((module.running_var == 1).all()):
+            raise ValueError(
+                'batch_norm "frozen" keeps the running statistics of the encoder, and they are 0 and 1 as in an '
+                "untrained one; give start= a run folder or an encoder.safetensors, or take another batch_norm"
+            )
 
 
 def require_pairs(problem: Problem, loss: str) -> None:

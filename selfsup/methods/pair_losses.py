@@ -55,8 +55,17 @@ class PairLoss(nn.Module):
         super().__init__()
         self.config = config
 
+    def rates(self) -> dict[str, float]:
+        """Factors on the learning rate of the loss's own parameters, as `Method.rates`."""
+        return {}
+
     def forward(self, pairs: Pairs) -> Tensor:
         raise NotImplementedError
+
+
+def _at_least(name: str, value: float, least: float, example: float) -> None:
+    if not value >= least:
+        raise ValueError(f"{name} is {value}; give {least:g} or more, such as {example:g}")
 
 
 def _above(name: str, value: float, least: float, example: float) -> None:
@@ -93,6 +102,10 @@ class SimilarityContrastive(PairLoss):
     class Config(PairLoss.Config):
         margin: float = 0.5  # a similarity
 
+        def __post_init__(self) -> None:
+            if not -1 <= self.margin < 1:
+                raise ValueError(f"margin is {self.margin}, a cosine; it must lie in [-1, 1), such as 0.5")
+
         def build(self, problem: Problem, dim: int) -> "SimilarityContrastive":
             return SimilarityContrastive(self, problem, dim)
 
@@ -118,6 +131,8 @@ class Triplet(PairLoss):
                     f'soft_margin goes with mining="hard" alone, and mining is "{self.mining}": '
                     "without a hinge every triplet counts, and they are too many to be formed"
                 )
+            if not self.soft_margin:  # which has no margin; and without one, all embeddings in one place cost nothing
+                _above("margin", self.margin, 0, 0.2)
 
         def build(self, problem: Problem, dim: int) -> "Triplet":
             return Triplet(self, problem, dim)
@@ -144,8 +159,7 @@ class NPair(PairLoss):
         norm_weight: float = 0.0  # of the embeddings' mean squared norm
 
         def __post_init__(self) -> None:
-            if self.norm_weight < 0:
-                raise ValueError(f"norm_weight is {self.norm_weight}; give 0 or more, such as 0.002")
+            _at_least("norm_weight", self.norm_weight, 0, 0.002)
 
         def build(self, problem: Problem, dim: int) -> "NPair":
             return NPair(self, problem, dim)
@@ -173,6 +187,9 @@ class Lifted(PairLoss):
         margin: float = 1.0
         generalized: bool = False  # Hermans et al. 2017, equation 8: all positives of an anchor at once
 
+        def __post_init__(self) -> None:
+            _at_least("margin", self.margin, 0, 1)
+
         def build(self, problem: Problem, dim: int) -> "Lifted":
             return Lifted(self, problem, dim)
 
@@ -198,6 +215,8 @@ class Circle(PairLoss):
 
         def __post_init__(self) -> None:
             _above("scale", self.scale, 0, 80)
+            if not 0 < self.margin < 1:
+                raise ValueError(f"margin is {self.margin}; it must lie in (0, 1), such as 0.4")
 
         def build(self, problem: Problem, dim: int) -> "Circle":
             return Circle(self, problem, dim)
@@ -227,6 +246,7 @@ class MultiSimilarity(PairLoss):
         def __post_init__(self) -> None:
             _above("alpha", self.alpha, 0, 2)
             _above("beta", self.beta, 0, 50)
+            _at_least("epsilon", self.epsilon, 0, 0.1)
 
         def build(self, problem: Problem, dim: int) -> "MultiSimilarity":
             return MultiSimilarity(self, problem, dim)
@@ -255,8 +275,13 @@ class Margin(PairLoss):
         nu: float = 0.0  # price of a large beta
         cutoff: float = 0.5  # nearer negatives are not drawn more often than those at this distance
         negatives: int | None = None  # drawn for each anchor; None: as many as positives in a batch of equal classes
+        rate: float = 3.0  # of the net's rate, for a learnt beta; the authors' code gives it 0.1, above the net's
 
         def __post_init__(self) -> None:
+            _at_least("margin", self.margin, 0, 0.2)
+            _at_least("beta", self.beta, 0, 1.2)
+            _at_least("nu", self.nu, 0, 0.01)
+            _above("rate", self.rate, 0, 3)
             if not 0 < self.cutoff < FARTHEST:
                 raise ValueError(f"cutoff is {self.cutoff}; it must lie in (0, {FARTHEST}), such as 0.5")
             if self.negatives is not None and self.negatives < 1:
@@ -270,10 +295,16 @@ class Margin(PairLoss):
     def __init__(self, config: Config, problem: Problem, dim: int) -> None:
         super().__init__(config, problem, dim)
         self.seed, self.dim = problem.seed, dim
+        drawable = problem.batch_size * problem.num_views
+        if config.negatives is not None and config.negatives > drawable:
+            raise ValueError(f"negatives is {config.negatives}, of a batch of {drawable} images; give fewer, or None")
         expected = (problem.per_class or problem.batch_size // problem.num_classes) * problem.num_views - 1
         self.negatives = config.negatives or max(1, expected)
         shape = (problem.num_classes,) if config.boundary == "class" else ()
-        self.beta = nn.Parameter(torch.full(shape, config.beta), requires_grad=config.boundary != "fixed")
+        self.beta = nn.Parameter(torch.full(shape, float(config.beta)), requires_grad=config.boundary != "fixed")
+
+    def rates(self) -> dict[str, float]:
+        return {"beta": self.config.rate}
 
     def forward(self, pairs: Pairs) -> Tensor:
         c = self.config
@@ -299,8 +330,11 @@ class Proxy(PairLoss):
         kind: Literal["anchor", "nca"] = "anchor"  # Proxy-Anchor (Kim) or Proxy-NCA (Movshovitz-Attias)
         alpha: float = 32.0  # sharpness, of Proxy-Anchor
         margin: float = 0.1  # of Proxy-Anchor
+        rate: float = 100.0  # of the net's rate, for the proxies, as in Kim et al.'s code
 
         def __post_init__(self) -> None:
+            _at_least("margin", self.margin, 0, 0.1)
+            _above("rate", self.rate, 0, 100)
             _above("alpha", self.alpha, 0, 32)
 
         def build(self, problem: Problem, dim: int) -> "Proxy":
@@ -311,6 +345,9 @@ class Proxy(PairLoss):
     def __init__(self, config: Config, problem: Problem, dim: int) -> None:
         super().__init__(config, problem, dim)
         self.proxies = nn.Parameter(torch.randn(problem.num_classes, dim) * dim**-0.5)  # of norm about 1
+
+    def rates(self) -> dict[str, float]:
+        return {"proxies": self.config.rate}
 
     def forward(self, pairs: Pairs) -> Tensor:
         closeness = similarity(pairs.anchors, unit(self.proxies))  # (B, C)

@@ -15,7 +15,8 @@ from selfsup.methods.moco import MoCo, References
 class SupMoCo(MoCo):
     """A query against the batch's keys and older ones; all keys of its class attract it.
 
-    Older keys of the query's own image are left out, and so is, where symmetric, the key of the very same view.
+    Older keys of the query's own image are left out, and so are places of the queue that hold no key yet and, where
+    symmetric, the key of the very same view.
     """
 
     about = About(
@@ -47,12 +48,12 @@ class SupMoCo(MoCo):
     def contrast(
         self, queries: Tensor, keys: Tensor, references: References, batch: Batch, number: int
     ) -> tuple[Tensor, Tensor]:
-        own = references.indices == batch.indices[:, None]  # (B, M)
+        left_out = (references.indices == batch.indices[:, None]) | (references.indices < 0)  # (B, M)
         everyone = len(keys) * world_size()
         blocks = (len(references.indices) - self.config.queue_size) // everyone  # keys of each view, after the queue
         first = self.config.queue_size + (blocks - 1 - number) * everyone + rank() * len(keys)
-        key = first + torch.arange(len(keys), device=own.device)  # (B,), the column of each query's key
-        excluded = own.scatter(1, key[:, None], False)
+        key = first + torch.arange(len(keys), device=left_out.device)  # (B,), the column of each query's key
+        excluded = left_out.scatter(1, key[:, None], False)
         positive = references.labels == batch.labels[:, None]
         return sup_con(
             queries, references.features, positive, excluded, self.config.temperature, self.config.base_temperature

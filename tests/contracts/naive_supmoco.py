@@ -19,7 +19,7 @@ def supmoco_loss(method, embeddings: list[Tensor], batch: Batch, update: dict[st
             if method.queue:
                 stored = zip(method.queue.features, method.queue.indices, method.queue.labels, strict=True)
                 for feature, index, label in stored:
-                    if int(index) != indices[row]:
+                    if int(index) not in (-1, indices[row]):  # -1: never written
                         columns.append(feature)
                         same.append(int(label) == labels[row])
             for view in range(keys.shape[1]):

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from figures import assert_agree, golden
 from torch.nn.functional import normalize
@@ -67,3 +68,40 @@ def test_mixtures_are_between_what_they_are_made_of():
     assert (mixed[:, :10] >= top[:, 1:] - 1e-6).all()
     assert (mixed[:, 10:] >= top[:, 1:] - 1e-6).all()
     assert (mixed <= 1 + 1e-6).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_mixture_without_direction_scores_0_and_has_no_gradient(dtype):
+    """Two opposite negatives by halves, and a query with its opposite; exactly, and by rounding alone."""
+    torch.manual_seed(0)
+    queries = normalize(torch.randn(500, 24, dtype=dtype))
+    one = normalize(torch.randn(1, 24, dtype=dtype))
+    numbers = torch.tensor([[0.0, 0.0, 0.5]], dtype=dtype).expand(500, 3)
+    leaf = queries.clone().requires_grad_()
+    opposite = torch.cat([one, -one])
+    mixed = mixed_scores(leaf, opposite, leaf @ opposite.T, numbers, 2, 1, 0)
+    assert torch.equal(mixed, torch.zeros_like(mixed))
+    mixed.logsumexp(dim=1).sum().backward()
+    assert torch.equal(leaf.grad, torch.zeros_like(queries))
+
+    for query in queries:
+        leaf = query[None].clone().requires_grad_()
+        negative = -query[None] * (1 + 3 * torch.finfo(dtype).eps)
+        almost = torch.tensor([[0.0, 1 - torch.finfo(dtype).eps]], dtype=dtype)
+        mixed = mixed_scores(leaf, negative, leaf @ negative.T, almost, 1, 0, 1)
+        (gradient,) = torch.autograd.grad(mixed.sum(), leaf)
+        assert torch.equal(mixed, torch.zeros_like(mixed))
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_mixtures_that_nearly_cancel_out_stay_bounded():
+    torch.manual_seed(0)
+    queries, one = normalize(torch.randn(500, 24)).requires_grad_(), normalize(torch.randn(1, 24))
+    for angle in (1e-5, 1e-4, 3e-4, 1e-3, 1e-2):
+        other = normalize(-one + angle * normalize(torch.randn(1, 24)))
+        negatives = torch.cat([one, other])
+        numbers = torch.tensor([[0.0, 0.0, 0.5]]).expand(500, 3)
+        mixed = mixed_scores(queries, negatives, queries @ negatives.T, numbers, 2, 1, 0)
+        assert mixed.abs().max() < 1.5
+        (gradient,) = torch.autograd.grad(mixed.sum(), queries)
+        assert gradient.norm(dim=1).max() < 1.5

@@ -111,6 +111,9 @@ def test_figures():
     step = method.objective([points], [points], batch_of(labels))
     assert step.metrics["accuracy"] == pytest.approx(3 / 5)  # 0 and 1 find each other, 7 finds 3, which finds 1
     assert step.metrics["anchors_alone"] == pytest.approx(1 / 5)
+    assert step.metrics["anchors_without_negatives"] == 0
+    one_class = method.objective([points], [points], batch_of(torch.zeros(5, dtype=torch.int64)))
+    assert one_class.metrics["anchors_without_negatives"] == 1
     same = torch.ones(5, 8)
     assert method.objective([same], [same], batch_of(labels)).metrics["accuracy"] == 0
 
@@ -134,13 +137,36 @@ def test_draws_of_negatives_change_with_the_step_and_not_with_the_call():
 
 
 def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_weights():
-    method = build(losses.MultiSimilarity.Config(), encoder=toy(True), batch_norm="frozen").train()
+    encoder = toy(True)
+    encoder(images()[0])  # statistics of some training
+    method = build(losses.MultiSimilarity.Config(), encoder=encoder, batch_norm="frozen").train()
     before = {name: value.clone() for name, value in method.encoder.named_buffers()}
     method(images(), batch_of(LABELS)).loss.backward()
     assert all(torch.equal(before[name], value) for name, value in method.encoder.named_buffers())
     assert method.encoder.norm.weight.grad.abs().max() > 0
     assert method.encoder.conv.training
     assert not method.encoder.norm.training
+
+
+def test_frozen_batch_norm_of_an_untrained_encoder_is_refused():
+    with pytest.raises(ValueError, match="give start= a run folder"):
+        build(losses.MultiSimilarity.Config(), encoder=toy(True), batch_norm="frozen")
+    encoder = toy(True)
+    encoder.norm.running_mean += 0.1  # weights of another program, that do not count batches
+    build(losses.MultiSimilarity.Config(), encoder=encoder, batch_norm="frozen")
+    build(losses.MultiSimilarity.Config(), encoder=toy(False), batch_norm="frozen")
+
+
+def test_a_boundary_may_be_a_whole_number():
+    method = build(losses.Margin.Config(beta=1, boundary="one"))
+    assert method.loss.beta.dtype == torch.float32
+    assert method.loss.beta == 1
+
+
+def test_rates_are_of_the_parameters_that_losses_learn():
+    assert build(losses.Margin.Config(rate=7.0)).rates() == {"loss.beta": 7.0}
+    assert build(losses.Proxy.Config()).rates() == {"loss.proxies": 100.0}
+    assert build(losses.Triplet.Config()).rates() == {}
 
 
 def test_proxies_need_no_pairs():
@@ -155,6 +181,9 @@ def test_proxies_need_no_pairs():
     ("loss", "settings", "change", "message"),
     [
         (losses.Triplet.Config(), {}, {"num_classes": 0}, "metric learning needs a label for every image"),
+        (losses.Triplet.Config(), {}, {"labels": torch.full((100,), 3)}, "of at least 2 classes"),
+        (losses.Triplet.Config(), {}, {"labels": torch.tensor([-1, 0, 1])}, "a label for every image"),
+        (losses.Margin.Config(negatives=13), {}, {}, "negatives is 13, of a batch of 12 images"),
         (losses.Triplet.Config(), {}, {"per_class": 12}, "hold fewer than 2 classes"),
         (losses.Triplet.Config(), {}, {"per_class": 1}, r"1 view of it; put sampling=ClassBalanced\(per_class=4\)"),
         (losses.Circle.Config(), {"normalise": False}, {}, "Circle is defined for embeddings of unit norm"),
@@ -173,9 +202,30 @@ def test_what_cannot_work_is_refused(loss, settings, change, message):
         (losses.Margin.Config, {"cutoff": 1.5}, "cutoff is 1.5"),
         (losses.Margin.Config, {"negatives": 0}, "negatives is 0"),
         (losses.MultiSimilarity.Config, {"beta": -1.0}, "beta is -1"),
+        (losses.MultiSimilarity.Config, {"epsilon": -0.1}, "epsilon is -0.1; give 0 or more"),
+        (losses.SimilarityContrastive.Config, {"margin": 1.0}, "margin is 1.0, a cosine"),
+        (losses.Triplet.Config, {"margin": 0.0}, "margin is 0.0; give a number above 0"),
+        (losses.Lifted.Config, {"margin": -1.0}, "margin is -1"),
+        (losses.Circle.Config, {"margin": 1.0}, "margin is 1.0; it must lie in"),
+        (losses.Circle.Config, {"margin": 0.0}, "margin is 0.0; it must lie in"),
+        (losses.Margin.Config, {"margin": -0.1}, "margin is -0.1"),
+        (losses.Margin.Config, {"beta": -1}, "beta is -1"),
+        (losses.Margin.Config, {"nu": -1.0}, "nu is -1"),
+        (losses.Margin.Config, {"rate": 0.0}, "rate is 0.0"),
+        (losses.Margin.Config, {"margin": float("nan")}, "margin is nan"),
+        (losses.Proxy.Config, {"margin": -0.1}, "margin is -0.1"),
+        (losses.Proxy.Config, {"rate": -1.0}, "rate is -1"),
         (losses.NPair.Config, {"norm_weight": -1.0}, "norm_weight is -1"),
     ],
 )
 def test_bad_settings_are_refused(config, settings, message):
     with pytest.raises(ValueError, match=message):
         config(**settings)
+
+
+def test_what_the_mathematics_allow_is_allowed():
+    losses.Lifted.Config(margin=0)
+    losses.Margin.Config(margin=0, beta=0, nu=0)
+    losses.Triplet.Config(mining="hard", soft_margin=True, margin=0)
+    build(losses.Margin.Config(negatives=24), PROBLEM._replace(num_views=2))
+    build(losses.Triplet.Config(), PROBLEM._replace(labels=torch.arange(100) % 2))
