@@ -59,7 +59,7 @@ def _norm(share: Tensor, first: Tensor, second: Tensor, product: Tensor) -> Tens
     """|share x + (1 - share) y| of vectors with these squared norms and inner product; 0 where they cancel out.
 
     A square that is smaller than the rounding of its terms is noise and may be negative: a floor as small as that of
-    `normalize` would make scores of 1e8 out of it.
+    `normalize` would make scores above 1e7 out of it.
     """
     parts = share**2 * first + (1 - share) ** 2 * second
     square = parts + 2 * share * (1 - share) * product
