@@ -167,9 +167,10 @@ class Run:
         """What `before_epoch` gets to see the data set with; in the precision of the run."""
         training = module.training
         with torch.no_grad():
-            features = cast(Tensor, module.eval()(images(self.count).to(self.dtype)))
+            device = next(module.parameters()).device
+            features = cast(Tensor, module.eval()(images(self.count).to(device, self.dtype)))
         module.train(training)
-        return features
+        return features.cpu()
 
     def begin_epoch(self, step: int) -> None:
         """Must come before every step, and does something at the first one of an epoch."""
