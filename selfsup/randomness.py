@@ -70,7 +70,7 @@ def random_bits(
         stream: what the numbers are for.
         indices: (B,) int64 in [0, 2**32): sample numbers or positions.
         count: words per index, at most 2**18.
-        epoch: epoch or step number, an int or a () int64 tensor.
+        epoch: epoch or step number, an int or an int64 tensor, () or, one for each index, (B,); see `counter`.
         view: which view of the sample, in [0, 1024).
 
     Returns:
@@ -79,9 +79,23 @@ def random_bits(
     blocks = torch.arange(-(-count // 4), device=indices.device)
     where = (int(stream) << 10 | view) << 16
     epoch = torch.as_tensor(epoch, dtype=torch.int64, device=indices.device)
-    counter = (indices[:, None], epoch & _MASK, (epoch >> 32) & _MASK, blocks + where)
-    words = philox(counter, (seed & _MASK, (seed >> 32) & _MASK))
+    epoch = epoch[..., None]  # (1,) or (B, 1)
+    counters = (indices[:, None], epoch & _MASK, (epoch >> 32) & _MASK, blocks + where)
+    words = philox(counters, (seed & _MASK, (seed >> 32) & _MASK))
     return torch.stack(torch.broadcast_tensors(*words), dim=-1).flatten(1)[:, :count]
+
+
+def counter(epoch: int, draws: Tensor | None) -> int | Tensor:
+    """The `epoch` of `random_bits` for images that may come several times in an epoch, with new numbers each time.
+
+    Args:
+        epoch: in [0, 2**32).
+        draws: (B,) int64 in [0, 2**31), how often each image has come before; None where none comes twice.
+
+    Returns:
+        (B,) int64, equal to the epoch where an image comes first; the epoch itself without `draws`.
+    """
+    return epoch if draws is None else epoch + (draws << 32)
 
 
 def uniform(seed: int, stream: Stream, indices: Tensor, count: int, epoch: int | Tensor = 0, view: int = 0) -> Tensor:
@@ -99,6 +113,16 @@ def permutation(seed: int, stream: Stream, length: int, epoch: int | Tensor = 0)
     The device is that of `epoch` where it is a tensor, else the CPU.
     """
     device = epoch.device if isinstance(epoch, Tensor) else None
-    words = random_bits(seed, stream, torch.arange(length, device=device), 2, epoch)
+    return _sorted_by_chance(random_bits(seed, stream, torch.arange(length, device=device), 2, epoch))
+
+
+def permutations(seed: int, stream: Stream, length: int, epochs: Tensor) -> Tensor:
+    """`permutation` for each of (P,) epochs, at once: (P, length) int64."""
+    things = torch.arange(length, device=epochs.device).repeat(len(epochs))
+    words = random_bits(seed, stream, things, 2, epochs.repeat_interleave(length))
+    return _sorted_by_chance(words.view(len(epochs), length, 2))
+
+
+def _sorted_by_chance(words: Tensor) -> Tensor:  # (..., n, 2) -> (..., n)
     # 63 bits: a collision among 2**24 things has probability 1.5e-5, and the stable sort decides it the same way.
-    return torch.argsort((words[:, 0] << 31) ^ words[:, 1], stable=True)
+    return torch.argsort((words[..., 0] << 31) ^ words[..., 1], dim=-1, stable=True)

@@ -1,7 +1,7 @@
 """What a view of a sample is to look like: the configuration of a view, and the numbers drawn for each sample.
 
-A sample's numbers are a pure function of (seed, epoch, index, view, its size), so no batch, process or device has a
-say in them, and any training image can be drawn again.
+A sample's numbers are a pure function of (seed, epoch, index, view, its size) and of how often it has come before in
+the epoch, so no batch, process or device has a say in them, and any training image can be drawn again.
 """
 
 import itertools
@@ -162,13 +162,13 @@ class Parameters(NamedTuple):
         return Parameters(*(values[samples] for values in self))
 
 
-def draw(view: View, seed: int, epoch: int, indices: Tensor, number: int, sizes: Tensor) -> Parameters:
+def draw(view: View, seed: int, epoch: int | Tensor, indices: Tensor, number: int, sizes: Tensor) -> Parameters:
     """The parameters of one view of some samples, a pure function of its arguments, each sample on its own.
 
     Args:
         view: what to draw from.
         seed: of the run.
-        epoch: counted from 0.
+        epoch: counted from 0; or (B,) int64, for each sample its own: see `randomness.counter`.
         indices: (B,) int64, positions in the data set.
         number: which view of the sample, in [0, 1024).
         sizes: (B, 2) int64, height and width of the original images in pixels.
@@ -208,7 +208,7 @@ def draw(view: View, seed: int, epoch: int, indices: Tensor, number: int, sizes:
 
 
 def _boxes(
-    view: View, seed: int, epoch: int, indices: Tensor, number: int, sizes: Tensor
+    view: View, seed: int, epoch: int | Tensor, indices: Tensor, number: int, sizes: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes (B, 4) int64, flips (B,) bool, shifts (B, 2) int64.
 
@@ -224,7 +224,8 @@ def _boxes(
     if view.crop_attempts > attempts and not bool(found.all()):
         # The few without a box draw on; the words they have used so far are a prefix of the longer row.
         rest = torch.nonzero(~found)[:, 0]
-        more = uniform(seed, Stream.CROP, indices[rest], 3 + 2 * view.crop_attempts, epoch, number)
+        again = epoch if isinstance(epoch, int) else epoch[rest]
+        more = uniform(seed, Stream.CROP, indices[rest], 3 + 2 * view.crop_attempts, again, number)
         shape[rest], found[rest] = _attempt(view, more[:, 3:], sizes[rest])
     room = sizes - shape
     offset = torch.where(found[:, None], (numbers[:, :2] * (room + 1)).long(), room // 2)
@@ -249,7 +250,7 @@ def _attempt(view: View, numbers: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor
     return torch.where(found[:, None], drawn, fallback).long(), found
 
 
-def _erased(view: View, seed: int, epoch: int, indices: Tensor, number: int) -> Tensor:
+def _erased(view: View, seed: int, epoch: int | Tensor, indices: Tensor, number: int) -> Tensor:
     """Boxes to erase, (B, 4) int64: the first drawn that is smaller than the view both ways, if any is.
 
     The words of an index are [whether to erase, top, left, then area, aspect, ...].

@@ -25,6 +25,7 @@ from selfsup.augment.geometry import (
 from selfsup.augment.kornia_reference import kornia_view
 from selfsup.augment.parameters import Parameters, Size, View, draw, height_and_width
 from selfsup.data.batch import Batch
+from selfsup.randomness import counter
 
 # Pixels of the views worked on at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
 _CHUNK_PIXELS = {"cpu": 192 * 32**2, "cuda": 2**25}
@@ -44,7 +45,10 @@ class Augment:
 
 
 class Views:
-    """The views of a batch: a pure function of (seed, epoch, index, view), without parameters or gradient."""
+    """The views of a batch: a pure function of (seed, epoch, index, view), without parameters or gradient.
+
+    Where an image comes several times in an epoch, how often it has come before counts too: see `randomness.counter`.
+    """
 
     def __init__(self, augment: Augment, seed: int):
         self.augment = augment
@@ -75,12 +79,19 @@ class Views:
             sources = [batch.images.to(device, non_blocking=True)] * len(views)
         # Crops were boxed by the worker, which knew the sizes; all other parameters do not depend on them.
         sizes = None if cropped else batch.sizes
+        when = counter(epoch, batch.draws)
         return [
-            self._view(number, images, batch.indices, sizes, epoch, cropped) for number, images in enumerate(sources)
+            self._view(number, images, batch.indices, sizes, when, cropped) for number, images in enumerate(sources)
         ]
 
-    def crop(self, images: Sequence[PIL.Image.Image], indices: Tensor, epoch: int) -> tuple[Tensor, ...]:
-        """The crops of pictures of any size, for a loader's worker: per view (B, 3, S, T) uint8, not yet flipped."""
+    def crop(self, images: Sequence[PIL.Image.Image], indices: Tensor, epoch: int | Tensor) -> tuple[Tensor, ...]:
+        """The crops of pictures of any size, for a loader's worker: per view (B, 3, S, T) uint8, not yet flipped.
+
+        Args:
+            images: B pictures.
+            indices: (B,) int64, positions in the data set.
+            epoch: counted from 0; or `counter` of it and `Batch.draws`.
+        """
         sizes = torch.tensor([(image.height, image.width) for image in images])
         return tuple(
             crop_files(
@@ -90,7 +101,7 @@ class Views:
         )
 
     def _view(
-        self, number: int, images: Tensor, indices: Tensor, sizes: Tensor | None, epoch: int, cropped: bool
+        self, number: int, images: Tensor, indices: Tensor, sizes: Tensor | None, epoch: int | Tensor, cropped: bool
     ) -> Tensor:
         view = self.augment.views[number]
         extent = torch.tensor(images.shape[-2:]).expand(len(indices), 2) if sizes is None else sizes

@@ -3,19 +3,19 @@
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from selfsup.data.base import ArraySource, Source
-from selfsup.data.batch import Batch
+from selfsup.data.batch import Batch, Key
 from selfsup.data.resident import Passing, Resident, Squeezed
 from selfsup.data.sampling import SHUFFLED, Sampling
 from selfsup.data.streaming import Crop, Streaming
+from selfsup.monitor.log import message
 
 
 class Loader:
     """Training batches, in an order that is a pure function of (seed, epoch).
 
-    Images and labels are on `device`; indices and sizes are on the CPU, where augmentation draws its parameters.
+    Images and labels are on `device`; all else is on the CPU, where augmentation draws its parameters.
 
     An array is held whole, on the device if it fits there. So are image files if `canvas` is given: they are decoded
     once and squeezed to canvas x canvas, and `Batch.sizes` holds their original heights and widths. With `crop` instead
@@ -61,6 +61,8 @@ class Loader:
                 f"try {max(1, batch_size // world) * world}"
             )
         self.sampler = sampling.build(source.labels, batch_size, seed)
+        if self.sampler.remark and rank == 0:
+            message(self.sampler.remark)
         self.steps_per_epoch = self.sampler.steps_per_epoch
         self.own_rows = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
         _check_feeding(workers, canvas, crop)
@@ -83,10 +85,11 @@ class Loader:
         """This process's batches of `epoch`, from batch number `start` on. Raises TooManyUnreadable."""
         if not 0 <= start <= self.steps_per_epoch:
             raise ValueError(f"cannot start at batch {start}: an epoch has {self.steps_per_epoch} batches")
-        return self.data.batches([(epoch, self._rows(epoch, number)) for number in range(start, self.steps_per_epoch)])
+        return self.data.batches([self._key(epoch, number) for number in range(start, self.steps_per_epoch)])
 
-    def _rows(self, epoch: int, number: int) -> Tensor:
-        return self.sampler.batch(epoch, number)[self.own_rows]
+    def _key(self, epoch: int, number: int) -> Key:
+        _, rows, draws = self.sampler.key(epoch, number)
+        return Key(epoch, rows[self.own_rows], None if draws is None else draws[self.own_rows])
 
 
 def evaluation_batches(
@@ -122,7 +125,7 @@ def evaluation_batches(
     else:
         data = Streaming(source, _given(crop), device, workers, substitute=False)
     own = torch.arange(rank * len(source) // world, (rank + 1) * len(source) // world)
-    yield from data.batches([(0, rows) for rows in own.split(batch_size) if len(rows)])
+    yield from data.batches([Key(0, rows) for rows in own.split(batch_size) if len(rows)])
     if unreadable is not None:
         unreadable.update({source.name(index): reason for index, reason in data.unreadable.items()})
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfsup.data.base import ArraySource, Source, UnreadableImage, check_unreadable
-from selfsup.data.batch import Batch
+from selfsup.data.batch import Batch, Key
 
 
 class Squeezed(ArraySource):
@@ -100,9 +100,9 @@ class Resident:
     def unreadable(self) -> dict[int, str]:
         return self.source.unreadable if isinstance(self.source, Squeezed) else {}
 
-    def batches(self, keys: Iterable[tuple[int, Tensor]]) -> Iterator[Batch]:
-        """A batch for each (epoch, rows): images and labels on the device, the rest on the CPU."""
-        for _, rows in keys:
+    def batches(self, keys: Iterable[Key]) -> Iterator[Batch]:
+        """A batch for each key: images and labels on the device, the rest on the CPU."""
+        for _, rows, draws in keys:
             sizes = None
             if isinstance(self.source, Squeezed):
                 found = self.source.substitute[rows]
@@ -110,7 +110,7 @@ class Resident:
                 sizes = self.source.sizes[rows]
             if len(rows):
                 where = _upload(rows, self.device)
-                yield Batch(self._images(rows, where), self.labels.index_select(0, where), rows, sizes)
+                yield Batch(self._images(rows, where), self.labels.index_select(0, where), rows, sizes, draws)
 
     def _images(self, rows: Tensor, where: Tensor) -> Tensor:
         if self.images.device.type == self.device.type:
@@ -128,9 +128,9 @@ class Passing:
         self.canvas = canvas
         self.unreadable: dict[int, str] = {}
 
-    def batches(self, keys: Iterable[tuple[int, Tensor]]) -> Iterator[Batch]:
-        """A batch of the readable images for each (epoch, rows). Raises TooManyUnreadable."""
-        for _, rows in keys:
+    def batches(self, keys: Iterable[Key]) -> Iterator[Batch]:
+        """A batch of the readable images for each key. Raises TooManyUnreadable."""
+        for _, rows, _ in keys:
             images, sizes, unreadable = squeeze(self.source, rows, self.canvas)
             self.unreadable |= unreadable
             check_unreadable(self.source, self.unreadable)

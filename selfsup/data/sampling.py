@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 
 from selfsup import randomness
-from selfsup.data.sampler import Sampler
+from selfsup.data.sampler import Sampler, occurrences
 from selfsup.randomness import Stream
-
-_PASSES = 20  # bits of a counter that number the passes over all classes within an epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +45,7 @@ class ClassBalanced(Sampling):
     """Batches of a few images from each of many classes, in an order that is random in every epoch."""
 
     per_class: int = 4
-    steps_per_epoch: int | None = None  # None: as many batches as the images would fill
+    steps_per_epoch: int | None = None  # None: as many batches as the images that can be drawn would fill
     # Classes of one image. skip: left out, for labels that do not change. once: one image, and its neighbours in the
     # batch move up, for clusters that change in every epoch (SpCL).
     singletons: Literal["skip", "once"] = "skip"
@@ -88,12 +86,14 @@ class TwoDomains(ClassBalanced):
 class ClassSampler(Sampler):
     """`ClassBalanced`: classes in random order, `per_class` random images of each.
 
-    A class with fewer images than that gives some of them twice. Where singletons are skipped, a batch holds
-    batch_size / per_class different classes, exactly.
+    No image of a class comes again before all the others have come, so a class with fewer images than `per_class` gives
+    some of them twice. Where singletons are skipped, a batch holds batch_size / per_class different classes, exactly.
 
     Raises:
         ValueError: see `ClassBalanced`; fewer classes than a batch needs, or no labels.
     """
+
+    repeating = True
 
     def __init__(self, config: ClassBalanced, labels: Tensor, batch_size: int, seed: int) -> None:
         super().__init__(len(labels), batch_size, seed)
@@ -104,11 +104,18 @@ class ClassSampler(Sampler):
                 f"a batch of {batch_size} cannot hold {config.per_class} images of each class; "
                 f"use a batch_size divisible by {config.per_class}"
             )
-        self.steps_per_epoch = config.steps_per_epoch or len(labels) // batch_size
-        self.length = self.steps_per_epoch * batch_size
         self.labels: Tensor | None = None
         if self.strict or int(labels.min()) >= 0:
             self.use(labels)
+        usable = len(labels)
+        if self.strict:
+            sizes = labels.bincount()
+            alone = int((sizes == 1).sum())
+            usable -= alone
+            if alone:
+                self.remark = f"{alone} of {int((sizes > 0).sum())} classes have one image and are left out"
+        self.steps_per_epoch = config.steps_per_epoch or max(1, usable // batch_size)
+        self.length = self.steps_per_epoch * batch_size
 
     def use(self, labels: Tensor | None) -> None:
         if labels is None:
@@ -130,32 +137,33 @@ class ClassSampler(Sampler):
     def draw(self, epoch: int) -> Tensor:
         """(at least steps_per_epoch * batch_size,) positions: the epoch's batches one after the other."""
         assert self.labels is not None, "labels are handed over by `use` before the first batch"
-        parts: list[Tensor] = []
-        count = 0
-        while count < self.length:
-            part = self._one_pass(self.labels, (epoch << _PASSES) + len(parts))
-            if self.strict:
-                part = part[: len(part) // self.batch_size * self.batch_size]  # a pass has each class only once
-            parts.append(part)
-            count += len(part)
-        return torch.cat(parts)
+        sizes = self.labels.bincount()
+        by_chance = randomness.permutation(self.seed, Stream.CLASSES, len(self.labels), epoch << 32)
+        grouped = by_chance[self.labels[by_chance].argsort(stable=True)]  # class by class, random within each
+        chosen = self._classes(epoch, sizes)
+        # Each draw from a class takes its next image, and after the last the first again.
+        return grouped[(sizes.cumsum(0) - sizes)[chosen] + occurrences(chosen) % sizes[chosen]]
 
-    def _one_pass(self, labels: Tensor, number: int) -> Tensor:
-        """Every class once, in random order: `per_class` positions of each, or one of a class of one."""
-        sizes = labels.bincount()  # (C,)
-        by_chance = randomness.permutation(self.seed, Stream.CLASSES, len(labels), 2 * number)
-        grouped = by_chance[labels[by_chance].argsort(stable=True)]  # positions, class by class, random within each
-        first = sizes.cumsum(0) - sizes
-        classes = (sizes > (1 if self.strict else 0)).nonzero().flatten()
-        classes = classes[randomness.permutation(self.seed, Stream.CLASSES, len(classes), 2 * number + 1)]
-        counts = torch.where(sizes[classes] > 1, self.config.per_class, 1)
-        chosen = classes.repeat_interleave(counts)  # class of each position
-        place = torch.arange(len(chosen)) - (counts.cumsum(0) - counts).repeat_interleave(counts)  # 0, 1, .. in each
-        return grouped[first[chosen] + place % sizes[chosen]]
+    def _classes(self, epoch: int, sizes: Tensor) -> Tensor:
+        """The class of each position of the epoch: passes over all classes, each in a random order of its own."""
+        classes = (sizes > (1 if self.strict else 0)).nonzero().flatten()  # (C,)
+        counts = torch.where(sizes[classes] > 1, self.config.per_class, 1)  # of positions in a pass
+        in_pass = int(counts.sum())
+        if self.strict:
+            in_pass = in_pass // self.batch_size * self.batch_size  # a pass has each class only once
+        passes = -(-self.length // in_pass)
+        numbers = (epoch << 32) + torch.arange(1, passes + 1)  # number 0 is the images' own
+        order = randomness.permutations(self.seed, Stream.CLASSES, len(classes), numbers)  # (passes, C)
+        if self.strict:
+            order = order[:, : in_pass // self.config.per_class]
+        order = order.flatten()
+        return classes[order].repeat_interleave(counts[order])
 
 
 class DomainSampler(Sampler):
     """`TwoDomains`: even rows of a batch are labelled images, odd rows unlabelled ones."""
+
+    repeating = True
 
     def __init__(self, config: ClassBalanced, labels: Tensor, batch_size: int, seed: int) -> None:
         super().__init__(len(labels), batch_size, seed)

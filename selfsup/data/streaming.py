@@ -13,10 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from selfsup.data.base import Source, TooManyUnreadable, UnreadableImage, check_unreadable
-from selfsup.data.batch import Batch
+from selfsup.data.batch import Batch, Key
+from selfsup.randomness import counter
 
-Crop = Callable[[list[Image.Image], Tensor, int], tuple[Tensor, ...]]
-"""(images, (B,) int64 positions in the data set, epoch) -> for each view (B, 3, S, S) uint8. Must not use a GPU."""
+Crop = Callable[[list[Image.Image], Tensor, Any], tuple[Tensor, ...]]
+"""(images, (B,) int64 positions in the data set, epoch) -> for each view (B, 3, S, S) uint8. Must not use a GPU.
+
+The epoch is an int or, where images come several times in an epoch, what `randomness.counter` makes of it.
+"""
 
 _SMALL_SHARED_MEMORY = 1 << 30
 
@@ -29,7 +33,7 @@ class _Item(NamedTuple):
 
 
 class _Rows(Dataset[_Item]):
-    """Makes the batch of (epoch, rows). Substitutes unreadable images, or leaves them out."""
+    """Makes the batch of a key. Substitutes unreadable images, or leaves them out."""
 
     def __init__(self, source: Source, crop: Crop, substitute: bool) -> None:
         self.source = source
@@ -40,8 +44,8 @@ class _Rows(Dataset[_Item]):
         # Batches go through the pipe there: a copy more, but whole.
         self.through_pipe = _shared_memory() < _SMALL_SHARED_MEMORY
 
-    def __getitem__(self, key: tuple[int, Tensor]) -> _Item:
-        epoch, rows = key
+    def __getitem__(self, key: Key) -> _Item:
+        epoch, rows, draws = key
         met: dict[int, str] = {}
         try:
             found = [pair for row in rows.tolist() if (pair := self._readable(row, met)) is not None]
@@ -50,9 +54,8 @@ class _Rows(Dataset[_Item]):
         if not found:
             return _Item((), (), (), met)
         indices = torch.tensor([index for index, _ in found])
-        item = _Item(
-            self.crop([image for _, image in found], indices, epoch), self.source.labels[indices], indices, met
-        )
+        crops = self.crop([image for _, image in found], indices, counter(epoch, draws))
+        item = _Item(crops, self.source.labels[indices], indices, met)
         if self.through_pipe and get_worker_info() is not None:
             return _Item(tuple(view.numpy() for view in item.images), item.labels.numpy(), indices.numpy(), met)
         return item
@@ -93,19 +96,19 @@ class Streaming:
     def unreadable(self) -> dict[int, str]:
         return self.rows.unreadable
 
-    def batches(self, keys: Sequence[tuple[int, Tensor]]) -> Iterator[Batch]:
-        """A batch for each (epoch, rows), in order; indices stay on the CPU. Raises TooManyUnreadable."""
-        for item in self._loader(keys):
+    def batches(self, keys: Sequence[Key]) -> Iterator[Batch]:
+        """A batch for each key, in order; images and labels on the device. Raises TooManyUnreadable."""
+        for item, key in zip(self._loader(keys), keys, strict=True):
             self.unreadable.update(item.met)
             check_unreadable(self.rows.source, self.unreadable)
             if len(item.indices):
                 images = tuple(self._move(view) for view in item.images)
-                yield Batch(images, self._move(item.labels), torch.as_tensor(item.indices))
+                yield Batch(images, self._move(item.labels), torch.as_tensor(item.indices), draws=key.draws)
 
     def _move(self, values: Any) -> Tensor:
         return torch.as_tensor(values).to(self.device, non_blocking=True)
 
-    def _loader(self, keys: Sequence[tuple[int, Tensor]]) -> DataLoader[_Item]:
+    def _loader(self, keys: Sequence[Key]) -> DataLoader[_Item]:
         # Forked workers start at once and need nothing picklable. That is safe after CUDA has been initialised as long
         # as they do not touch it, and they decode on the CPU alone, with one thread each (the loader sees to that).
         fork = sys.platform == "linux" and self.workers > 0

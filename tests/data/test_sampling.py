@@ -1,9 +1,14 @@
 """Batches by class: how many of each, in what order, and what is refused."""
 
+import time
+from functools import partial
+
 import pytest
 import torch
 
+from selfsup.data.base import ArraySource
 from selfsup.data.joined import JoinedSource
+from selfsup.data.loader import Loader
 from selfsup.data.sampling import ClassBalanced, Shuffled, TwoDomains
 from selfsup.data.shapes import shapes
 
@@ -35,6 +40,54 @@ def test_every_image_of_a_class_gets_its_turn():
     counts = torch.cat(batches(sampler, 0)).bincount(minlength=42)
     assert counts[LABELS == 4].min() > 0
     assert counts[LABELS == 1].sum() == 0
+
+
+@pytest.mark.parametrize("singletons", ["skip", "once"])
+def test_no_image_comes_again_before_all_of_its_class_have_come(singletons):
+    sampler = ClassBalanced(per_class=4, singletons=singletons, steps_per_epoch=30).build(LABELS, 16, seed=0)
+    rows = torch.cat(batches(sampler, 1))
+    for label, size in enumerate(SIZES):
+        drawn = rows[LABELS[rows] == label]
+        assert len(drawn) == 0 if (size == 1 and singletons == "skip") else len(drawn) > size
+        for start in range(0, len(drawn), size):
+            part = drawn[start : start + size]
+            assert part.unique().numel() == len(part)
+
+
+def test_each_pass_over_the_classes_has_an_order_of_its_own():
+    sampler = ClassBalanced(per_class=2, steps_per_epoch=40).build(LABELS, 16, seed=0)  # a pass of 8 classes is a batch
+    orders = {tuple(LABELS[rows][::2].tolist()) for epoch in range(2) for rows in batches(sampler, epoch)}
+    assert len(orders) == 80
+    assert {tuple(sorted(order)) for order in orders} == {(0, 2, 3, 4, 5, 7, 8, 9)}
+
+
+def test_one_large_cluster_takes_no_time():
+    labels = torch.zeros(12_936).long()
+    sampler = ClassBalanced(per_class=4, singletons="once", steps_per_epoch=400).build(labels, 64, seed=0)
+    begin = time.perf_counter()
+    rows = torch.cat(batches(sampler, 0))
+    assert time.perf_counter() - begin < 1  # a permutation of the images in each of 6,400 passes took a minute
+    assert rows.bincount().unique().tolist() == [1, 2]  # 25,600 draws
+
+
+def test_classes_of_one_image_are_not_counted_and_are_spoken_of_once(capsys):
+    sampler = ClassBalanced(per_class=2).build(LABELS, 8, seed=0)
+    assert sampler.steps_per_epoch == 5  # 40 of 42 images
+    assert capsys.readouterr().err == ""
+    labels = torch.cat([torch.zeros(7), torch.ones(1), torch.arange(2, 6)]).long()
+    assert (
+        ClassBalanced(per_class=8).build(labels, 8, seed=0).steps_per_epoch == 1
+    )  # 7 images fill no batch, and repeat
+    assert ClassBalanced(per_class=2, singletons="once").build(LABELS, 8, seed=0).steps_per_epoch == 5
+    source = ArraySource(torch.zeros(42, 3, 2, 2).byte(), LABELS)
+    for rank, wanted in enumerate(["2 of 10 classes have one image and are left out\n", ""]):
+        make = partial(Loader, source, batch_size=8, seed=0, device=torch.device("cpu"), rank=rank, world=2)
+        loader = make(sampling=ClassBalanced(per_class=2))
+        list(loader.epoch(0))
+        assert capsys.readouterr().err == wanted
+        make(sampling=ClassBalanced(per_class=2, singletons="once"))
+        make()
+        assert capsys.readouterr().err == ""
 
 
 def test_order_is_a_function_of_seed_and_epoch():
