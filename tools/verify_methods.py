@@ -20,12 +20,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from verified import ONCE, START, Figures, table, unmet
 
 from selfsup.config import Data, dump, load_recipe, result_relevant
 from selfsup.data.sources import open_source, open_test
@@ -40,9 +42,7 @@ from selfsup.trainer import device_for
 
 ROOT = Path(__file__).resolve().parents[1]
 
-Figures = dict[str, Any]
 JUDGED = ("recall_at_1", "map", "map_at_r")
-GAIN = 0.1  # that every self-supervised method must have over the untrained encoder, CIFAR-10
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,6 @@ def cifar10(data: Path) -> list[Row]:
     return rows
 
 
-ONCE = "clustered once, not self-paced"
-
 PAIR_LOSSES: dict[str, losses.PairLoss.Config] = {
     "contrastive (Hadsell)": losses.Contrastive.Config(),
     "contrastive (XBM)": losses.SimilarityContrastive.Config(),
@@ -98,8 +96,8 @@ PAIR_LOSSES: dict[str, losses.PairLoss.Config] = {
 
 
 def cars(data: Path) -> list[Row]:
-    """Every pair loss over small batches, alone and with the memory."""
-    plain, memory = load_recipe("metric_cars_cpu"), load_recipe("xbm_cars_cpu")
+    """Every pair loss over small batches, alone and with the memory, from one start that has seen no label."""
+    plain, memory, start = (load_recipe(name) for name in ("metric_cars_cpu", "xbm_cars_cpu", "simclr_cars_cpu"))
 
     def run(recipe: Run, loss: losses.PairLoss.Config) -> Run:
         images = replace(recipe.data, root=str(data / "cars"))
@@ -109,40 +107,47 @@ def cars(data: Path) -> list[Row]:
     rows = [
         Row("cars", "raw pixels", first, trained=False, pixels=True),
         Row("cars", "untrained encoder", first, trained=False),
-        Row("cars", "proxy-anchor", run(plain, losses.Proxy.Config())),
+        Row("cars", START, replace(start, data=replace(start.data, root=str(data / "cars")))),
+        Row("cars", "proxy-anchor", run(plain, losses.Proxy.Config()), after=START),
     ]
     for name, loss in PAIR_LOSSES.items():
-        rows += [Row("cars", name, run(plain, loss)), Row("cars", f"{name} + XBM", run(memory, loss))]
+        rows.append(Row("cars", name, run(plain, loss), after=START))
+        rows.append(Row("cars", f"{name} + XBM", run(memory, loss), after=START))
     return rows
 
 
-def spcl(data: Path) -> list[Row]:
+def omniglot(data: Path) -> list[Row]:
+    """Characters without labels."""
+    images = Data(root=str(data / "omniglot.npz"), labels="none")
+    return spcl("omniglot", load_recipe("simclr_omniglot_cpu"), load_recipe("spcl_omniglot_cpu"), images)
+
+
+def wildlife(data: Path) -> list[Row]:
+    """Lions with identities, nyalas without."""
+    images = Data(root=str(data / "wildlife/nyala"), labelled_root=str(data / "wildlife/lion"))
+    return spcl("wildlife", load_recipe("simclr_wildlife_cpu"), load_recipe("spcl_wildlife_uda_cpu"), images)
+
+
+def spcl(suite: str, start: Run, run: Run, images: Data) -> list[Row]:
     """Self-paced clustering against clustering once, from the same start."""
-    rows = []
-    for suite, begin, recipe, images in (
-        ("omniglot", "simclr_omniglot_cpu", "spcl_omniglot_cpu", Data(root=str(data / "omniglot.npz"), labels="none")),
-        (
-            "wildlife",
-            "simclr_wildlife_cpu",
-            "spcl_wildlife_uda_cpu",
-            Data(root=str(data / "wildlife/nyala"), labelled_root=str(data / "wildlife/lion")),
-        ),
-    ):
-        start, run = load_recipe(begin), load_recipe(recipe)
-        unlabelled = replace(start.data, root=images.root, labels="none")
-        run = replace(run, data=replace(run.data, root=images.root, labelled_root=images.labelled_root))
-        once = replace(run.method, self_paced=False, recluster=False)
-        rows += [
-            Row(suite, "raw pixels", run, trained=False, pixels=True),
-            Row(suite, "untrained encoder", run, trained=False),
-            Row(suite, "start", replace(start, data=unlabelled)),
-            Row(suite, "SpCL", run, after="start"),
-            Row(suite, ONCE, replace(run, method=once), after="start"),
-        ]
-    return rows
+    start = replace(start, data=replace(start.data, root=images.root))
+    run = replace(run, data=replace(run.data, root=images.root, labelled_root=images.labelled_root))
+    once = replace(run.method, self_paced=False, recluster=False)
+    return [
+        Row(suite, "raw pixels", run, trained=False, pixels=True),
+        Row(suite, "untrained encoder", run, trained=False),
+        Row(suite, START, start),
+        Row(suite, "SpCL", run, after=START),
+        Row(suite, ONCE, replace(run, method=once), after=START),
+    ]
 
 
-SUITES: dict[str, Callable[[Path], list[Row]]] = {"cifar10": cifar10, "cars": cars, "spcl": spcl}
+SUITES: dict[str, Callable[[Path], list[Row]]] = {
+    "cifar10": cifar10,
+    "cars": cars,
+    "omniglot": omniglot,
+    "wildlife": wildlife,
+}
 
 
 def placed(row: Row, runs: Path) -> Row:
@@ -203,7 +208,7 @@ def by_retrieval(row: Row, device: torch.device) -> Figures:
         # Metric learning and re-identification judge what the loss is about, an encoder alone has its features.
         settings = Retrieval(data=data, mode="leave_one_out", layer="backbone")
         features = run_retrieval(Path(row.run.folder), settings, device)
-        if row.name == "start":
+        if row.name == START:
             return features
         found = run_retrieval(Path(row.run.folder), replace(settings, layer="embedding"), device)
         return found | {f"backbone_{name}": features[name] for name in JUDGED} | clusters(row)
@@ -312,63 +317,6 @@ def write(options: argparse.Namespace, rows: list[Row]) -> None:
     (options.out / f"{name}.md").write_text(table(found))
 
 
-def unmet(found: list[Figures]) -> list[str]:
-    """What is expected of the methods and does not show in these rows."""
-    said = []
-    cifar = {row["name"]: row["figures"]["knn_top1"] for row in found if row["suite"] == "cifar10"}
-    methods = [row["name"] for row in found if row["suite"] == "cifar10" and "budget" in row]
-    for name in methods:
-        if (gain := cifar[name] - cifar.get("untrained encoder", 0.0)) < GAIN:
-            said.append(f"{name} gains {gain:+.4f} over the untrained encoder, less than {GAIN}")
-    if methods and max(methods, key=lambda name: cifar[name]) not in ("SupCon", "SupCon with queue"):
-        said.append("a method without labels gains more than SupCon")
-    cars = {row["name"]: row["figures"]["recall_at_1"] for row in found if row["suite"] == "cars"}
-    for name, recall in cars.items():
-        if recall > cars.get(f"{name} + XBM", 1.0):
-            said.append(f"{name}: Recall@1 {recall:.4f} alone, {cars[f'{name} + XBM']:.4f} with XBM")
-    for suite in ("omniglot", "wildlife"):
-        maps = {row["name"]: row["figures"]["map"] for row in found if row["suite"] == suite}
-        if maps.get("SpCL", 1.0) < maps.get(ONCE, 0.0):
-            said.append(f"{suite}: SpCL has mAP {maps['SpCL']:.4f}, {ONCE} {maps[ONCE]:.4f}")
-    return said
-
-
-HEADS = {
-    "cifar10": ("CIFAR-10: kNN (k = 200, T = 0.1), 10,000 test images", {"knn_top1": "kNN"}),
-    "cars": (
-        "Cars, models unseen in training: leave-one-out retrieval",
-        {"recall_at_1": "Recall@1", "map_at_r": "MAP@R", "backbone_recall_at_1": "Recall@1 (backbone)"},
-    ),
-    "omniglot": ("Omniglot, alphabets unseen in training: retrieval", {"map": "mAP", "recall_at_1": "Recall@1"}),
-    "wildlife": ("Wildlife, lion labelled, nyala not: nyala unseen", {"map": "mAP", "recall_at_1": "Recall@1"}),
-}
-
-
-def table(found: list[Figures]) -> str:
-    """Markdown of all rows."""
-    lines = ["# Every method on real images", ""]
-    lines += [
-        "Written by `tools/verify_methods.py`; settings and protocols of each row are in `methods_cpu.json`. One seed"
-    ]
-    lines += ["each, figures of the last epoch, on test images that nothing was chosen by.", ""]
-    for suite, (title, figures) in HEADS.items():
-        rows = [row for row in found if row["suite"] == suite]
-        if not rows:
-            continue
-        base = next((row["figures"] for row in rows if row["name"] == "untrained encoder"), None)
-        first = next(iter(figures))
-        names = [*figures.values(), "over untrained", "images seen", "clusters by epoch"]
-        lines += [f"## {title}", "", "| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-        for row in rows:
-            values = [f"{row['figures'][name]:.4f}" if name in row["figures"] else "" for name in figures]
-            gain = f"{row['figures'][first] - base[first]:+.4f}" if base and "budget" in row else ""
-            seen = f"{row['budget']['images_seen']:,}" if "budget" in row else ""
-            by_epoch = " ".join(str(int(count)) for count in row["figures"].get("clusters", []))
-            lines.append(f"| {row['name']} | " + " | ".join([*values, gain, seen, by_epoch]) + " |")
-        lines.append("")
-    return "\n".join(lines)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder that tools/prepare_data.py wrote")
@@ -387,8 +335,7 @@ def main() -> int:
         unknown = set(options.names) - set(SUITES)
         if unknown:
             raise ValueError(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")
-        chosen = [row for row in rows if not options.names or row.suite in _members(options.names)]
-        work_off(chosen, options)
+        work_off([row for row in rows if not options.names or row.suite in options.names], options)
         write(options, rows)
         for line in unmet(results(rows)):
             message(f"not as expected: {line}")
@@ -396,10 +343,6 @@ def main() -> int:
         print(f"verify_methods: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _members(names: list[str]) -> set[str]:
-    return {member for name in names for member in (("omniglot", "wildlife") if name == "spcl" else (name,))}
 
 
 if __name__ == "__main__":
