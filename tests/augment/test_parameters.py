@@ -10,7 +10,7 @@ from selfsup.augment.parameters import Blur, Erase, Jitter, Parameters, View, dr
 from selfsup.augment.presets import PRESETS, reid, simclr_cifar
 from selfsup.augment.views import Augment
 from selfsup.config import dump, parse, restore
-from selfsup.randomness import Stream, uniform
+from selfsup.randomness import Stream, counter, uniform
 
 SAMPLES = 10_000
 
@@ -35,6 +35,22 @@ def test_a_sample_does_not_depend_on_its_batch(name: str) -> None:
     assert equal(whole, Parameters(*(torch.cat(values) for values in zip(*one_by_one, strict=True))))
     assert equal(whole.select(torch.arange(13, 40)), draw(view, 5, 3, indices[13:40], 1, sizes[13:40]))
     assert equal(whole, draw(view, 5, 3, indices, 1, sizes))
+
+
+def test_samples_may_have_counters_of_their_own() -> None:
+    view, indices, sizes = (
+        View(size=8, crop_attempts=30),
+        torch.arange(40) // 2,
+        sizes_of(20).repeat_interleave(2, dim=0),
+    )
+    sizes[20:] = torch.tensor([20, 90])  # about every 25th box fits: many draw on after the first attempts
+    epochs = torch.as_tensor(counter(3, torch.arange(40) % 2))
+    together = draw(view, 5, epochs, indices, 1, sizes)
+    for row in range(40):
+        alone = draw(view, 5, int(epochs[row]), indices[row : row + 1], 1, sizes[row : row + 1])
+        assert equal(together.select(slice(row, row + 1)), alone)
+    first, second = together.select(slice(0, None, 2)), together.select(slice(1, None, 2))
+    assert (first.boxes != second.boxes).any(dim=1).float().mean() > 0.8
 
 
 def test_seed_epoch_view_and_index_all_matter() -> None:
