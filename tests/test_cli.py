@@ -302,6 +302,7 @@ SMALLER = {
     "--augment.views.0.size": 24,
     "--augment.views.1.size": 24,
     "--sampling.steps-per-epoch": 6,
+    "--sampling.per-class": 4,
     "--method.queue-size": 64,
     "--method.memory-size": 64,
     "--method.hardest": 16,
