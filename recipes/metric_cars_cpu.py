@@ -3,9 +3,9 @@
     selfsup pretrain simclr_cars_cpu --data.root cars
     selfsup pretrain metric_cars_cpu --data.root cars --start runs/simclr_cars_cpu
 
-Not a published setting: from an encoder that has seen no label, small batches of 4 classes with 4 images each, 4 epochs;
-every image is decoded once, to 72 pixels, and kept. Another loss by changing `loss` in a copy of this file. Chosen by
-Recall@1 on 20 of the training classes that were left out: from random weights with batch 64 it was below raw pixels.
+Not a published setting: from an encoder that has seen no label, small batches of 4 classes with 4 images each, 4
+epochs; every image is decoded once, to 72 pixels, and kept. Another loss by changing `loss` in a copy of this file.
+Chosen by Recall@1 on 20 training classes that were left out: from random weights with batch 64 it was below raw pixels.
 """
 
 from selfsup.augment.parameters import View

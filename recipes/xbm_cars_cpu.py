@@ -3,8 +3,8 @@
     selfsup pretrain xbm_cars_cpu --data.root cars --start runs/simclr_cars_cpu
 
 Not a published setting: the memory fills after 500 of the 1,012 steps. Watch feature_drift, which tells how fast
-embeddings in the memory grow old: with a memory of 1,024 from step 200 on they moved by a squared distance of 1.1 to 1.5
-in 50 steps, and Recall@1 on left-out training classes was lower than without memory.
+embeddings in the memory grow old: with a memory of 1,024 from step 200 on they moved by a squared distance of 1.1 to
+1.5 in 50 steps, and Recall@1 on left-out training classes was lower than without memory.
 """
 
 from selfsup.augment.parameters import View
