@@ -82,7 +82,8 @@ class InstDisc(Method):
         _check(config, problem)
         self.config = config
         self.seed = problem.seed
-        self.repeats = max(1, problem.per_class)  # a class with few images gives them several times in a batch
+        # How often an image comes in a batch at most: by class, small classes give theirs again and again.
+        self.repeats = problem.batch_size if problem.per_class else 1
         self.encoder = convert(encoder, config.batch_norm)
         head = Head.Config(hidden_layers=0, output_dim=config.output_dim)
         self.head = head.build(cast(int, encoder.feature_dim))
