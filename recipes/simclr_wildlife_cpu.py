@@ -33,7 +33,7 @@ recipe = Run(
     data=Data(canvas=72, labels="none"),
     optimizer=SGD.Config(learning_rate=0.12, scaling="linear", weight_decay=5e-4),
     schedule=Cosine(warmup_epochs=1),
-    epochs=30,
+    epochs=20,
     batch_size=128,
     workers=0,
 )
