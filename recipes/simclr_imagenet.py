@@ -3,6 +3,7 @@
     accelerate launch --num_processes 32 -m selfsup pretrain simclr_imagenet --data.root PATH --precision bf16
 
 Batch 4,096, LARS at 0.3 B / 256 = 4.8, decay 1e-6, 100 epochs with 10 of warm-up, temperature 0.1, full augmentation.
+The network is torchvision's; the authors' own differs in max-pooling, shortcuts and start (--encoder.variant simclr).
 Published: 64.5 % by linear probe after 100 epochs, 69.1 % after 1,000 (google-research/simclr README). Not run by us.
 """
 
