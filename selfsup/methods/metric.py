@@ -37,6 +37,9 @@ class Metric(Method):
     class Config(Method.Config):
         loss: PairLoss.Config = field(default_factory=MultiSimilarity.Config)
         output_dim: int = 128
+        # batch_norm: after the linear layer, without shift. Features of a ReLU net lie in a cone, where almost all
+        # negatives are within any margin; this centres them.
+        neck: Literal["none", "batch_norm"] = "none"
         normalise: bool | None = None  # embeddings of unit norm; None: as the loss was published, so all but N-pair's
         # frozen: statistics stay as they are, as when weights of another training are refined; needs `start`.
         batch_norm: Literal["plain", "sync", "frozen"] = "plain"
@@ -53,7 +56,11 @@ class Metric(Method):
             _require_statistics(encoder)
         self.config = config
         self.encoder = convert(encoder, "sync" if config.batch_norm == "sync" else "plain")
-        self.head = Head.Config(hidden_layers=0, output_dim=config.output_dim).build(cast(int, encoder.feature_dim))
+        normed: Literal["none", "all"] = "all" if config.neck == "batch_norm" else "none"
+        head = Head.Config(hidden_layers=0, output_dim=config.output_dim, batch_norm=normed)
+        self.head = convert(
+            head.build(cast(int, encoder.feature_dim)), "sync" if config.batch_norm == "sync" else "plain"
+        )
         self.loss = config.loss.build(problem, config.output_dim)
         self.normalise = self.loss.norm != "free" if config.normalise is None else config.normalise
         if self.loss.norm == "unit" and not self.normalise:

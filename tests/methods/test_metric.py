@@ -229,3 +229,16 @@ def test_what_the_mathematics_allow_is_allowed():
     losses.Triplet.Config(mining="hard", soft_margin=True, margin=0)
     build(losses.Margin.Config(negatives=24), PROBLEM._replace(num_views=2))
     build(losses.Triplet.Config(), PROBLEM._replace(labels=torch.arange(100) % 2))
+
+
+def test_a_neck_centres_the_embeddings():
+    """Without it those of a ReLU net lie in a cone: every pair is alike."""
+    (view,) = images()
+    cosines = {}
+    for neck in ("none", "batch_norm"):
+        method = build(losses.Triplet.Config(), neck=neck)
+        unit = method.embed(view)
+        cosines[neck] = float((unit @ unit.T).detach().mean())
+        assert sum(p.requires_grad for p in method.head.parameters()) == 2  # weight and bias, or weight and scale
+    assert cosines["none"] > 0.5
+    assert cosines["batch_norm"] < 0.2
