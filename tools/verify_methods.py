@@ -258,7 +258,7 @@ def verified(row: Row) -> Figures | None:
     """The record of a row, if it is there and of today's settings."""
     path = Path(row.run.folder) / "verified.json"
     found: Figures | None = json.loads(path.read_text()) if path.is_file() else None
-    return found if found and found["run"] == mark(row) else None
+    return found if found and found.get("run") == mark(row) else None
 
 
 def results(rows: list[Row]) -> list[Figures]:
