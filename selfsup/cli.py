@@ -4,6 +4,8 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +50,13 @@ def main() -> None:
         sys.exit(2)
 
 
+_STAGES = ("knn", "retrieval", "linear")  # each a module of selfsup.stages with a STAGE
+
+
 def _command(name: str) -> Callable[[list[str]], int]:
-    commands = {
+    commands: dict[str, Callable[[list[str]], int]] = {
         "pretrain": _pretrain,
-        "knn": _knn,
-        "retrieval": _retrieval,
-        "linear": _linear,
+        **{stage: partial(_stage, stage) for stage in _STAGES},
         "recipes": _recipes,
         "methods": _methods,
     }
@@ -103,71 +106,29 @@ def _pretrain(arguments: list[str]) -> int:
     return _print_result(pretrain(parse(recipe, flags, f"selfsup pretrain {name}")))
 
 
-def _run_data(path: Path) -> Any:
-    """The data that a run was trained on, if `path` is a run folder."""
-    from selfsup.config import Data
-    from selfsup.folder import RunFolder
-    from selfsup.pretrain import data_of
-
-    return data_of(RunFolder(path)) if (path / "config.json").is_file() else Data()
-
-
-_Evaluation = Callable[[Path, Any, Any], dict[str, Any]]  # of an encoder's path, its settings, a device
-
-
-def _knn(arguments: list[str]) -> int:
-    def load() -> tuple[Any, _Evaluation]:
-        from selfsup.stages.knn import KNN, run_knn
-
-        return KNN, run_knn
-
-    return _judge(arguments, "knn", load)
-
-
-def _retrieval(arguments: list[str]) -> int:
-    def load() -> tuple[Any, _Evaluation]:
-        from selfsup.stages.retrieval import Retrieval, run_retrieval
-
-        return Retrieval, run_retrieval
-
-    return _judge(arguments, "retrieval", load)
-
-
-def _judge(arguments: list[str], command: str, load: Callable[[], tuple[Any, _Evaluation]]) -> int:
-    """An evaluation on features that needs no training: parse, carry out, write results/COMMAND.json."""
-    usage = f"selfsup {command} RUN [--data.root PATH] [flags]"
-    name, flags = _first(arguments, "the run folder or encoder file", usage)
-    path = Path(name)
-    from selfsup.config import parse
-    from selfsup.folder import RunFolder
-    from selfsup.trainer import device_for
-
-    settings, run = load()
-    chosen = parse(settings(data=_run_data(path)), flags, f"selfsup {command} {name}")
-    result = run(path, chosen, device_for(chosen.device))
-    if path.is_dir():
-        RunFolder(path).write_json(f"results/{command}.json", result)
-    return _print_result(result)
-
-
-def _linear(arguments: list[str]) -> int:
-    usage = "selfsup linear RUN [--protocol features|moco|simclr] [--data.root PATH] [flags]"
-    name, flags = _first(arguments, "the run folder or encoder file", usage)
-    path = Path(name)
+def _stage(command: str, arguments: list[str]) -> int:
+    """A stage on a run: parse, carry out, keep the results in its folder."""
     from selfsup import distributed
     from selfsup.config import parse
     from selfsup.folder import RunFolder
-    from selfsup.stages.linear import FeatureProbe, probe_settings, run_linear
-    from selfsup.trainer import device_for
+    from selfsup.stages.base import Stage, keep
 
-    protocol, flags = _taken(flags, "--protocol", "features")
-    defaults = probe_settings(protocol, _run_data(path))
-    settings = parse(defaults, flags, f"selfsup linear {name} --protocol {protocol}")
-    device = device_for(settings.device) if isinstance(settings, FeatureProbe) else None
-    result = run_linear(path, settings, device)
-    if path.is_dir() and "linear_top1" in result and distributed.rank() == 0:
-        RunFolder(path).write_json(f"results/linear_{protocol}.json", result)
-    return _print_result(result)
+    stage: Stage = import_module(f"selfsup.stages.{command}").STAGE
+    choices = f" [--protocol {'|'.join(stage.protocols)}]" if stage.protocols else ""
+    usage = f"selfsup {command} RUN{choices} [--data.root PATH] [flags]"
+    name, flags = _first(arguments, "the run folder or encoder file", usage)
+    path, called = Path(name), f"selfsup {command} {name}"
+    protocol = ""
+    if stage.protocols:
+        protocol, flags = _taken(flags, "--protocol", stage.protocols[0])
+        called += f" --protocol {protocol}"
+        if protocol not in stage.protocols:
+            raise ValueError(f"there is no protocol {protocol!r}; choose one of {', '.join(stage.protocols)}")
+    evaluated = stage.run(path, parse(stage.defaults(path, protocol), flags, called))
+    where = evaluated.folder or path
+    if evaluated.results and where.is_dir() and distributed.rank() == 0:
+        keep(RunFolder(where), evaluated.results)
+    return _print_result(evaluated.line())
 
 
 def _taken(flags: list[str], name: str, default: str) -> tuple[str, list[str]]:

@@ -103,16 +103,19 @@ class RunFolder:
                 ) from error
             yield
 
+    @property
+    def holds_run(self) -> bool:
+        return (self.path / "config.json").is_file()
+
     def saved_run(self) -> dict[str, Any]:
         """The run's configuration as it was dumped; `selfsup.config.restore` makes objects of it.
 
         Raises:
             ValueError: this is no run folder.
         """
-        saved = self.path / "config.json"
-        if not saved.is_file():
+        if not self.holds_run:
             raise ValueError(f"{self.path} is not a run folder: it has no config.json")
-        run: dict[str, Any] = _read_json(saved)["run"]
+        run: dict[str, Any] = _read_json(self.path / "config.json")["run"]
         return run
 
     def read_json(self, name: str) -> dict[str, Any]:

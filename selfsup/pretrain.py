@@ -13,7 +13,7 @@ from torch import nn
 from selfsup import distributed
 from selfsup.augment.geometry import Fit
 from selfsup.augment.views import Augment, Views
-from selfsup.config import Data, differences, dump, execution, restore
+from selfsup.config import Data, differences, dump, execution
 from selfsup.data.joined import open_training
 from selfsup.data.loader import Loader
 from selfsup.data.resident import Squeezed
@@ -124,12 +124,6 @@ def fingerprint(source: Source) -> dict[str, Any]:
         "labels_sha256": hashlib.sha256(source.labels.numpy().tobytes()).hexdigest()[:16],
         "names": [Path(source.name(place)).name for place in places],
     }
-
-
-def data_of(folder: RunFolder) -> Data:
-    """The data that a run was trained on."""
-    data: Data = restore(folder.saved_run().get("data"), Data)
-    return data
 
 
 def extractor(run: Run, source: Source, device: torch.device) -> Extract:

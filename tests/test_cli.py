@@ -78,11 +78,13 @@ def test_pretrain_then_knn_then_linear(
     assert call(monkeypatch, "knn", run, "--k", 20, "--temperature", 0.07) == 0
     knn = result(capsys)
     assert (knn["k"], knn["temperature"], knn["split"]) == (20, 0.07, "train to test")
-    assert knn == json.loads((run / "results" / "knn.json").read_text())
+    kept = json.loads((run / "results" / "knn.json").read_text())["results"]
+    assert [knn["knn_top1"]] == [entry["figures"]["knn_top1"] for entry in kept]
     assert call(monkeypatch, "retrieval", run, "--mode", "leave_one_out") == 0
     found = result(capsys)
-    assert found["queries"] == 200
-    assert found == json.loads((run / "results" / "retrieval.json").read_text())
+    assert found["query_images"] == 200
+    kept = json.loads((run / "results" / "retrieval.json").read_text())["results"][0]
+    assert found == {**kept["figures"], **kept["protocol"], **kept["about"], "reason": "finished", "signal": 0}
     assert call(monkeypatch, "linear", run / "encoder.safetensors", "--data.root", "shapes:200") == 0
     linear = result(capsys)
     assert linear["encoder_sha256"] == knn["encoder_sha256"] == finished["encoder_sha256"]

@@ -20,6 +20,7 @@ from selfsup.data.sources import open_source
 from selfsup.folder import RunFolder, device_name
 from selfsup.monitor.log import message
 from selfsup.pretrain import Run, pretrain
+from selfsup.stages.base import keep
 from selfsup.stages.embed import extract
 from selfsup.stages.knn import KNN, knn_accuracy, run_knn
 from selfsup.stages.linear import FeatureProbe, run_linear
@@ -88,10 +89,12 @@ def quickstart(arguments: argparse.Namespace, device: torch.device) -> dict[str,
         message(f"stopped at step {outcome['step']}; the same command goes on from there")
         return {"signal": outcome["signal"]}
     folder = RunFolder(Path(run.folder))
-    knn = run_knn(folder.path, replace(SETTINGS, data=run.data), device)
-    folder.write_json("results/knn.json", knn)
-    linear = run_linear(folder.path, FeatureProbe(data=run.data), device)
-    folder.write_json("results/linear_features.json", linear)
+    results = [
+        *run_knn(folder.path, replace(SETTINGS, data=run.data)).results,
+        *run_linear(folder.path, FeatureProbe(data=run.data)).results,
+    ]
+    keep(folder, results)
+    knn, linear = (result.flat() for result in results)
     figures = {
         "pixels_knn_top1": round(pixels, 4),
         "untrained_knn_top1": round(untrained, 4),

@@ -193,7 +193,7 @@ def read(row: Row, data: Data, device: torch.device) -> Features:
 def by_knn(row: Row, device: torch.device) -> Figures:
     settings, data = KNN(data=row.run.data), row.run.data
     if row.trained:
-        return run_knn(Path(row.run.folder), settings, device)
+        return run_knn(Path(row.run.folder), settings).results[0].flat()
     bank = extract(untrained(row), open_source(data.root, limit=data.limit), row.run.feed.center(), device)
     queries = read(row, data, device)
     figures = knn_accuracy(bank, queries, settings.k, settings.temperature, device=device)
@@ -211,10 +211,10 @@ def by_retrieval(row: Row, device: torch.device) -> Figures:
     if row.trained:
         # Metric learning and re-identification judge what the loss is about, an encoder alone has its features.
         settings = Retrieval(data=data, mode="leave_one_out", layer="backbone")
-        features = run_retrieval(Path(row.run.folder), settings, device)
+        features = run_retrieval(Path(row.run.folder), settings).results[0].flat()
         if row.name == START:
             return features
-        found = run_retrieval(Path(row.run.folder), replace(settings, layer="embedding"), device)
+        found = run_retrieval(Path(row.run.folder), replace(settings, layer="embedding")).results[0].flat()
         return found | {f"backbone_{name}": features[name] for name in JUDGED} | clusters(row)
     return {**retrieval_figures(read(row, data, device), None, device=device), "split": "leave one out"}
 

@@ -53,6 +53,11 @@ class Exported:
     sha256: str
     made_by: dict[str, Any]
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What results say of the encoder that they judge."""
+        return {"encoder_sha256": self.sha256}
+
     def network(self, layer: Layer) -> nn.Module:
         """Images to the features of this layer. Raises ValueError where the head was not exported."""
         if layer == "backbone":

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +9,10 @@ from torch import Tensor
 
 from selfsup.cluster.neighbours import Backend, nearest_neighbours
 from selfsup.data.sources import open_source, open_test
+from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer, load_encoder
+from selfsup.trainer import device_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,18 +82,15 @@ def knn_accuracy(
     return {"top1": hits[:, :1].any(1).double().mean().item(), "top5": hits[:, :5].any(1).double().mean().item()}
 
 
-def run_knn(path: Path, settings: KNN, device: torch.device) -> dict[str, Any]:
+def run_knn(path: Path, settings: KNN) -> Evaluated:
     """kNN of an exported encoder: bank from the training part, queries from the test part where there is one.
 
     Args:
         path: a run folder or an encoder.safetensors.
         settings: with `data.root` set.
-        device: where the encoder runs.
-
-    Returns:
-        figures with the whole protocol.
     """
     exported = load_encoder(path)
+    device = device_for(settings.device)
     encoder, center = exported.network(settings.layer).to(device), exported.feed.center()
     data = settings.data
     parts = [open_source(data.root, "train", labels=data.labels, limit=data.limit)]
@@ -102,9 +100,7 @@ def run_knn(path: Path, settings: KNN, device: torch.device) -> dict[str, Any]:
     bank, *rest = (settings.features(encoder, part, center, device) for part in parts)
     k = min(settings.k, len(bank.labels) - (not rest))
     figures = knn_accuracy(bank, rest[0] if rest else None, k, settings.temperature, settings.backend, device)
-    return {
-        "knn_top1": figures["top1"],
-        "knn_top5": figures["top5"],
+    protocol = {
         "k": k,
         "temperature": settings.temperature,
         "metric": "cosine",
@@ -113,5 +109,9 @@ def run_knn(path: Path, settings: KNN, device: torch.device) -> dict[str, Any]:
         "bank_images": len(bank.labels),
         "query_images": len(rest[0].labels) if rest else len(bank.labels),
         "split": "train to test" if rest else "leave one out",
-        "encoder_sha256": exported.sha256,
     }
+    found = {f"knn_{name}": value for name, value in figures.items()}
+    return Evaluated([Result(stage="knn", figures=found, protocol=protocol, about=exported.about)])
+
+
+STAGE = Stage(run=run_knn, defaults=lambda path, protocol: KNN(data=data_of(path)))

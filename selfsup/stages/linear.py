@@ -3,15 +3,14 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfsup import checkpoint, distributed
-from selfsup.augment.parameters import View
-from selfsup.augment.views import Augment, Views
+from selfsup import checkpoint
+from selfsup.augment.views import Augment
 from selfsup.config import Data
 from selfsup.data.batch import Batch
 from selfsup.data.sources import Source, open_source
@@ -19,22 +18,23 @@ from selfsup.folder import RunFolder
 from selfsup.methods.base import Method, Step
 from selfsup.models.resnet import ResNet
 from selfsup.optim import SGD
-from selfsup.pretrain import fingerprint, make_loader
 from selfsup.randomness import Stream, permutation
 from selfsup.schedules import Cosine, Steps
-from selfsup.stages.embed import Features, Reading, extract
-from selfsup.stages.encoder import Exported, Feed, load_encoder
-from selfsup.trainer import Training, fit, make_accelerator
+from selfsup.stages import supervised
+from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.stages.embed import Features, Reading
+from selfsup.stages.encoder import Exported, load_encoder
+from selfsup.stages.supervised import Supervised, plain_view, require_labels
+from selfsup.trainer import device_for
 
 PROTOCOLS = ("features", "moco", "simclr")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(Training):
+class Probe(Supervised):
     """A linear classifier trained on augmented images with a frozen backbone."""
 
     protocol: Literal["moco", "simclr"]
-    data: Data = Data()
     initial_std: float = 0.01  # of the classifier's weights
 
 
@@ -107,16 +107,12 @@ class LinearProbe(Method):
         return Step(loss, {"accuracy": accuracy.detach()}, {})
 
 
-def run_linear(path: Path, settings: Probe | FeatureProbe, device: torch.device | None = None) -> dict[str, Any]:
+def run_linear(path: Path, settings: Probe | FeatureProbe) -> Evaluated:
     """Probe an exported encoder; trained on the training part, judged on the test part, at the last epoch.
 
     Args:
         path: a run folder or an encoder.safetensors.
         settings: from `probe_settings`, with `data.root` set.
-        device: of the feature probe; an augmented probe runs where its accelerator says.
-
-    Returns:
-        figures with the whole protocol; "linear_top1" is absent when the probe was interrupted.
 
     Raises:
         ValueError: no labels, no test part, or the data do not fit the settings.
@@ -127,42 +123,36 @@ def run_linear(path: Path, settings: Probe | FeatureProbe, device: torch.device 
     test = open_source(data.root, "test", labels=data.labels)
     require_labels(train, test)
     if isinstance(settings, FeatureProbe):
-        figures = _on_features(exported, train, test, settings, device or torch.device("cpu"))
-    else:
-        figures = _with_augmentation(path, exported, train, test, settings)
-    return figures | {
+        return _on_features(exported, train, test, settings)
+    return _with_augmentation(path, exported, train, test, settings)
+
+
+def _common(exported: Exported, train: Source, test: Source) -> dict[str, Any]:
+    return {
         "layer": "backbone",
         "train_images": len(train),
         "test_images": len(test),
         "transform": exported.feed.transform,
-        "encoder_sha256": exported.sha256,
     }
-
-
-def require_labels(train: Source, test: Source) -> None:
-    """Raise ValueError where a classifier cannot be trained and judged."""
-    for name, source in (("training", train), ("test", test)):
-        if int(source.labels.min()) < 0:
-            raise ValueError(f"the {name} images have no labels; put the images of each class in a folder of its own")
-    missing = sorted(set(test.labels.tolist()) - set(train.labels.tolist()))
-    if missing:
-        raise ValueError(f"test classes {missing[:5]} have no training image; a probe cannot learn them")
-    if len(train.labels.unique()) < 2:
-        raise ValueError("there is only one class; a classifier needs at least two")
 
 
 # On features
 
 
-def _on_features(
-    exported: Exported, train: Source, test: Source, settings: FeatureProbe, device: torch.device
-) -> dict[str, Any]:
+def _on_features(exported: Exported, train: Source, test: Source, settings: FeatureProbe) -> Evaluated:
+    device = device_for(settings.device)
     encoder, center = exported.encoder.to(device), exported.feed.center()
     known, asked = (settings.features(encoder, part, center, device) for part in (train, test))
     figures = probe_features(known, asked, settings.l2, settings.iterations, device)
-    return figures | {
-        "protocol": "features: L-BFGS logistic regression, standardised, l2 chosen on a tenth of the training images"
+    protocol = {
+        "protocol": "features",
+        "classifier": "logistic regression by L-BFGS on standardised features, without augmentation",
+        "l2_tried": settings.l2,
+        "chosen_on": "a tenth of the training images" if len(settings.l2) > 1 else "nothing",
+        **_common(exported, train, test),
     }
+    about = exported.about | {"l2": figures.pop("l2")}
+    return Evaluated([Result(stage="linear_features", figures=figures, protocol=protocol, about=about)])
 
 
 def probe_features(
@@ -236,50 +226,44 @@ def _accuracy(classifier: nn.Linear, x: Tensor, y: Tensor) -> float:
 # With augmentation
 
 
-def probe_view(feed: Feed) -> View:
-    """Random resized crop and flip, nothing else, as both papers train their probes."""
-    return View(size=feed.size, crop_scale=(0.08, 1.0), flip=0.5, mean=feed.mean, std=feed.std)
-
-
-def _with_augmentation(path: Path, exported: Exported, train: Source, test: Source, settings: Probe) -> dict[str, Any]:
-    accelerator = make_accelerator(settings)
+def _with_augmentation(path: Path, exported: Exported, train: Source, test: Source, settings: Probe) -> Evaluated:
     parent = path if path.is_dir() else path.parent
-    folder = RunFolder(Path(settings.folder) if settings.folder else parent / f"linear_{settings.protocol}")
-    views = Views(Augment(views=(probe_view(exported.feed),)), settings.seed)
-    loader = make_loader(settings, settings.data, train, views, accelerator)
-    torch.manual_seed(settings.seed)
+    stage = f"linear_{settings.protocol}"
+    folder = RunFolder(Path(settings.folder) if settings.folder else parent / stage)
     num_classes = int(train.labels.max()) + 1
-    method = LinearProbe(exported.encoder, num_classes, settings.initial_std)
-
-    def evaluate() -> dict[str, float]:
-        judged = extract(
-            nn.Sequential(method.encoder, method.classifier),
-            test,
-            exported.feed.center(),
-            accelerator.device,
-            canvas=settings.data.canvas,
-            workers=settings.workers,
-        )
-        return {"linear_top1": (judged.features.argmax(dim=1) == judged.labels).double().mean().item()}
-
-    before = _digest(method.encoder)
-    facts = {"images": fingerprint(train), "encoder": exported.sha256}
-    with folder.claimed(settings, facts, accelerator.device):
-        outcome = fit(method, loader, views, settings, folder, accelerator)
+    before = _digest(exported.encoder)
+    trained = supervised.train(
+        settings,
+        lambda: LinearProbe(exported.encoder, num_classes, settings.initial_std),
+        train,
+        Augment(views=(plain_view(exported.feed),)),
+        folder,
+        {"encoder": exported.sha256},
+    )
+    outcome, method = trained.outcome, cast(LinearProbe, trained.method)
     if _digest(method.encoder) != before:
         raise RuntimeError("the frozen backbone was changed by the probe")
-    figures: dict[str, Any] = evaluate() if outcome.finished else {}
-    return figures | {
+    if not outcome.finished:
+        return Evaluated([], outcome.reason, outcome.signal)
+    network = nn.Sequential(method.encoder, method.classifier)
+    figures = settings.judge(network, test, exported.feed.center(), trained.device)
+    protocol = {
         "protocol": settings.protocol,
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
         "peak_learning_rate": settings.optimizer.peak(settings.batch_size),
-        "reason": outcome.reason,
-        "signal": outcome.signal,
-        "probe_folder": str(folder.path),
-        "processes": distributed.world_size(),
+        "weight_decay": settings.optimizer.weight_decay,
+        **_common(exported, train, test),
     }
+    about = exported.about | {"seed": settings.seed, "probe_folder": str(folder.path)}
+    found = {f"linear_{name}": value for name, value in figures.items()}
+    return Evaluated([Result(stage=stage, figures=found, protocol=protocol, about=about)])
 
 
 def _digest(module: nn.Module) -> str:
     return hashlib.sha256(checkpoint.serialize(module.state_dict())).hexdigest()
+
+
+STAGE = Stage(
+    run=run_linear, defaults=lambda path, protocol: probe_settings(protocol, data_of(path)), protocols=PROTOCOLS
+)

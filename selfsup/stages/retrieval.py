@@ -3,7 +3,7 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from selfsup.data.sources import Source, open_source, open_test
 from selfsup.randomness import Stream, permutation
+from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer, load_encoder
+from selfsup.trainer import device_for
 
 _SIMILARITIES = 2**22  # of a tile of queries and the whole gallery, ranked at a time
 
@@ -166,18 +168,15 @@ def _role(listed: dict[Path, str], folder: Path, name: str, index: Path) -> str:
     return role
 
 
-def run_retrieval(path: Path, settings: Retrieval, device: torch.device) -> dict[str, Any]:
+def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
     """Retrieval by an exported encoder among the test images, or among all images where there is no test part.
 
     Args:
         path: a run folder or an encoder.safetensors.
         settings: with `data.root` set.
-        device: where the encoder runs.
-
-    Returns:
-        figures with the whole protocol.
     """
     exported = load_encoder(path)
+    device = device_for(settings.device)
     data = settings.data
     test = open_test(data.root, data.labels)
     source = open_source(data.root, "train", labels=data.labels, limit=data.limit) if test is None else test
@@ -195,13 +194,18 @@ def run_retrieval(path: Path, settings: Retrieval, device: torch.device) -> dict
     if split != "leave one out":
         queries, gallery = (Features(*(values[rows] for values in images)) for rows in (asking, ~asking))
     figures = retrieval_figures(queries, gallery, settings.recall_at, device)
-    return {
-        **figures,
+    asked, left_out = figures.pop("queries"), figures.pop("queries_left_out")
+    protocol = {
         "metric": "cosine",
         "layer": settings.layer,
         "transform": exported.feed.transform,
+        "query_images": asked,
+        "queries_left_out": left_out,
         "gallery_images": len(images.labels) if gallery is None else len(gallery.labels),
         "part": "train" if test is None else "test",
         "split": split,
-        "encoder_sha256": exported.sha256,
     }
+    return Evaluated([Result(stage="retrieval", figures=figures, protocol=protocol, about=exported.about)])
+
+
+STAGE = Stage(run=run_retrieval, defaults=lambda path, protocol: Retrieval(data=data_of(path)))

@@ -60,11 +60,11 @@ def test_published_probes_learn_and_leave_the_backbone_alone(finished: Path, pro
     assert isinstance(settings, Probe)
     settings = replace(settings, epochs=1, batch_size=50, device="cpu", evaluate_every=0)
     before = (finished / "encoder.safetensors").read_bytes()
-    result = run_linear(finished, settings)
+    result = run_linear(finished, settings).results[0].flat()
     assert result["linear_top1"] > 0
     assert result["epochs"] == 1
     assert (finished / "encoder.safetensors").read_bytes() == before
-    again = run_linear(finished, settings)  # finished already: judged again from its checkpoint
+    again = run_linear(finished, settings).results[0].flat()  # finished already: judged again from its checkpoint
     assert again["linear_top1"] == result["linear_top1"]
 
 
@@ -90,7 +90,7 @@ def test_the_exported_encoder_computes_what_was_trained(finished: Path) -> None:
     assert load_encoder(finished / "encoder.safetensors").sha256 == exported.sha256
     assert not exported.encoder.training
     result = run_linear(finished, FeatureProbe(data=Data(root="shapes:128"), l2=(1e-3,), device="cpu"))
-    assert result["encoder_sha256"] == exported.sha256
+    assert result.results[0].about["encoder_sha256"] == exported.sha256
 
 
 def test_bad_encoders_are_named(finished: Path, tmp_path: Path) -> None:

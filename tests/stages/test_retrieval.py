@@ -119,13 +119,13 @@ def test_the_whole_evaluation(tmp_path: Path) -> None:
 
     def run(**settings: object) -> dict[str, object]:
         data = Data(root=str(tmp_path / "data" / "zoo"), canvas=32)
-        return run_retrieval(tmp_path, Retrieval(data=data, workers=0, **settings), CPU)
+        return run_retrieval(tmp_path, Retrieval(data=data, workers=0, **settings)).results[0].flat()
 
     plain = run()
-    assert (plain["split"], plain["queries"], plain["gallery_images"]) == ("leave one out", 12, 12)
+    assert (plain["split"], plain["query_images"], plain["gallery_images"]) == ("leave one out", 12, 12)
     assert plain["transform"] == "centre 1.0 of both sides, resized to (16, 8)"
     drawn = run(mode="query_gallery", recall_at=(1,))
-    assert (drawn["queries"], drawn["gallery_images"]) == (4, 8)
+    assert (drawn["query_images"], drawn["gallery_images"]) == (4, 8)
     assert "recall_at_2" not in drawn
     write_index(tmp_path / "data", [(f"zoo/{path}", "query" if "/1." in path else "gallery") for path in paths[:10]])
     with pytest.raises(ValueError, match=r"2\.png as nothing; wanted query or gallery"):
@@ -136,7 +136,7 @@ def test_the_whole_evaluation(tmp_path: Path) -> None:
     write_index(tmp_path / "data", [(f"zoo/{path}", word) for path, word in zip(paths, words, strict=True)])
     (tmp_path / "data" / "zoo" / paths[1]).write_bytes(b"no image")
     listed = run()
-    assert (listed["queries"], listed["queries_left_out"], listed["gallery_images"]) == (3, 2, 6)
+    assert (listed["query_images"], listed["queries_left_out"], listed["gallery_images"]) == (3, 2, 6)
     assert listed["part"] == "test"
 
 

@@ -1,0 +1,97 @@
+"""What every stage shares: the form of a result, and of the stage as a command knows it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from selfsup.config import Data, restore
+from selfsup.folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Figures, how they came about, and of what.
+
+    Two results of one stage may stand in one column where their protocols are equal. What differs between runs that are
+    to be compared, such as the encoder and the seeds, is in `about`.
+    """
+
+    stage: str  # names the file: results/<stage>.json
+    figures: dict[str, float]
+    protocol: dict[str, Any]  # k, T, metric, layer, transform, labels, split, numbers of images
+    about: dict[str, Any] = field(default_factory=dict)  # encoder_sha256, seed, what was chosen on the way
+
+    def flat(self) -> dict[str, Any]:
+        """One level, for the line on standard output."""
+        return {**self.figures, **self.protocol, **self.about}
+
+
+class Evaluated(NamedTuple):
+    """How a stage ended; one that was stopped has no results yet."""
+
+    results: list[Result]
+    reason: str = "finished"
+    signal: int = 0
+    folder: Path | None = None  # the stage's own run folder, where it made one: its results are kept there
+
+    def line(self) -> dict[str, Any]:
+        """The JSON object of the command: the first result, with the other ones in a list."""
+        ended: dict[str, Any] = {"reason": self.reason, "signal": self.signal}
+        if self.folder is not None:
+            ended["run"] = str(self.folder)
+        if not self.results:
+            return ended
+        first, *others = (result.flat() for result in self.results)
+        return first | ({"others": others} if others else {}) | ended
+
+
+class Stage(NamedTuple):
+    """A command on a run folder or an encoder file: `selfsup NAME RUN [--protocol P] [flags]`."""
+
+    run: Callable[[Path, Any], Evaluated]  # of RUN, and the settings
+    defaults: Callable[[Path, str], Any]  # of RUN and the protocol's name: settings, each field a flag
+    protocols: tuple[str, ...] = ()  # the first one is taken where none is named
+
+
+def data_of(path: Path) -> Data:
+    """The data that a run was trained on; no data, where `path` is not a run folder."""
+    folder = RunFolder(path)
+    data: Data = restore(folder.saved_run().get("data", {}), Data) if folder.holds_run else Data()
+    return data
+
+
+def keep(folder: RunFolder, results: list[Result]) -> None:
+    """Add results to the folder's files, in place of those with the same protocol and of those of another encoder."""
+    for stage in dict.fromkeys(result.stage for result in results):
+        new = [result for result in results if result.stage == stage]
+        encoder = new[0].about.get("encoder_sha256")
+        said = [_as_json(result.protocol) for result in new]
+        kept = [
+            old
+            for old in read(folder, stage)
+            if old.about.get("encoder_sha256") == encoder and _as_json(old.protocol) not in said
+        ]
+        folder.write_json(f"results/{stage}.json", {"results": [asdict(result) for result in [*new, *kept]]})
+
+
+def read(folder: RunFolder, stage: str) -> list[Result]:
+    """The results of a stage, the newest first; none where it was never carried out.
+
+    Raises:
+        ValueError: the file is damaged, or of an older layout.
+    """
+    content = folder.read_json(f"results/{stage}.json")
+    if not content:
+        return []
+    try:
+        return [Result(**item) for item in content["results"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder.path}/results/{stage}.json holds no results ({error!r}); delete it and evaluate again"
+        ) from error
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

@@ -1,0 +1,104 @@
+"""Training on labels with the one loop: what probes, fine-tuning and distillation share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from selfsup.augment.parameters import View
+from selfsup.augment.views import Augment, Center, Views
+from selfsup.config import Data
+from selfsup.data.sources import Source
+from selfsup.folder import RunFolder
+from selfsup.methods.base import Method
+from selfsup.pretrain import fingerprint, make_loader, report_unreadable
+from selfsup.stages.embed import extract
+from selfsup.stages.encoder import Feed
+from selfsup.trainer import Evaluate, Outcome, Training, fit, make_accelerator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised(Training):
+    """Settings of a stage that trains on one augmented view of each image."""
+
+    data: Data = Data()
+
+    def judge(self, network: nn.Module, test: Source, center: Center, device: torch.device) -> dict[str, float]:
+        """`top_figures` of `network`, images to logits, on the central crops of the test images."""
+        judged = extract(network, test, center, device, canvas=self.data.canvas, workers=self.workers)
+        return top_figures(judged.features, judged.labels)
+
+
+class Trained(NamedTuple):
+    """What came of a training stage."""
+
+    method: Method
+    outcome: Outcome
+    device: torch.device
+
+
+def train(
+    settings: Supervised,
+    build: Callable[[], Method],
+    source: Source,
+    augment: Augment,
+    folder: RunFolder,
+    facts: dict[str, Any],
+    judge: Callable[[Method, torch.device], dict[str, float]] | None = None,
+) -> Trained:
+    """Train in `folder`, or go on there.
+
+    Args:
+        settings: how, and whatever else must be the same when the stage goes on.
+        build: makes the method, on the CPU; torch's generator is seeded before.
+        source: the images that are trained on.
+        augment: their views.
+        folder: of this stage.
+        facts: what else must be the same, such as the encoder's hash.
+        judge: called between epochs; its figures are logged.
+
+    Raises:
+        ValueError: the folder belongs to another configuration, or the data do not fit.
+    """
+    accelerator = make_accelerator(settings)
+    views = Views(augment, settings.seed)
+    facts = {"images": fingerprint(source), **facts}
+    folder.check(settings, facts)  # before anything is decoded
+    loader = make_loader(settings, settings.data, source, views, accelerator)
+    torch.manual_seed(settings.seed)
+    method = build()
+    device = accelerator.device
+    evaluate: Evaluate | None = None if judge is None else lambda: judge(method, device)
+    with folder.claimed(settings, facts, device):
+        outcome = fit(method, loader, views, settings, folder, accelerator, evaluate)
+        report_unreadable(loader.unreadable, folder, device)
+    return Trained(method, outcome, device)
+
+
+def plain_view(feed: Feed) -> View:
+    """Random resized crop and flip, nothing else, as the papers train their probes and classifiers."""
+    return View(size=feed.size, crop_scale=(0.08, 1.0), flip=0.5, mean=feed.mean, std=feed.std)
+
+
+def top_figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Shares of rows whose class is the highest ("top1") and among the five highest ("top5"): (N, C), (N,).
+
+    Of equal logits the lower class stands first.
+    """
+    ranked = logits.sort(dim=1, descending=True, stable=True).indices[:, :5]
+    hits = ranked == labels[:, None]
+    return {"top1": hits[:, 0].double().mean().item(), "top5": hits.any(dim=1).double().mean().item()}
+
+
+def require_labels(train: Source, test: Source) -> None:
+    """Raise ValueError where a classifier cannot be trained and judged."""
+    for name, source in (("training", train), ("test", test)):
+        if int(source.labels.min()) < 0:
+            raise ValueError(f"the {name} images have no labels; put the images of each class in a folder of its own")
+    missing = sorted(set(test.labels.tolist()) - set(train.labels.tolist()))
+    if missing:
+        raise ValueError(f"test classes {missing[:5]} have no training image; a probe cannot learn them")
+    if len(train.labels.unique()) < 2:
+        raise ValueError("there is only one class; a classifier needs at least two")
