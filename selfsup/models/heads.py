@@ -1,4 +1,4 @@
-"""Projection heads: what stands between the encoder and the loss, and is thrown away afterwards."""
+"""Heads: what stands between the encoder and the loss. Projections are thrown away afterwards, classifiers kept."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -75,6 +75,52 @@ class Neck(nn.Module):
     def forward(self, features: Tensor) -> Tensor:  # (B, feature_dim) -> the same
         normed: Tensor = self.norm(features)
         return normed
+
+
+class Classifier(nn.Module):
+    """The first layers of a projection head, then a linear classifier: (B, feature_dim) -> (B, num_classes) logits.
+
+    SimCLRv2 fine-tunes from the first hidden layer of its head (Chen et al. 2020, section 2); layer 0 is a classifier
+    on the features themselves.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(HeadConfig):
+        num_classes: int
+        class_names: tuple[str, ...] = ()  # in the order of the logits
+        hidden: Head.Config | None = None  # the head whose layers these are
+        layer: int = 0  # how many of its hidden layers are kept
+
+        def __post_init__(self) -> None:
+            if self.num_classes < 2:
+                raise ValueError(f"num_classes is {self.num_classes}; a classifier needs at least 2")
+            if self.class_names and len(self.class_names) != self.num_classes:
+                raise ValueError(f"there are {len(self.class_names)} class_names for {self.num_classes} classes")
+            available = self.hidden.hidden_layers if self.hidden else 0
+            if not 0 <= self.layer <= available:
+                raise ValueError(f"layer is {self.layer}, and the head has {available} hidden layers; give 0 or one")
+
+        def build(self, feature_dim: int) -> "Classifier":
+            return Classifier(self, feature_dim)
+
+    def __init__(self, config: Config, feature_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        width = feature_dim
+        layers: list[nn.Module] = []
+        if config.hidden is not None and config.layer:
+            width = config.hidden.hidden_dim or feature_dim
+            layers = list(config.hidden.build(feature_dim).layers[: config.layer])
+        self.hidden = nn.Sequential(*layers)
+        self.linear = nn.Linear(width, config.num_classes)
+
+    def take(self, head: Head) -> None:
+        """Start the hidden layers from those of a trained head."""
+        self.hidden.load_state_dict(head.layers[: self.config.layer].state_dict())
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.hidden(features))
+        return logits
 
 
 def _linear(in_dim: int, out_dim: int, normed: bool) -> nn.Linear:

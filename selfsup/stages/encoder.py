@@ -14,7 +14,7 @@ from selfsup.augment.geometry import Fit
 from selfsup.augment.parameters import Size
 from selfsup.augment.views import Center
 from selfsup.config import dump, restore
-from selfsup.models.heads import HeadConfig
+from selfsup.models.heads import Classifier, HeadConfig
 from selfsup.models.resnet import ResNet
 
 SCHEMA = 1
@@ -65,6 +65,18 @@ class Exported:
         if self.head is None:
             raise ValueError("this encoder has no head beside it; use --layer backbone")
         return nn.Sequential(self.encoder, self.head)
+
+    @property
+    def classifier(self) -> nn.Sequential:
+        """Images to logits. Raises ValueError where the head is no classifier."""
+        if not isinstance(self.head, Classifier):
+            raise ValueError("this encoder has no classifier; make one by selfsup finetune")
+        return nn.Sequential(self.encoder, self.head)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the classifier's logits, in their order; () where the data named none, or there is no classifier."""
+        return self.head.config.class_names if isinstance(self.head, Classifier) else ()
 
 
 def save_encoder(

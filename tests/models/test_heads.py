@@ -1,9 +1,12 @@
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from selfsup.models.heads import Head
+from selfsup.config import dump, restore
+from selfsup.models.heads import Classifier, Head, HeadConfig
 
 
 def test_moco_heads():
@@ -49,3 +52,39 @@ def test_bad_configurations_are_refused():
         Head.Config(hidden_layers=-1)
     with pytest.raises(ValueError, match="output_dim is 0"):
         Head.Config(output_dim=0)
+
+
+@pytest.mark.parametrize("batch_norm", ["none", "all"])
+def test_a_classifier_stands_on_the_first_layers_of_a_head(batch_norm):
+    head = Head.Config(hidden_layers=2, hidden_dim=7, output_dim=3, batch_norm=batch_norm).build(5)
+    x = torch.randn(16, 5)
+    head(x)  # running statistics that are not the initial ones
+    head.eval()
+    for layer, width in ((0, 5), (1, 7), (2, 7)):
+        classifier = Classifier.Config(num_classes=4, hidden=head.config, layer=layer).build(5).eval()
+        classifier.take(head)
+        assert torch.equal(classifier.hidden(x), head.hidden(x, layer))
+        assert classifier.linear.weight.shape == (4, width)
+        assert torch.equal(classifier(x), classifier.linear(head.hidden(x, layer)))
+
+
+def test_a_classifiers_settings_come_back_from_json():
+    config = Classifier.Config(
+        num_classes=2, class_names=("cat", "dog"), hidden=Head.Config(hidden_layers=2, batch_norm="all"), layer=1
+    )
+    for each in (config, Classifier.Config(num_classes=3)):
+        assert restore(json.loads(json.dumps(dump(each))), HeadConfig) == each
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"num_classes": 1}, "num_classes is 1"),
+        ({"class_names": ("a",)}, "1 class_names for 3 classes"),
+        ({"layer": 1}, "layer is 1, and the head has 0 hidden layers"),
+        ({"layer": 3, "hidden": Head.Config(hidden_layers=2)}, "layer is 3, and the head has 2"),
+    ],
+)
+def test_classifiers_that_cannot_be(fields, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        Classifier.Config(**{"num_classes": 3, **fields})
