@@ -218,6 +218,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
         if name not in parameters:
             raise ValueError(f"the checkpoint holds optimiser state of {name!r}, which this method does not have")
         parameter = parameters[name]
-        if value.shape == parameter.shape:
+        # AdamW's count of steps stays on the CPU, also where the parameter is a single number on the device.
+        if value.shape == parameter.shape and entry != "step":
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         optimizer.state[parameter][entry] = value
