@@ -1,0 +1,279 @@
+"""Clusters of features: spherical k-means or DBSCAN, and how well they agree with the labels."""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from selfsup import checkpoint, distributed
+from selfsup.cluster.criterion import set_apart
+from selfsup.cluster.dbscan import dbscan
+from selfsup.cluster.neighbours import has_faiss
+from selfsup.config import Data
+from selfsup.data.sources import Source, open_source, open_test
+from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.stages.clustering_figures import (
+    adjusted_rand_index,
+    contingency,
+    normalised_mutual_information,
+    purity,
+)
+from selfsup.stages.embed import Features, Reading
+from selfsup.stages.encoder import Layer, load_encoder
+from selfsup.trainer import device_for
+
+PROTOCOLS = ("kmeans", "dbscan")
+_CELLS = 2**24  # products of a tile of images with all images
+_PAIRS = 2**27  # close pairs of images held at once, some 4 GB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clustering(Reading):
+    """Settings that both ways of clustering share."""
+
+    layer: Layer = "backbone"
+    part: Literal["auto", "train", "test"] = "auto"  # of the data; auto: the test images where there are any
+
+
+@dataclass(frozen=True, kw_only=True)
+class KMeans(Clustering):
+    """Spherical k-means: centres are unit vectors, each image belongs to the one of the largest cosine."""
+
+    k: int | None = None  # clusters; None: as many as there are classes
+    repeats: int = 5  # restarts from other images; the best by the sum of cosines is taken
+    iterations: int = 25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("repeats", 1), ("iterations", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.k is not None and self.k < 2:
+            raise ValueError(f"k is {self.k}; it must be at least 2, or None for the number of classes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DBSCAN(Clustering):
+    """Clusters of density on cosine distances."""
+
+    eps: float = 0.2  # largest cosine distance, 1 - cosine, of neighbours
+    min_samples: int = 5  # neighbours of a core, itself included
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eps < 2:
+            raise ValueError(f"eps is {self.eps}; it is a cosine distance, above 0 and below 2")
+        if self.min_samples < 1:
+            raise ValueError(f"min_samples is {self.min_samples}; it must be at least 1")
+
+
+def clustering_settings(protocol: str, data: Data) -> KMeans | DBSCAN:
+    """The settings of a protocol; any of them can be overridden."""
+    return KMeans(data=data) if protocol == "kmeans" else DBSCAN(data=data)
+
+
+def spherical_kmeans(features: Tensor, k: int, repeats: int, iterations: int, seed: int) -> tuple[Tensor, list[float]]:
+    """Clusters of the best of several restarts, by faiss on the CPU and on all images.
+
+    Args:
+        features: (N, D) float32 unit rows.
+        k: clusters, at most N; some may end up empty.
+        repeats: restarts, the r-th from faiss's seed `seed * repeats + r`.
+        iterations: of each restart.
+        seed: of all restarts.
+
+    Returns:
+        (N,) int64 clusters, numbered without gaps, and the mean cosine of images and their centres in each restart.
+
+    Raises:
+        ValueError: faiss is not installed, or k is larger than N.
+    """
+    _check_k(k, len(features))
+    if not has_faiss():
+        raise ValueError("k-means needs faiss, which is not installed; install faiss-cpu, or use --protocol dbscan")
+    import faiss
+
+    rows = features.cpu().contiguous().numpy()
+    best, objectives = torch.empty(0), []
+    for repeat in range(repeats):
+        kmeans = faiss.Kmeans(
+            rows.shape[1],
+            k,
+            niter=iterations,
+            spherical=True,
+            seed=(seed * repeats + repeat) % 2**31,
+            min_points_per_centroid=1,
+            max_points_per_centroid=len(rows),
+        )
+        kmeans.train(rows)
+        cosines, found = kmeans.assign(rows)
+        objectives.append(float(cosines.mean(dtype=np.float64)))
+        if objectives[-1] == max(objectives):
+            best = torch.from_numpy(found)
+    return best.unique(return_inverse=True)[1], objectives
+
+
+def _check_k(k: int, count: int) -> None:
+    if k > count:
+        raise ValueError(f"k is {k}, but there are {count} images; choose a smaller k")
+
+
+def cosine_graph(features: Tensor, radius: float) -> csr_array:
+    """All pairs of images at a cosine distance of at most `radius`, for `dbscan` at this radius.
+
+    Args:
+        features: (N, D) unit rows, on any device. Their products are taken in double precision, a tile at a time.
+        radius: largest distance.
+
+    Returns:
+        (N, N) sparse and symmetric, each image stored with itself; the stored distances are all 0.
+
+    Raises:
+        ValueError: too many pairs are close.
+    """
+    size, double = len(features), features.double()
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    pairs = 0
+    for tile in torch.arange(size, device=features.device).split(max(1, _CELLS // size)):
+        start = int(tile[0])
+        close = 1 - double[tile] @ double[start:].T <= radius
+        # Each pair once, and mirrored below: products of both orders may differ in their last bit.
+        i, j = (part.to(torch.int32).cpu().numpy() + start for part in close.triu(1).nonzero(as_tuple=True))
+        found.append((i, j))
+        pairs += 2 * len(i)
+        if pairs > _PAIRS:
+            raise ValueError(
+                f"more than {_PAIRS:,} pairs of images lie within eps = {radius}; choose a smaller eps, or fewer images"
+            )
+    i, j = (np.concatenate(part) for part in zip(*found, strict=True))
+    own = np.arange(size, dtype=np.int32)
+    where = (np.concatenate([i, j, own]), np.concatenate([j, i, own]))
+    return csr_array((np.zeros(len(where[0]), np.int8), where), shape=(size, size))
+
+
+def cluster_figures(labels: Tensor | None, clusters: Tensor) -> dict[str, float]:
+    """NMI, ARI and purity with labels, and how many clusters there are and how large.
+
+    An image of no cluster, -1, counts as a cluster of its own in NMI and ARI, which so fall with noise; purity is a
+    share of the clustered images only, and left out where there are none.
+
+    Args:
+        labels: (N,) int64, or None where there are none.
+        clusters: (N,) int64.
+    """
+    figures: dict[str, float] = {}
+    clustered = clusters >= 0
+    if labels is not None:
+        table = contingency(labels, set_apart(clusters))
+        figures |= {"nmi": normalised_mutual_information(table), "ari": adjusted_rand_index(table)}
+        if clustered.any():
+            figures["purity"] = purity(contingency(labels[clustered], clusters[clustered]))
+    sizes = clusters[clustered].unique(return_counts=True)[1].sort().values
+    figures["clusters"] = len(sizes)
+    if len(sizes):
+        named = {"smallest": sizes[0], "median": sizes[(len(sizes) - 1) // 2], "largest": sizes[-1]}
+        figures |= {f"{name}_cluster": int(value) for name, value in named.items()}
+    return figures
+
+
+def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
+    """Cluster the images of one part of the data; in a run folder, also write the clusters to results/.
+
+    Args:
+        path: a run folder or an encoder.safetensors.
+        settings: with `data.root` set.
+
+    Raises:
+        ValueError: no images, only one class, k cannot be known or is too large, or the features are not finite.
+    """
+    exported = load_encoder(path)
+    device = device_for(settings.device)
+    part, source = _open(settings)
+    labelled = _has_labels(source)
+    if labelled and len(source.labels.unique()) < 2:
+        raise ValueError(
+            f"the {part} images are of only one class, so clusters cannot agree with classes\n"
+            "use other data, or --data.labels none for clusters alone"
+        )
+    if isinstance(settings, KMeans):
+        _check_k(_clusters_wanted(settings, source), len(source))
+    images = settings.features(exported.network(settings.layer).to(device), source, exported.feed.center(), device)
+    if not images.features.isfinite().all():
+        raise ValueError("the features hold NaN or infinity; the encoder has diverged")
+    clusters, how, about = _clustered(F.normalize(images.features.to(device)), source, settings)
+    protocol = {
+        "metric": "cosine",
+        **how,
+        "layer": settings.layer,
+        "transform": exported.feed.transform,
+        "part": part,
+        "images": len(images.labels),
+        "classes": len(images.labels.unique()) if labelled else None,
+    }
+    name = "kmeans" if isinstance(settings, KMeans) else "dbscan"
+    if path.is_dir() and distributed.rank() == 0:
+        about["file"] = str(_write(path / "results" / f"clusters_{name}.csv", source, images, clusters))
+    figures = cluster_figures(images.labels if labelled else None, clusters)
+    if name == "dbscan":
+        figures["noise"] = (clusters < 0).double().mean().item()
+    result = Result(stage=f"cluster_{name}", figures=figures, protocol=protocol, about=exported.about | about)
+    return Evaluated([result])
+
+
+def _clustered(
+    unit: Tensor, source: Source, settings: KMeans | DBSCAN
+) -> tuple[Tensor, dict[str, Any], dict[str, Any]]:
+    """Clusters of unit features, -1 for noise; how they came about; and what another seed changes."""
+    if isinstance(settings, DBSCAN):
+        clusters = dbscan(cosine_graph(unit, settings.eps), settings.eps, settings.min_samples)
+        return clusters, {"eps": settings.eps, "min_samples": settings.min_samples}, {}
+    k = _clusters_wanted(settings, source)
+    clusters, cosines = spherical_kmeans(unit, k, settings.repeats, settings.iterations, settings.seed)
+    how = {"k": k, "repeats": settings.repeats, "iterations": settings.iterations}
+    return clusters, how, {"seed": settings.seed, "mean_cosine": max(cosines), "mean_cosines": cosines}
+
+
+def _open(settings: Clustering) -> tuple[str, Source]:
+    data = settings.data
+    if settings.part == "test":
+        return "test", open_source(data.root, "test", labels=data.labels)
+    test = open_test(data.root, data.labels) if settings.part == "auto" else None
+    if test is not None:
+        return "test", test
+    return "train", open_source(data.root, "train", labels=data.labels, limit=data.limit)
+
+
+def _has_labels(source: Source) -> bool:
+    return int(source.labels.min()) >= 0
+
+
+def _clusters_wanted(settings: KMeans, source: Source) -> int:
+    if settings.k is not None:
+        return settings.k
+    if not _has_labels(source):
+        raise ValueError("the images have no labels to take the number of clusters from; give --k")
+    return len(source.labels.unique())
+
+
+def _write(path: Path, source: Source, images: Features, clusters: Tensor) -> Path:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("path", "label", "cluster"))
+    columns = (images.indices.tolist(), images.labels.tolist(), clusters.tolist())
+    rows.writerows((source.name(index), label, cluster) for index, label, cluster in zip(*columns, strict=True))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_atomically(path, text.getvalue().encode())
+    return path
+
+
+STAGE = Stage(
+    run=run_cluster,
+    defaults=lambda path, protocol: clustering_settings(protocol, data_of(path)),
+    protocols=PROTOCOLS,
+)

@@ -1,0 +1,213 @@
+"""`selfsup compare`: a table and a plot of several runs over all their results."""
+
+import csv
+import html
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table as TerminalTable
+
+from selfsup import checkpoint
+from selfsup.monitor.log import console, message
+from selfsup.stages.comparison import Column, Table, compare, described, mean_and_deviation
+
+_PANELS = 3  # in a line of the plot
+
+
+# On the terminal
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) <= 1 else f"{value:.6g}"
+
+
+def cell(values: list[float], runs: int = 1) -> str:
+    """Mean, and standard deviation of several values; with their number where it is not that of the runs."""
+    if not values:
+        return ""
+    mean, deviation = mean_and_deviation(values)
+    text = _number(mean) if deviation is None else f"{_number(mean)} ± {_number(deviation)}"
+    return text if len(values) == runs else f"{text} (n = {len(values)})"
+
+
+def terminal_tables(table: Table) -> Iterator[TerminalTable]:
+    """One for the figures of each stage: a single one would be too wide for most terminals."""
+    for part, stage in dict.fromkeys((column.part, column.stage) for column in table.columns):
+        shown = TerminalTable(title=f"{part}: {stage}" if part else stage, title_justify="left")
+        numbers = [n for n, column in enumerate(table.columns) if (column.part, column.stage) == (part, stage)]
+        shown.add_column("run", overflow="fold")
+        for number in numbers:
+            column = table.columns[number]
+            shown.add_column(column.short + (f"\n{column.differing}" if column.differing else ""), justify="right")
+        for row in table.rows:
+            shown.add_row(row.name, *(cell(row.cells[number], len(row.runs)) for number in numbers))
+        yield shown
+
+
+def legend(table: Table) -> list[str]:
+    """The full protocol of each column, and the runs of each row of several."""
+    protocols: dict[str, list[Column]] = {}
+    for column in table.columns:
+        place = f"{column.part}: " if column.part else ""
+        text = described(column.protocol, list(column.protocol)) or "no protocol stated"
+        protocols.setdefault(f"{place}{column.stage}: {text}", []).append(column)
+    lines = [
+        f"{', '.join(dict.fromkeys(column.short for column in same))} of {text}" for text, same in protocols.items()
+    ]
+    for row in table.rows:
+        if len(row.runs) > 1:
+            lines.append(f"{row.name}: mean ± standard deviation (n - 1) over {', '.join(map(str, row.runs))}")
+    return lines
+
+
+# In files
+
+
+def _lines(table: Table) -> list[list[str]]:
+    """The whole table as text, headings first."""
+    heading = ["run", *(column.heading for column in table.columns)]
+    return [heading, *([row.name, *(cell(values, len(row.runs)) for values in row.cells)] for row in table.rows)]
+
+
+def as_csv(table: Table) -> bytes:
+    """For each column the mean, the standard deviation and the number of values; protocols stand in the headings."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    full = [f"{column.name} [{described(column.protocol, list(column.protocol))}]" for column in table.columns]
+    writer.writerow(["run", *(f"{name}{what}" for name in full for what in ("", " sd", " n"))])
+    for row in table.rows:
+        summaries = [[*mean_and_deviation(values), len(values)] if values else ["", "", 0] for values in row.cells]
+        writer.writerow([row.name, *(item for summary in summaries for item in summary)])
+    return text.getvalue().encode()
+
+
+def as_markdown(table: Table) -> bytes:
+    """The table with its legend."""
+    heading, *rows = ([text.replace("|", "\\|") for text in line] for line in _lines(table))
+    ruler = ["---", *("---:" for _ in table.columns)]
+    lines = [f"| {' | '.join(line)} |" for line in (heading, ruler, *rows)]
+    return "\n".join([*lines, "", *(f"- {line}" for line in legend(table)), ""]).encode()
+
+
+def as_html(table: Table) -> bytes:
+    """A page of its own: the table, its legend, and the plot where there is something to plot."""
+    heading, *rows = ([html.escape(text) for text in line] for line in _lines(table))
+    parts = [
+        "<!DOCTYPE html>\n<meta charset='utf-8'><title>selfsup compare</title>",
+        "<style>body{font-family:sans-serif}td,th{padding:.2em .8em;text-align:right}"
+        "td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto}</style>",
+        "<table><tr>" + "".join(f"<th>{text}</th>" for text in heading) + "</tr>",
+        *("<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>" for row in rows),
+        "</table>",
+        "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in legend(table)) + "</ul>",
+    ]
+    if _plotted(table):
+        drawing = plot(table, "svg").decode()
+        parts.append(drawing[drawing.index("<svg") :])
+    return "\n".join(parts).encode()
+
+
+def _plotted(table: Table) -> list[int]:
+    """Columns with a value of two rows or more; of every row where there is only one."""
+    least = min(2, len(table.rows))
+    return [n for n in range(len(table.columns)) if sum(bool(row.cells[n]) for row in table.rows) >= least]
+
+
+def plot(table: Table, form: str) -> bytes:
+    """A panel for each column, hence of one protocol each: single values, and their mean and standard deviation.
+
+    Raises:
+        ValueError: no column has values of two rows.
+    """
+    numbers = _plotted(table)
+    if not numbers:
+        raise ValueError(
+            "there is nothing to plot: no two runs have a figure under the same protocol\n"
+            "evaluate them with the same settings, or write the table: --out FILE.md"
+        )
+    across = min(_PANELS, len(numbers))
+    down = -(-len(numbers) // across)
+    # A drawing of its own, without pyplot: needs no display and leaves no state behind.
+    figure = Figure(figsize=(1.5 + 3.6 * across, down * (1.1 + 0.32 * len(table.rows))), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False, sharey=True).flatten()
+    for axes, number in zip(panels, numbers, strict=False):
+        _panel(axes, table, number)
+    for axes in panels[len(numbers) :]:
+        axes.set_visible(False)
+    content = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "selfsup"}):  # equal tables give equal files
+        figure.savefig(content, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
+    return content.getvalue()
+
+
+def _panel(axes: Axes, table: Table, number: int) -> None:
+    column = table.columns[number]
+    axes.set_title(column.name + (f"\n{column.differing}" if column.differing else ""), fontsize=9)
+    for place, row in enumerate(table.rows):
+        values = row.cells[number]
+        if len(values) > 1:
+            axes.plot(values, [place] * len(values), "o", color="0.7", markersize=4)
+        if values:
+            mean, deviation = mean_and_deviation(values)
+            axes.errorbar(mean, place, xerr=deviation, fmt="o", color="C0", markersize=5, capsize=3)
+    axes.set_yticks(range(len(table.rows)), [row.name for row in table.rows], fontsize=8)
+    axes.set_ylim(len(table.rows) - 0.5, -0.5)  # the first run on top
+    axes.tick_params(axis="x", labelsize=8)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _plot_as(form: str) -> Callable[[Table], bytes]:
+    return lambda table: plot(table, form)
+
+
+_FORMS: dict[str, Callable[[Table], bytes]] = {
+    ".md": as_markdown,
+    ".csv": as_csv,
+    ".html": as_html,
+    ".png": _plot_as("png"),
+    ".svg": _plot_as("svg"),
+}
+
+
+# The command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Settings of the command `compare`."""
+
+    out: str = ""  # .md or .csv: the table; .png or .svg: the plot; .html: both. Empty: only on the terminal
+
+    def __post_init__(self) -> None:
+        if self.out and Path(self.out).suffix not in _FORMS:
+            raise ValueError(f"out is {self.out!r}; give a name that ends in {', '.join(_FORMS)}")
+
+
+def run_compare(runs: list[Path], settings: Compare) -> dict[str, Any]:
+    """Print the table of `runs`, and write it or its plot to `settings.out`; returns the JSON object.
+
+    Raises:
+        ValueError: something is not a run folder, or has no results; or there is nothing to plot.
+    """
+    table = compare(runs)
+    out = Path(settings.out) if settings.out else None
+    content = _FORMS[out.suffix](table) if out is not None else b""
+    # Where there is no terminal, lines are as long as they need to be.
+    wide = console if console.is_terminal else Console(stderr=True, highlight=False, width=1000)
+    for shown in terminal_tables(table):
+        wide.print(shown, markup=False)
+    for line in legend(table):
+        message(line)
+    if out is None:
+        return table.line()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_atomically(out, content)
+    message(f"written to {out}")
+    return table.line() | {"out": str(out)}

@@ -1,0 +1,231 @@
+"""Results of several runs in one table: each column of one protocol, repetitions with other seeds in one row."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from selfsup.folder import RunFolder
+from selfsup.stages.base import Result, read
+
+
+class Column(NamedTuple):
+    """One figure under one protocol."""
+
+    part: str  # folder inside the run, such as finetune_1pct; empty for the run itself
+    stage: str
+    figure: str
+    protocol: dict[str, Any]
+    differing: str  # what of the protocol tells this column from others of the same figure; empty where there are none
+
+    @property
+    def short(self) -> str:
+        """The figure without the name of its stage."""
+        return self.figure.removeprefix(f"{self.stage.partition('_')[0]}_")
+
+    @property
+    def name(self) -> str:
+        """What is in the column, without what tells it from others."""
+        return f"{self.part}: {self.stage} {self.short}" if self.part else f"{self.stage} {self.short}"
+
+    @property
+    def heading(self) -> str:
+        return self.name + (f" ({self.differing})" if self.differing else "")
+
+
+class Row(NamedTuple):
+    """A run, or several that differ in their seed alone."""
+
+    runs: list[Path]
+    seeds: list[list[int]]  # of each run, all that its configuration names
+    cells: list[list[float]]  # for each column, the values that there are
+
+    @property
+    def name(self) -> str:
+        return f"{self.runs[0]} (n = {len(self.runs)})" if len(self.runs) > 1 else str(self.runs[0])
+
+
+class Table(NamedTuple):
+    """Runs by figures."""
+
+    columns: list[Column]
+    rows: list[Row]
+
+    def line(self) -> dict[str, Any]:
+        """The JSON object of the command."""
+        columns = [column._asdict() | {"heading": column.heading} for column in self.columns]
+        rows = [
+            {
+                "name": row.name,
+                "runs": [str(run) for run in row.runs],
+                "seeds": row.seeds,
+                "cells": [_summary(values) for values in row.cells],
+            }
+            for row in self.rows
+        ]
+        return {"columns": columns, "rows": rows}
+
+
+def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
+    """Mean, and standard deviation with n - 1; None for a single value."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _summary(values: list[float]) -> dict[str, Any] | None:
+    if not values:
+        return None
+    mean, deviation = mean_and_deviation(values)
+    return {"mean": mean, "sd": deviation, "values": values}
+
+
+# What there is
+
+
+class Found(NamedTuple):
+    """One figure of one run."""
+
+    key: str  # part, stage, figure and protocol as JSON: what tells columns apart
+    value: float
+
+
+def results_of(run: Path) -> list[tuple[str, Result]]:
+    """All results of a run: its own, and those of the run folders in it with their path inside.
+
+    A seed at the end of a folder's name, as in finetune_1pct_seed1, is left out: such folders are repetitions.
+
+    Raises:
+        ValueError: `run` is no run folder, or there are no results.
+    """
+    if not run.is_dir():
+        raise ValueError(f"there is no run folder {run}")
+    files = sorted(run.rglob("results/*.json"), key=lambda file: (len(file.parts), str(file)))
+    if not ((run / "results").is_dir() or RunFolder(run).holds_run):
+        raise ValueError(f"{run} is not a run folder: it has neither a config.json nor results")
+    found = [
+        (re.sub(r"_seed\d+\b", "", folder.relative_to(run).as_posix()).removeprefix("."), result)
+        for file in files
+        for folder in [file.parent.parent]
+        for result in read(RunFolder(folder), file.stem)
+    ]
+    if not any(result.figures for _, result in found):
+        raise ValueError(f"{run} has no results yet; make some, for example with: selfsup knn {run}")
+    return found
+
+
+def _figures(run: Path) -> list[Found]:
+    return [
+        Found(json.dumps([part, result.stage, figure, result.protocol], sort_keys=True), value)
+        for part, result in results_of(run)
+        for figure, value in result.figures.items()
+    ]
+
+
+class Identity(NamedTuple):
+    """What a run is."""
+
+    apart: Any  # from its seeds: configuration and facts, without what follows from a seed
+    seeds: list[int]
+
+
+def identity(run: Path) -> Identity:
+    """What the run is by its config.json; by those of the runs in it where it has none, as a run of several parts.
+
+    An encoder that training started from differs with every seed. Where its folder is known (the one that `run` lies
+    in, one beside it, or the one given as `start`), what that run is takes the place of the encoder's hash.
+    """
+    config = RunFolder(run).read_json("config.json")
+    if not config:
+        parts = {part.name: identity(part) for part in sorted(run.iterdir()) if RunFolder(part).holds_run}
+        apart = {name: part.apart for name, part in parts.items()} or str(run.resolve())
+        return Identity(apart, [seed for part in parts.values() for seed in part.seeds])
+    seeds: list[int] = []
+    apart = _without_seeds(config["result"], seeds)
+    facts = apart.get("facts", {})
+    if "labelled" in apart and not apart["labelled"].get("file"):  # the seed has drawn the labelled images
+        facts.pop("labelled", None)
+        facts["images"] = facts.get("images", {}).get("count")
+    for name, origin in _origins(run, config).items():
+        facts[name] = origin.apart
+        seeds += origin.seeds
+    return Identity(apart, seeds)
+
+
+def _origins(run: Path, config: dict[str, Any]) -> dict[str, Identity]:
+    """The runs whose encoders the facts name by their hash, as far as they are found."""
+    hashes = {name: value for name, value in config["result"].get("facts", {}).items() if isinstance(value, str)}
+    start = config["run"].get("start")
+    near = [run.resolve().parent, *sorted(run.resolve().parent.iterdir()), *([Path(start)] if start else [])]
+    encoders = {
+        RunFolder(folder).read_json("encoder.json").get("sha256"): folder for folder in near if folder != run.resolve()
+    }
+    return {name: identity(encoders[value]) for name, value in hashes.items() if value in encoders}
+
+
+def _without_seeds(value: Any, seeds: list[int]) -> Any:
+    """A configuration without any `seed`; they are added to `seeds`."""
+    if isinstance(value, dict):
+        if value.get("seed") is not None:
+            seeds.append(value["seed"])
+        return {key: _without_seeds(item, seeds) for key, item in value.items() if key != "seed"}
+    return [_without_seeds(item, seeds) for item in value] if isinstance(value, list) else value
+
+
+# The table
+
+
+def compare(runs: list[Path]) -> Table:
+    """Put the results of runs into one table.
+
+    Runs with equal configurations but for their seeds are one row. A column holds figures of one protocol: where
+    protocols of a figure differ there are several columns, headed by what differs.
+
+    Raises:
+        ValueError: something is not a run folder, or has no results; or one is named twice.
+    """
+    twice = [str(run) for run, times in Counter(run.resolve() for run in runs).items() if times > 1]
+    if twice:
+        raise ValueError(f"{twice[0]} is named twice")
+    figures = {run: _figures(run) for run in runs}
+    keys = list(dict.fromkeys(found.key for run in runs for found in figures[run]))
+    rows = [
+        Row(
+            group, seeds, [[found.value for run in group for found in figures[run] if found.key == key] for key in keys]
+        )
+        for group, seeds in _groups(runs)
+    ]
+    return Table(_columns(keys), rows)
+
+
+def _groups(runs: list[Path]) -> list[tuple[list[Path], list[list[int]]]]:
+    """Runs that are one row, and their seeds; each only once, so that a copy of a run is a row of its own."""
+    groups: dict[tuple[str, int], tuple[list[Path], list[list[int]]]] = {}
+    copies: Counter[tuple[str, str]] = Counter()
+    for run in runs:
+        apart, seeds = identity(run)
+        text = json.dumps(apart, sort_keys=True)
+        group = groups.setdefault((text, copies[text, str(seeds)]), ([], []))
+        group[0].append(run)
+        group[1].append(seeds)
+        copies[text, str(seeds)] += 1
+    return list(groups.values())
+
+
+def _columns(keys: list[str]) -> list[Column]:
+    """Of the keys, in their order."""
+    plain = [Column(*json.loads(key), "") for key in keys]
+    columns = []
+    for column in plain:
+        others = [other.protocol for other in plain if other[:3] == column[:3]]
+        names = dict.fromkeys(name for protocol in others for name in protocol)
+        differing = [name for name in names if len({json.dumps(p.get(name), sort_keys=True) for p in others}) > 1]
+        columns.append(column._replace(differing=described(column.protocol, differing)))
+    return columns
+
+
+def described(protocol: dict[str, Any], names: list[str]) -> str:
+    """Parts of a protocol, "k=20, temperature=0.1"; what it lacks is said to be absent."""
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in protocol.items()}
+    return ", ".join(f"{name}={texts.get(name, 'absent')}" for name in names)

@@ -1,0 +1,229 @@
+"""`selfsup embed`: features of every image in a file, written piece by piece so that an interruption costs little."""
+
+import csv
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from selfsup.augment.views import Center
+from selfsup.data.base import check_unreadable
+from selfsup.data.loader import evaluation_batches
+from selfsup.data.sources import Source, open_source, open_test
+from selfsup.monitor.log import console, message
+from selfsup.pretrain import fingerprint
+from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.stages.embed import Reading, _OneView
+from selfsup.stages.encoder import Layer, load_encoder
+from selfsup.stages.partial import Partial
+from selfsup.trainer import device_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed(Reading):
+    """Settings of the command `embed`."""
+
+    out: str = ""  # FILE.npy, with FILE.csv beside it, or FILE.parquet
+    layer: Layer = "backbone"
+    part: Literal["train", "test", "all"] = "all"  # of the data; all: the training images, then the test images
+    save_every: int = 8192  # images after which an interrupted command can go on
+
+    def __post_init__(self) -> None:
+        if self.save_every < 1:
+            raise ValueError(f"save_every is {self.save_every}; it must be at least 1")
+
+
+class Part(NamedTuple):
+    """A part of the data: "train" or "test"."""
+
+    name: str
+    source: Source
+
+
+def write_features(
+    encoder: nn.Module, parts: list[Part], center: Center, device: torch.device, settings: Embed, partial: Partial
+) -> None:
+    """Encode what `partial` lacks of all parts, in the order of the data, chunk by chunk.
+
+    Batches are those of an uninterrupted call, so that the rows have the same bits.
+
+    Args:
+        encoder: (B, 3, S, S) -> (B, D), in evaluation mode.
+        parts: of the data.
+        center: the test-time transform.
+        device: where to compute.
+        settings: with batch_size, save_every, workers and the canvas.
+        partial: where the rows go.
+
+    Raises:
+        ValueError: features are not finite.
+        TooManyUnreadable: more than one image and more than 1 % of a part cannot be read.
+    """
+    chunks = [
+        (part, number, count)
+        for part in parts
+        for count in [-(-len(part.source) // settings.save_every)]
+        for number in range(count)
+    ]
+    with Progress(
+        TextColumn("embed"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images, left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        begun = partial.done.rows + sum(map(len, partial.done.unreadable.values()))
+        if begun:
+            message(f"going on after {begun} images, which are in {partial.path}")
+        task = progress.add_task("embed", total=sum(len(part.source) for part in parts), completed=begun)
+        for part, number, count in chunks[partial.done.chunks :]:
+            features, unreadable = _encode(
+                encoder, part.source, (number, count), center, device, settings, lambda n: progress.advance(task, n)
+            )
+            check_unreadable(part.source, partial.done.unreadable.get(part.name, {}) | unreadable)
+            partial.append(features, part.name, unreadable)
+
+
+@torch.no_grad()
+def _encode(
+    encoder: nn.Module,
+    source: Source,
+    chunk: tuple[int, int],
+    center: Center,
+    device: torch.device,
+    settings: Embed,
+    advance: Callable[[int], None],
+) -> tuple[NDArray[np.float32], dict[int, str]]:
+    """Features of chunk c of C, the images [c N / C, (c+1) N / C); and the images that cannot be read."""
+    number, count = chunk
+    missing = set(range(number * len(source) // count, (number + 1) * len(source) // count))
+    reasons: dict[str, str] = {}
+    found = [np.zeros((0, 0), np.float32)]
+    for batch in evaluation_batches(
+        source,
+        batch_size=settings.batch_size,
+        device=device,
+        canvas=settings.data.canvas,
+        crop=None if settings.data.canvas is not None else _OneView(center),
+        rank=number,  # chunks divide the images as processes do
+        world=count,
+        workers=settings.workers,
+        unreadable=reasons,
+    ):
+        features = encoder(center(batch.images, batch.sizes, device)).float()
+        if not features.isfinite().all():
+            raise ValueError("the features hold NaN or infinity; the encoder has diverged")
+        found.append(features.cpu().numpy())
+        missing -= set(batch.indices.tolist())
+        advance(len(features))
+    return np.concatenate(found[1:] or found), {index: reasons[source.name(index)] for index in sorted(missing)}
+
+
+def run_embed(path: Path, settings: Embed) -> Evaluated:
+    """Write the features of an exported encoder to a file, or go on with one that was interrupted.
+
+    Args:
+        path: a run folder or an encoder.safetensors.
+        settings: with `out` and `data.root` set.
+
+    Raises:
+        ValueError: `out` is no such file, pyarrow is missing, several processes, or the features are not finite.
+    """
+    out = _checked(settings)
+    exported = load_encoder(path)
+    device = device_for(settings.device)
+    encoder = exported.network(settings.layer).to(device)
+    parts = _parts(settings)
+    protocol: dict[str, Any] = {
+        "layer": settings.layer,
+        "transform": exported.feed.transform,
+        "part": settings.part,
+    }
+    content = {
+        **protocol,
+        **exported.about,
+        "data": {part.name: fingerprint(part.source) for part in parts},
+        "canvas": settings.data.canvas,
+        "batch_size": settings.batch_size,
+        "save_every": settings.save_every,
+        "device": device.type,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Partial(out.with_name(f"{out.name}.partial"), content)
+    write_features(encoder, parts, exported.feed.center(), device, settings, partial)
+    done = partial.done
+    left_out = sum(map(len, done.unreadable.values()))
+    if left_out:
+        names = [part.source.name(index) for part in parts for index in done.unreadable[part.name]]
+        message(f"{left_out} unreadable images are left out, such as {names[0]}")
+    columns = _columns(parts, done.unreadable)
+    if out.suffix == ".npy":
+        partial.become_array(out, _as_csv(columns))
+    else:
+        partial.become_table(out, columns)
+    protocol |= {"images": done.rows, "dimension": done.dimension, "unreadable_images": left_out}
+    about = exported.about | {"out": str(out)}
+    return Evaluated([Result(stage="embed", figures={}, protocol=protocol, about=about)])
+
+
+def _checked(settings: Embed) -> Path:
+    out = Path(settings.out)
+    if not settings.out or out.suffix not in (".npy", ".parquet") or out.is_dir():
+        raise ValueError(f"--out is {settings.out!r}; give the name of a file that ends in .npy or .parquet")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "embed writes its file from one process, and several were started; call it without accelerate launch"
+        )
+    if out.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise ValueError(
+                "Parquet files need pyarrow: pip install 'selfsup[parquet]', or give --out a name that ends in .npy"
+            ) from error
+    return out
+
+
+def _parts(settings: Embed) -> list[Part]:
+    data = settings.data
+    parts = []
+    if settings.part != "test":
+        parts.append(Part("train", open_source(data.root, "train", labels=data.labels, limit=data.limit)))
+    if settings.part == "test":
+        parts.append(Part("test", open_source(data.root, "test", labels=data.labels)))
+    elif settings.part == "all" and (test := open_test(data.root, data.labels)) is not None:
+        parts.append(Part("test", test))
+    return parts
+
+
+def _columns(parts: list[Part], unreadable: dict[str, dict[int, str]]) -> dict[str, list[Any]]:
+    """What each row of features is of, in the order of rows."""
+    kept = [(part, index) for part in parts for index in range(len(part.source)) if index not in unreadable[part.name]]
+    labels = {part.name: part.source.labels.tolist() for part in parts}
+    return {
+        "row": list(range(len(kept))),
+        "path": [part.source.name(index) for part, index in kept],
+        "label": [labels[part.name][index] for part, index in kept],
+        "part": [part.name for part, _ in kept],
+    }
+
+
+def _as_csv(columns: dict[str, list[Any]]) -> bytes:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue().encode()
+
+
+STAGE = Stage(run=run_embed, defaults=lambda path, protocol: Embed(data=data_of(path)))
