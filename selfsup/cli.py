@@ -15,6 +15,7 @@ _USAGE = """selfsup: self-supervised contrastive pretraining
   selfsup knn RUN [flags]             judge an encoder by weighted nearest neighbours
   selfsup retrieval RUN [flags]       judge an encoder by retrieval: Recall@k, mAP, MAP@R
   selfsup linear RUN [flags]          judge an encoder by a linear probe (--protocol features, moco, simclr)
+  selfsup finetune RUN [flags]        train a classifier on few labels (--protocol simclr_v2, simclr_v1, sgd)
   selfsup recipes                     list the shipped recipes
   selfsup methods                     what each method remembers and minimises, its papers and recipes
 
@@ -50,7 +51,7 @@ def main() -> None:
         sys.exit(2)
 
 
-_STAGES = ("knn", "retrieval", "linear")  # each a module of selfsup.stages with a STAGE
+_STAGES = ("knn", "retrieval", "linear", "finetune")  # each a module of selfsup.stages with a STAGE
 
 
 def _command(name: str) -> Callable[[list[str]], int]:

@@ -114,9 +114,10 @@ class Classifier(nn.Module):
         self.hidden = nn.Sequential(*layers)
         self.linear = nn.Linear(width, config.num_classes)
 
-    def take(self, head: Head) -> None:
-        """Start the hidden layers from those of a trained head."""
-        self.hidden.load_state_dict(head.layers[: self.config.layer].state_dict())
+    def take(self, head: "Head | Classifier") -> None:
+        """Start the hidden layers from the first ones of a trained head, or of another classifier."""
+        layers = head.layers if isinstance(head, Head) else head.hidden
+        self.hidden.load_state_dict(layers[: self.config.layer].state_dict())
 
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.linear(self.hidden(features))

@@ -114,11 +114,11 @@ def test_choices_that_cannot_be_made() -> None:
     ):
         Labelled(fraction=0.005).choose(data)
     assert min(counts(data, Labelled(fraction=0.01667).choose(data))) == 1
-    with pytest.raises(ValueError, match=r"leaves class cat without") as error:
-        Labelled(fraction=0.01, balanced=False).choose(data)
+    with pytest.raises(ValueError, match=r"leaves class.* without") as error:
+        Labelled(fraction=1 / len(data), balanced=False).choose(data)
     least = float(str(error.value).rpartition(" ")[2])
     assert min(counts(data, Labelled(fraction=least, balanced=False).choose(data))) == 1
-    with pytest.raises(ValueError, match="leaves class cat without"):
+    with pytest.raises(ValueError, match=r"leaves class.* without"):
         Labelled(fraction=least - 1.1 / len(data), balanced=False).choose(data)
     with pytest.raises(ValueError, match="per_class is 31, but of class cat there are only 30 images"):
         Labelled(per_class=31).choose(data)
