@@ -16,6 +16,10 @@ _USAGE = """selfsup: self-supervised contrastive pretraining
   selfsup retrieval RUN [flags]       judge an encoder by retrieval: Recall@k, mAP, MAP@R
   selfsup linear RUN [flags]          judge an encoder by a linear probe (--protocol features, moco, simclr)
   selfsup finetune RUN [flags]        train a classifier on few labels (--protocol simclr_v2, simclr_v1, sgd)
+  selfsup distill TEACHER [flags]     train a student on a classifier's answers (--protocol self, smaller, features)
+  selfsup cluster RUN [flags]         cluster features and compare with the labels (--protocol kmeans, dbscan)
+  selfsup embed RUN --out FILE        features to FILE.npy and FILE.csv, or to FILE.parquet; run again to go on
+  selfsup compare RUN RUN ...         the results of several runs in a table, and in a plot (--out FILE)
   selfsup recipes                     list the shipped recipes
   selfsup methods                     what each method remembers and minimises, its papers and recipes
 
@@ -51,13 +55,23 @@ def main() -> None:
         sys.exit(2)
 
 
-_STAGES = ("knn", "retrieval", "linear", "finetune")  # each a module of selfsup.stages with a STAGE
+_STAGES = (
+    "knn",
+    "retrieval",
+    "linear",
+    "finetune",
+    "distill",
+    "cluster",
+    "embed",
+)  # each a module of selfsup.stages with a STAGE
+_MODULES = {"embed": "features"}  # of commands with another name than their module
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
     commands: dict[str, Callable[[list[str]], int]] = {
         "pretrain": _pretrain,
         **{stage: partial(_stage, stage) for stage in _STAGES},
+        "compare": _compare,
         "recipes": _recipes,
         "methods": _methods,
     }
@@ -114,7 +128,7 @@ def _stage(command: str, arguments: list[str]) -> int:
     from selfsup.folder import RunFolder
     from selfsup.stages.base import Stage, keep
 
-    stage: Stage = import_module(f"selfsup.stages.{command}").STAGE
+    stage: Stage = import_module(f"selfsup.stages.{_MODULES.get(command, command)}").STAGE
     choices = f" [--protocol {'|'.join(stage.protocols)}]" if stage.protocols else ""
     usage = f"selfsup {command} RUN{choices} [--data.root PATH] [flags]"
     name, flags = _first(arguments, "the run folder or encoder file", usage)
@@ -140,6 +154,17 @@ def _taken(flags: list[str], name: str, default: str) -> tuple[str, list[str]]:
         if flag.startswith(f"{name}="):
             return flag.partition("=")[2], flags[:position] + flags[position + 1 :]
     return default, flags
+
+
+def _compare(arguments: list[str]) -> int:
+    usage = "selfsup compare RUN RUN ... [--out FILE.html|.md|.csv|.png|.svg]"
+    first, rest = _first(arguments, "the run folder", usage)
+    from selfsup.config import parse
+    from selfsup.stages.compare import Compare, run_compare
+
+    count = next((number for number, word in enumerate(rest) if word.startswith("-")), len(rest))
+    runs = [Path(name) for name in (first, *rest[:count])]
+    return _print_result(run_compare(runs, parse(Compare(), rest[count:], "selfsup compare RUN ...")))
 
 
 def _recipes(arguments: list[str]) -> int:

@@ -158,27 +158,26 @@ def cosine_graph(features: Tensor, radius: float) -> csr_array:
 
 
 def cluster_figures(labels: Tensor | None, clusters: Tensor) -> dict[str, float]:
-    """NMI, ARI and purity with labels, and how many clusters there are and how large.
+    """How many clusters there are, and NMI, ARI and purity; without labels the sizes of clusters.
 
-    An image of no cluster, -1, counts as a cluster of its own in NMI and ARI, which so fall with noise; purity is a
-    share of the clustered images only, and left out where there are none.
+    An image of no cluster, -1, counts as a cluster of its own in NMI and ARI; purity is a share of the clustered
+    images only, and left out where there are none.
 
     Args:
         labels: (N,) int64, or None where there are none.
         clusters: (N,) int64.
     """
-    figures: dict[str, float] = {}
     clustered = clusters >= 0
+    sizes = clusters[clustered].unique(return_counts=True)[1].sort().values
+    figures: dict[str, float] = {"clusters": len(sizes)}
     if labels is not None:
         table = contingency(labels, set_apart(clusters))
         figures |= {"nmi": normalised_mutual_information(table), "ari": adjusted_rand_index(table)}
-        if clustered.any():
+        if len(sizes):
             figures["purity"] = purity(contingency(labels[clustered], clusters[clustered]))
-    sizes = clusters[clustered].unique(return_counts=True)[1].sort().values
-    figures["clusters"] = len(sizes)
-    if len(sizes):
+    elif len(sizes):
         named = {"smallest": sizes[0], "median": sizes[(len(sizes) - 1) // 2], "largest": sizes[-1]}
-        figures |= {f"{name}_cluster": int(value) for name, value in named.items()}
+        figures |= {f"{name}_cluster": int(size) for name, size in named.items()}
     return figures
 
 

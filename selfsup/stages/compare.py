@@ -25,7 +25,9 @@ _PANELS = 3  # in a line of the plot
 
 
 def _number(value: float) -> str:
-    return f"{value:.4f}" if abs(value) <= 1 else f"{value:.6g}"
+    if abs(value) <= 1:
+        return f"{value:.4f}"
+    return f"{value:.0f}" if value == round(value) else f"{value:.2f}"
 
 
 def cell(values: list[float], runs: int = 1) -> str:

@@ -215,12 +215,14 @@ def _groups(runs: list[Path]) -> list[tuple[list[Path], list[list[int]]]]:
 
 def _columns(keys: list[str]) -> list[Column]:
     """Of the keys, in their order."""
-    plain = [Column(*json.loads(key), "") for key in keys]
+    plain = [Column(part, stage, figure, protocol, "") for part, stage, figure, protocol in map(json.loads, keys)]
     columns = []
     for column in plain:
         others = [other.protocol for other in plain if other[:3] == column[:3]]
         names = dict.fromkeys(name for protocol in others for name in protocol)
-        differing = [name for name in names if len({json.dumps(p.get(name), sort_keys=True) for p in others}) > 1]
+        differing = [
+            name for name in names if len({json.dumps(p.get(name, "absent"), sort_keys=True) for p in others}) > 1
+        ]
         columns.append(column._replace(differing=described(column.protocol, differing)))
     return columns
 
