@@ -1,0 +1,324 @@
+"""Distillation: a student learns from a teacher on images whose labels it does not see (SimCLRv2, Chen et al. 2020)."""
+
+import copy
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfsup import checkpoint, distributed
+from selfsup.augment.parameters import height_and_width
+from selfsup.augment.views import Augment
+from selfsup.config import Data, differences, dump, execution
+from selfsup.data.labelled import Labelled
+from selfsup.data.sources import Source, open_source, open_test
+from selfsup.folder import RunFolder
+from selfsup.methods.base import Method
+from selfsup.models.heads import Classifier, Head, HeadConfig
+from selfsup.models.resnet import LAYOUTS, ResNet
+from selfsup.optim import LARS
+from selfsup.schedules import Cosine
+from selfsup.stages import supervised
+from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.stages.embed import extract
+from selfsup.stages.encoder import Exported, load_encoder, save_encoder
+from selfsup.stages.supervised import Supervised, plain_view, top_figures
+from selfsup.stages.taught import Distilled, FeatureDistilled, Taught, agreement
+
+PROTOCOLS = ("self", "smaller", "features")
+Protocol = Literal["self", "smaller", "features"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill(Supervised):
+    """A student trained on all images of the training part; their labels are not looked at, unless alpha is below 1."""
+
+    protocol: Protocol
+    student: ResNet.Config = ResNet.Config()
+    start: Literal["random", "teacher"] = "random"  # teacher: from its weights, which must fit
+    temperature: float = 0.1  # of both softmaxes
+    tau_squared: bool = False  # loss times temperature^2: not in the paper's formula, but in the code published with it
+    alpha: float = 1.0  # (1 - alpha) cross-entropy of the labelled images + alpha distillation of all
+    labelled: Labelled = Labelled()  # only where alpha < 1; none given: those that the teacher was fine-tuned on
+    crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area, of the random crop
+    evaluate_every: int = execution(0)  # epochs between looks at the test images, which are not for choosing; 0: never
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.1")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha is {self.alpha}; give 0 (the labels alone) to 1 (the teacher alone)")
+        if self.protocol == "features" and self.alpha < 1:
+            raise ValueError(f"alpha is {self.alpha}, but features have no classes for labels; give 1")
+
+
+def distill_settings(protocol: str, data: Data, teacher: ResNet.Config) -> Distill:
+    """The published settings; any of them can be overridden.
+
+    SimCLRv2 (Chen et al. 2020, "Big self-supervised models", section 2): trained as in its pretraining, LARS at
+    0.1 sqrt(B), decay 1e-4, cosine, batch 4,096, for 400 epochs, with crops and flips alone. Temperature 0.1 for a
+    student like its teacher ("self"), 1 for another network ("smaller", here half as wide). "features", from a
+    backbone without a classifier, is no published setting. Small data want small batches: for CIFAR-10 on a CPU,
+    --batch-size 256 --epochs 20.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+    return Distill(
+        protocol=cast(Protocol, protocol),
+        data=data,
+        student=replace(teacher, width=teacher.width / 2) if protocol == "smaller" else teacher,
+        temperature=0.1 if protocol == "self" else 1.0,
+        epochs=400,
+        batch_size=4096,
+        optimizer=LARS.Config(learning_rate=0.1, scaling="sqrt", weight_decay=1e-4),
+        schedule=Cosine(),
+    )
+
+
+class Teacher(NamedTuple):
+    """What is learnt from."""
+
+    exported: Exported
+    network: nn.Module  # images to logits; for the protocol "features" to features
+    folder: Path
+    sha256: str  # of all weights that teach
+
+
+def run_distill(path: Path, settings: Distill) -> Evaluated:
+    """Distil a run's classifier, or the features of its backbone, into a student.
+
+    The student's folder is a run folder itself, by default `distill_<protocol>` inside the teacher's; where it is
+    another network than the teacher, its name is added. It holds the student's encoder with its head beside it.
+
+    Figures: "distill_top1", "distill_top5" and "teacher_top1" on the test images, and how often student and teacher
+    choose the same class, "agreement". Without labelled test images there is the agreement alone, on the training
+    images; of features there is the mean cosine, "distill_cosine".
+
+    Args:
+        path: a run folder or an encoder.safetensors; with a classifier, unless the protocol is "features".
+        settings: from `distill_settings`, with `data.root` set.
+
+    Raises:
+        ValueError: there is no classifier or one of other classes, the student does not fit the teacher or the size of
+            the images, or the data or the folder do not fit the settings.
+    """
+    teacher = _read_teacher(path, settings)
+    data = settings.data
+    source = open_source(data.root, "train", labels=data.labels, limit=data.limit)
+    test = open_test(data.root, data.labels)
+    if test is None or int(test.labels.min()) < 0:
+        test = _only_labels_of(source, torch.tensor([], dtype=torch.int64))
+    elif settings.protocol != "features":
+        _check_classes(teacher.exported, test)
+    rows = _labelled_rows(source, teacher, settings)
+    folder = RunFolder(Path(settings.folder) if settings.folder else teacher.folder / _folder_name(settings, teacher))
+
+    def judge(method: Method, device: torch.device) -> dict[str, float]:
+        return judge_student(cast(Taught, method), test, teacher.exported, settings, device)
+
+    trained = supervised.train(
+        settings,
+        lambda: build_student(settings, teacher),
+        _only_labels_of(source, rows),
+        Augment(views=(replace(plain_view(teacher.exported.feed), crop_scale=settings.crop_scale),)),
+        folder,
+        {"teacher": teacher.sha256},
+        judge if settings.evaluate_every else None,
+    )
+    outcome, method = trained.outcome, cast(Taught, trained.method)
+    if not outcome.finished:
+        return Evaluated([], outcome.reason, outcome.signal, folder.path)
+    result = Result(
+        stage="distill",
+        figures=judge(method, trained.device),
+        protocol=_protocol(settings, teacher.exported, len(source), len(rows), test),
+        about={
+            "encoder_sha256": _export(method, settings, teacher, folder, outcome.step),
+            "teacher_sha256": teacher.exported.sha256,
+            "seed": settings.seed,
+            "labelled_seed": settings.labelled.seed,
+        },
+    )
+    return Evaluated([result], folder=folder.path)
+
+
+def judge_student(
+    method: Taught, images: Source, exported: Exported, settings: Distill, device: torch.device
+) -> dict[str, float]:
+    """The figures of `run_distill` on the central crops of `images`; without labels those that need none."""
+    center, data = exported.feed.center(), settings.data
+    student, teacher = (
+        extract(network, images, center, device, canvas=data.canvas, workers=settings.workers)
+        for network in (method.student, method.teacher)
+    )
+    if settings.protocol == "features":
+        return {"distill_cosine": F.cosine_similarity(student.features, teacher.features).double().mean().item()}
+    figures = {"agreement": agreement(student.features, teacher.features).item()}
+    if int(images.labels.min()) < 0:
+        return figures
+    own, taught = (top_figures(read.features, read.labels) for read in (student, teacher))
+    return {"distill_top1": own["top1"], "distill_top5": own["top5"], "teacher_top1": taught["top1"], **figures}
+
+
+def build_student(settings: Distill, teacher: Teacher) -> Taught:
+    """The student beside its teacher, on the CPU, drawn from torch's generator unless it starts from the teacher.
+
+    One like the teacher has the layers of its head too; any other has a classifier on its features.
+    """
+    exported, encoder = teacher.exported, settings.student.build()
+    wanted: HeadConfig = Head.Config(hidden_layers=0, output_dim=exported.encoder.feature_dim)
+    if settings.protocol != "features":
+        wanted = cast(Classifier, exported.head).config
+        if settings.student != exported.config:
+            wanted = replace(cast(Classifier.Config, wanted), hidden=None, layer=0)
+    head = wanted.build(encoder.feature_dim)
+    if settings.start == "teacher":
+        encoder.load_state_dict(exported.encoder.state_dict())
+    if settings.protocol == "features":
+        return FeatureDistilled(encoder, head, teacher.network)
+    if settings.start == "teacher":
+        head.load_state_dict(cast(Classifier, exported.head).state_dict())
+    return Distilled(
+        encoder,
+        head,
+        teacher.network,
+        temperature=settings.temperature,
+        alpha=settings.alpha,
+        tau_squared=settings.tau_squared,
+    )
+
+
+def total_stride(config: ResNet.Config) -> int:
+    """By how much the network's last feature map is smaller than the image, each way."""
+    stem = {"imagenet": 4, "small": 2, "cifar": 1}[config.stem]
+    return stem * 2 ** (len(LAYOUTS[config.depth].counts) - 2) * config.last_stride
+
+
+# Checks
+
+
+def _read_teacher(path: Path, settings: Distill) -> Teacher:
+    exported = load_encoder(path)
+    if settings.protocol != "features" and not isinstance(exported.head, Classifier):
+        raise ValueError(
+            f"{path} has no classifier to distil; make one by selfsup finetune, or distil the features of the backbone "
+            "by --protocol features"
+        )
+    unlike = differences(dump(exported.config), dump(settings.student), "student")
+    if unlike and settings.start == "teacher":
+        raise ValueError(f"the student cannot start from its teacher: {'; '.join(unlike)}; give --start random")
+    if unlike and settings.protocol == "self":
+        raise ValueError(f"the student is not like its teacher: {'; '.join(unlike)}; give --protocol smaller")
+    stride, side = total_stride(settings.student), min(height_and_width(exported.feed.size))
+    if stride > side:
+        raise ValueError(
+            f"the student shrinks images {stride} times, more than the {side} pixels of theirs; "
+            "give --student.stem small or --student.stem cifar, or fewer stages by --student.depth small"
+        )
+    network = exported.encoder if settings.protocol == "features" else exported.classifier
+    digest = hashlib.sha256(checkpoint.serialize(network.state_dict())).hexdigest()
+    return Teacher(exported, network, path if path.is_dir() else path.parent, digest)
+
+
+def _check_classes(exported: Exported, images: Source) -> None:
+    known, given = exported.class_names, images.classes
+    if known and known != given:
+        raise ValueError(
+            f"the teacher knows {len(known)} classes ({', '.join(known[:3])}, ..), the data have {len(given)} others "
+            f"({', '.join(given[:3])}, ..); give --data.root the teacher's data, or --data.labels none, which judges "
+            "by the agreement of student and teacher alone"
+        )
+
+
+# Labels
+
+
+def _labelled_rows(source: Source, teacher: Teacher, settings: Distill) -> Tensor:
+    """Positions of the images whose labels the student sees, (n,) int64; none where it learns from the teacher only."""
+    if settings.alpha == 1:
+        return torch.tensor([], dtype=torch.int64)
+    _check_classes(teacher.exported, source)
+    labelled, listed = settings.labelled, teacher.folder / "labelled.txt"
+    if labelled == Labelled() and listed.is_file():
+        labelled = Labelled(file=str(listed))
+    return labelled.choose(source)
+
+
+def _only_labels_of(source: Source, rows: Tensor) -> Source:
+    """The same images, of which those of `rows` alone have their label."""
+    shown = copy.copy(source)
+    shown.labels = torch.full_like(source.labels, -1)
+    shown.labels[rows] = source.labels[rows]
+    return shown
+
+
+# What is written
+
+
+def _folder_name(settings: Distill, teacher: Teacher) -> str:
+    student = settings.student
+    like = student == teacher.exported.config
+    return f"distill_{settings.protocol}" + ("" if like else f"_{student.depth}x{student.width:g}_{student.stem}")
+
+
+def _export(method: Taught, settings: Distill, teacher: Teacher, folder: RunFolder, steps: int) -> str:
+    """Write the student; returns its encoder's SHA-256, in the main process."""
+    digest = ""
+    if distributed.rank() == 0:
+        made_by = {
+            "method": "distill",
+            "from": teacher.exported.sha256,
+            "steps": steps,
+            "epochs": settings.epochs,
+            "seed": settings.seed,
+        }
+        feed = teacher.exported.feed
+        digest = save_encoder(
+            folder.encoder, method.encoder_state(), settings.student, feed, made_by, method.head_state()
+        )
+    distributed.barrier()
+    return digest
+
+
+def _protocol(settings: Distill, exported: Exported, images: int, labelled: int, judged: Source) -> dict[str, Any]:
+    if not labelled:
+        labels = "none"
+    elif settings.labelled == Labelled():
+        labels = "the teacher's"
+    else:
+        labels = replace(settings.labelled, seed=0).name
+    return {
+        "protocol": settings.protocol,
+        "teacher": dump(exported.config),
+        "student": dump(settings.student),
+        "start": settings.start,
+        "temperature": settings.temperature,
+        "tau_squared": settings.tau_squared,
+        "alpha": settings.alpha,
+        "labels": labels,
+        "labelled_images": labelled,
+        "train_images": images,
+        "judged_on": "training images" if int(judged.labels.min()) < 0 else "test images",
+        "judged_images": len(judged),
+        "transform": exported.feed.transform,
+        "epochs": settings.epochs,
+        "batch_size": settings.batch_size,
+        "optimizer": dump(settings.optimizer),
+        "schedule": dump(settings.schedule),
+        "peak_learning_rate": settings.optimizer.peak(settings.batch_size),
+        "crop_scale": list(settings.crop_scale),
+        "precision": settings.precision,
+        "clip_norm": settings.clip_norm,
+    }
+
+
+STAGE = Stage(
+    run=run_distill,
+    defaults=lambda path, protocol: distill_settings(protocol, data_of(path), load_encoder(path).config),
+    protocols=PROTOCOLS,
+)
