@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.table import Table as TerminalTable
 
@@ -151,7 +153,7 @@ def plot(table: Table, form: str) -> bytes:
 
 def _panel(axes: Axes, table: Table, number: int) -> None:
     column = table.columns[number]
-    axes.set_title(column.name + (f"\n{column.differing}" if column.differing else ""), fontsize=9)
+    axes.set_title("\n".join([column.name, *textwrap.wrap(column.differing, 50)]), fontsize=9)
     for place, row in enumerate(table.rows):
         values = row.cells[number]
         if len(values) > 1:
@@ -162,6 +164,7 @@ def _panel(axes: Axes, table: Table, number: int) -> None:
     axes.set_yticks(range(len(table.rows)), [row.name for row in table.rows], fontsize=8)
     axes.set_ylim(len(table.rows) - 0.5, -0.5)  # the first run on top
     axes.tick_params(axis="x", labelsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.grid(axis="x", alpha=0.3)
 
 

@@ -1,0 +1,202 @@
+"""Runs side by side: what is not comparable is never in one column, repetitions are one row."""
+
+import csv
+import json
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfsup import cli
+from selfsup.folder import RunFolder
+from selfsup.stages.base import Result, keep
+from selfsup.stages.compare import Compare, cell, run_compare
+from selfsup.stages.comparison import compare, identity
+
+KNN = {"k": 200, "temperature": 0.1, "layer": "backbone"}
+
+
+def made(folder: Path, seed: int = 0, facts: dict[str, Any] | None = None, **config: Any) -> Path:
+    """A run folder with a configuration, and an encoder by its hash alone."""
+    result = {"class": "Run", "seed": seed, "method": {"temperature": 0.2}, "facts": facts or {}, **config}
+    RunFolder(folder).write_json("config.json", {"result": result, "run": {"start": ""}})
+    RunFolder(folder).write_json("encoder.json", {"sha256": f"of {folder}"})
+    return folder
+
+
+def judged(folder: Path, figures: dict[str, float], stage: str = "knn", **protocol: Any) -> Path:
+    about = {"encoder_sha256": f"of {folder}"}
+    keep(RunFolder(folder), [Result(stage=stage, figures=figures, protocol=KNN | protocol, about=about)])
+    return folder
+
+
+def values(runs: list[Path]) -> dict[str, list[list[float]]]:
+    """Heading -> values of each row."""
+    table = compare(runs)
+    return {column.heading: [row.cells[n] for row in table.rows] for n, column in enumerate(table.columns)}
+
+
+def test_equal_protocols_share_a_column_and_other_ones_do_not(tmp_path: Path) -> None:
+    one = judged(made(tmp_path / "one"), {"knn_top1": 0.5})
+    two = judged(made(tmp_path / "two", epochs=9), {"knn_top1": 0.6})
+    assert values([one, two]) == {"knn top1": [[0.5], [0.6]]}
+    judged(two, {"knn_top1": 0.7}, k=20)
+    assert values([one, two]) == {"knn top1 (k=200)": [[0.5], [0.6]], "knn top1 (k=20)": [[], [0.7]]}
+    judged(one, {"knn_top1": 0.8}, k=20, layer="embedding", temperature=0.1)
+    found = values([one, two])
+    assert found["knn top1 (k=20, layer=embedding)"] == [[0.8], []]
+    assert found["knn top1 (k=20, layer=backbone)"] == [[], [0.7]]
+
+
+def test_what_a_protocol_lacks_tells_it_from_others(tmp_path: Path) -> None:
+    one = judged(made(tmp_path / "one"), {"knn_top1": 0.5}, camera=None)
+    two = judged(made(tmp_path / "two", epochs=9), {"knn_top1": 0.6})
+    assert values([one, two]) == {"knn top1 (camera=null)": [[0.5], []], "knn top1 (camera=absent)": [[], [0.6]]}
+
+
+def test_seeds_are_one_row_with_mean_and_deviation(tmp_path: Path) -> None:
+    found = [0.5, 0.53, 0.59]
+    runs = [judged(made(tmp_path / f"s{seed}", seed), {"knn_top1": value}) for seed, value in enumerate(found)]
+    other = judged(made(tmp_path / "other", epochs=9), {"knn_top1": 0.4})
+    line = compare([*runs, other]).line()
+    repeated, single = line["rows"]
+    assert repeated["name"] == f"{runs[0]} (n = 3)"
+    assert repeated["seeds"] == [[0], [1], [2]]
+    assert repeated["cells"] == [
+        {"mean": pytest.approx(statistics.mean(found)), "sd": pytest.approx(statistics.stdev(found)), "values": found}
+    ]
+    assert single["cells"] == [{"mean": 0.4, "sd": None, "values": [0.4]}]
+    assert json.loads(json.dumps(line)) == line
+
+
+def test_a_copy_of_a_run_is_no_repetition(tmp_path: Path) -> None:
+    one = judged(made(tmp_path / "one"), {"knn_top1": 0.5})
+    copy = Path(shutil.copytree(one, tmp_path / "copy"))
+    two = judged(made(tmp_path / "two", seed=1), {"knn_top1": 0.7})
+    assert [row.runs for row in compare([one, copy, two]).rows] == [[one, two], [copy]]
+    with pytest.raises(ValueError, match="named twice"):
+        compare([one, tmp_path / "two" / ".." / "one"])
+
+
+def test_results_of_runs_inside_a_run_are_found(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b")):
+        run = judged(made(tmp_path / name, epochs=number), {"knn_top1": 0.5 + number})
+        for seed, inner in enumerate(("finetune_1pct", "finetune_1pct_seed1")):
+            tuned = judged(made(run / inner, seed), {"finetune_top1": 0.5 + seed / 4 + number}, "finetune")
+        judged(tuned, {"knn_top1": 0.9})
+    assert values([tmp_path / "a", tmp_path / "b"]) == {
+        "knn top1": [[0.5], [1.5]],
+        "finetune_1pct: finetune top1": [[0.5, 0.75], [1.5, 1.75]],
+        "finetune_1pct: knn top1": [[0.9], [0.9]],
+    }
+
+
+def tuned(run: Path, seed: int) -> Path:
+    """A run that was trained in `run` on labels drawn from the seed."""
+    facts = {"encoder": f"of {run}", "labelled": f"drawn {seed}", "images": {"count": 10, "names": [f"{seed}.jpg"]}}
+    return made(run / "finetune", seed, facts, labelled={"per_class": 1, "file": "", "seed": seed})
+
+
+def test_what_follows_from_a_seed_makes_no_difference(tmp_path: Path) -> None:
+    started = [tuned(made(tmp_path / f"s{seed}", seed), 5 + seed) for seed in range(2)]
+    other = tuned(made(tmp_path / "other", epochs=9), 5)
+    first, second, third = (identity(run) for run in (*started, other))
+    assert first.apart == second.apart
+    assert first.seeds != second.seeds
+    assert third.apart != first.apart  # the run that it started from is another one
+    lost = made(tmp_path / "lost", facts={"start": "of nothing here"})
+    assert identity(lost).apart["facts"] == {"start": "of nothing here"}
+
+
+def test_a_run_of_several_parts_is_told_by_them(tmp_path: Path) -> None:
+    for seed in range(2):
+        whole = tmp_path / f"semi{seed}"
+        made(whole / "pretrain", seed)
+        made(whole / "finetune", seed, {"encoder": f"of {whole / 'pretrain'}"})
+        judged(whole, {"semi_top1": 0.5 + seed}, "semi")
+    assert values([tmp_path / "semi0", tmp_path / "semi1"]) == {"semi top1": [[0.5, 1.5]]}
+    made(tmp_path / "semi1" / "finetune", 1, {"encoder": f"of {tmp_path / 'semi1' / 'pretrain'}"}, epochs=3)
+    assert values([tmp_path / "semi0", tmp_path / "semi1"]) == {"semi top1": [[0.5], [1.5]]}
+
+
+def test_cells_as_text() -> None:
+    assert cell([]) == ""
+    assert cell([0.12345]) == "0.1235"
+    assert cell([0.1, 0.2], runs=2) == "0.1500 ± 0.0707"
+    assert cell([0.1], runs=2) == "0.1000 (n = 1)"
+    assert cell([12.0]) == "12"
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    found = []
+    for number in range(4):
+        run = made(tmp_path / f"run|{number}<", seed=number % 2, epochs=number // 2)
+        found.append(judged(run, {"knn_top1": 0.5 + number / 10}))
+    judged(found[0], {"knn_top1": 0.9}, k=20)
+    judged(found[0], {"retrieval_map": 0.3}, "retrieval")
+    return found
+
+
+def test_the_table_as_csv(runs: list[Path], tmp_path: Path) -> None:
+    run_compare(runs, Compare(out=str(tmp_path / "t.csv")))
+    with open(tmp_path / "t.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    column = "knn top1 [k=200, layer=backbone, temperature=0.1]"
+    assert float(first[column]) == pytest.approx(0.55)
+    assert float(first[f"{column} sd"]) == pytest.approx(0.1 / 2**0.5)
+    assert first[f"{column} n"] == "2"
+    lacking = "retrieval map [k=200, layer=backbone, temperature=0.1]"
+    assert (second[lacking], second[f"{lacking} n"]) == ("", "0")
+
+
+def test_the_table_as_text(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_compare(runs, Compare(out=str(tmp_path / "t.md")))
+    text = (tmp_path / "t.md").read_text()
+    lines = [line.replace("\\|", "").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert {len(line) for line in lines} == {4}
+    assert "knn top1 (k=200)" in text
+    assert "0.5500 ± 0.0707" in text
+    assert "top1 of knn: k=20, layer=backbone, temperature=0.1" in text
+    shown = capsys.readouterr().err
+    assert "0.5500 ± 0.0707" in shown
+    assert "top1 of knn: k=20, layer=backbone, temperature=0.1" in shown
+
+
+def test_panels_of_the_plot_have_one_protocol_each(runs: list[Path], tmp_path: Path) -> None:
+    for name in ("p.svg", "again.svg", "p.png", "p.html"):
+        run_compare(runs, Compare(out=str(tmp_path / name)))
+    drawing = (tmp_path / "p.svg").read_text()
+    assert drawing == (tmp_path / "again.svg").read_text()
+    assert drawing.count('id="axes_') == 1  # k=20 and retrieval have one row only
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "p.html").read_text()
+    assert page.count("<svg") == 1
+    assert "run|0&lt;" in page
+    one = judged(made(tmp_path / "one"), {"knn_top1": 0.5}, k=1)
+    with pytest.raises(ValueError, match="nothing to plot"):
+        run_compare([one, runs[2]], Compare(out=str(tmp_path / "no.png")))
+    assert not (tmp_path / "no.png").exists()
+
+
+def test_bad_input_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no run folder"):
+        compare([tmp_path / "absent"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="is not a run folder"):
+        compare([tmp_path / "empty"])
+    with pytest.raises(ValueError, match="has no results yet; make some, for example with: selfsup knn"):
+        compare([made(tmp_path / "run")])
+    with pytest.raises(ValueError, match=r"ends in \.md"):
+        Compare(out="t.txt")
+
+
+def test_the_command(runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["selfsup", "compare", *map(str, runs), "--out", str(runs[0].parent / "t.md")])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0
+    line = json.loads(capsys.readouterr().out)
+    assert [row["runs"] for row in line["rows"]] == [[str(run) for run in part] for part in (runs[:2], runs[2:])]
