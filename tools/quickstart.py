@@ -26,7 +26,7 @@ from selfsup.stages.knn import KNN, knn_accuracy, run_knn
 from selfsup.stages.linear import FeatureProbe, run_linear
 from selfsup.trainer import device_for
 
-SETTINGS = KNN(k=200, temperature=0.1)
+SETTINGS = KNN(k=(200,), temperature=(0.1,))
 
 
 def main() -> None:
@@ -114,7 +114,7 @@ def baselines(run: Run, device: torch.device) -> tuple[float, float]:
     accuracies = []
     for encoder in (nn.Flatten(), run.encoder.build().to(device)):
         bank, queries = (extract(encoder, part, center, device) for part in (train, test))
-        accuracies.append(knn_accuracy(bank, queries, SETTINGS.k, SETTINGS.temperature, device=device)["top1"])
+        accuracies.append(knn_accuracy(bank, queries, SETTINGS.k[0], SETTINGS.temperature[0], device=device)["top1"])
     return accuracies[0], accuracies[1]
 
 

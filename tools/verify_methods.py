@@ -196,11 +196,12 @@ def by_knn(row: Row, device: torch.device) -> Figures:
         return run_knn(Path(row.run.folder), settings).results[0].flat()
     bank = extract(untrained(row), open_source(data.root, limit=data.limit), row.run.feed.center(), device)
     queries = read(row, data, device)
-    figures = knn_accuracy(bank, queries, settings.k, settings.temperature, device=device)
+    k, temperature = settings.k[0], settings.temperature[0]
+    figures = knn_accuracy(bank, queries, k, temperature, device=device)
     return {
         "knn_top1": figures["top1"],
-        "k": settings.k,
-        "temperature": settings.temperature,
+        "k": k,
+        "temperature": temperature,
         "bank_images": len(bank.labels),
         "query_images": len(queries.labels),
     }

@@ -1,6 +1,6 @@
-"""Nearest neighbours by inner product: exact, in bounded memory, the same answer from torch and from faiss."""
+"""Nearest neighbours by inner product or cosine: exact, in bounded memory, one answer from torch and from faiss."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -10,7 +10,8 @@ Backend = Literal["auto", "torch", "faiss"]
 
 _SPARE = 16  # candidates beyond k, so that rounding in single precision cannot hide a true neighbour
 _QUERIES = 1024  # rows per tile
-_BANK = 65_536  # columns per tile
+_BANK = 32_768  # columns per tile
+_DOUBLES = 2**21  # of candidates that are compared again at a time
 
 
 def has_faiss() -> bool:
@@ -23,20 +24,29 @@ def has_faiss() -> bool:
 
 
 def nearest_neighbours(
-    queries: Tensor, bank: Tensor, k: int, backend: Backend = "auto", exclude: Tensor | None = None
+    queries: Tensor,
+    bank: Tensor,
+    k: int,
+    backend: Backend = "auto",
+    exclude: Tensor | None = None,
+    *,
+    cosine: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The k bank rows with the largest inner products for each query.
+    """The k bank rows with the largest inner products, or cosines, for each query.
 
-    A backend proposes candidates in single precision; their inner products are then recomputed in double precision
+    A backend proposes candidates in single precision; their similarities are then recomputed in double precision
     and ordered by (similarity, lower bank number first), so that the answer does not depend on the backend. Only when
     more than 16 bank rows tie at the k-th place in single precision may the backends choose differently among them.
+
+    Beside its arguments and its answer it needs memory for tiles of both, never for Q x N or for a second bank.
 
     Args:
         queries: (Q, D) float32.
         bank: (N, D) float32.
         k: neighbours per query, at most N (N - 1 with `exclude`).
-        backend: "torch", "faiss", or "auto": torch.
+        backend: "torch", "faiss" (on the CPU), or "auto": torch.
         exclude: (Q,) int64 bank number that each query must not find (itself, when leaving one out).
+        cosine: compare directions only; neither side has to be normalised. A row of zeros has the cosine 0.
 
     Returns:
         similarities (Q, k) float64 and bank numbers (Q, k) int64, best first.
@@ -44,58 +54,79 @@ def nearest_neighbours(
     Raises:
         ValueError: k is not in its range, or faiss was asked for and is not installed.
     """
-    available = len(bank) - (exclude is not None)
-    if not 1 <= k <= available:
-        raise ValueError(f"k is {k}; it must be between 1 and the number of bank images, {available}")
-    wanted = min(k + _SPARE, len(bank))
-    similarities, numbers = [], []
-    propose = _faiss_proposer(bank, wanted) if backend == "faiss" else _torch_proposer(bank, wanted)
-    for start in range(0, len(queries), _QUERIES):
-        part = queries[start : start + _QUERIES]
-        banned = None if exclude is None else exclude[start : start + _QUERIES]
-        scores, found = _rescored(part, bank, propose(part), banned)
-        similarities.append(scores[:, :k])
-        numbers.append(found[:, :k])
+    similarities, numbers = zip(*neighbour_tiles(queries, bank, k, backend, exclude, cosine=cosine), strict=True)
     return torch.cat(similarities), torch.cat(numbers)
 
 
-def _rescored(queries: Tensor, bank: Tensor, candidates: Tensor, banned: Tensor | None) -> tuple[Tensor, Tensor]:
-    candidates = candidates.sort(dim=1).values  # (Q, C), so that a stable sort puts the lower number first
-    scores = torch.empty(candidates.shape, dtype=torch.float64, device=queries.device)
-    for rows in torch.arange(len(queries), device=queries.device).split(64):  # 64 x C x D doubles at a time
-        chosen = bank[candidates[rows]].double()
-        scores[rows] = torch.einsum("qd,qcd->qc", queries[rows].double(), chosen)
-    if banned is not None:
-        scores[candidates == banned[:, None]] = -torch.inf
-    scores, order = scores.sort(dim=1, descending=True, stable=True)
-    return scores, candidates.gather(1, order)
-
-
-def _torch_proposer(bank: Tensor, wanted: int) -> Callable[[Tensor], Tensor]:
-    def propose(queries: Tensor) -> Tensor:  # (Q, D) -> (Q, wanted)
-        best = queries.new_empty(len(queries), 0)
-        where = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-        for start in range(0, len(bank), _BANK):
-            products = queries @ bank[start : start + _BANK].T
-            values, columns = products.topk(min(wanted, products.shape[1]), dim=1)
-            best, where = torch.cat([best, values], dim=1), torch.cat([where, columns + start], dim=1)
-            best, kept = best.topk(min(wanted, best.shape[1]), dim=1)
-            where = where.gather(1, kept)
-        return where
-
-    return propose
-
-
-def _faiss_proposer(bank: Tensor, wanted: int) -> Callable[[Tensor], Tensor]:
-    if not has_faiss():
+def neighbour_tiles(
+    queries: Tensor,
+    bank: Tensor,
+    k: int,
+    backend: Backend = "auto",
+    exclude: Tensor | None = None,
+    *,
+    cosine: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """`nearest_neighbours` of some queries at a time, in their order, for answers that are too large to be kept."""
+    available = len(bank) - (exclude is not None)
+    if not 1 <= k <= available:
+        raise ValueError(f"k is {k}; it must be between 1 and the number of bank images, {available}")
+    if backend == "faiss" and not has_faiss():
         raise ValueError("faiss is not installed; use the torch backend, which gives the same answer")
+    wanted = min(k + _SPARE, len(bank))
+    scale = _inverse_lengths(bank) if cosine else None
+    for start in range(0, len(queries), _QUERIES):
+        part = queries[start : start + _QUERIES]
+        candidates = _candidates(part, bank, scale, wanted, backend)
+        scores = _compared_again(part, bank, scale, candidates)
+        if exclude is not None:
+            scores[candidates == exclude[start : start + _QUERIES, None]] = -torch.inf
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        yield scores[:, :k], candidates.gather(1, order)[:, :k]
+
+
+def _inverse_lengths(rows: Tensor) -> Tensor:
+    lengths = torch.cat([part.double().norm(dim=1) for part in rows.split(_BANK)])
+    return 1 / lengths.clamp(min=1e-12)  # (N,)
+
+
+def _candidates(queries: Tensor, bank: Tensor, scale: Tensor | None, wanted: int, backend: Backend) -> Tensor:
+    """(Q, wanted) bank numbers in ascending order, so that a stable sort by similarity puts the lower number first."""
+    search = _by_faiss if backend == "faiss" else _by_torch
+    best = queries.new_empty(len(queries), 0)
+    where = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    for start in range(0, len(bank), _BANK):
+        tile = bank[start : start + _BANK]
+        if scale is not None:  # a query's own length does not change its ranking
+            tile = tile * scale[start : start + _BANK, None].to(tile.dtype)
+        values, columns = search(queries, tile, min(wanted, len(tile)))
+        best, where = torch.cat([best, values], dim=1), torch.cat([where, columns + start], dim=1)
+        best, kept = best.topk(min(wanted, best.shape[1]), dim=1)
+        where = where.gather(1, kept)
+    return where.sort(dim=1).values
+
+
+def _by_torch(queries: Tensor, tile: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
+    values, columns = (queries @ tile.T).topk(wanted, dim=1)
+    return values, columns
+
+
+def _by_faiss(queries: Tensor, tile: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
+    # Without an index, which would hold the whole bank once more.
     import faiss
 
-    index = faiss.IndexFlatIP(bank.shape[1])
-    index.add(bank.detach().cpu().float().contiguous().numpy())
+    rows, columns = (part.detach().cpu().float().contiguous().numpy() for part in (queries, tile))
+    values, found = faiss.knn(rows, columns, wanted, metric=faiss.METRIC_INNER_PRODUCT)
+    return torch.from_numpy(values).to(queries), torch.from_numpy(found).to(queries.device)
 
-    def propose(queries: Tensor) -> Tensor:
-        _, found = index.search(queries.detach().cpu().float().contiguous().numpy(), wanted)
-        return torch.from_numpy(found).to(queries.device)
 
-    return propose
+def _compared_again(queries: Tensor, bank: Tensor, scale: Tensor | None, candidates: Tensor) -> Tensor:
+    """(Q, C) similarities in double precision."""
+    scores = torch.empty(candidates.shape, dtype=torch.float64, device=queries.device)
+    rows_at_once = max(1, _DOUBLES // (candidates.shape[1] * bank.shape[1]))
+    for rows in torch.arange(len(queries), device=queries.device).split(rows_at_once):
+        # Not by a matrix product: its sums depend on the column, and equal bank rows would not tie to the last bit.
+        scores[rows] = (bank[candidates[rows]].double() * queries[rows, None].double()).sum(dim=2)
+    if scale is not None:
+        scores *= scale[candidates] * _inverse_lengths(queries)[:, None]
+    return scores

@@ -1,55 +1,115 @@
 """Weighted k-nearest-neighbour classification (Wu et al. 2018, section 3.4)."""
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from selfsup.cluster.neighbours import Backend, nearest_neighbours
-from selfsup.data.sources import open_source, open_test
+from selfsup.cluster.neighbours import Backend, neighbour_tiles
+from selfsup.data.sources import Source, open_source, open_test
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer, load_encoder
 from selfsup.trainer import device_for
 
+_ROWS = 16_384  # of features looked through at a time
+
 
 @dataclass(frozen=True, kw_only=True)
 class KNN(Reading):
-    """Settings of the kNN evaluation."""
+    """Settings of the kNN evaluation: every k with every temperature, in one search."""
 
+    # train_test: test images ask the training images. leave_one_out: each training image asks all others.
+    # auto: train_test where there is a test part, else leave_one_out.
+    mode: Literal["auto", "train_test", "leave_one_out"] = "auto"
     layer: Layer = "backbone"  # embedding: what the loss was about, as Wu et al. and MoCo's CIFAR demo do
-    k: int = 200  # neighbours; at most the number of labelled training images
-    temperature: float = 0.1  # T: each neighbour votes exp(similarity / T)
+    k: tuple[int, ...] = (200,)  # neighbours; of more than there are labelled training images, all of them
+    temperature: tuple[float, ...] = (0.1,)  # T: each neighbour votes exp(similarity / T)
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
-        check_temperature(self.temperature)
-        if self.k < 1:
-            raise ValueError(f"k is {self.k}; it must be at least 1")
+        if not self.k or min(self.k) < 1:
+            raise ValueError(f"k is {self.k}; give one or more numbers of neighbours, each at least 1")
+        if not self.temperature:
+            raise ValueError("there is no kNN temperature; give one or more (0.07 and 0.1 are usual)")
+        for temperature in self.temperature:
+            check_temperature(temperature)
 
 
 def check_temperature(temperature: float) -> None:
     """Raise ValueError for a temperature at which votes would overflow or mean nothing."""
-    if temperature < 0.002:
+    if not temperature >= 0.002:
         raise ValueError(f"the kNN temperature is {temperature}; it must be at least 0.002 (0.07 and 0.1 are usual)")
 
 
-def vote(similarities: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:
-    """Class scores from neighbours: score_c = sum over neighbours of class c of exp(similarity / T).
+def vote(similarities: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Classes by the votes of neighbours: score_c = sum over neighbours of class c of exp(similarity / T).
+
+    Only classes among a query's neighbours have a score, so that memory does not depend on how many classes there are.
 
     Args:
         similarities: (Q, k) cosine similarities.
-        labels: (Q, k) int64 class of each neighbour.
-        num_classes: C.
+        labels: (Q, k) int64 class of each neighbour, from 0.
         temperature: T.
 
     Returns:
-        (Q, C) scores in the precision of `similarities`; of equal scores the lower class wins.
+        scores (Q, k) in the precision of `similarities`, best first, and their classes (Q, k); of equal scores the
+        lower class stands first. Where the neighbours are of fewer than k classes, -inf and class -1 fill the end.
     """
-    scores = similarities.new_zeros(len(similarities), num_classes)
-    return scores.scatter_add_(1, labels, torch.exp(similarities / temperature))
+    labels, order = labels.sort(dim=1, stable=True)
+    begins = torch.zeros_like(labels)
+    begins[:, 1:] = labels[:, 1:] != labels[:, :-1]
+    place = begins.cumsum(dim=1)  # of a neighbour's class among those of its query, in ascending order
+    classes = torch.full_like(labels, -1).scatter_(1, place, labels)
+    votes = torch.exp(similarities.gather(1, order) / temperature)
+    scores = torch.zeros_like(votes).scatter_add_(1, place, votes).masked_fill_(classes < 0, -torch.inf)
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    return scores, classes.gather(1, order)
+
+
+def knn_accuracies(
+    bank: Features,
+    queries: Features | None,
+    ks: tuple[int, ...],
+    temperatures: tuple[float, ...],
+    backend: Backend = "auto",
+    device: torch.device | None = None,
+) -> dict[tuple[int, float], dict[str, float]]:
+    """Top-1 and top-5 accuracy of the vote for each (k, T); without queries each bank image is judged by all others.
+
+    The neighbours are searched once, for the largest k, and judged tile by tile. A class that no neighbour has is not
+    among the five.
+
+    Args:
+        bank, queries: features of any length with labels from 0, in any number and however far apart.
+        ks, temperatures: all pairs of them are judged.
+        backend: of the search; both give the same answer.
+        device: where neighbours are found by torch, by default the CPU. faiss searches on the CPU.
+
+    Raises:
+        ValueError: there are no labels, features are not finite, or k is larger than the bank.
+    """
+    asked = bank if queries is None else queries
+    if min(bank.labels.min(), asked.labels.min()) < 0:
+        raise ValueError("kNN needs labels: put the images of each class in a folder of its own")
+    if not all(bool(rows.isfinite().all()) for part in (bank, asked) for rows in part.features.split(_ROWS)):
+        raise ValueError("the features hold NaN or infinity; the encoder has diverged")
+    place = torch.device("cpu") if device is None or backend == "faiss" else device
+    exclude = torch.arange(len(bank.labels), device=place) if queries is None else None
+    tiles = neighbour_tiles(asked.features.to(place), bank.features.to(place), max(ks), backend, exclude, cosine=True)
+    hits = {pair: torch.zeros(2, dtype=torch.int64) for pair in product(ks, temperatures)}
+    judged = 0
+    for similarities, numbers in tiles:
+        similarities, labels = similarities.cpu(), bank.labels[numbers.cpu()]
+        wanted = asked.labels[judged : judged + len(labels), None]
+        judged += len(labels)
+        for k, temperature in hits:
+            right = vote(similarities[:, :k], labels[:, :k], temperature)[1][:, :5] == wanted
+            hits[k, temperature] += torch.stack([right[:, 0].sum(), right.sum()])
+    return {pair: {"top1": int(first) / judged, "top5": int(five) / judged} for pair, (first, five) in hits.items()}
 
 
 def knn_accuracy(
@@ -60,58 +120,70 @@ def knn_accuracy(
     backend: Backend = "auto",
     device: torch.device | None = None,
 ) -> dict[str, float]:
-    """Top-1 and top-5 accuracy of the vote; without queries each bank image is judged by all others.
+    """`knn_accuracies` for one k and one T."""
+    return knn_accuracies(bank, queries, (k,), (temperature,), backend, device)[k, temperature]
 
-    The neighbours are found on `device`, by default the CPU.
 
-    Raises:
-        ValueError: there are no labels, features are not finite, or k is larger than the bank.
-    """
-    asked = bank if queries is None else queries
-    if min(bank.labels.min(), asked.labels.min()) < 0:
+def _check_classes(train: Source, test: Source | None) -> None:
+    """Raise ValueError where kNN cannot judge anything, before features are computed."""
+    parts = [train] if test is None else [train, test]
+    if min(int(part.labels.min()) for part in parts) < 0:
         raise ValueError("kNN needs labels: put the images of each class in a folder of its own")
-    if not (bank.features.isfinite().all() and asked.features.isfinite().all()):
-        raise ValueError("the features hold NaN or infinity; the encoder has diverged")
-    exclude = torch.arange(len(bank.labels), device=device) if queries is None else None
-    unit_bank, unit_asked = (F.normalize(part.features.to(device or "cpu")) for part in (bank, asked))
-    similarities, found = (part.cpu() for part in nearest_neighbours(unit_asked, unit_bank, k, backend, exclude))
-    num_classes = int(max(bank.labels.max(), asked.labels.max())) + 1
-    scores = vote(similarities, bank.labels[found], num_classes, temperature)
-    ranked = scores.sort(dim=1, descending=True, stable=True).indices
-    hits = ranked == asked.labels[:, None]
-    return {"top1": hits[:, :1].any(1).double().mean().item(), "top5": hits[:, :5].any(1).double().mean().item()}
+    known = set(train.labels.tolist())
+    if len(known) < 2:
+        raise ValueError("there is only one class among the training images; kNN needs at least two to tell apart")
+    if test is not None and (lacking := sorted(set(test.labels.tolist()) - known)):
+        names = ", ".join(test.classes[label] if test.classes else str(label) for label in lacking[:5])
+        raise ValueError(
+            f"{len(lacking)} of the test classes have no training image: {names}{', ...' if lacking[5:] else ''}\n"
+            "kNN could never be right there; judge unseen classes by `selfsup retrieval`, or raise --data.limit"
+        )
 
 
 def run_knn(path: Path, settings: KNN) -> Evaluated:
-    """kNN of an exported encoder: bank from the training part, queries from the test part where there is one.
+    """kNN of an exported encoder; one result for each k and T, in the order of the lists.
 
     Args:
         path: a run folder or an encoder.safetensors.
         settings: with `data.root` set.
+
+    Raises:
+        ValueError: there are no labels, one class only, test classes without a training image, or no test part.
     """
     exported = load_encoder(path)
     device = device_for(settings.device)
     encoder, center = exported.network(settings.layer).to(device), exported.feed.center()
     data = settings.data
-    parts = [open_source(data.root, "train", labels=data.labels, limit=data.limit)]
-    test = open_test(data.root, data.labels)
-    if test is not None:
-        parts.append(test)
-    bank, *rest = (settings.features(encoder, part, center, device) for part in parts)
-    k = min(settings.k, len(bank.labels) - (not rest))
-    figures = knn_accuracy(bank, rest[0] if rest else None, k, settings.temperature, settings.backend, device)
-    protocol = {
-        "k": k,
-        "temperature": settings.temperature,
+    train = open_source(data.root, "train", labels=data.labels, limit=data.limit)
+    test = None if settings.mode == "leave_one_out" else open_test(data.root, data.labels)
+    if settings.mode == "train_test":
+        test = open_source(data.root, "test", labels=data.labels)  # says what is missing, where it is
+    _check_classes(train, test)
+    bank = settings.features(encoder, train, center, device)
+    queries = None if test is None else settings.features(encoder, test, center, device)
+    ks = tuple(dict.fromkeys(min(k, len(bank.labels) - (queries is None)) for k in settings.k))
+    temperatures = tuple(dict.fromkeys(settings.temperature))
+    found = knn_accuracies(bank, queries, ks, temperatures, settings.backend, device)
+    shared = {
         "metric": "cosine",
         "layer": settings.layer,
         "transform": exported.feed.transform,
         "bank_images": len(bank.labels),
-        "query_images": len(rest[0].labels) if rest else len(bank.labels),
-        "split": "train to test" if rest else "leave one out",
+        "query_images": len(bank.labels if queries is None else queries.labels),
+        "classes": len(bank.labels.unique()),
+        "split": "leave one out" if queries is None else "train to test",
     }
-    found = {f"knn_{name}": value for name, value in figures.items()}
-    return Evaluated([Result(stage="knn", figures=found, protocol=protocol, about=exported.about)])
+    return Evaluated(
+        [
+            Result(
+                stage="knn",
+                figures={f"knn_{name}": value for name, value in figures.items()},
+                protocol={"k": k, "temperature": temperature, **shared},
+                about=exported.about,
+            )
+            for (k, temperature), figures in found.items()
+        ]
+    )
 
 
 STAGE = Stage(run=run_knn, defaults=lambda path, protocol: KNN(data=data_of(path)))

@@ -16,6 +16,7 @@ from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer, load_encoder
 from selfsup.trainer import device_for
 
+RECALL_AT = (1, 2, 4, 8, 10)
 _SIMILARITIES = 2**22  # of a tile of queries and the whole gallery, ranked at a time
 
 
@@ -28,7 +29,10 @@ class Retrieval(Reading):
     # auto: query_gallery where such an index.csv is, else leave_one_out.
     mode: Literal["auto", "leave_one_out", "query_gallery"] = "auto"
     layer: Layer = "backbone"  # embedding: what the loss was about, as metric learning reports it
-    recall_at: tuple[int, ...] = (1, 2, 4, 8)
+    recall_at: tuple[int, ...] = RECALL_AT
+    # What becomes of gallery images by the query's own camera and of its identity, where the column `camera` of
+    # index.csv tells cameras: as re-identification excludes them from the query's ranking, or not.
+    same_camera: Literal["exclude", "keep"] = "exclude"
     seed: int = 0  # of the random queries
 
     def __post_init__(self) -> None:
@@ -39,25 +43,30 @@ class Retrieval(Reading):
 def retrieval_figures(
     queries: Features,
     gallery: Features | None,
-    recall_at: tuple[int, ...] = (1, 2, 4, 8),
+    recall_at: tuple[int, ...] = RECALL_AT,
     device: torch.device | None = None,
+    cameras: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, float | int]:
     """Means over the queries whose identity the gallery holds; without a gallery each query asks all other queries.
 
     With R relevant images in the gallery, and P(i) the share of them among the first i of the ranking:
 
-    - recall_at_k: whether one of the first k is relevant (Oh Song et al. 2016).
+    - recall_at_k: whether one of the first k is relevant (Oh Song et al. 2016); re-identification calls it CMC, rank k.
     - map: the mean of P(i) over the ranks i of all R relevant images, as re-identification takes it.
     - r_precision: P(R).
     - map_at_r: the sum of P(i) over the relevant ranks i up to R, over R (Musgrave et al. 2020, section 3.3).
 
     Similarities are cosines; of equal ones the lower gallery number stands first.
 
+    With cameras, gallery images of the query's identity by the query's own camera are neither right nor wrong: they are
+    taken out of its ranking, and are not among its R (Zheng et al. 2015, the protocol of Market-1501).
+
     Args:
         queries: Q images with their identities as labels.
         gallery: G images, or None.
         recall_at: the ranks k.
         device: where to rank, by default the CPU.
+        cameras: (Q,) and (G,) int64 numbers of cameras, for queries with a gallery.
 
     Returns:
         the figures in [0, 1], the number of queries they are means of, and the number of those left out.
@@ -72,10 +81,11 @@ def retrieval_figures(
         _check_identities(part.labels)
         if not part.features.isfinite().all():
             raise ValueError("the features hold NaN or infinity; the encoder has diverged")
-    rows = per_query(queries, gallery, recall_at, device or torch.device("cpu"))
+    rows = per_query(queries, gallery, recall_at, device or torch.device("cpu"), cameras)
     asking = rows["relevant"] > 0
     if not asking.any():
-        raise ValueError("no query has an image of its identity to find; give two images or more of each identity")
+        by = "" if cameras is None else " by another camera (--same-camera keep takes those by its own, too)"
+        raise ValueError(f"no query has an image of its identity to find{by}; give two images or more of each identity")
     means = {name: values[asking].mean().item() for name, values in rows.items() if name != "relevant"}
     return {**means, "queries": int(asking.sum()), "queries_left_out": int((~asking).sum())}
 
@@ -86,7 +96,11 @@ def _check_identities(labels: Tensor) -> None:
 
 
 def per_query(
-    queries: Features, gallery: Features | None, recall_at: tuple[int, ...], device: torch.device
+    queries: Features,
+    gallery: Features | None,
+    recall_at: tuple[int, ...],
+    device: torch.device,
+    cameras: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The figures of each query, (Q,) float64 on the CPU, by name, and the number of `relevant` images in the gallery.
 
@@ -95,6 +109,7 @@ def per_query(
     bank = queries if gallery is None else gallery
     unit_asked, unit_bank = (F.normalize(part.features.to(device).double()) for part in (queries, bank))
     labels, bank_labels = queries.labels.to(device), bank.labels.to(device)
+    seen_by, bank_seen_by = (None, None) if cameras is None else (part.to(device) for part in cameras)
     numbers = torch.arange(len(queries.labels), device=device)
     tiles = []
     for tile in numbers.split(max(1, _SIMILARITIES // len(bank_labels))):
@@ -102,8 +117,14 @@ def per_query(
         similarities = (unit_asked[tile] @ unit_bank.T).float()
         relevant = labels[tile][:, None] == bank_labels
         if gallery is None:
-            similarities[torch.arange(len(tile), device=device), tile] = -torch.inf  # the query itself comes last
-            relevant[torch.arange(len(tile), device=device), tile] = False
+            left_out = tile[:, None] == numbers  # the query itself
+        elif seen_by is not None:
+            left_out = relevant & (seen_by[tile][:, None] == bank_seen_by)
+        else:
+            left_out = None
+        if left_out is not None:  # behind all others, and not relevant: no figure sees them
+            similarities.masked_fill_(left_out, -torch.inf)
+            relevant &= ~left_out
         order = similarities.sort(dim=1, descending=True, stable=True).indices
         tiles.append(_figures(relevant.gather(1, order), recall_at))
     return {name: torch.cat([tile[name] for tile in tiles]).cpu() for name in tiles[0]}
@@ -134,8 +155,8 @@ def random_queries(labels: Tensor, seed: int) -> Tensor:
     return chosen
 
 
-def read_roles(root: str, source: Source) -> list[str] | None:
-    """What the column `role` of an index.csv says of each image of `source`: "query" or "gallery".
+def read_index(root: str, source: Source, column: str) -> list[str] | None:
+    """What a column of index.csv says of each image of `source`.
 
     The index.csv lies in the data folder `root` or in the one above, with paths from there in its column `path`.
 
@@ -143,7 +164,7 @@ def read_roles(root: str, source: Source) -> list[str] | None:
         N words, or None where there is no such file, or none with these columns.
 
     Raises:
-        ValueError: an image of `source` is not listed there, or as something else.
+        ValueError: an image of `source` is not listed there, or with nothing in this column.
     """
     folder = Path(root).expanduser()
     for place in (folder.resolve(), folder.resolve().parent):
@@ -151,21 +172,41 @@ def read_roles(root: str, source: Source) -> list[str] | None:
         if folder.is_dir() and index.is_file():
             with open(index, newline="", encoding="utf-8") as file:
                 rows = csv.DictReader(file)
-                if {"path", "role"} <= set(rows.fieldnames or ()):
-                    listed = {place / row["path"]: row["role"] for row in rows}
-                    return [_role(listed, folder, source.name(number), index) for number in range(len(source))]
+                if {"path", column} <= set(rows.fieldnames or ()):
+                    listed = {place / row["path"]: row[column] for row in rows}
+                    return [_listed(listed, folder, source.name(n), index, column) for n in range(len(source))]
     return None
 
 
-def _role(listed: dict[Path, str], folder: Path, name: str, index: Path) -> str:
+def _listed(listed: dict[Path, str], folder: Path, name: str, index: Path, column: str) -> str:
     # The folder alone is resolved: the images below it may be links, and are listed by the names they have here.
-    role = listed.get(folder.resolve() / Path(name).relative_to(folder), "nothing")
-    if role not in ("query", "gallery"):
+    word = listed.get(folder.resolve() / Path(name).relative_to(folder), "")
+    if not word or (column == "role" and word not in ("query", "gallery")):
+        wanted = "wanted query or gallery" if column == "role" else "wanted a word or number of your own"
+        other = "--mode leave_one_out" if column == "role" else "--same-camera keep"
         raise ValueError(
-            f"{index} lists the test image {name} as {role}; wanted query or gallery\n"
-            "complete it, or choose --mode leave_one_out"
+            f"{index} gives the image {name} the {column} {word!r}; {wanted}\ncomplete it, or choose {other}"
         )
-    return role
+    return word
+
+
+def _asking(images: Features, roles: list[str] | None, seed: int) -> tuple[Tensor, str]:
+    """(N,) bool: the queries among the images; and what the protocol says of them."""
+    if roles is not None:
+        return torch.tensor([role == "query" for role in roles])[images.indices], "queries of index.csv to its gallery"
+    _check_identities(images.labels)
+    return random_queries(images.labels, seed), f"one random query of each identity (seed {seed}) to the others"
+
+
+def _cameras(settings: Retrieval, source: Source) -> tuple[Tensor | None, str]:
+    """The camera of each image of `source` as a number, where they decide anything; and what the protocol says."""
+    if settings.same_camera == "keep":
+        return None, "kept"
+    words = read_index(settings.data.root, source, "camera")
+    if words is None:
+        return None, "kept, cameras unknown"
+    numbers = {word: number for number, word in enumerate(sorted(set(words)))}
+    return torch.tensor([numbers[word] for word in words]), "excluded"
 
 
 def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
@@ -180,20 +221,18 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
     data = settings.data
     test = open_test(data.root, data.labels)
     source = open_source(data.root, "train", labels=data.labels, limit=data.limit) if test is None else test
-    roles = None if settings.mode == "leave_one_out" else read_roles(data.root, source)
+    roles = None if settings.mode == "leave_one_out" else read_index(data.root, source, "role")
+    asks_gallery = roles is not None or settings.mode == "query_gallery"
+    seen_by, same_camera = _cameras(settings, source) if asks_gallery else (None, "kept")
     images = settings.features(exported.network(settings.layer).to(device), source, exported.feed.center(), device)
-    queries, gallery = images, None
+    queries, gallery, cameras = images, None, None
     split = "leave one out"
-    if roles is not None:
-        asking = torch.tensor([role == "query" for role in roles])[images.indices]
-        split = "queries of index.csv to its gallery"
-    elif settings.mode == "query_gallery":
-        _check_identities(images.labels)
-        asking = random_queries(images.labels, settings.seed)
-        split = f"one random query of each identity (seed {settings.seed}) to the others"
-    if split != "leave one out":
+    if asks_gallery:
+        asking, split = _asking(images, roles, settings.seed)
         queries, gallery = (Features(*(values[rows] for values in images)) for rows in (asking, ~asking))
-    figures = retrieval_figures(queries, gallery, settings.recall_at, device)
+        if seen_by is not None:
+            cameras = seen_by[queries.indices], seen_by[gallery.indices]
+    figures = retrieval_figures(queries, gallery, settings.recall_at, device, cameras)
     asked, left_out = figures.pop("queries"), figures.pop("queries_left_out")
     protocol = {
         "metric": "cosine",
@@ -204,6 +243,7 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
         "gallery_images": len(images.labels) if gallery is None else len(gallery.labels),
         "part": "train" if test is None else "test",
         "split": split,
+        "same_camera": same_camera,
     }
     return Evaluated([Result(stage="retrieval", figures=figures, protocol=protocol, about=exported.about)])
 

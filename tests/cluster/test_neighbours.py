@@ -1,8 +1,11 @@
 """Nearest neighbours against a full sort in double precision, from every backend."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from selfsup.cluster import neighbours
 from selfsup.cluster.neighbours import Backend, has_faiss, nearest_neighbours
@@ -35,6 +38,58 @@ def test_equals_a_full_sort(backend: Backend, monkeypatch: pytest.MonkeyPatch) -
     expected_values, expected = sorted_exactly(queries, bank, 50)
     assert torch.equal(found, expected)
     torch.testing.assert_close(values, expected_values, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cosines_of_rows_of_any_length(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs(backend)
+    monkeypatch.setattr(neighbours, "_BANK", 70)
+    monkeypatch.setattr(neighbours, "_QUERIES", 9)
+    generator = torch.Generator().manual_seed(2)
+    bank, queries = (torch.randn(n, 8, generator=generator) * torch.arange(1, n + 1)[:, None] for n in (300, 25))
+    bank[77] = 0
+    unit_bank, unit_queries = (F.normalize(rows.double()) for rows in (bank, queries))
+    values, found = nearest_neighbours(queries, bank, 300, backend, cosine=True)
+    expected_values, expected = sorted_exactly(unit_queries, unit_bank, 300)
+    assert torch.equal(found, expected)
+    torch.testing.assert_close(values, expected_values, rtol=0, atol=1e-12)
+    assert (values[found == 77] == 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("size", [7, 33, 66])  # where a matrix product sums equal rows differently
+def test_equal_rows_tie_to_the_last_bit(backend: Backend, size: int) -> None:
+    needs(backend)
+    generator = torch.Generator().manual_seed(0)
+    bank = torch.randn(1, 128, generator=generator).expand(size, -1).contiguous()
+    values, found = nearest_neighbours(torch.randn(5, 128, generator=generator), bank, size, backend, cosine=True)
+    assert (values == values[:, :1]).all()
+    assert torch.equal(found, torch.arange(size).expand(5, -1))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_memory_is_of_tiles(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither Q x N similarities nor a second bank: no tensor made on the way is larger than its tile."""
+    needs(backend)
+    monkeypatch.setattr(neighbours, "_BANK", 512)
+    monkeypatch.setattr(neighbours, "_QUERIES", 32)
+    monkeypatch.setattr(neighbours, "_DOUBLES", 4096)
+    bank, queries = torch.randn(20_000, 16), torch.randn(70, 16)
+
+    class Largest(TorchFunctionMode):
+        size = 0
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = function(*args, **(kwargs or {}))
+            for tensor in made if isinstance(made, tuple | list) else [made]:
+                # A part of the bank is no memory of its own.
+                if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() != bank.data_ptr():
+                    self.size = max(self.size, tensor.untyped_storage().nbytes())
+            return made
+
+    with Largest() as largest:
+        nearest_neighbours(queries, bank, 20, backend, cosine=True)
+    assert 8 * len(bank) <= largest.size < 2 * 8 * len(bank)  # one double for each bank row: its length
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

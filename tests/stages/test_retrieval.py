@@ -3,6 +3,7 @@
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -16,7 +17,7 @@ from selfsup.data.sources import open_source
 from selfsup.models.resnet import ResNet
 from selfsup.stages.embed import Features
 from selfsup.stages.encoder import Feed, save_encoder
-from selfsup.stages.retrieval import Retrieval, per_query, random_queries, read_roles, retrieval_figures, run_retrieval
+from selfsup.stages.retrieval import Retrieval, per_query, random_queries, read_index, retrieval_figures, run_retrieval
 
 CPU = torch.device("cpu")
 
@@ -106,16 +107,20 @@ def write_images(folder: Path) -> list[str]:
     return paths[12:]
 
 
-def write_index(place: Path, rows: list[tuple[str, str]]) -> None:
+def write_index(place: Path, rows: list[tuple[str, ...]], *columns: str) -> None:
     with open(place / "index.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("path", "role"), *rows])
+        csv.writer(file).writerows([("path", *(columns or ("role",))), *rows])
+
+
+def save_tiny_encoder(folder: Path) -> None:
+    config = ResNet.Config(depth="small", width=0.25)
+    feed = Feed(size=(16, 8), fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), fit="whole")
+    save_encoder(folder / "encoder.safetensors", config.build().state_dict(), config, feed, {})
 
 
 def test_the_whole_evaluation(tmp_path: Path) -> None:
     paths = write_images(tmp_path / "data" / "zoo")
-    config = ResNet.Config(depth="small")
-    feed = Feed(size=(16, 8), fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), fit="whole")
-    save_encoder(tmp_path / "encoder.safetensors", config.build().state_dict(), config, feed, {})
+    save_tiny_encoder(tmp_path)
 
     def run(**settings: object) -> dict[str, object]:
         data = Data(root=str(tmp_path / "data" / "zoo"), canvas=32)
@@ -128,7 +133,7 @@ def test_the_whole_evaluation(tmp_path: Path) -> None:
     assert (drawn["query_images"], drawn["gallery_images"]) == (4, 8)
     assert "recall_at_2" not in drawn
     write_index(tmp_path / "data", [(f"zoo/{path}", "query" if "/1." in path else "gallery") for path in paths[:10]])
-    with pytest.raises(ValueError, match=r"2\.png as nothing; wanted query or gallery"):
+    with pytest.raises(ValueError, match=r"dog/2\.png the role ''; wanted query or gallery"):
         run()
     assert run(mode="leave_one_out") == plain
     # Apes have no image to find, and one that cannot be read; bats have one query, cats none, dogs two.
@@ -137,20 +142,63 @@ def test_the_whole_evaluation(tmp_path: Path) -> None:
     (tmp_path / "data" / "zoo" / paths[1]).write_bytes(b"no image")
     listed = run()
     assert (listed["query_images"], listed["queries_left_out"], listed["gallery_images"]) == (3, 2, 6)
-    assert listed["part"] == "test"
+    assert (listed["part"], listed["same_camera"], plain["same_camera"]) == ("test", "kept, cameras unknown", "kept")
+
+
+def test_cameras_of_an_index(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "zoo")
+    save_tiny_encoder(tmp_path)
+
+    def run(**settings: Any) -> dict[str, Any]:
+        data = Data(root=str(tmp_path / "zoo"), canvas=32)
+        return run_retrieval(tmp_path, Retrieval(data=data, workers=0, **settings)).results[0].flat()
+
+    # Each identity has one query. Apes by one camera only; bats' and cats' gallery images by two; dogs' query alone.
+    roles = ["query", "gallery", "gallery"] * 4
+    cameras = ["c1", "c1", "c1", "c1", "c1", "c2", "c2", "c1", "c2", "c3", "c1", "c2"]
+    rows = [(path, *words) for path, *words in zip(paths, roles, cameras, strict=True)]
+    write_index(tmp_path / "zoo", rows, "role", "camera")
+    found, kept = run(), run(same_camera="keep")
+    assert (found["same_camera"], found["query_images"], found["queries_left_out"]) == ("excluded", 3, 1)
+    assert (kept["same_camera"], kept["query_images"], kept["queries_left_out"]) == ("kept", 4, 0)
+    assert found["gallery_images"] == kept["gallery_images"] == 8
+    assert run(mode="leave_one_out")["query_images"] == 12
+    write_index(tmp_path / "zoo", [*rows[:-1], (*rows[-1][:-1], "")], "role", "camera")
+    with pytest.raises(ValueError, match=r"dog/3\.png the camera ''.*\n.*--same-camera keep"):
+        run()
+    assert run(same_camera="keep") == kept
+    # Cameras without roles: one random query of each identity.
+    write_index(tmp_path / "zoo", [(path, camera) for path, _, camera in rows], "camera")
+    assert run(mode="query_gallery")["same_camera"] == "excluded"
+    write_index(tmp_path / "zoo", [(path, "c1") for path, *_ in rows], "camera")
+    with pytest.raises(ValueError, match="by another camera"):
+        run(mode="query_gallery")
+
+
+def test_unreadable_images_shift_no_camera(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "zoo")
+    save_tiny_encoder(tmp_path)
+    roles = ["query", "gallery", "gallery"] * 4
+    cameras = ["c1", "c1", "c2", "c2", "c2", "c1"] * 2  # one image to find each; shifted by one, none
+    write_index(tmp_path / "zoo", [(p, r, c) for p, r, c in zip(paths, roles, cameras, strict=True)], "role", "camera")
+    (tmp_path / "zoo" / paths[0]).write_bytes(b"no image")
+    settings = Retrieval(data=Data(root=str(tmp_path / "zoo"), canvas=32), workers=0)
+    found = run_retrieval(tmp_path, settings).results[0].flat()
+    assert (found["query_images"], found["queries_left_out"], found["gallery_images"]) == (3, 0, 8)
 
 
 def test_an_index_without_roles_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = write_images(tmp_path)
     source = open_source(str(tmp_path), "test")
-    assert read_roles(str(tmp_path), source) is None
+    assert read_index(str(tmp_path), source, "role") is None
     (tmp_path / "index.csv").write_text("path,class,split\n")
-    assert read_roles(str(tmp_path), source) is None
+    assert read_index(str(tmp_path), source, "role") is None
     write_index(tmp_path, [(path, "gallery") for path in paths])
-    assert read_roles(str(tmp_path), source) == ["gallery"] * 12
+    assert read_index(str(tmp_path), source, "role") == ["gallery"] * 12
+    assert read_index(str(tmp_path), source, "camera") is None
     monkeypatch.chdir(tmp_path)
-    assert read_roles(".", open_source(".", "test")) == ["gallery"] * 12
-    assert read_roles("shapes:30", open_source("shapes:30", "test")) is None
+    assert read_index(".", open_source(".", "test"), "role") == ["gallery"] * 12
+    assert read_index("shapes:30", open_source("shapes:30", "test"), "role") is None
 
 
 def test_bad_input() -> None:
