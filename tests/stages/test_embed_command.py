@@ -81,7 +81,7 @@ def test_an_interrupted_file_ends_as_a_whole_one(
     interrupt(monkeypatch, encoder, out)
     assert not out.exists()
     with open(f"{out}.partial", "ab") as file:
-        file.write(b"rows that were being written")
+        file.write(b"rows that were being written" * 1000)
     again = Photographs()
     line = embed(monkeypatch, encoder, again, out)
     assert "going on after 13 images" in capsys.readouterr().err
