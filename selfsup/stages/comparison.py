@@ -154,14 +154,16 @@ def identity(run: Path) -> Identity:
 
 
 def _origins(run: Path, config: dict[str, Any]) -> dict[str, Identity]:
-    """The runs whose encoders the facts name by their hash, as far as they are found."""
+    """The runs whose encoders and heads the facts name by their hash, as far as they are found."""
     hashes = {name: value for name, value in config["result"].get("facts", {}).items() if isinstance(value, str)}
     start = config["run"].get("start")
     near = [run.resolve().parent, *sorted(run.resolve().parent.iterdir()), *([Path(start)] if start else [])]
-    encoders = {
-        RunFolder(folder).read_json("encoder.json").get("sha256"): folder for folder in near if folder != run.resolve()
-    }
-    return {name: identity(encoders[value]) for name, value in hashes.items() if value in encoders}
+    weights: dict[str, Path] = {}
+    for folder in near:
+        exported = RunFolder(folder).read_json("encoder.json") if folder != run.resolve() else {}
+        for part in (exported, exported.get("head", {})):
+            weights.setdefault(part.get("sha256", ""), folder)
+    return {name: identity(weights[value]) for name, value in hashes.items() if value in weights}
 
 
 def _without_seeds(value: Any, seeds: list[int]) -> Any:

@@ -22,7 +22,7 @@ def made(folder: Path, seed: int = 0, facts: dict[str, Any] | None = None, **con
     """A run folder with a configuration, and an encoder by its hash alone."""
     result = {"class": "Run", "seed": seed, "method": {"temperature": 0.2}, "facts": facts or {}, **config}
     RunFolder(folder).write_json("config.json", {"result": result, "run": {"start": ""}})
-    RunFolder(folder).write_json("encoder.json", {"sha256": f"of {folder}"})
+    RunFolder(folder).write_json("encoder.json", {"sha256": f"of {folder}", "head": {"sha256": f"head of {folder}"}})
     return folder
 
 
@@ -95,7 +95,12 @@ def test_results_of_runs_inside_a_run_are_found(tmp_path: Path) -> None:
 
 def tuned(run: Path, seed: int) -> Path:
     """A run that was trained in `run` on labels drawn from the seed."""
-    facts = {"encoder": f"of {run}", "labelled": f"drawn {seed}", "images": {"count": 10, "names": [f"{seed}.jpg"]}}
+    facts = {
+        "encoder": f"of {run}",
+        "classifier": f"head of {run}",
+        "labelled": f"drawn {seed}",
+        "images": {"count": 10, "names": [f"{seed}.jpg"]},
+    }
     return made(run / "finetune", seed, facts, labelled={"per_class": 1, "file": "", "seed": seed})
 
 
