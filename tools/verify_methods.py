@@ -14,7 +14,6 @@ and methods_cpu.md (or _cuda). With `--jobs 2` two rows are trained at a time, e
 import argparse
 import hashlib
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from jobs import Job, work_off
 from verified import ONCE, START, Figures, table, unmet
 
 from selfsup.config import Data, dump, load_recipe, result_relevant
@@ -275,40 +275,13 @@ def verify(row: Row) -> None:
     (folder / "verified.json").write_text(json.dumps(record(row, figures), indent=1) + "\n")
 
 
-def command(row: Row, options: argparse.Namespace) -> list[str]:
+def job(row: Row, options: argparse.Namespace) -> Job:
+    """The row as a process of its own."""
     name = f"{row.suite}/{slug(row.name)}"
-    return [sys.executable, __file__, "--data", str(options.data), "--runs", str(options.runs), "--one", name]
-
-
-def work_off(rows: list[Row], options: argparse.Namespace) -> None:
-    """Verify what is not verified yet, some rows at a time, each in a process of its own."""
-    waiting = [row for row in rows if verified(row) is None]
-    places = {row.run.folder: row for row in rows}
-    running: dict[str, tuple[Row, subprocess.Popen[bytes], float]] = {}
-    failed: list[str] = []
-    while waiting or running:
-        ready = [row for row in waiting if not row.after or verified(places[row.run.start]) is not None]
-        while ready and len(running) < options.jobs:
-            row = ready.pop(0)
-            waiting.remove(row)
-            log = Path(row.run.folder).parent / f"{slug(row.name)}.log"
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with open(log, "wb") as file:
-                process = subprocess.Popen(command(row, options), stdout=file, stderr=file)
-            running[str(log)] = (row, process, time.monotonic())
-        if not running:
-            break  # what is left waits for a row that failed
-        time.sleep(0.5)
-        for log_name, (row, process, begin) in list(running.items()):
-            if process.poll() is not None:
-                del running[log_name]
-                spent = time.monotonic() - begin
-                ended = "done" if process.returncode == 0 else f"failed, see {log_name}"
-                failed += [] if process.returncode == 0 else [row.name]
-                message(f"{row.suite}: {row.name}: {ended} ({spent:.0f} s), {len(waiting) + len(running)} left")
-                write(options, rows)
-    if failed:
-        raise ValueError(f"{len(failed)} rows failed: {', '.join(failed)}")
+    words = [sys.executable, __file__, "--data", str(options.data), "--runs", str(options.runs), "--one", name]
+    after = (f"{row.suite}/{slug(row.after)}",) if row.after else ()
+    log = Path(row.run.folder).parent / f"{slug(row.name)}.log"
+    return Job(name, words, log, lambda: verified(row) is not None, after)
 
 
 def write(options: argparse.Namespace, rows: list[Row]) -> None:
@@ -340,7 +313,8 @@ def main() -> int:
         unknown = set(options.names) - set(SUITES)
         if unknown:
             raise ValueError(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")
-        work_off([row for row in rows if not options.names or row.suite in options.names], options)
+        jobs = [job(row, options) for row in rows if not options.names or row.suite in options.names]
+        work_off(jobs, options.jobs, lambda: write(options, rows))
         write(options, rows)
         for line in unmet(results(rows)):
             message(f"not as expected: {line}")
