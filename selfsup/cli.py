@@ -7,7 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selfsup.stages.base import Evaluated
 
 _USAGE = """selfsup: self-supervised contrastive pretraining
 
@@ -17,6 +20,7 @@ _USAGE = """selfsup: self-supervised contrastive pretraining
   selfsup linear RUN [flags]          judge an encoder by a linear probe (--protocol features, moco, simclr)
   selfsup finetune RUN [flags]        train a classifier on few labels (--protocol simclr_v2, simclr_v1, sgd)
   selfsup distill TEACHER [flags]     train a student on a classifier's answers (--protocol self, smaller, features)
+  selfsup semi RECIPE|RUN [flags]     pretrain, fine-tune on few labels, distil: --label-fraction 0.1
   selfsup cluster RUN [flags]         cluster features and compare with the labels (--protocol kmeans, dbscan)
   selfsup embed RUN --out FILE        features to FILE.npy and FILE.csv, or to FILE.parquet; run again to go on
   selfsup compare RUN RUN ...         the results of several runs in a table, and in a plot (--out FILE)
@@ -71,6 +75,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
     commands: dict[str, Callable[[list[str]], int]] = {
         "pretrain": _pretrain,
         **{stage: partial(_stage, stage) for stage in _STAGES},
+        "semi": _semi,
         "compare": _compare,
         "recipes": _recipes,
         "methods": _methods,
@@ -123,10 +128,8 @@ def _pretrain(arguments: list[str]) -> int:
 
 def _stage(command: str, arguments: list[str]) -> int:
     """A stage on a run: parse, carry out, keep the results in its folder."""
-    from selfsup import distributed
     from selfsup.config import parse
-    from selfsup.folder import RunFolder
-    from selfsup.stages.base import Stage, keep
+    from selfsup.stages.base import Stage
 
     stage: Stage = import_module(f"selfsup.stages.{_MODULES.get(command, command)}").STAGE
     choices = f" [--protocol {'|'.join(stage.protocols)}]" if stage.protocols else ""
@@ -140,10 +143,28 @@ def _stage(command: str, arguments: list[str]) -> int:
         if protocol not in stage.protocols:
             raise ValueError(f"there is no protocol {protocol!r}; choose one of {', '.join(stage.protocols)}")
     evaluated = stage.run(path, parse(stage.defaults(path, protocol), flags, called))
+    return _kept(evaluated, path)
+
+
+def _kept(evaluated: "Evaluated", path: Path) -> int:
+    """Keep the results in the stage's own folder, or in that of the run; print them."""
+    from selfsup import distributed
+    from selfsup.folder import RunFolder
+    from selfsup.stages.base import keep
+
     where = evaluated.folder or path
     if evaluated.results and where.is_dir() and distributed.rank() == 0:
         keep(RunFolder(where), evaluated.results)
     return _print_result(evaluated.line())
+
+
+def _semi(arguments: list[str]) -> int:
+    usage = "selfsup semi RECIPE|RUN --label-fraction 0.1 (or --labels-per-class 10) [--data.root PATH] [flags]"
+    name, flags = _first(arguments, "the recipe or run folder", usage)
+    from selfsup.stages.semi import run_semi
+    from selfsup.stages.semi_settings import parse_semi
+
+    return _kept(run_semi(name, parse_semi(name, flags)), Path(name))
 
 
 def _taken(flags: list[str], name: str, default: str) -> tuple[str, list[str]]:

@@ -25,7 +25,7 @@ from selfsup.schedules import Cosine
 from selfsup.stages import supervised
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.embed import extract
-from selfsup.stages.encoder import Exported, load_encoder, save_encoder
+from selfsup.stages.encoder import Exported, Feed, load_encoder, save_encoder
 from selfsup.stages.supervised import Supervised, plain_view, top_figures
 from selfsup.stages.taught import Distilled, FeatureDistilled, Taught, agreement
 
@@ -86,7 +86,7 @@ class Teacher(NamedTuple):
     exported: Exported
     network: nn.Module  # images to logits; for the protocol "features" to features
     folder: Path
-    sha256: str  # of all weights that teach
+    facts: dict[str, str]  # what must be the same when the student goes on: the hashes of its weights
 
 
 def run_distill(path: Path, settings: Distill) -> Evaluated:
@@ -127,7 +127,7 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
         _only_labels_of(source, rows),
         Augment(views=(replace(plain_view(teacher.exported.feed), crop_scale=settings.crop_scale),)),
         folder,
-        {"teacher": teacher.sha256},
+        teacher.facts,
         judge if settings.evaluate_every else None,
     )
     outcome, method = trained.outcome, cast(Taught, trained.method)
@@ -209,20 +209,28 @@ def _read_teacher(path: Path, settings: Distill) -> Teacher:
             f"{path} has no classifier to distil; make one by selfsup finetune, or distil the features of the backbone "
             "by --protocol features"
         )
-    unlike = differences(dump(exported.config), dump(settings.student), "student")
+    check_student(settings, exported.config, exported.feed)
+    network = exported.encoder if settings.protocol == "features" else exported.classifier
+    facts = {"teacher": exported.sha256}
+    if settings.protocol != "features":
+        head = cast(nn.Module, exported.head)
+        facts["classifier"] = hashlib.sha256(checkpoint.serialize(head.state_dict())).hexdigest()
+    return Teacher(exported, network, path if path.is_dir() else path.parent, facts)
+
+
+def check_student(settings: Distill, teacher: ResNet.Config, feed: Feed) -> None:
+    """Raise ValueError where the student does not fit its teacher, or is too deep for the images."""
+    unlike = differences(dump(teacher), dump(settings.student), "student")
     if unlike and settings.start == "teacher":
         raise ValueError(f"the student cannot start from its teacher: {'; '.join(unlike)}; give --start random")
     if unlike and settings.protocol == "self":
         raise ValueError(f"the student is not like its teacher: {'; '.join(unlike)}; give --protocol smaller")
-    stride, side = total_stride(settings.student), min(height_and_width(exported.feed.size))
+    stride, side = total_stride(settings.student), min(height_and_width(feed.size))
     if stride > side:
         raise ValueError(
             f"the student shrinks images {stride} times, more than the {side} pixels of theirs; "
             "give --student.stem small or --student.stem cifar, or fewer stages by --student.depth small"
         )
-    network = exported.encoder if settings.protocol == "features" else exported.classifier
-    digest = hashlib.sha256(checkpoint.serialize(network.state_dict())).hexdigest()
-    return Teacher(exported, network, path if path.is_dir() else path.parent, digest)
 
 
 def _check_classes(exported: Exported, images: Source) -> None:

@@ -13,6 +13,7 @@ from selfsup import checkpoint
 from selfsup.config import Data, dump, restore
 from selfsup.data.labelled import Labelled
 from selfsup.data.sources import open_source
+from selfsup.folder import RunFolder
 from selfsup.models.heads import Classifier, Head
 from selfsup.models.resnet import ResNet
 from selfsup.optim import SGD
@@ -69,6 +70,9 @@ def test_a_student_like_its_teacher_becomes_one(teacher: Path) -> None:
     assert result.about["encoder_sha256"] == student.sha256
     assert result.about["teacher_sha256"] == taught.sha256
     assert result.protocol["labelled_images"] == 0
+    facts, of = RunFolder(teacher / "distill_self").read_json("config.json")["result"]["facts"], "sha256"
+    exported = RunFolder(teacher).read_json("encoder.json")
+    assert (facts["teacher"], facts["classifier"]) == (exported[of], exported["head"][of])
 
 
 def test_the_figures_are_those_of_the_exported_student(teacher: Path) -> None:
@@ -133,7 +137,7 @@ def test_another_teacher_is_refused_on_resume(pretrained: Path, teacher: Path, t
     assert load_encoder(tmp_path / "short").sha256 == load_encoder(tmp_path / "long").sha256
     changes = {"max_steps": 1, "folder": str(tmp_path / "student")}
     run_distill(tmp_path / "short", settings(tmp_path / "short", **changes))
-    with pytest.raises(ValueError, match=r"another configuration: facts\.teacher"):
+    with pytest.raises(ValueError, match=r"another configuration: facts\.classifier"):
         run_distill(tmp_path / "long", settings(tmp_path / "short", **changes))
 
 
