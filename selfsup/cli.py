@@ -17,7 +17,7 @@ _USAGE = """selfsup: self-supervised contrastive pretraining
   selfsup pretrain RECIPE [flags]     pretrain by a shipped recipe or by a .py file; run again to go on
   selfsup knn RUN [flags]             judge an encoder by weighted nearest neighbours
   selfsup retrieval RUN [flags]       judge an encoder by retrieval: Recall@k, mAP, MAP@R
-  selfsup linear RUN [flags]          judge an encoder by a linear probe (--protocol features, moco, simclr)
+  selfsup linear RUN [flags]          judge by a linear probe (--protocol features, moco, simclr, supcon, sweep)
   selfsup finetune RUN [flags]        train a classifier on few labels (--protocol simclr_v2, simclr_v1, sgd)
   selfsup distill TEACHER [flags]     train a student on a classifier's answers (--protocol self, smaller, features)
   selfsup semi RECIPE|RUN [flags]     pretrain, fine-tune on few labels, distil: --label-fraction 0.1

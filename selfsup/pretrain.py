@@ -23,9 +23,10 @@ from selfsup.folder import RunFolder, device_name
 from selfsup.methods.base import Extract, Method, Problem
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.log import message
-from selfsup.stages.embed import extract
+from selfsup.stages.embed import Features, extract
 from selfsup.stages.encoder import Feed, load_encoder, save_encoder
 from selfsup.stages.knn import check_temperature, knn_accuracy
+from selfsup.stages.logistic import ONLINE_ITERATIONS, hold_out, probe_features
 from selfsup.trainer import Evaluate, Outcome, Training, fit, make_accelerator
 
 
@@ -45,6 +46,7 @@ class Run(Training):
     knn_queries: int = execution(2_000)  # test images of the online kNN
     knn_k: int = execution(200)
     knn_temperature: float = execution(0.1)
+    probe_l2: float | None = execution(0.01)  # of the online linear probe, on the images of the online kNN; None: off
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,6 +56,8 @@ class Run(Training):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         check_temperature(self.knn_temperature)
+        if self.probe_l2 is not None and self.probe_l2 < 0:
+            raise ValueError(f"probe_l2 is {self.probe_l2}; it must be at least 0, or None for no online probe")
 
     @property
     def feed(self) -> Feed:
@@ -66,7 +70,7 @@ def pretrain(run: Run) -> dict[str, Any]:
     """Carry out a run in its folder, or go on with it, and export the encoder when it is finished.
 
     Returns:
-        the figures of the run: steps, last online kNN, seconds of this launch, and how it ended ("reason").
+        the figures of the run: steps, last online evaluation, seconds of this launch, and how it ended ("reason").
 
     Raises:
         ValueError: the configuration, the data or the folder do not fit; the message says how.
@@ -93,7 +97,7 @@ def _trained(
     run: Run, method: Method, loader: Loader, views: Views, folder: RunFolder, accelerator: Accelerator
 ) -> dict[str, Any]:
     figures: dict[str, float] = {}
-    evaluate = online_knn(run, loader.source, method.encoder, accelerator.device)
+    evaluate = online_evaluation(run, loader.source, method.encoder, accelerator.device)
 
     def evaluate_and_keep() -> dict[str, float]:
         figures.update(evaluate() if evaluate else {})
@@ -198,15 +202,18 @@ def start_from(encoder: nn.Module, run: Run) -> None:
     encoder.load_state_dict(exported.encoder.state_dict())
 
 
-def online_knn(run: Run, source: Source, encoder: nn.Module, device: torch.device) -> Evaluate | None:
-    """A function that judges the encoder by kNN on a part of the data, or None where there are no labels."""
+def online_evaluation(run: Run, source: Source, encoder: nn.Module, device: torch.device) -> Evaluate | None:
+    """A function that judges the encoder on a part of the data, or None where there are no labels.
+
+    By kNN, and by logistic regression where there is a `probe_l2`, as the commands knn and linear do on these images.
+    """
     if not run.evaluate_every or int(source.labels.min()) < 0 or int(source.labels.max()) < 1:
         return None
     data = run.data
     parts = [subset(source, run.knn_bank)]
     test = open_test(data.root, data.labels)
     if test is not None and int(test.labels.min()) < 0:
-        message("the test images have no labels: the online kNN leaves one training image out instead")
+        message("the test images have no labels: training images are left out for the online evaluation instead")
     elif test is not None:
         test = subset(test, run.knn_queries)
         if data.canvas is not None and not isinstance(test, ArraySource):
@@ -214,14 +221,23 @@ def online_knn(run: Run, source: Source, encoder: nn.Module, device: torch.devic
         parts.append(test)
 
     def evaluate() -> dict[str, float]:
-        bank_features, *rest = (
+        bank, *rest = (
             extract(encoder, part, run.feed.center(), device, canvas=data.canvas, workers=run.workers) for part in parts
         )
-        k = min(run.knn_k, len(bank_features.labels) - 1)
-        accuracy = knn_accuracy(bank_features, rest[0] if rest else None, k, run.knn_temperature, device=device)
-        return {"knn_top1": accuracy["top1"]}
+        k = min(run.knn_k, len(bank.labels) - 1)
+        accuracy = knn_accuracy(bank, rest[0] if rest else None, k, run.knn_temperature, device=device)
+        return {"knn_top1": accuracy["top1"]} | online_linear(run, bank, rest[0] if rest else None, device)
 
     return evaluate
+
+
+def online_linear(run: Run, bank: Features, queries: Features | None, device: torch.device) -> dict[str, float]:
+    """Accuracy of logistic regression on the bank's features; without queries on a tenth that is not learnt from."""
+    if run.probe_l2 is None:
+        return {}
+    known, asked = hold_out(bank) if queries is None else (bank, queries)
+    probed = probe_features(known, asked, (run.probe_l2,), ONLINE_ITERATIONS, device)
+    return {"linear_top1": probed.figures["top1"]}
 
 
 def report_unreadable(met: dict[str, str], folder: RunFolder, device: torch.device) -> None:

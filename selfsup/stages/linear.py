@@ -1,110 +1,29 @@
-"""Linear classification on frozen features: the probes of MoCo and SimCLR as published, and a fast one."""
+"""Linear classification on frozen features: probes that are trained on augmented images, and a fast one."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from selfsup import checkpoint
-from selfsup.augment.views import Augment
-from selfsup.config import Data
-from selfsup.data.batch import Batch
+from selfsup import checkpoint, distributed
+from selfsup.augment.views import Augment, Center
+from selfsup.data.labelled import image_names, names_digest
 from selfsup.data.sources import Source, open_source
 from selfsup.folder import RunFolder
-from selfsup.methods.base import Method, Step
-from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
+from selfsup.monitor.log import message
 from selfsup.randomness import Stream, permutation
-from selfsup.schedules import Cosine, Steps
 from selfsup.stages import supervised
+from selfsup.stages.accuracy import top_figures
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
-from selfsup.stages.embed import Features, Reading
+from selfsup.stages.embed import Features, extract
 from selfsup.stages.encoder import Exported, load_encoder
-from selfsup.stages.supervised import Supervised, plain_view, require_labels
+from selfsup.stages.logistic import FeatureProbe, probe_features, warn_of_edge
+from selfsup.stages.probes import PROTOCOLS, LinearProbe, Probe, Sweep, probe_settings
+from selfsup.stages.supervised import plain_view, require_labels
 from selfsup.trainer import device_for
-
-PROTOCOLS = ("features", "moco", "simclr")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probe(Supervised):
-    """A linear classifier trained on augmented images with a frozen backbone."""
-
-    protocol: Literal["moco", "simclr"]
-    initial_std: float = 0.01  # of the classifier's weights
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureProbe(Reading):
-    """Multinomial logistic regression by L-BFGS on features computed once, without augmentation."""
-
-    l2: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # tried on a tenth of the training images
-    iterations: int = 200
-
-    def __post_init__(self) -> None:
-        if not self.l2 or min(self.l2) < 0:
-            raise ValueError(f"l2 is {self.l2}; give one or more values of at least 0")
-
-
-def probe_settings(protocol: str, data: Data) -> Probe | FeatureProbe:
-    """The published settings of a protocol (see docs/protocols.md); any of them can be overridden.
-
-    moco: He et al. 2020, section 4.1: SGD, rate 30 at batch 256, 100 epochs, a tenth at 60 and 80, no decay.
-    simclr: Chen et al. 2020, published CIFAR command: Nesterov SGD, rate 0.1 B / 256, 100 epochs, cosine, zero start.
-    """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
-    if protocol == "features":
-        return FeatureProbe(data=data)
-    if protocol == "moco":
-        return Probe(
-            protocol="moco",
-            data=data,
-            epochs=100,
-            batch_size=256,
-            optimizer=SGD.Config(learning_rate=30.0, weight_decay=0.0),
-            schedule=Steps(milestones=(60, 80), gamma=0.1),
-            initial_std=0.01,
-        )
-    return Probe(
-        protocol="simclr",
-        data=data,
-        epochs=100,
-        batch_size=512,
-        optimizer=SGD.Config(learning_rate=0.1, nesterov=True, weight_decay=0.0),
-        schedule=Cosine(),
-        initial_std=0.0,
-    )
-
-
-class LinearProbe(Method):
-    """A classifier on a frozen backbone that stays in evaluation mode, so that no statistic of it moves."""
-
-    def __init__(self, encoder: ResNet, num_classes: int, initial_std: float):
-        super().__init__()
-        self.encoder = encoder.requires_grad_(False)
-        self.classifier = nn.Linear(encoder.feature_dim, num_classes)
-        nn.init.normal_(self.classifier.weight, std=initial_std)
-        nn.init.zeros_(self.classifier.bias)
-
-    def train(self, mode: bool = True) -> "LinearProbe":
-        super().train(mode)
-        self.encoder.eval()
-        return self
-
-    def embed(self, view: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.encoder(view)
-
-    def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
-        logits = self.classifier(embeddings[0]).float()  # (B, classes)
-        loss = F.cross_entropy(logits, batch.labels)
-        accuracy = (logits.argmax(dim=1) == batch.labels).float().mean()
-        return Step(loss, {"accuracy": accuracy.detach()}, {})
 
 
 def run_linear(path: Path, settings: Probe | FeatureProbe) -> Evaluated:
@@ -118,146 +37,150 @@ def run_linear(path: Path, settings: Probe | FeatureProbe) -> Evaluated:
         ValueError: no labels, no test part, or the data do not fit the settings.
     """
     exported = load_encoder(path)
-    data = settings.data
+    data, labelled = settings.data, settings.labelled
     train = open_source(data.root, "train", labels=data.labels, limit=data.limit)
     test = open_source(data.root, "test", labels=data.labels)
+    if labelled.name != "all":
+        train = train.select(labelled.choose(train))
     require_labels(train, test)
+    subset = "" if labelled.name == "all" else f"_{labelled.name}"
     if isinstance(settings, FeatureProbe):
-        return _on_features(exported, train, test, settings)
-    return _with_augmentation(path, exported, train, test, settings)
+        return _on_features(f"linear_features{subset}", exported, train, test, settings)
+    return _with_augmentation(path, f"linear_{settings.protocol}{subset}", exported, train, test, settings)
 
 
-def _common(exported: Exported, train: Source, test: Source) -> dict[str, Any]:
+def _common(settings: Probe | FeatureProbe, exported: Exported, train: Source, test: Source) -> dict[str, Any]:
+    labelled = settings.labelled
     return {
-        "layer": "backbone",
+        "labels": replace(labelled, seed=0).name,
         "train_images": len(train),
         "test_images": len(test),
         "transform": exported.feed.transform,
     }
 
 
+def _about(settings: Probe | FeatureProbe, exported: Exported, train: Source) -> dict[str, Any]:
+    if settings.labelled.name == "all":
+        return exported.about
+    chosen = {"labels_seed": settings.labelled.seed, "labels_sha256": names_digest(image_names(train))}
+    return exported.about | chosen
+
+
+def _found(figures: dict[str, float]) -> dict[str, float]:
+    return {f"linear_{name}": value for name, value in figures.items()}
+
+
 # On features
 
 
-def _on_features(exported: Exported, train: Source, test: Source, settings: FeatureProbe) -> Evaluated:
+def _on_features(stage: str, exported: Exported, train: Source, test: Source, settings: FeatureProbe) -> Evaluated:
     device = device_for(settings.device)
-    encoder, center = exported.encoder.to(device), exported.feed.center()
-    known, asked = (settings.features(encoder, part, center, device) for part in (train, test))
-    figures = probe_features(known, asked, settings.l2, settings.iterations, device)
+    network, center = exported.network(settings.layer).to(device), exported.feed.center()
+    known, asked = (settings.features(network, part, center, device) for part in (train, test))
+    probed = probe_features(known, asked, settings.l2, settings.iterations, device)
+    warn_of_edge(probed, settings.l2)
+    several = len(settings.l2) > 1
     protocol = {
         "protocol": "features",
         "classifier": "logistic regression by L-BFGS on standardised features, without augmentation",
         "l2_tried": settings.l2,
-        "chosen_on": "a tenth of the training images" if len(settings.l2) > 1 else "nothing",
-        **_common(exported, train, test),
+        "iterations": settings.iterations,
+        "chosen_on": "tenths of the training images" if several else "nothing",
+        "layer": settings.layer,
+        **_common(settings, exported, train, test),
     }
-    about = exported.about | {"l2": figures.pop("l2")}
-    return Evaluated([Result(stage="linear_features", figures=figures, protocol=protocol, about=about)])
-
-
-def probe_features(
-    known: Features,
-    asked: Features,
-    l2: tuple[float, ...],
-    iterations: int = 200,
-    device: torch.device | None = None,
-) -> dict[str, Any]:
-    """Top-1 accuracy of logistic regression on standardised features.
-
-    The l2 weight is chosen on a tenth of the training images, never on the test images, and the regression is then
-    fitted on all of them.
-
-    Args:
-        known: (N, D) training features.
-        asked: (M, D) test features.
-        l2: weights tried, of l2/2 |W|^2 beside the mean cross-entropy.
-        iterations: of L-BFGS, at most.
-        device: where it is fitted; by default the CPU.
-    """
-    mean, std = known.features.mean(dim=0), known.features.std(dim=0) + 1e-6
-    x, y = ((known.features - mean) / std).to(device or "cpu"), known.labels.to(device or "cpu")
-    num_classes = int(y.max()) + 1
-    chosen = l2[0]
-    if len(l2) > 1:
-        order = permutation(0, Stream.SUBSET, len(x)).to(x.device)
-        held, kept = order.tensor_split([max(1, len(x) // 10)])
-        scores = {}
-        classifier = None
-        for weight in sorted(l2, reverse=True):  # from the smoothest, each starting from the one before
-            classifier = fit_logistic(x[kept], y[kept], num_classes, weight, iterations, start=classifier)
-            scores[weight] = _accuracy(classifier, x[held], y[held])
-        chosen = max(scores, key=lambda weight: (scores[weight], weight))
-    classifier = fit_logistic(x, y, num_classes, chosen, iterations)
-    test = ((asked.features - mean) / std).to(x.device)
-    return {"linear_top1": _accuracy(classifier, test, asked.labels.to(x.device)), "l2": chosen}
-
-
-def fit_logistic(
-    x: Tensor, y: Tensor, num_classes: int, l2: float, iterations: int, start: nn.Linear | None = None
-) -> nn.Linear:
-    """Minimise mean cross-entropy + l2/2 |W|^2 by L-BFGS: x (N, D), y (N,) -> a linear classifier."""
-    classifier = nn.Linear(x.shape[1], num_classes, device=x.device)
-    with torch.no_grad():
-        classifier.weight.copy_(start.weight if start else torch.zeros_like(classifier.weight))
-        classifier.bias.copy_(start.bias if start else torch.zeros_like(classifier.bias))
-    optimizer = torch.optim.LBFGS(
-        classifier.parameters(),
-        max_iter=iterations,
-        tolerance_grad=1e-6,
-        tolerance_change=1e-9,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(classifier(x), y) + 0.5 * l2 * classifier.weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return classifier
-
-
-@torch.no_grad()
-def _accuracy(classifier: nn.Linear, x: Tensor, y: Tensor) -> float:
-    return (classifier(x).argmax(dim=1) == y).double().mean().item()
+    about = _about(settings, exported, train) | {"l2": probed.l2}
+    if several:
+        about["l2_at_edge"] = probed.at_edge
+    return Evaluated([Result(stage=stage, figures=_found(probed.figures), protocol=protocol, about=about)])
 
 
 # With augmentation
 
 
-def _with_augmentation(path: Path, exported: Exported, train: Source, test: Source, settings: Probe) -> Evaluated:
+def _with_augmentation(
+    path: Path, stage: str, exported: Exported, train: Source, test: Source, settings: Probe
+) -> Evaluated:
     parent = path if path.is_dir() else path.parent
-    stage = f"linear_{settings.protocol}"
     folder = RunFolder(Path(settings.folder) if settings.folder else parent / stage)
     num_classes = int(train.labels.max()) + 1
+    learnt, held = split(settings, train)
+    rates = settings.learning_rates if isinstance(settings, Sweep) else ()
     before = _digest(exported.encoder)
     trained = supervised.train(
         settings,
-        lambda: LinearProbe(exported.encoder, num_classes, settings.initial_std),
-        train,
-        Augment(views=(plain_view(exported.feed),)),
+        lambda: LinearProbe(exported.encoder, num_classes, settings.initialisation, rates),
+        learnt,
+        Augment(views=(replace(plain_view(exported.feed), crop_scale=settings.crop_scale),)),
         folder,
-        {"encoder": exported.sha256},
+        {"encoder": exported.sha256, "labelled": names_digest(image_names(train))},
     )
     outcome, method = trained.outcome, cast(LinearProbe, trained.method)
     if _digest(method.encoder) != before:
         raise RuntimeError("the frozen backbone was changed by the probe")
     if not outcome.finished:
         return Evaluated([], outcome.reason, outcome.signal)
-    network = nn.Sequential(method.encoder, method.classifier)
-    figures = settings.judge(network, test, exported.feed.center(), trained.device)
+    center = exported.feed.center()
+    number, choice = _chosen(settings, method, held, center, trained.device)
+    network = nn.Sequential(method.encoder, method.heads[number])
+    figures = settings.judge(network, test, center, trained.device)
     protocol = {
         "protocol": settings.protocol,
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
         "peak_learning_rate": settings.optimizer.peak(settings.batch_size),
+        "optimizer": type(settings.optimizer).__qualname__,
         "weight_decay": settings.optimizer.weight_decay,
-        **_common(exported, train, test),
+        "schedule": asdict(settings.schedule),
+        "initialisation": settings.initialisation,
+        "crop_scale": settings.crop_scale,
+        "layer": "backbone",
+        **_common(settings, exported, train, test),
     }
-    about = exported.about | {"seed": settings.seed, "probe_folder": str(folder.path)}
-    found = {f"linear_{name}": value for name, value in figures.items()}
-    return Evaluated([Result(stage=stage, figures=found, protocol=protocol, about=about)])
+    about = _about(settings, exported, train) | {"seed": settings.seed, "probe_folder": str(folder.path)}
+    if isinstance(settings, Sweep):
+        protocol |= {"learning_rates": rates, "chosen_on": f"{len(held)} of the training images, held out"}
+        about |= choice
+    return Evaluated([Result(stage=stage, figures=_found(figures), protocol=protocol, about=about)])
+
+
+# The choice among rates
+
+
+def split(settings: Probe, train: Source) -> tuple[Source, Source]:
+    """The images that are trained on, and those that a sweep chooses by: a tenth, drawn by the seed."""
+    if not isinstance(settings, Sweep):
+        return train, train.select(torch.arange(0))
+    order = permutation(settings.seed, Stream.SUBSET, len(train))
+    held, *rest = order.tensor_split(10)
+    return train.select(torch.cat(rest).sort().values), train.select(held.sort().values)
+
+
+def _chosen(
+    settings: Probe, method: LinearProbe, held: Source, center: Center, device: torch.device
+) -> tuple[int, dict[str, Any]]:
+    """The number of the classifier that held-out images speak for, and what is told of the choice."""
+    if not isinstance(settings, Sweep):
+        return 0, {}
+    read = extract(method.encoder, held, center, device, canvas=settings.data.canvas, workers=settings.workers)
+    accuracies = validation(method, read, device)
+    best = max(accuracies, key=lambda rate: (accuracies[rate], -rate))  # of equals the slowest
+    at_edge = best in (min(accuracies), max(accuracies)) and len(accuracies) > 1
+    if at_edge and distributed.rank() == 0:
+        message(f"the best learning rate, {best:g}, is the last one at its end; try --learning-rates beyond")
+    told = {f"{rate:g}": accuracy for rate, accuracy in accuracies.items()}
+    about = {"learning_rate": best, "learning_rate_at_edge": at_edge, "validation_top1": told}
+    return settings.learning_rates.index(best), about
+
+
+@torch.no_grad()
+def validation(method: LinearProbe, held: Features, device: torch.device) -> dict[float, float]:
+    """Top-1 accuracy on held-out features (N, D) of the classifier of each rate."""
+    features, labels = held.features.to(device), held.labels.to(device)
+    return {
+        rate: top_figures(head(features), labels)["top1"]
+        for rate, head in zip(method.learning_rates, method.heads, strict=True)
+    }
 
 
 def _digest(module: nn.Module) -> str:

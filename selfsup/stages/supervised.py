@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from selfsup.augment.parameters import View
 from selfsup.augment.views import Augment, Center, Views
@@ -14,6 +14,7 @@ from selfsup.data.sources import Source
 from selfsup.folder import RunFolder
 from selfsup.methods.base import Method
 from selfsup.pretrain import fingerprint, make_loader, report_unreadable
+from selfsup.stages.accuracy import top_figures
 from selfsup.stages.embed import extract
 from selfsup.stages.encoder import Feed
 from selfsup.trainer import Evaluate, Outcome, Training, fit, make_accelerator
@@ -80,16 +81,6 @@ def train(
 def plain_view(feed: Feed) -> View:
     """Random resized crop and flip, nothing else, as the papers train their probes and classifiers."""
     return View(size=feed.size, crop_scale=(0.08, 1.0), flip=0.5, mean=feed.mean, std=feed.std)
-
-
-def top_figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Shares of rows whose class is the highest ("top1") and among the five highest ("top5"): (N, C), (N,).
-
-    Of equal logits the lower class stands first.
-    """
-    ranked = logits.sort(dim=1, descending=True, stable=True).indices[:, :5]
-    hits = ranked == labels[:, None]
-    return {"top1": hits[:, 0].double().mean().item(), "top5": hits.any(dim=1).double().mean().item()}
 
 
 def require_labels(train: Source, test: Source) -> None:

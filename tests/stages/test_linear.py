@@ -1,50 +1,26 @@
-"""The probes: the fast one against scikit-learn, the published ones on the trainer, with an unchanged backbone."""
+"""The published probes on the trainer: settings, starts, resume, few labels, and an unchanged backbone."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
 from tiny import tiny_run
 
+from selfsup import checkpoint
+from selfsup.augment.views import Augment
 from selfsup.config import Data
+from selfsup.data.labelled import Labelled
 from selfsup.data.sources import open_source
+from selfsup.models.resnet import ResNet
+from selfsup.optim import SGD
 from selfsup.pretrain import pretrain
-from selfsup.stages.embed import Features
+from selfsup.schedules import Cosine, Horizon, Steps
+from selfsup.stages import supervised
 from selfsup.stages.encoder import load_encoder
-from selfsup.stages.linear import FeatureProbe, Probe, fit_logistic, probe_features, probe_settings, run_linear
-
-
-def features(count: int, seed: int) -> Features:
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, 4, (count,), generator=generator)
-    centres = torch.randn(4, 10, generator=torch.Generator().manual_seed(9))
-    return Features(centres[labels] + 1.5 * torch.randn(count, 10, generator=generator), labels, torch.arange(count))
-
-
-def test_logistic_regression_reaches_scikit_learns_minimum() -> None:
-    known, l2 = features(300, 0), 0.01
-    ours = fit_logistic(known.features, known.labels, 4, l2, iterations=500)
-    theirs = LogisticRegression(C=1 / (l2 * 300), tol=1e-8, max_iter=5000).fit(known.features, known.labels)
-
-    def loss(weight: torch.Tensor, bias: torch.Tensor) -> float:
-        logits = known.features.double() @ weight.double().T + bias.double()
-        return float(F.cross_entropy(logits, known.labels) + 0.5 * l2 * weight.double().square().sum())
-
-    reached = loss(ours.weight.detach(), ours.bias.detach())
-    best = loss(torch.from_numpy(theirs.coef_), torch.from_numpy(theirs.intercept_))
-    assert reached == pytest.approx(best, abs=1e-6)
-
-
-def test_the_l2_weight_is_chosen_without_the_test_images() -> None:
-    known, asked = features(300, 0), features(500, 1)
-    sweep = (1e-4, 1e-2, 10.0)
-    chosen = probe_features(known, asked, sweep)["l2"]
-    assert probe_features(known, asked._replace(labels=(asked.labels + 1) % 4), sweep)["l2"] == chosen
-    best = LogisticRegression(max_iter=1000).fit(known.features, known.labels).score(asked.features, asked.labels)
-    assert probe_features(known, asked, sweep)["linear_top1"] == pytest.approx(best, abs=0.02)
+from selfsup.stages.linear import run_linear
+from selfsup.stages.logistic import FeatureProbe
+from selfsup.stages.probes import LinearProbe, Probe, probe_settings
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +30,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("protocol", ["moco", "simclr"])
-def test_published_probes_learn_and_leave_the_backbone_alone(finished: Path, protocol: str) -> None:
+def short(protocol: str, **changes: object) -> Probe:
     settings = probe_settings(protocol, Data(root="shapes:200"))
     assert isinstance(settings, Probe)
-    settings = replace(settings, epochs=1, batch_size=50, device="cpu", evaluate_every=0)
+    return replace(settings, epochs=1, batch_size=50, device="cpu", **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("protocol", ["moco", "simclr", "supcon"])
+def test_published_probes_learn_and_leave_the_backbone_alone(finished: Path, protocol: str) -> None:
+    settings = short(protocol)
     before = (finished / "encoder.safetensors").read_bytes()
     result = run_linear(finished, settings).results[0].flat()
-    assert result["linear_top1"] > 0
+    assert 0 < result["linear_top1"] <= result["linear_top5"] <= 1
     assert result["epochs"] == 1
     assert (finished / "encoder.safetensors").read_bytes() == before
     again = run_linear(finished, settings).results[0].flat()  # finished already: judged again from its checkpoint
@@ -69,20 +49,113 @@ def test_published_probes_learn_and_leave_the_backbone_alone(finished: Path, pro
 
 
 def test_published_settings_are_as_published() -> None:
-    moco = probe_settings("moco", Data())
+    moco, simclr, supcon = (probe_settings(protocol, Data()) for protocol in ("moco", "simclr", "supcon"))
     assert isinstance(moco, Probe)
-    assert moco.optimizer.peak(256) == 30
-    assert [moco.schedule(epoch * 10, _horizon()) for epoch in (59, 60, 80)] == pytest.approx([1, 0.1, 0.01])
-    simclr = probe_settings("simclr", Data())
     assert isinstance(simclr, Probe)
+    assert isinstance(supcon, Probe)
+    assert moco.optimizer == SGD.Config(learning_rate=30.0, weight_decay=0.0)
+    assert moco.optimizer.peak(256) == 30
+    assert simclr.optimizer == SGD.Config(learning_rate=0.1, weight_decay=0.0, nesterov=True)
     assert simclr.optimizer.peak(512) == pytest.approx(0.2)
-    assert simclr.initial_std == 0
+    assert simclr.optimizer.peak(4096) == pytest.approx(1.6)
+    assert supcon.optimizer.peak(512) == supcon.optimizer.peak(256) == 5
+    assert [(probe.epochs, probe.batch_size) for probe in (moco, simclr, supcon)] == [
+        (100, 256),
+        (100, 512),
+        (100, 512),
+    ]
+    assert [probe.initialisation for probe in (moco, simclr, supcon)] == ["normal", "zeros", "uniform"]
+    assert [probe.crop_scale for probe in (moco, simclr, supcon)] == [(0.08, 1.0), (0.08, 1.0), (0.2, 1.0)]
 
 
-def _horizon():  # type: ignore[no-untyped-def]
-    from selfsup.schedules import Horizon
+def test_published_schedules_fall_where_published() -> None:
+    horizon = Horizon(2560, 256, 100)  # 10 steps an epoch
 
-    return Horizon(2560, 256, 100)
+    def factors(schedule: Steps | Cosine, epochs: tuple[int, ...]) -> list[float]:
+        return [schedule(epoch * 10, horizon) for epoch in epochs]
+
+    moco, simclr, supcon = (probe_settings(protocol, Data()) for protocol in ("moco", "simclr", "supcon"))
+    assert isinstance(moco, Probe)
+    assert isinstance(simclr, Probe)
+    assert isinstance(supcon, Probe)
+    assert isinstance(moco.schedule, Steps)
+    assert isinstance(simclr.schedule, Cosine)
+    assert isinstance(supcon.schedule, Steps)
+    assert factors(moco.schedule, (59, 60, 79, 80)) == pytest.approx([1, 0.1, 0.1, 0.01])
+    assert factors(simclr.schedule, (0, 50, 100)) == pytest.approx([1, 0.5, 0])
+    assert factors(supcon.schedule, (59, 60, 74, 75, 89, 90)) == pytest.approx([1, 0.2, 0.2, 0.04, 0.04, 0.008])
+
+
+def test_classifiers_start_as_published() -> None:
+    torch.manual_seed(0)
+    encoder = ResNet.Config(depth="small", stem="small").build()  # 128 features
+    starts = {}
+    for name in ("zeros", "normal", "uniform"):
+        method = LinearProbe(encoder, 500, name).requires_grad_(False)  # type: ignore[arg-type]
+        starts[name] = method.heads[0]
+    for name, deviation in (("zeros", 0.0), ("normal", 0.01), ("uniform", 128**-0.5 / 3**0.5)):
+        assert float(starts[name].weight.std()) == pytest.approx(deviation, rel=0.02), name
+    assert starts["uniform"].weight.abs().max() <= 128**-0.5
+    assert 0 < starts["uniform"].bias.abs().max() <= 128**-0.5
+    assert not starts["normal"].bias.any()
+    assert not starts["zeros"].bias.any()
+
+
+def test_a_probe_that_was_stopped_goes_on_to_the_same_bits(finished: Path, tmp_path: Path) -> None:
+    states = []
+    for name, stops in (("whole", ()), ("cut", (1, 3))):
+        settings = short("supcon", folder=str(tmp_path / name))
+        for step in stops:
+            stopped = run_linear(finished, replace(settings, max_steps=step))
+            assert (stopped.results, stopped.reason) == ([], "max-steps")
+        assert len(run_linear(finished, settings).results) == 1
+        found, _ = checkpoint.load_newest(tmp_path / name / "checkpoints")
+        assert found is not None
+        states.append({**found.tensors["method"], **found.tensors["optimizer"]})
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_few_labels_have_results_of_their_own(finished: Path, tmp_path: Path) -> None:
+    few = Labelled(per_class=5, seed=3)
+    result = run_linear(finished, short("simclr", labelled=few, folder=str(tmp_path / "few"))).results[0]
+    assert result.stage == "linear_simclr_5_per_class_seed3"
+    assert (result.protocol["labels"], result.protocol["train_images"]) == ("5_per_class", 50)
+    assert result.about["labels_seed"] == 3
+    other = replace(few, seed=4)
+    with pytest.raises(ValueError, match="another configuration"):
+        run_linear(finished, short("simclr", labelled=other, folder=str(tmp_path / "few")))
+    fast = FeatureProbe(data=Data(root="shapes:200"), l2=(0.01,), device="cpu")
+    results = [run_linear(finished, replace(fast, labelled=part)).results[0] for part in (Labelled(), few, other)]
+    assert results[0].protocol["train_images"] == 200
+    assert results[0].protocol | {"labels": "5_per_class", "train_images": 50} == results[1].protocol
+    assert results[1].protocol == results[2].protocol
+    assert results[1].about["labels_sha256"] != results[2].about["labels_sha256"]
+
+
+def test_crops_are_those_of_the_protocol(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = []
+
+    def record(settings: Probe, build: object, source: object, augment: Augment, folder: object, facts: object) -> None:
+        views.extend(augment.views)
+        raise InterruptedError
+
+    monkeypatch.setattr(supervised, "train", record)
+    for protocol in ("moco", "supcon"):
+        with pytest.raises(InterruptedError):
+            run_linear(finished, short(protocol, folder=str(tmp_path)))
+    assert [view.crop_scale for view in views] == [(0.08, 1.0), (0.2, 1.0)]
+    assert [(view.flip, view.grayscale, view.jitter.brightness) for view in views] == [(0.5, 0.0, 0.0)] * 2
+
+
+def test_embeddings_can_be_probed(finished: Path) -> None:
+    settings = FeatureProbe(data=Data(root="shapes:200"), l2=(0.01,), device="cpu")
+    backbone, head = (
+        run_linear(finished, replace(settings, layer=layer)).results[0] for layer in ("backbone", "embedding")
+    )
+    assert head.protocol == backbone.protocol | {"layer": "embedding"}
+    assert head.figures != backbone.figures
 
 
 def test_the_exported_encoder_computes_what_was_trained(finished: Path) -> None:

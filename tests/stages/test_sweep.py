@@ -1,0 +1,189 @@
+"""Many rates at once: each classifier is the one that would be trained alone, and the test images choose nothing."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from processes import run_processes
+from tiny import tiny_run
+
+from selfsup import checkpoint
+from selfsup.augment.views import Augment
+from selfsup.config import Data
+from selfsup.data.sources import open_source
+from selfsup.folder import RunFolder
+from selfsup.models.resnet import ResNet
+from selfsup.optim import SGD
+from selfsup.pretrain import pretrain
+from selfsup.schedules import Cosine
+from selfsup.stages import supervised
+from selfsup.stages.base import Result
+from selfsup.stages.embed import Features
+from selfsup.stages.encoder import load_encoder
+from selfsup.stages.linear import run_linear, split, validation
+from selfsup.stages.probes import LinearProbe, Probe, Sweep
+from selfsup.stages.supervised import plain_view
+
+RATES = (0.1, 1.0, 10.0)
+
+
+def sweep(folder: Path, **changes: Any) -> Sweep:
+    settings = Sweep(
+        protocol="sweep",
+        data=Data(root="shapes:120"),
+        epochs=2,
+        batch_size=20,
+        optimizer=SGD.Config(learning_rate=1.0, weight_decay=0.0),
+        schedule=Cosine(),
+        learning_rates=RATES,
+        folder=str(folder),
+        workers=0,
+        device="cpu",
+    )
+    return replace(settings, **changes)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    pretrain(tiny_run(folder, epochs=1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    folder = tmp_path_factory.mktemp("sweep") / "whole"
+    return folder, run_linear(encoder, sweep(folder)).results[0]
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    found, _ = checkpoint.load_newest(folder / "checkpoints")
+    assert found is not None
+    return found.tensors["method"]
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_head_is_the_probe_trained_alone(
+    encoder: Path, whole: tuple[Path, Result], tmp_path: Path, number: int
+) -> None:
+    settings, exported = sweep(tmp_path), load_encoder(encoder)
+    alone = Probe(
+        protocol="simclr",
+        data=settings.data,
+        epochs=2,
+        batch_size=20,
+        optimizer=SGD.Config(learning_rate=RATES[number], weight_decay=0.0),
+        schedule=settings.schedule,
+        workers=0,
+        device="cpu",
+    )
+    learnt, _ = split(settings, open_source("shapes:120"))
+    view = plain_view(exported.feed)
+    supervised.train(
+        alone,
+        lambda: LinearProbe(exported.encoder, 10, "zeros"),
+        learnt,
+        Augment(views=(view,)),
+        RunFolder(tmp_path / "alone"),
+        {},
+    )
+    one, many = state(tmp_path / "alone"), state(whole[0])
+    for name in ("weight", "bias"):
+        assert one[f"heads.0.{name}"].abs().max() > 0
+        torch.testing.assert_close(many[f"heads.{number}.{name}"], one[f"heads.0.{name}"], rtol=1e-5, atol=1e-6)
+
+
+def test_the_held_out_tenth_is_not_trained_on() -> None:
+    source = open_source("shapes:120")
+    source.labels = torch.arange(120)  # each image is known by its label
+    for seed in (0, 1):
+        learnt, held = split(sweep(Path(), seed=seed), source)
+        assert len(held) == 12
+        assert sorted([*learnt.labels.tolist(), *held.labels.tolist()]) == list(range(120))
+    assert split(sweep(Path()), source)[1].labels.tolist() != held.labels.tolist()
+
+
+def test_validation_judges_every_head() -> None:
+    torch.manual_seed(0)
+    encoder = ResNet.Config(depth="small", stem="small", width=0.25).build()
+    method = LinearProbe(encoder, 4, "uniform", RATES)
+    rows, labels = torch.randn(30, encoder.feature_dim), torch.randint(0, 4, (30,))
+    judged = validation(method, Features(rows, labels, torch.arange(30)), torch.device("cpu"))
+    for rate, head in zip(RATES, method.heads, strict=True):
+        hits = sum(int(head(row).argmax()) == int(label) for row, label in zip(rows, labels, strict=True))
+        assert judged[rate] == pytest.approx(hits / 30)
+
+
+def test_the_best_on_held_out_images_is_reported(whole: tuple[Path, Result]) -> None:
+    about = whole[1].about
+    told = about["validation_top1"]
+    assert list(told) == ["0.1", "1", "10"]
+    assert told[f"{about['learning_rate']:g}"] == max(told.values())
+    assert about["learning_rate_at_edge"] == (about["learning_rate"] != 1.0)
+    assert whole[1].protocol["learning_rates"] == RATES
+    assert "learning_rate" not in whole[1].protocol
+
+
+def test_test_labels_do_not_change_the_choice(encoder: Path, tmp_path: Path) -> None:
+    train, test = (open_source("shapes:120", part) for part in ("train", "test"))
+    results = []
+    for shift in (0, 1):
+        parts = {
+            "x_train": np.stack([np.asarray(train.load(n)) for n in range(120)]),
+            "y_train": train.labels.numpy(),
+            "x_test": np.stack([np.asarray(test.load(n)) for n in range(50)]),
+            "y_test": (test.labels[:50].numpy() + shift) % 10,
+        }
+        np.savez(tmp_path / f"{shift}.npz", **parts)
+        settings = sweep(tmp_path / str(shift), data=Data(root=str(tmp_path / f"{shift}.npz")), epochs=1)
+        results.append(run_linear(encoder, settings).results[0])
+    assert results[0].about["learning_rate"] == results[1].about["learning_rate"]
+    assert results[0].about["validation_top1"] == results[1].about["validation_top1"]
+    assert results[0].figures != results[1].figures
+
+
+def test_a_sweep_that_was_stopped_goes_on_to_the_same_bits(
+    encoder: Path, whole: tuple[Path, Result], tmp_path: Path
+) -> None:
+    settings = sweep(tmp_path / "cut")
+    assert run_linear(encoder, replace(settings, max_steps=3)).reason == "max-steps"
+    result = run_linear(encoder, settings).results[0]
+    assert result.figures == whole[1].figures
+    cut, uncut = state(tmp_path / "cut"), state(whole[0])
+    assert all(torch.equal(cut[name], uncut[name]) for name in uncut)
+
+
+def run_here(encoder: Path, settings: Sweep) -> dict[str, Any]:
+    """`run_linear`, in a process group that exists already."""
+    os.environ |= {
+        "RANK": str(torch.distributed.get_rank()),
+        "LOCAL_RANK": str(torch.distributed.get_rank()),
+        "WORLD_SIZE": str(torch.distributed.get_world_size()),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29512",
+    }
+    result = run_linear(encoder, settings).results[0]
+    return {"figures": result.figures, "told": result.about["validation_top1"]}
+
+
+def test_two_processes_are_one(encoder: Path, whole: tuple[Path, Result], tmp_path: Path) -> None:
+    results = run_processes(2, run_here, encoder, sweep(tmp_path / "two"))
+    assert results[0] == results[1]
+    one, two = state(whole[0]), state(tmp_path / "two")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
+    assert results[0]["told"] == pytest.approx(whole[1].about["validation_top1"], abs=1e-9)
+
+
+def test_bad_rates_are_named() -> None:
+    for rates in ((), (0.0, 1.0)):
+        with pytest.raises(ValueError, match="learning_rates is"):
+            sweep(Path(), learning_rates=rates)
+    with pytest.raises(ValueError, match="each value once"):
+        sweep(Path(), learning_rates=(1.0, 1.0))
+    with pytest.raises(ValueError, match="clip_norm is of all"):
+        sweep(Path(), clip_norm=1.0)
