@@ -27,7 +27,7 @@ recipe = Run(
     augment=Augment(views=(View(size=64, crop_scale=(0.4, 1.0), mean=IMAGENET_MEAN, std=IMAGENET_STD),)),
     data=Data(canvas=72),
     sampling=ClassBalanced(per_class=4),
-    optimizer=AdamW.Config(learning_rate=3e-5, weight_decay=0.01),
+    optimizer=AdamW.Config(learning_rate=3e-4, weight_decay=0.01),
     schedule=Cosine(warmup_epochs=1),
     epochs=4,
     batch_size=16,
