@@ -45,5 +45,11 @@ def start_missing_processes(arguments: list[str]) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     _end_with_parent()
     port = os.environ.pop("MASTER_PORT")
-    words = ["-m", "torch.distributed.run", f"--nproc-per-node={count}", f"--master-port={port}", "-m", "selfsup"]
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={count}", f"--master-port={port}"]
+    words = [
+        *launcher,
+        "--",
+        "-m",
+        "selfsup",
+    ]  # else it takes --start for an abbreviation of its own flag
     os.execv(sys.executable, [sys.executable, *words, *arguments])

@@ -1,6 +1,5 @@
 """A pretraining run: its configuration, and the function that carries it out."""
 
-import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from selfsup.data.joined import open_training
 from selfsup.data.loader import Loader
 from selfsup.data.resident import Squeezed
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
-from selfsup.data.sources import ArraySource, Source, open_test, subset
+from selfsup.data.sources import ArraySource, Source, fingerprint, open_test, subset
 from selfsup.folder import RunFolder, device_name
 from selfsup.methods.base import Extract, Method, Problem
 from selfsup.models.resnet import ResNet
@@ -118,16 +117,6 @@ def _trained(
     if outcome.finished:
         result["encoder_sha256"] = export(run, method, folder, outcome)
     return result
-
-
-def fingerprint(source: Source) -> dict[str, Any]:
-    """What tells one data set from another, wherever it lies: its size, its labels, names of a few images."""
-    places = sorted({0, len(source) // 2, len(source) - 1})
-    return {
-        "count": len(source),
-        "labels_sha256": hashlib.sha256(source.labels.numpy().tobytes()).hexdigest()[:16],
-        "names": [Path(source.name(place)).name for place in places],
-    }
 
 
 def extractor(run: Run, source: Source, device: torch.device) -> Extract:

@@ -1,6 +1,7 @@
 """The one loop: pretraining and the linear probe, and all that will be trained later, run through `fit`."""
 
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -112,8 +113,16 @@ def make_accelerator(training: Training) -> Accelerator:
 
 
 def device_for(device: Literal["auto", "cpu"]) -> torch.device:
-    """The device of a stage that runs in one process."""
+    """The device of what runs in one process."""
     return torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
+
+
+def stage_device(device: Literal["auto", "cpu"]) -> torch.device:
+    """The device of a stage that trains nothing; of several processes, which join here and share the encoding, each."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device_for(device)
+    joined: torch.device = PartialState(cpu=device_for(device).type == "cpu").device
+    return joined
 
 
 class _State:

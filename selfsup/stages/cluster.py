@@ -17,7 +17,7 @@ from selfsup.cluster.criterion import set_apart
 from selfsup.cluster.dbscan import dbscan
 from selfsup.cluster.neighbours import has_faiss
 from selfsup.config import Data
-from selfsup.data.sources import Source, open_source, open_test
+from selfsup.data.sources import Source, identity, open_source, open_test
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.clustering_figures import (
     adjusted_rand_index,
@@ -27,7 +27,7 @@ from selfsup.stages.clustering_figures import (
 )
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer, load_encoder
-from selfsup.trainer import device_for
+from selfsup.trainer import stage_device
 
 PROTOCOLS = ("kmeans", "dbscan")
 _CELLS = 2**24  # products of a tile of images with all images
@@ -192,7 +192,7 @@ def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
         ValueError: no images, only one class, k cannot be known or is too large, or the features are not finite.
     """
     exported = load_encoder(path)
-    device = device_for(settings.device)
+    device = stage_device(settings.device)
     part, source = _open(settings)
     labelled = _has_labels(source)
     if labelled and len(source.labels.unique()) < 2:
@@ -212,6 +212,7 @@ def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
         "layer": settings.layer,
         "transform": exported.feed.transform,
         "part": part,
+        "data": identity(source),
         "images": len(images.labels),
         "classes": len(images.labels.unique()) if labelled else None,
     }

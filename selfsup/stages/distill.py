@@ -15,7 +15,7 @@ from selfsup.augment.parameters import height_and_width
 from selfsup.augment.views import Augment
 from selfsup.config import Data, differences, dump, execution
 from selfsup.data.labelled import Labelled
-from selfsup.data.sources import Source, open_source, open_test
+from selfsup.data.sources import Source, identity, open_source, open_test
 from selfsup.folder import RunFolder
 from selfsup.methods.base import Method
 from selfsup.models.heads import Classifier, Head, HeadConfig
@@ -23,10 +23,11 @@ from selfsup.models.resnet import LAYOUTS, ResNet
 from selfsup.optim import LARS
 from selfsup.schedules import Cosine
 from selfsup.stages import supervised
+from selfsup.stages.accuracy import top_figures
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.embed import extract
 from selfsup.stages.encoder import Exported, Feed, load_encoder, save_encoder
-from selfsup.stages.supervised import Supervised, plain_view, top_figures
+from selfsup.stages.supervised import Supervised, plain_view
 from selfsup.stages.taught import Distilled, FeatureDistilled, Taught, agreement
 
 PROTOCOLS = ("self", "smaller", "features")
@@ -312,6 +313,7 @@ def _protocol(settings: Distill, exported: Exported, images: int, labelled: int,
         "labelled_images": labelled,
         "train_images": images,
         "judged_on": "training images" if int(judged.labels.min()) < 0 else "test images",
+        "data": identity(judged),
         "judged_images": len(judged),
         "transform": exported.feed.transform,
         "epochs": settings.epochs,

@@ -17,14 +17,13 @@ from torch import nn
 from selfsup.augment.views import Center
 from selfsup.data.base import check_unreadable
 from selfsup.data.loader import evaluation_batches
-from selfsup.data.sources import Source, open_source, open_test
+from selfsup.data.sources import Source, fingerprint, open_source, open_test
 from selfsup.monitor.log import console, message
-from selfsup.pretrain import fingerprint
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.embed import Reading, _OneView
 from selfsup.stages.encoder import Layer, load_encoder
 from selfsup.stages.partial import Partial
-from selfsup.trainer import device_for
+from selfsup.trainer import stage_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +140,7 @@ def run_embed(path: Path, settings: Embed) -> Evaluated:
     """
     out = _checked(settings)
     exported = load_encoder(path)
-    device = device_for(settings.device)
+    device = stage_device(settings.device)
     encoder = exported.network(settings.layer).to(device)
     parts = _parts(settings)
     protocol: dict[str, Any] = {

@@ -13,7 +13,7 @@ from selfsup.augment.views import Augment
 from selfsup.config import Data, dump, execution
 from selfsup.data.batch import Batch
 from selfsup.data.labelled import Labelled, image_names, names_digest
-from selfsup.data.sources import Source, open_source
+from selfsup.data.sources import Source, identity, open_source
 from selfsup.folder import RunFolder
 from selfsup.methods.base import Method, Step
 from selfsup.models.heads import Classifier, Head, HeadConfig
@@ -215,7 +215,7 @@ def run_finetune(path: Path, settings: Finetune) -> Evaluated:
         "labelled_seed": settings.labelled.seed,
         "labelled_sha256": chosen.digest,
     }
-    protocol = _protocol(settings, exported, len(images), len(test))
+    protocol = _protocol(settings, exported, len(images), test)
     found = {f"finetune_{name}": value for name, value in figures.items()}
     return Evaluated([Result(stage=kind, figures=found, protocol=protocol, about=about)], folder=folder.path)
 
@@ -309,7 +309,7 @@ def _export(method: FineTuned, exported: Exported, folder: RunFolder, steps: int
     return digest
 
 
-def _protocol(settings: Finetune, exported: Exported, labelled: int, tested: int) -> dict[str, Any]:
+def _protocol(settings: Finetune, exported: Exported, labelled: int, test: Source) -> dict[str, Any]:
     shared = (
         "protocol start layer train_after epochs batch_size optimizer schedule layer_decay classifier_rate initial_std "
         "label_smoothing crop_scale precision clip_norm"
@@ -317,7 +317,8 @@ def _protocol(settings: Finetune, exported: Exported, labelled: int, tested: int
     return {
         "labels": replace(settings.labelled, seed=0).name,
         "labelled_images": labelled,
-        "test_images": tested,
+        "data": identity(test),
+        "test_images": len(test),
         "transform": exported.feed.transform,
         "peak_learning_rate": settings.optimizer.peak(settings.batch_size),
         **{name: dump(getattr(settings, name)) for name in shared.split()},

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from selfsup.cluster.neighbours import Backend, neighbour_tiles
-from selfsup.data.sources import Source, open_source, open_test
+from selfsup.data.sources import Source, identity, open_source, open_test
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer, load_encoder
-from selfsup.trainer import device_for
+from selfsup.trainer import stage_device
 
 _ROWS = 16_384  # of features looked through at a time
 
@@ -151,7 +151,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
         ValueError: there are no labels, one class only, test classes without a training image, or no test part.
     """
     exported = load_encoder(path)
-    device = device_for(settings.device)
+    device = stage_device(settings.device)
     encoder, center = exported.network(settings.layer).to(device), exported.feed.center()
     data = settings.data
     train = open_source(data.root, "train", labels=data.labels, limit=data.limit)
@@ -168,6 +168,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
         "metric": "cosine",
         "layer": settings.layer,
         "transform": exported.feed.transform,
+        "data": identity(train) if test is None else identity(train, test),
         "bank_images": len(bank.labels),
         "query_images": len(bank.labels if queries is None else queries.labels),
         "classes": len(bank.labels.unique()),

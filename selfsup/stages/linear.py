@@ -11,7 +11,7 @@ from torch import nn
 from selfsup import checkpoint, distributed
 from selfsup.augment.views import Augment, Center
 from selfsup.data.labelled import image_names, names_digest
-from selfsup.data.sources import Source, open_source
+from selfsup.data.sources import Source, identity, open_source
 from selfsup.folder import RunFolder
 from selfsup.monitor.log import message
 from selfsup.randomness import Stream, permutation
@@ -23,7 +23,7 @@ from selfsup.stages.encoder import Exported, load_encoder
 from selfsup.stages.logistic import FeatureProbe, probe_features, warn_of_edge
 from selfsup.stages.probes import PROTOCOLS, LinearProbe, Probe, Sweep, probe_settings
 from selfsup.stages.supervised import plain_view, require_labels
-from selfsup.trainer import device_for
+from selfsup.trainer import stage_device
 
 
 def run_linear(path: Path, settings: Probe | FeatureProbe) -> Evaluated:
@@ -53,6 +53,7 @@ def _common(settings: Probe | FeatureProbe, exported: Exported, train: Source, t
     labelled = settings.labelled
     return {
         "labels": replace(labelled, seed=0).name,
+        "data": identity(test),
         "train_images": len(train),
         "test_images": len(test),
         "transform": exported.feed.transform,
@@ -74,7 +75,7 @@ def _found(figures: dict[str, float]) -> dict[str, float]:
 
 
 def _on_features(stage: str, exported: Exported, train: Source, test: Source, settings: FeatureProbe) -> Evaluated:
-    device = device_for(settings.device)
+    device = stage_device(settings.device)
     network, center = exported.network(settings.layer).to(device), exported.feed.center()
     known, asked = (settings.features(network, part, center, device) for part in (train, test))
     probed = probe_features(known, asked, settings.l2, settings.iterations, device)

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfsup.data.sources import Source, open_source, open_test
+from selfsup.data.sources import Source, identity, open_source, open_test
 from selfsup.randomness import Stream, permutation
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer, load_encoder
-from selfsup.trainer import device_for
+from selfsup.trainer import stage_device
 
 RECALL_AT = (1, 2, 4, 8, 10)
 _SIMILARITIES = 2**22  # of a tile of queries and the whole gallery, ranked at a time
@@ -195,7 +195,7 @@ def _asking(images: Features, roles: list[str] | None, seed: int) -> tuple[Tenso
     if roles is not None:
         return torch.tensor([role == "query" for role in roles])[images.indices], "queries of index.csv to its gallery"
     _check_identities(images.labels)
-    return random_queries(images.labels, seed), f"one random query of each identity (seed {seed}) to the others"
+    return random_queries(images.labels, seed), "one random query of each identity to the others"
 
 
 def _cameras(settings: Retrieval, source: Source) -> tuple[Tensor | None, str]:
@@ -217,7 +217,7 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
         settings: with `data.root` set.
     """
     exported = load_encoder(path)
-    device = device_for(settings.device)
+    device = stage_device(settings.device)
     data = settings.data
     test = open_test(data.root, data.labels)
     source = open_source(data.root, "train", labels=data.labels, limit=data.limit) if test is None else test
@@ -242,10 +242,12 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
         "queries_left_out": left_out,
         "gallery_images": len(images.labels) if gallery is None else len(gallery.labels),
         "part": "train" if test is None else "test",
+        "data": identity(source),
         "split": split,
         "same_camera": same_camera,
     }
-    return Evaluated([Result(stage="retrieval", figures=figures, protocol=protocol, about=exported.about)])
+    about = exported.about | ({"queries_seed": settings.seed} if asks_gallery and roles is None else {})
+    return Evaluated([Result(stage="retrieval", figures=figures, protocol=protocol, about=about)])
 
 
 STAGE = Stage(run=run_retrieval, defaults=lambda path, protocol: Retrieval(data=data_of(path)))

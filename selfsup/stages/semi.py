@@ -129,7 +129,7 @@ def _summary(folder: Path) -> Result:
         "supervised_sha256": results["supervised"].about["encoder_sha256"],
         **{name: results["finetune"].about[name] for name in ("pretrained_sha256", "seed", "labelled_seed")},
     }
-    protocol = {name: tuned[name] for name in ("labels", "labelled_images", "test_images", "transform")}
+    protocol = {name: tuned[name] for name in ("labels", "labelled_images", "data", "test_images", "transform")}
     protocol |= {part: result.protocol for part, result in results.items()}
     return Result(stage="semi", figures=figures, protocol=protocol, about=about)
 

@@ -10,10 +10,10 @@ from torch import nn
 from selfsup.augment.parameters import View
 from selfsup.augment.views import Augment, Center, Views
 from selfsup.config import Data
-from selfsup.data.sources import Source
+from selfsup.data.sources import Source, fingerprint
 from selfsup.folder import RunFolder
 from selfsup.methods.base import Method
-from selfsup.pretrain import fingerprint, make_loader, report_unreadable
+from selfsup.pretrain import make_loader, report_unreadable
 from selfsup.stages.accuracy import top_figures
 from selfsup.stages.embed import extract
 from selfsup.stages.encoder import Feed
