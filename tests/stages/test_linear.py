@@ -134,6 +134,18 @@ def test_few_labels_have_results_of_their_own(finished: Path, tmp_path: Path) ->
     assert results[1].about["labels_sha256"] != results[2].about["labels_sha256"]
 
 
+def test_a_list_that_was_changed_is_another_probe(finished: Path, tmp_path: Path) -> None:
+    listed = Labelled(file=str(tmp_path / "list.txt"))
+    settings = replace(short("simclr", labelled=listed, folder=str(tmp_path / "few")), epochs=2, max_steps=1)
+    for first in (0, 10):
+        names = [f"shapes-train[{row}]" for row in range(first, first + 60)]
+        (tmp_path / "list.txt").write_text("\n".join(names))
+        if not first:
+            assert run_linear(finished, settings).reason == "max-steps"
+    with pytest.raises(ValueError, match=r"facts\.labelled"):
+        run_linear(finished, settings)
+
+
 def test_crops_are_those_of_the_protocol(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     views = []
 

@@ -101,6 +101,22 @@ def test_the_chosen_l2_is_the_best_of_a_plain_cross_validation() -> None:
     assert choose_l2(x, y, zeros(x, 4), l2, 200) == l2[hits.index(max(hits))]
 
 
+def test_weights_far_below_the_best_are_not_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, fitted = features(100, 3, noise=3.0), []
+    fit = fit_logistic
+
+    def counted(x: torch.Tensor, y: torch.Tensor, start: Logistic, l2: float, iterations: int) -> Logistic:
+        fitted.append(l2)
+        return fit(x, y, start, l2, iterations)
+
+    monkeypatch.setattr(logistic, "fit_logistic", counted)
+    l2 = tuple(10.0**power for power in range(-9, 4))
+    chosen = choose_l2(known.features, known.labels, zeros(known.features, 4), l2, 20)
+    tried = sorted(set(fitted), reverse=True)
+    assert tried == sorted(l2, reverse=True)[: len(tried)]
+    assert len(tried) - tried.index(chosen) == 5
+
+
 def test_tenths_are_held_out_in_turn_until_enough_are_judged() -> None:
     assert torch.cat(folds(1003)).sort().values.tolist() == list(range(1003))
     assert [len(part) for part in folds(60_000)] == [6_000]
