@@ -1,0 +1,223 @@
+#!/usr/bin/env python3
+"""What is pretraining worth where labels are few? On CIFAR-10, about 20 minutes on two CPU cores.
+
+    tools/prepare_data.py --from PACKS --to DATA cifar10
+    tools/verify_stages.py --data DATA [--runs runs/verify_stages] [--jobs 2]
+
+Pretrains a small ResNet with SimCLR on the 50,000 training images without labels; fine-tunes it with 10 labels of each
+class, with 1 % and with 10 % of the labels, beside the same network from scratch on the same labels for as many steps;
+distils classifiers into a student of half the width and into one like the teacher. Judged on the 10,000 test images, at
+the last epoch. The two smaller choices of labels are drawn three times. What is finished is kept, what was interrupted
+goes on. Results: docs/results/stages_cpu.json and stages_cpu.md (or _cuda).
+
+The settings were chosen on 5,000 training images that were left out (`--choose` trains without them and judges there),
+those from scratch as well as the others.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from jobs import Job, work_off
+from worth import Figures, table, unmet
+
+from selfsup.config import Data, load_recipe
+from selfsup.data.labelled import Labelled
+from selfsup.folder import RunFolder, environment
+from selfsup.monitor.log import message
+from selfsup.optim import SGD
+from selfsup.pretrain import Run, pretrain
+from selfsup.stages.base import Result, keep, read
+from selfsup.stages.distill import Distill, distill_settings, run_distill
+from selfsup.stages.encoder import load_encoder
+from selfsup.stages.finetune import Finetune, finetune_settings, run_finetune
+from selfsup.trainer import device_for
+
+ROOT = Path(__file__).resolve().parents[1]
+HELD_OUT = 5_000  # training images, for choosing settings
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that is trained, in a run folder of its own."""
+
+    name: str  # and its folder
+    stage: str
+    carry_out: Callable[[Path], list[Result]]  # of the folder of all runs
+    after: tuple[str, ...] = ()
+    alone: bool = False
+
+
+# epochs, batch, rate of the pretrained network and of the one from scratch
+FEW: dict[str, tuple[Labelled, int, int, float, float]] = {
+    "10_per_class": (Labelled(per_class=10), 100, 50, 0.01, 0.05),
+    "1pct": (Labelled(fraction=0.01), 60, 50, 0.02, 0.05),
+    "10pct": (Labelled(fraction=0.1), 30, 100, 0.03, 0.05),
+}
+DRAWS = {"10_per_class": 3, "1pct": 3, "10pct": 1}
+
+
+def pretraining(data: Data) -> Run:
+    recipe = load_recipe("simclr_cifar10_cpu")
+    return replace(recipe, data=data, epochs=14, precision="bf16", evaluate_every=0)
+
+
+def finetuning(data: Data, choice: str, seed: int, start: str) -> Finetune:
+    """One network, from the pretrained weights or from nothing: equal steps, each with the rate that suits it."""
+    labelled, epochs, batch_size, rate, scratch_rate = FEW[choice]
+    pretrained = start == "pretrained"
+    return replace(
+        finetune_settings("sgd", data),
+        labelled=replace(labelled, seed=seed),
+        start="pretrained" if pretrained else "random",
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=SGD.Config(
+            learning_rate=rate if pretrained else scratch_rate,
+            scaling="none",
+            weight_decay=1e-4 if pretrained else 5e-4,
+        ),
+        layer=0,
+        classifier_rate=10.0 if pretrained else 1.0,
+        crop_scale=(0.2, 1.0),
+        workers=0,
+        precision="bf16",
+    )
+
+
+def distilling(data: Data, teacher: Path, protocol: str) -> Distill:
+    settings = distill_settings(protocol, data, load_encoder(teacher).config)
+    return replace(
+        settings,
+        epochs=10,
+        batch_size=250,
+        optimizer=SGD.Config(learning_rate=0.05, scaling="none", weight_decay=5e-4),
+        start="teacher" if protocol == "self" else "random",
+        crop_scale=(0.2, 1.0),
+        workers=0,
+        precision="bf16",
+    )
+
+
+def parts(data: Data) -> list[Part]:
+    """Everything, in the order of the table."""
+
+    def pretrained(runs: Path) -> list[Result]:
+        outcome = pretrain(replace(pretraining(data), folder=str(runs / "pretrain")))
+        about = {"encoder_sha256": outcome["encoder_sha256"], "seconds": outcome["seconds"]}
+        return [Result(stage="pretrain", figures={}, protocol={}, about=about)]
+
+    def tuned(choice: str, seed: int, start: str, name: str) -> Callable[[Path], list[Result]]:
+        def carry_out(runs: Path) -> list[Result]:
+            settings = replace(finetuning(data, choice, seed, start), folder=str(runs / name))
+            return run_finetune(runs / "pretrain", settings).results
+
+        return carry_out
+
+    def distilled(teacher: str, protocol: str, name: str) -> Callable[[Path], list[Result]]:
+        def carry_out(runs: Path) -> list[Result]:
+            return run_distill(
+                runs / teacher, replace(distilling(data, runs / teacher, protocol), folder=str(runs / name))
+            ).results
+
+        return carry_out
+
+    found = [Part("pretrain", "pretrain", pretrained, alone=True)]
+    for choice, draws in DRAWS.items():
+        for seed in range(draws):
+            for start, kind in (("pretrained", "finetune"), ("random", "supervised")):
+                name = f"{kind}_{choice}" + (f"_seed{seed}" if seed else "")
+                found.append(Part(name, kind, tuned(choice, seed, start, name), ("pretrain",)))
+    for choice, protocol in (("10pct", "smaller"), ("1pct", "smaller"), ("1pct", "self"), ("10_per_class", "self")):
+        name, teacher = f"distill_{protocol}_{choice}", f"finetune_{choice}"
+        found.append(Part(name, "distill", distilled(teacher, protocol, name), (teacher,)))
+    return found
+
+
+def results(runs: Path, part: Part) -> list[Result]:
+    return read(RunFolder(runs / part.name), part.stage)
+
+
+def job(part: Part, options: argparse.Namespace) -> Job:
+    words = [sys.executable, __file__, "--data", str(options.data), "--runs", str(options.runs), "--one", part.name]
+    words += ["--choose"] if options.choose else []
+    log = options.runs / f"{part.name}.log"
+    return Job(part.name, words, log, lambda: bool(results(options.runs, part)), part.after, part.alone)
+
+
+def carry_out(part: Part, runs: Path) -> None:
+    if not part.alone:
+        torch.set_num_threads(max(1, torch.get_num_threads() // 2))
+    keep(RunFolder(runs / part.name), part.carry_out(runs))
+
+
+def held_out(data: Path, runs: Path) -> Path:
+    """The training images in two parts, for choosing."""
+    path = runs / "held_out.npz"
+    if not path.is_file():
+        arrays = np.load(data)
+        parts = {f"{axis}_train": arrays[f"{axis}_train"][:-HELD_OUT] for axis in "xy"}
+        parts |= {f"{axis}_test": arrays[f"{axis}_train"][-HELD_OUT:] for axis in "xy"}
+        runs.mkdir(parents=True, exist_ok=True)
+        np.savez(path, classes=arrays["classes"], **parts)
+    return path
+
+
+def write(found: list[Figures], out: Path) -> None:
+    facts = environment(device_for("auto"))
+    about: dict[str, Any] = {
+        "command": "tools/verify_stages.py",
+        **{name: facts[name] for name in ("python", "packages", "device")},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    name = f"stages_{device_for('auto').type}"
+    (out / f"{name}.json").write_text(json.dumps(about | {"rows": found}, indent=1) + "\n")
+    (out / f"{name}.md").write_text(table(found))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder that tools/prepare_data.py wrote")
+    parser.add_argument("--runs", type=Path, default=Path("runs/verify_stages"), help="folder of the runs")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/results", help="folder of the results")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
+    parser.add_argument("--choose", action="store_true", help="judge on training images left out; writes to --runs")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    try:
+        images = options.data / "cifar10.npz"
+        data = Data(root=str(held_out(images, options.runs) if options.choose else images))
+        todo = parts(data)
+        if options.one:
+            carry_out(next(part for part in todo if part.name == options.one), options.runs)
+            return 0
+
+        def told() -> None:
+            found = [
+                {"name": part.name, **result.__dict__} for part in todo for result in results(options.runs, part)[:1]
+            ]
+            write(found, options.runs if options.choose else options.out)
+
+        work_off([job(part, options) for part in todo], options.jobs, told)
+        told()
+        named = {part.name: results(options.runs, part)[0].figures for part in todo}
+        for line in unmet(named):
+            message(f"not as expected: {line}")
+    except (ValueError, OSError) as error:
+        print(f"verify_stages: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
