@@ -62,7 +62,7 @@ class Part:
 FEW: dict[str, tuple[Labelled, int, int, float, float]] = {
     "10_per_class": (Labelled(per_class=10), 100, 50, 0.01, 0.05),
     "1pct": (Labelled(fraction=0.01), 60, 50, 0.02, 0.05),
-    "10pct": (Labelled(fraction=0.1), 30, 100, 0.03, 0.05),
+    "10pct": (Labelled(fraction=0.1), 30, 100, 0.03, 0.1),
 }
 DRAWS = {"10_per_class": 3, "1pct": 3, "10pct": 1}
 
