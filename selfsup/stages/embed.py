@@ -1,6 +1,6 @@
 """Features of every image of a data set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -57,6 +57,36 @@ class _OneView:
 
 
 @torch.no_grad()
+def encoded(
+    encoder: nn.Module,
+    source: Source,
+    center: Center,
+    device: torch.device,
+    share: tuple[int, int],
+    unreadable: dict[str, str],
+    batch_size: int,
+    canvas: int | None,
+    workers: int,
+) -> Iterator[Features]:
+    """Batch after batch of share s of S of the images, [s N / S, (s + 1) N / S), in the encoder's present mode.
+
+    Features are on `device`. Images that cannot be read are left out and added to `unreadable`.
+    """
+    for batch in evaluation_batches(
+        source,
+        batch_size=batch_size,
+        device=device,
+        canvas=canvas,
+        crop=None if canvas is not None else _OneView(center),
+        rank=share[0],
+        world=share[1],
+        workers=workers,
+        unreadable=unreadable,
+    ):
+        yield Features(encoder(center(batch.images, batch.sizes, device)).float(), batch.labels, batch.indices)
+
+
+@torch.no_grad()
 def extract(
     encoder: nn.Module,
     source: Source,
@@ -82,25 +112,11 @@ def extract(
     was_training = encoder.training
     unreadable: dict[str, str] = {}
     encoder.eval()
-    rows: list[Tensor] = []
-    labels: list[Tensor] = []
-    indices: list[Tensor] = []
-    for batch in evaluation_batches(
-        source,
-        batch_size=batch_size,
-        device=device,
-        canvas=canvas,
-        crop=None if canvas is not None else _OneView(center),
-        rank=distributed.rank(),
-        world=distributed.world_size(),
-        workers=workers,
-        unreadable=unreadable,
-    ):
-        rows.append(encoder(center(batch.images, batch.sizes, device)).float())
-        labels.append(batch.labels)
-        indices.append(batch.indices)
+    share = (distributed.rank(), distributed.world_size())
+    parts = encoded(encoder, source, center, device, share, unreadable, batch_size, canvas, workers)
+    rows, labels, indices = (torch.cat(column) for column in zip(*parts, strict=True))
     encoder.train(was_training)
     if unreadable:
         message(f"{len(unreadable)} unreadable images are left out, such as {next(iter(unreadable))}")
-    joined = (torch.cat(rows), torch.cat(labels).to(device), torch.cat(indices).to(device))
+    joined = (rows, labels.to(device), indices.to(device))
     return Features(*(distributed.gather_ragged(part).cpu() for part in joined))

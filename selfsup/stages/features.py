@@ -16,11 +16,10 @@ from torch import nn
 
 from selfsup.augment.views import Center
 from selfsup.data.base import check_unreadable
-from selfsup.data.loader import evaluation_batches
 from selfsup.data.sources import Source, fingerprint, open_source, open_test
 from selfsup.monitor.log import console, message
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
-from selfsup.stages.embed import Reading, _OneView
+from selfsup.stages.embed import Reading, encoded
 from selfsup.stages.encoder import Layer, load_encoder
 from selfsup.stages.partial import Partial
 from selfsup.trainer import stage_device
@@ -93,7 +92,6 @@ def write_features(
             partial.append(features, part.name, unreadable)
 
 
-@torch.no_grad()
 def _encode(
     encoder: nn.Module,
     source: Source,
@@ -108,23 +106,13 @@ def _encode(
     missing = set(range(number * len(source) // count, (number + 1) * len(source) // count))
     reasons: dict[str, str] = {}
     found = [np.zeros((0, 0), np.float32)]
-    for batch in evaluation_batches(
-        source,
-        batch_size=settings.batch_size,
-        device=device,
-        canvas=settings.data.canvas,
-        crop=None if settings.data.canvas is not None else _OneView(center),
-        rank=number,  # chunks divide the images as processes do
-        world=count,
-        workers=settings.workers,
-        unreadable=reasons,
-    ):
-        features = encoder(center(batch.images, batch.sizes, device)).float()
-        if not features.isfinite().all():
+    how = (settings.batch_size, settings.data.canvas, settings.workers)
+    for read in encoded(encoder, source, center, device, chunk, reasons, *how):
+        if not read.features.isfinite().all():
             raise ValueError("the features hold NaN or infinity; the encoder has diverged")
-        found.append(features.cpu().numpy())
-        missing -= set(batch.indices.tolist())
-        advance(len(features))
+        found.append(read.features.cpu().numpy())
+        missing -= set(read.indices.tolist())
+        advance(len(read.features))
     return np.concatenate(found[1:] or found), {index: reasons[source.name(index)] for index in sorted(missing)}
 
 
