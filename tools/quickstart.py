@@ -23,7 +23,8 @@ from selfsup.pretrain import Run, pretrain
 from selfsup.stages.base import keep
 from selfsup.stages.embed import extract
 from selfsup.stages.knn import KNN, knn_accuracy, run_knn
-from selfsup.stages.linear import FeatureProbe, run_linear
+from selfsup.stages.linear import run_linear
+from selfsup.stages.logistic import FeatureProbe
 from selfsup.trainer import device_for
 
 SETTINGS = KNN(k=(200,), temperature=(0.1,))
