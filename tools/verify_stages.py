@@ -96,14 +96,16 @@ def finetuning(data: Data, choice: str, seed: int, start: str) -> Finetune:
 
 
 def distilling(data: Data, teacher: Path, protocol: str) -> Distill:
+    """Self-distillation sees almost whole images, of which the teacher knows most."""
+    like = protocol == "self"
     settings = distill_settings(protocol, data, load_encoder(teacher).config)
     return replace(
         settings,
-        epochs=10,
+        epochs=10 if like else 20,
         batch_size=250,
-        optimizer=SGD.Config(learning_rate=0.05, scaling="none", weight_decay=5e-4),
-        start="teacher" if protocol == "self" else "random",
-        crop_scale=(0.2, 1.0),
+        optimizer=SGD.Config(learning_rate=0.05 if like else 0.1, scaling="none", weight_decay=5e-4),
+        start="teacher" if like else "random",
+        crop_scale=(0.7 if like else 0.4, 1.0),
         workers=0,
         precision="bf16",
     )
