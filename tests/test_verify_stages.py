@@ -85,7 +85,7 @@ def test_nothing_sees_test_images_before_the_end_and_both_starts_have_equal_step
 
 
 def test_every_kind_of_part_is_carried_out(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = Data(root="shapes:200")
+    data = Data(root="shapes:1000")
     monkeypatch.setattr(tool, "pretraining", lambda data: tiny_run(tmp_path / "unused", epochs=1, data=data))
     few, student = tool.finetuning, tool.distilling
     monkeypatch.setattr(
@@ -96,7 +96,7 @@ def test_every_kind_of_part_is_carried_out(tool: ModuleType, tmp_path: Path, mon
         "distilling",
         lambda *words: replace(student(*words), epochs=1, batch_size=50, device="cpu", precision="fp32"),
     )
-    wanted = ["pretrain", "finetune_10_per_class", "supervised_10_per_class", "distill_self_10_per_class"]
+    wanted = ["pretrain", "finetune_1pct", "supervised_1pct", "distill_self_1pct"]
     parts = {part.name: part for part in tool.parts(data)}
     found = []
     for name in wanted:
@@ -109,7 +109,7 @@ def test_every_kind_of_part_is_carried_out(tool: ModuleType, tmp_path: Path, mon
     kept = json.loads(table.with_suffix(".json").read_text())
     assert [row["name"] for row in kept["rows"]] == wanted
     tuned, scratch = (kept["rows"][place]["figures"]["finetune_top1"] for place in (1, 2))
-    assert f"| 10 of each class | 100 | {scratch:.4f} | {tuned:.4f} | {tuned - scratch:+.4f} |" in table.read_text()
+    assert f"| 1 % | 10 | {scratch:.4f} | {tuned:.4f} | {tuned - scratch:+.4f} |" in table.read_text()
 
 
 def test_what_is_not_as_expected_is_said() -> None:

@@ -101,7 +101,7 @@ def distilling(data: Data, teacher: Path, protocol: str) -> Distill:
     settings = distill_settings(protocol, data, load_encoder(teacher).config)
     return replace(
         settings,
-        epochs=10 if like else 20,
+        epochs=8 if like else 14,
         batch_size=250,
         optimizer=SGD.Config(learning_rate=0.05 if like else 0.1, scaling="none", weight_decay=5e-4),
         start="teacher" if like else "random",
@@ -140,7 +140,7 @@ def parts(data: Data) -> list[Part]:
             for start, kind in (("pretrained", "finetune"), ("random", "supervised")):
                 name = f"{kind}_{choice}" + (f"_seed{seed}" if seed else "")
                 found.append(Part(name, kind, tuned(choice, seed, start, name), ("pretrain",)))
-    for choice, protocol in (("10pct", "smaller"), ("1pct", "smaller"), ("1pct", "self"), ("10_per_class", "self")):
+    for choice, protocol in (("10pct", "smaller"), ("1pct", "smaller"), ("1pct", "self")):
         name, teacher = f"distill_{protocol}_{choice}", f"finetune_{choice}"
         found.append(Part(name, "distill", distilled(teacher, protocol, name), (teacher,)))
     return found
