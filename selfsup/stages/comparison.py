@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,7 +95,8 @@ class Found(NamedTuple):
 def results_of(run: Path) -> list[tuple[str, Result]]:
     """All results of a run: its own, and those of the run folders in it with their path inside.
 
-    A seed at the end of a folder's name, as in finetune_1pct_seed1, is left out: such folders are repetitions.
+    A seed at the end of a folder's or a stage's name, as in finetune_1pct_seed1 and linear_features_1pct_seed1, is left
+    out: such results are repetitions.
 
     Raises:
         ValueError: `run` is no run folder, or there are no results.
@@ -105,7 +107,10 @@ def results_of(run: Path) -> list[tuple[str, Result]]:
     if not ((run / "results").is_dir() or RunFolder(run).holds_run):
         raise ValueError(f"{run} is not a run folder: it has neither a config.json nor results")
     found = [
-        (re.sub(r"_seed\d+\b", "", folder.relative_to(run).as_posix()).removeprefix("."), result)
+        (
+            _seedless(folder.relative_to(run).as_posix()).removeprefix("."),
+            replace(result, stage=_seedless(result.stage)),
+        )
         for file in files
         for folder in [file.parent.parent]
         for result in read(RunFolder(folder), file.stem)
@@ -113,6 +118,10 @@ def results_of(run: Path) -> list[tuple[str, Result]]:
     if not any(result.figures for _, result in found):
         raise ValueError(f"{run} has no results yet; make some, for example with: selfsup knn {run}")
     return found
+
+
+def _seedless(name: str) -> str:
+    return re.sub(r"_seed\d+\b", "", name)
 
 
 def _figures(run: Path) -> list[Found]:
@@ -144,7 +153,8 @@ def identity(run: Path) -> Identity:
     seeds: list[int] = []
     apart = _without_seeds(config["result"], seeds)
     facts = apart.get("facts", {})
-    if "labelled" in apart and not apart["labelled"].get("file"):  # the seed has drawn the labelled images
+    labelled = apart.get("labelled", {})
+    if labelled.get("fraction") is not None or labelled.get("per_class") is not None:  # the seed has drawn the images
         facts.pop("labelled", None)
         facts["images"] = facts.get("images", {}).get("count")
     for name, origin in _origins(run, config).items():
@@ -155,15 +165,24 @@ def identity(run: Path) -> Identity:
 
 def _origins(run: Path, config: dict[str, Any]) -> dict[str, Identity]:
     """The runs whose encoders and heads the facts name by their hash, as far as they are found."""
-    hashes = {name: value for name, value in config["result"].get("facts", {}).items() if isinstance(value, str)}
+    hashes = _hashes(config)
     start = config["run"].get("start")
-    near = [run.resolve().parent, *sorted(run.resolve().parent.iterdir()), *([Path(start)] if start else [])]
+    parent = run.resolve().parent
+    near = [parent, *sorted(parent.iterdir()), *([Path(start)] if start else [])]
     weights: dict[str, Path] = {}
     for folder in near:
         exported = RunFolder(folder).read_json("encoder.json") if folder != run.resolve() else {}
-        for part in (exported, exported.get("head", {})):
-            weights.setdefault(part.get("sha256", ""), folder)
+        for digest in {part.get("sha256", "") for part in (exported, exported.get("head", {}))} & set(hashes.values()):
+            # A run that kept its backbone frozen exports what it started from: one beside this run is its sibling.
+            if folder == parent or digest not in _hashes(RunFolder(folder).read_json("config.json")).values():
+                weights.setdefault(digest, folder)
     return {name: identity(weights[value]) for name, value in hashes.items() if value in weights}
+
+
+def _hashes(config: dict[str, Any]) -> dict[str, str]:
+    """The facts of a configuration that are texts, as hashes are."""
+    facts = config.get("result", {}).get("facts", {})
+    return {name: value for name, value in facts.items() if isinstance(value, str)}
 
 
 def _without_seeds(value: Any, seeds: list[int]) -> Any:

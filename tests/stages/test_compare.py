@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from selfsup import cli
+from selfsup.config import result_relevant
+from selfsup.data.labelled import Labelled
 from selfsup.folder import RunFolder
 from selfsup.stages.base import Result, keep
 from selfsup.stages.compare import Compare, cell, run_compare
@@ -93,15 +95,26 @@ def test_results_of_runs_inside_a_run_are_found(tmp_path: Path) -> None:
     }
 
 
-def tuned(run: Path, seed: int) -> Path:
-    """A run that was trained in `run` on labels drawn from the seed."""
+def test_draws_of_labels_are_repetitions_of_a_probe(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    for seed, name in enumerate(("linear_features_1pct", "linear_features_1pct_seed1", "linear_features_1pct_seed12")):
+        judged(run, {"linear_top1": 0.5 + seed}, name)
+    judged(run, {"linear_top1": 0.1}, "linear_features_10pct")
+    assert values([run]) == {
+        "linear_features_1pct top1": [[0.5, 1.5, 2.5]],
+        "linear_features_10pct top1": [[0.1]],
+    }
+
+
+def tuned(run: Path, seed: int, labelled: Labelled | None = None, folder: str = "finetune") -> Path:
+    """A run that was trained in `run` on labels drawn from the seed, or on those given."""
     facts = {
         "encoder": f"of {run}",
         "classifier": f"head of {run}",
         "labelled": f"drawn {seed}",
         "images": {"count": 10, "names": [f"{seed}.jpg"]},
     }
-    return made(run / "finetune", seed, facts, labelled={"per_class": 1, "file": "", "seed": seed})
+    return made(run / folder, seed, facts, labelled=result_relevant(labelled or Labelled(per_class=1, seed=seed)))
 
 
 def test_what_follows_from_a_seed_makes_no_difference(tmp_path: Path) -> None:
@@ -113,6 +126,32 @@ def test_what_follows_from_a_seed_makes_no_difference(tmp_path: Path) -> None:
     assert third.apart != first.apart  # the run that it started from is another one
     lost = made(tmp_path / "lost", facts={"start": "of nothing here"})
     assert identity(lost).apart["facts"] == {"start": "of nothing here"}
+
+
+@pytest.mark.parametrize(
+    ("labelled", "equal"),
+    [(Labelled(fraction=0.1), True), (Labelled(per_class=1), True), (Labelled(file="a.txt"), False)],
+)
+def test_other_lists_of_labels_are_no_seeds(tmp_path: Path, labelled: Labelled, equal: bool) -> None:
+    run = made(tmp_path / "run")
+    first, second = (identity(tuned(run, seed, labelled, f"finetune{seed}")) for seed in range(2))
+    assert (first.apart == second.apart) == equal
+
+
+def test_a_frozen_backbone_is_the_one_of_the_run_it_came_from(tmp_path: Path) -> None:
+    def frozen(folder: Path, seed: int, start: Path) -> Path:
+        made(folder, seed, {"encoder": f"of {start}"})
+        RunFolder(folder).write_json("encoder.json", {"sha256": f"of {start}"})
+        return folder
+
+    pretrained = [made(tmp_path / f"pretrained{seed}", seed) for seed in range(2)]
+    siblings = [frozen(tmp_path / f"a{seed}{n}", n, pretrained[seed]) for seed in range(2) for n in range(2)]
+    found = [identity(run) for run in siblings]
+    assert all(run.apart == found[0].apart for run in found)
+    assert [run.seeds for run in found] == [[0, 0], [1, 0], [0, 1], [1, 1]]
+    assert found[0].apart["facts"]["encoder"] == identity(pretrained[0]).apart
+    inner = made(siblings[3] / "inner", 5, {"encoder": f"of {pretrained[1]}"})
+    assert identity(inner).seeds == [5, 1, 1]  # the folder that a run lies in is where it started
 
 
 def test_a_run_of_several_parts_is_told_by_them(tmp_path: Path) -> None:
