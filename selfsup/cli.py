@@ -140,6 +140,8 @@ def _stage(command: str, arguments: list[str]) -> int:
     if stage.protocols:
         protocol, flags = _taken(flags, "--protocol", stage.protocols[0])
         called += f" --protocol {protocol}"
+        if any(flag.partition("=")[0] == "--protocol" for flag in flags):
+            raise ValueError("--protocol is given twice; give it once")
         if protocol not in stage.protocols:
             raise ValueError(f"there is no protocol {protocol!r}; choose one of {', '.join(stage.protocols)}")
     evaluated = stage.run(path, parse(stage.defaults(path, protocol), flags, called))
@@ -153,9 +155,11 @@ def _kept(evaluated: "Evaluated", path: Path) -> int:
     from selfsup.stages.base import keep
 
     where = evaluated.folder or path
-    if evaluated.results and where.is_dir() and distributed.rank() == 0:
+    kept = evaluated.results and where.is_dir() and distributed.rank() == 0
+    code = _print_result(evaluated.line())  # first: an old file that cannot be read costs no figures
+    if kept:
         keep(RunFolder(where), evaluated.results)
-    return _print_result(evaluated.line())
+    return code
 
 
 def _semi(arguments: list[str]) -> int:

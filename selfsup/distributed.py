@@ -1,6 +1,7 @@
 """What N processes need to act as one: rank, differentiable gather, sums. Every function also works in one process."""
 
 import json
+import os
 from typing import Any
 
 import torch
@@ -11,6 +12,11 @@ from torch import Tensor
 def is_distributed() -> bool:
     """Whether more than one process takes part."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def launched() -> int:
+    """Number of processes that a launcher started, whether or not they have joined yet."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:

@@ -46,10 +46,6 @@ def start_missing_processes(arguments: list[str]) -> None:
     _end_with_parent()
     port = os.environ.pop("MASTER_PORT")
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={count}", f"--master-port={port}"]
-    words = [
-        *launcher,
-        "--",
-        "-m",
-        "selfsup",
-    ]  # else it takes --start for an abbreviation of its own flag
+    # Without -- it takes --start for an abbreviation of a flag of its own.
+    words = [*launcher, "--", "-m", "selfsup"]
     os.execv(sys.executable, [sys.executable, *words, *arguments])

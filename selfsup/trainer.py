@@ -1,7 +1,6 @@
 """The one loop: pretraining and the linear probe, and all that will be trained later, run through `fit`."""
 
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -119,7 +118,7 @@ def device_for(device: Literal["auto", "cpu"]) -> torch.device:
 
 def stage_device(device: Literal["auto", "cpu"]) -> torch.device:
     """The device of a stage that trains nothing; of several processes, which join here and share the encoding, each."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if distributed.launched() == 1:
         return device_for(device)
     joined: torch.device = PartialState(cpu=device_for(device).type == "cpu").device
     return joined

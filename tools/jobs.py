@@ -46,7 +46,7 @@ def work_off(jobs: list[Job], at_once: int, ended: Callable[[], None]) -> None:
         for entry in [entry for entry in running if entry[1].poll() is not None]:
             running.remove(entry)
             job, process, begin = entry
-            good = process.returncode == 0
+            good = process.returncode == 0 and job.done()
             failed += [] if good else [job.name]
             left = len(waiting) + len(running)
             how = "done" if good else f"failed, see {job.log}"

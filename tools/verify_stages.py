@@ -171,7 +171,9 @@ def held_out(data: Path, runs: Path) -> Path:
         parts = {f"{axis}_train": arrays[f"{axis}_train"][:-HELD_OUT] for axis in "xy"}
         parts |= {f"{axis}_test": arrays[f"{axis}_train"][-HELD_OUT:] for axis in "xy"}
         runs.mkdir(parents=True, exist_ok=True)
-        np.savez(path, classes=arrays["classes"], **parts)
+        with open(path.with_suffix(".partial"), "wb") as file:
+            np.savez(file, classes=arrays["classes"], **parts)
+        path.with_suffix(".partial").replace(path)
     return path
 
 

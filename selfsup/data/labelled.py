@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -51,6 +51,12 @@ class Labelled:
         if self.fraction is None:
             return f"{self.per_class}_per_class{seed}"
         return f"{100 * self.fraction:g}pct{'' if self.balanced else '_unbalanced'}{seed}"
+
+    def described(self, chosen: Source) -> str:
+        """What a protocol says of the images that were chosen: the seed plays no part, the content of a list does."""
+        if self.file:
+            return f"listed {names_digest(image_names(chosen))}"
+        return replace(self, seed=0).name
 
     def choose(self, source: Source) -> Tensor:
         """Positions of the chosen images in `source`: (n,) int64, ascending, each once, all with a label.

@@ -137,7 +137,7 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
     result = Result(
         stage="distill",
         figures=judge(method, trained.device),
-        protocol=_protocol(settings, teacher.exported, len(source), len(rows), test),
+        protocol=_protocol(settings, teacher.exported, len(source), source.select(rows), test),
         about={
             "encoder_sha256": _export(method, settings, teacher, folder, outcome.step),
             "teacher_sha256": teacher.exported.sha256,
@@ -253,7 +253,12 @@ def _labelled_rows(source: Source, teacher: Teacher, settings: Distill) -> Tenso
         return torch.tensor([], dtype=torch.int64)
     _check_classes(teacher.exported, source)
     labelled, listed = settings.labelled, teacher.folder / "labelled.txt"
-    if labelled == Labelled() and listed.is_file():
+    if labelled == Labelled():
+        if not listed.is_file():
+            raise ValueError(
+                f"{teacher.folder} has no labelled.txt that tells which labels alpha = {settings.alpha} is about; name "
+                "them by --labelled.fraction (1: all), --labelled.per-class or --labelled.file"
+            )
         labelled = Labelled(file=str(listed))
     return labelled.choose(source)
 
@@ -294,13 +299,13 @@ def _export(method: Taught, settings: Distill, teacher: Teacher, folder: RunFold
     return digest
 
 
-def _protocol(settings: Distill, exported: Exported, images: int, labelled: int, judged: Source) -> dict[str, Any]:
-    if not labelled:
+def _protocol(settings: Distill, exported: Exported, images: int, chosen: Source, judged: Source) -> dict[str, Any]:
+    if not len(chosen):
         labels = "none"
     elif settings.labelled == Labelled():
         labels = "the teacher's"
     else:
-        labels = replace(settings.labelled, seed=0).name
+        labels = settings.labelled.described(chosen)
     return {
         "protocol": settings.protocol,
         "teacher": dump(exported.config),
@@ -310,12 +315,13 @@ def _protocol(settings: Distill, exported: Exported, images: int, labelled: int,
         "tau_squared": settings.tau_squared,
         "alpha": settings.alpha,
         "labels": labels,
-        "labelled_images": labelled,
+        "labelled_images": len(chosen),
         "train_images": images,
         "judged_on": "training images" if int(judged.labels.min()) < 0 else "test images",
         "data": identity(judged),
         "judged_images": len(judged),
         "transform": exported.feed.transform,
+        "canvas": settings.data.canvas,
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
         "optimizer": dump(settings.optimizer),

@@ -15,6 +15,8 @@ from selfsup.data.loader import evaluation_batches
 from selfsup.data.sources import Source
 from selfsup.monitor.log import message
 
+_ROWS = 16_384  # of features looked through at a time
+
 
 class Features(NamedTuple):
     """Features in the order of the data set, the same in every process."""
@@ -22,6 +24,11 @@ class Features(NamedTuple):
     features: Tensor  # (N, D) float32, on the CPU
     labels: Tensor  # (N,) int64; -1 where there is none
     indices: Tensor  # (N,) int64, position in the data set
+
+    def require_finite(self) -> None:
+        """Raise ValueError where a feature is NaN or infinite. Takes little memory beside the features."""
+        if not all(bool(rows.isfinite().all()) for rows in self.features.split(_ROWS)):
+            raise ValueError("the features hold NaN or infinity; the encoder has diverged")
 
 
 @dataclass(frozen=True, kw_only=True)

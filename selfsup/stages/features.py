@@ -108,8 +108,7 @@ def _encode(
     found = [np.zeros((0, 0), np.float32)]
     how = (settings.batch_size, settings.data.canvas, settings.workers)
     for read in encoded(encoder, source, center, device, chunk, reasons, *how):
-        if not read.features.isfinite().all():
-            raise ValueError("the features hold NaN or infinity; the encoder has diverged")
+        read.require_finite()
         found.append(read.features.cpu().numpy())
         missing -= set(read.indices.tolist())
         advance(len(read.features))

@@ -215,7 +215,7 @@ def run_finetune(path: Path, settings: Finetune) -> Evaluated:
         "labelled_seed": settings.labelled.seed,
         "labelled_sha256": chosen.digest,
     }
-    protocol = _protocol(settings, exported, len(images), test)
+    protocol = _protocol(settings, exported, images, test)
     found = {f"finetune_{name}": value for name, value in figures.items()}
     return Evaluated([Result(stage=kind, figures=found, protocol=protocol, about=about)], folder=folder.path)
 
@@ -247,6 +247,11 @@ def _resolved(settings: Finetune, exported: Exported, count: int) -> tuple[Finet
     batch_size = min(settings.batch_size, count)
     if batch_size < settings.batch_size:
         remarks.append(f"the {count} labelled images are one batch, instead of {settings.batch_size}; so are the rates")
+    if batch_size % (processes := distributed.launched()):
+        raise ValueError(
+            f"{count} labelled images cannot be one batch of {processes} processes; "
+            f"give --batch-size {batch_size // processes * processes}"
+        )
     return replace(settings, layer=layer, batch_size=batch_size), remarks
 
 
@@ -278,7 +283,13 @@ def _train(
     # From scratch only the architecture counts, so that runs of one share their baseline.
     start = exported.sha256 if settings.start == "pretrained" else dump(exported.config)
     augment = Augment(views=(replace(plain_view(exported.feed), crop_scale=settings.crop_scale),))
-    facts = {"encoder": start, "labelled": chosen.digest}
+    hidden, _ = _hidden_layers(exported.head)
+    facts = {
+        "encoder": start,
+        "labelled": chosen.digest,
+        "feed": dump(exported.feed),
+        "hidden": dump(hidden) if settings.layer else None,
+    }
     trained = supervised.train(
         settings, build, chosen.images, augment, folder, facts, judge if settings.evaluate_every else None
     )
@@ -309,17 +320,18 @@ def _export(method: FineTuned, exported: Exported, folder: RunFolder, steps: int
     return digest
 
 
-def _protocol(settings: Finetune, exported: Exported, labelled: int, test: Source) -> dict[str, Any]:
+def _protocol(settings: Finetune, exported: Exported, images: Source, test: Source) -> dict[str, Any]:
     shared = (
         "protocol start layer train_after epochs batch_size optimizer schedule layer_decay classifier_rate initial_std "
         "label_smoothing crop_scale precision clip_norm"
     )
     return {
-        "labels": replace(settings.labelled, seed=0).name,
-        "labelled_images": labelled,
+        "labels": settings.labelled.described(images),
+        "labelled_images": len(images),
         "data": identity(test),
         "test_images": len(test),
         "transform": exported.feed.transform,
+        "canvas": settings.data.canvas,
         "peak_learning_rate": settings.optimizer.peak(settings.batch_size),
         **{name: dump(getattr(settings, name)) for name in shared.split()},
     }

@@ -1,7 +1,7 @@
 """Linear classification on frozen features: probes that are trained on augmented images, and a fast one."""
 
 import hashlib
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from selfsup import checkpoint, distributed
 from selfsup.augment.views import Augment, Center
+from selfsup.config import dump
 from selfsup.data.labelled import image_names, names_digest
 from selfsup.data.sources import Source, identity, open_source
 from selfsup.folder import RunFolder
@@ -52,11 +53,12 @@ def run_linear(path: Path, settings: Probe | FeatureProbe) -> Evaluated:
 def _common(settings: Probe | FeatureProbe, exported: Exported, train: Source, test: Source) -> dict[str, Any]:
     labelled = settings.labelled
     return {
-        "labels": replace(labelled, seed=0).name,
-        "data": identity(test),
+        "labels": labelled.described(train),
+        "data": identity(test) if labelled.name != "all" else identity(train, test),
         "train_images": len(train),
         "test_images": len(test),
         "transform": exported.feed.transform,
+        "canvas": settings.data.canvas,
     }
 
 
@@ -130,9 +132,10 @@ def _with_augmentation(
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
         "peak_learning_rate": settings.optimizer.peak(settings.batch_size),
-        "optimizer": type(settings.optimizer).__qualname__,
-        "weight_decay": settings.optimizer.weight_decay,
-        "schedule": asdict(settings.schedule),
+        "optimizer": dump(settings.optimizer),
+        "schedule": dump(settings.schedule),
+        "precision": settings.precision,
+        "clip_norm": settings.clip_norm,
         "initialisation": settings.initialisation,
         "crop_scale": settings.crop_scale,
         "layer": "backbone",

@@ -43,7 +43,11 @@ class Partial:
         """What an interrupted command left, where it was of the same."""
         if not (self.path.is_file() and self.beside.is_file()):
             return None
-        saved = json.loads(self.beside.read_text())
+        try:
+            saved = json.loads(self.beside.read_text())
+        except ValueError as error:
+            message(f"{self.beside} is damaged ({error}): starting afresh")
+            return None
         if saved["of"] != json.loads(json.dumps(self.content)):
             message(f"{self.path} is of something else (settings, encoder or data): starting afresh")
             return None

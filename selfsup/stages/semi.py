@@ -37,12 +37,13 @@ def run_semi(name: str, settings: Semi) -> Evaluated:
     Raises:
         ValueError: no labels are named, settings of the parts contradict each other, or the data or folders do not fit.
     """
-    count = check(name, settings)
+    count, facts = check(name, settings)
     folder = RunFolder(Path(settings.folder or _default_folder(name, settings)))
     accelerator = make_accelerator(replace(settings.finetune, batch_size=min(settings.finetune.batch_size, count)))
     recipe = isinstance(settings, SemiFromRecipe)
     origin = folder.path / "pretrain" if recipe else Path(name)
-    facts = {} if recipe else {"start": load_encoder(origin).sha256}
+    if not recipe:
+        facts["start"] = load_encoder(origin).sha256
     limits, used = _Limits(settings, time.monotonic(), accelerator.device), 0
     with folder.claimed(settings, facts, accelerator.device):
         for number, (part, training) in enumerate(settings.parts.items(), start=1):

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from selfsup.catalogue import catalogue
 from selfsup.config import Data, execution, load_recipe, parse, recipe_names, restore
-from selfsup.data.labelled import Labelled
-from selfsup.data.sources import open_source
+from selfsup.data.labelled import Labelled, image_names, names_digest
+from selfsup.data.sources import fingerprint, open_source
 from selfsup.folder import RunFolder
 from selfsup.models.resnet import ResNet
 from selfsup.pretrain import Run
@@ -163,8 +163,11 @@ def _is_run(name: str) -> bool:
 # What cannot be done
 
 
-def check(name: str, settings: Semi) -> int:
-    """The number of labelled images. Raises ValueError for what would fail after hours, or mean something else."""
+def check(name: str, settings: Semi) -> tuple[int, dict[str, Any]]:
+    """The number of labelled images, and what must be the same when the whole goes on: the images and the labels.
+
+    Raises ValueError for what would fail after hours, or mean something else.
+    """
     if replace(settings.labelled, seed=0, balanced=True) == Labelled():
         raise ValueError("no labels are named: give --label-fraction 0.01 (1: all), or --labels-per-class 10")
     for part, training in settings.parts.items():
@@ -178,6 +181,8 @@ def check(name: str, settings: Semi) -> int:
             f"{tuned.epochs} in batches of {tuned.batch_size}; give both the same, by --finetune.epochs and "
             "--finetune.batch-size alone"
         )
+    if tuned.protocol != scratch.protocol:
+        raise ValueError(f"supervised.protocol is {scratch.protocol}; the baseline has that of fine-tuning")
     if student.protocol == "features":
         raise ValueError("distill.protocol features learns no classes; take self or smaller")
     if isinstance(settings, SemiFromRecipe):
@@ -185,12 +190,15 @@ def check(name: str, settings: Semi) -> int:
         check_student(student, settings.pretrain.encoder, settings.pretrain.feed)
     else:
         exported = load_encoder(Path(name))
+        _check_maker(name, str(exported.made_by.get("method", "")))
         check_student(student, exported.config, exported.feed)
     data = settings.data
     train = open_source(data.root, "train", labels=data.labels, limit=data.limit)
     images = train.select(settings.labelled.choose(train))
-    require_labels(images, open_source(data.root, "test", labels=data.labels))
-    return len(images)
+    test = open_source(data.root, "test", labels=data.labels)
+    require_labels(images, test)
+    chosen = names_digest(image_names(images))
+    return len(images), {"images": fingerprint(train), "test": fingerprint(test), "labelled": chosen}
 
 
 def _check_shared(part: str, training: Training, settings: Semi) -> None:
@@ -206,6 +214,16 @@ def _check_shared(part: str, training: Training, settings: Semi) -> None:
         if own not in allowed:
             flag = f"--{name.replace('_', '-')}"
             raise ValueError(f"{part}.{name} is {own}, but all parts have one {name} here; give {flag} for all of them")
+
+
+def _check_maker(name: str, maker: str) -> None:
+    """Raise ValueError for an encoder that has seen labels."""
+    with_labels = [entry.method.__name__ for entry in catalogue() if entry.about.labels == "needed"]
+    if maker in (*with_labels, "finetune", "supervised"):
+        raise ValueError(
+            f"the encoder of {name} was trained on labels ({maker}), and few are to be used here; take a run of a "
+            "method without labels, or fine-tune by selfsup finetune"
+        )
 
 
 def _check_method(run: Run) -> None:

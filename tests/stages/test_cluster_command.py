@@ -150,10 +150,11 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("protocol", cluster.PROTOCOLS)
 def test_the_command_tells_figures_and_writes_clusters(protocol: str, run: Path) -> None:
-    settings = clustering_settings(protocol, Data(root="shapes:60"))
+    settings = clustering_settings(protocol, Data(root="shapes:60", canvas=16))
     result = run_cluster(run, settings).results[0]
     assert result.stage == f"cluster_{protocol}"
     assert (result.protocol["part"], result.protocol["images"], result.protocol["classes"]) == ("test", 60, 10)
+    assert result.protocol["canvas"] == 16
     assert ("k" in result.protocol, "eps" in result.protocol) == (protocol == "kmeans", protocol == "dbscan")
     assert not any("seed" in name or "sha256" in name for name in result.protocol)
     with open(run / "results" / f"clusters_{protocol}.csv", newline="") as file:

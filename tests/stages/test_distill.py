@@ -1,5 +1,6 @@
 """The stage of distillation: what the student sees, what is written, interrupted or not, what is refused."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,13 @@ def test_alpha_uses_the_labels_that_the_teacher_had(teacher: Path, tmp_path: Pat
     assert [result.protocol["labels"] for result in results] == ["the teacher's", "4_per_class", "100pct"]
     digests = [result.about["encoder_sha256"] for result in results]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_labels_must_be_named_where_the_teacher_lists_none(teacher: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(teacher, copy, ignore=shutil.ignore_patterns("labelled.txt", "distill*"))
+    with pytest.raises(ValueError, match=r"no labelled\.txt"):
+        run_distill(copy, settings(copy, alpha=0.5))
 
 
 def test_interrupted_at_every_step(teacher: Path, tmp_path: Path) -> None:

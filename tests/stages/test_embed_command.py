@@ -18,7 +18,7 @@ from selfsup.data.base import Source, UnreadableImage
 from selfsup.data.sources import open_source
 from selfsup.models.resnet import ResNet
 from selfsup.stages import features
-from selfsup.stages.embed import extract
+from selfsup.stages.embed import Features, extract
 from selfsup.stages.encoder import Feed, load_encoder, save_encoder
 from selfsup.stages.features import Embed, run_embed
 
@@ -132,6 +132,21 @@ def test_rows_of_something_else_are_not_gone_on_with(
     assert out.read_bytes() == whole.read_bytes()
 
 
+def test_a_damaged_record_is_started_afresh(
+    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, whole = tmp_path / "features.npy", tmp_path / "whole.npy"
+    interrupt(monkeypatch, encoder, out)
+    beside = Path(f"{out}.partial.json")
+    beside.write_bytes(beside.read_bytes()[:-9])
+    again = Photographs()
+    embed(monkeypatch, encoder, again, out)
+    assert "features.npy.partial.json is damaged" in capsys.readouterr().err
+    assert min(again.loaded) == 0
+    embed(monkeypatch, encoder, Photographs(), whole)
+    assert out.read_bytes() == whole.read_bytes()
+
+
 def test_a_file_of_before_stays_until_the_new_one_is_whole(
     tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +197,16 @@ def test_the_record_says_nothing_before_its_rows_are_written(
     done = json.loads(Path(f"{out}.partial.json").read_text())["done"]
     assert (done["chunks"], done["rows"]) == (2, 12)
     assert Path(f"{out}.partial").stat().st_size >= 12 * 32 * 4
+
+
+def test_one_feature_that_is_not_finite_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfsup.stages.embed._ROWS", 3)
+    rows = Features(torch.zeros(7, 2), torch.zeros(7), torch.arange(7))
+    rows.require_finite()
+    for value in (torch.nan, torch.inf, -torch.inf):
+        rows.features[6, 1] = value
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            rows.require_finite()
 
 
 def test_bad_input_is_named(tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,3 +186,25 @@ def test_the_command(
     assert {name: line[name] for name in result.figures} == result.figures
     assert json.loads((folder / "results" / "semi.json").read_text())["results"][0]["figures"] == result.figures
     assert "from scratch" in captured.err
+
+
+def test_other_labels_or_images_are_refused_though_their_names_are_equal(recipe: str, tmp_path: Path) -> None:
+    """Lists and roots may move between launches; what is in them may not change."""
+    listed = tmp_path / "list.txt"
+
+    def begin(first: int, root: str = "shapes:128") -> str:
+        listed.write_text("\n".join(f"shapes-train[{row}]" for row in range(first, first + 60)))
+        flags = ["--labels-file", str(listed), "--data.root", root, "--folder", str(tmp_path / "run")]
+        return run_semi(recipe, parse_semi(recipe, [*FLAGS[2:], *flags, "--max-steps", "1"])).reason
+
+    assert begin(0) == "max-steps"
+    with pytest.raises(ValueError, match=r"facts\.labelled"):
+        begin(10)
+    with pytest.raises(ValueError, match=r"facts\.images"):
+        begin(0, "shapes:140")
+
+
+def test_a_run_that_saw_labels_is_refused(whole: tuple[Path, Result], tmp_path: Path) -> None:
+    tuned = str(whole[0] / "finetune")
+    with pytest.raises(ValueError, match="was trained on labels"):
+        run_semi(tuned, replace(parse_semi(tuned, FLAGS), folder=str(tmp_path / "run")))
