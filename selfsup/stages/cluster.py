@@ -203,14 +203,14 @@ def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
     if isinstance(settings, KMeans):
         _check_k(_clusters_wanted(settings, source), len(source))
     images = settings.features(exported.network(settings.layer).to(device), source, exported.feed.center(), device)
-    if not images.features.isfinite().all():
-        raise ValueError("the features hold NaN or infinity; the encoder has diverged")
+    images.require_finite()
     clusters, how, about = _clustered(F.normalize(images.features.to(device)), source, settings)
     protocol = {
         "metric": "cosine",
         **how,
         "layer": settings.layer,
         "transform": exported.feed.transform,
+        "canvas": settings.data.canvas,
         "part": part,
         "data": identity(source),
         "images": len(images.labels),

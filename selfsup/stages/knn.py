@@ -15,8 +15,6 @@ from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer, load_encoder
 from selfsup.trainer import stage_device
 
-_ROWS = 16_384  # of features looked through at a time
-
 
 @dataclass(frozen=True, kw_only=True)
 class KNN(Reading):
@@ -95,8 +93,8 @@ def knn_accuracies(
     asked = bank if queries is None else queries
     if min(bank.labels.min(), asked.labels.min()) < 0:
         raise ValueError("kNN needs labels: put the images of each class in a folder of its own")
-    if not all(bool(rows.isfinite().all()) for part in (bank, asked) for rows in part.features.split(_ROWS)):
-        raise ValueError("the features hold NaN or infinity; the encoder has diverged")
+    for part in (bank, asked):
+        part.require_finite()
     place = torch.device("cpu") if device is None or backend == "faiss" else device
     exclude = torch.arange(len(bank.labels), device=place) if queries is None else None
     tiles = neighbour_tiles(asked.features.to(place), bank.features.to(place), max(ks), backend, exclude, cosine=True)
@@ -168,6 +166,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
         "metric": "cosine",
         "layer": settings.layer,
         "transform": exported.feed.transform,
+        "canvas": settings.data.canvas,
         "data": identity(train) if test is None else identity(train, test),
         "bank_images": len(bank.labels),
         "query_images": len(bank.labels if queries is None else queries.labels),

@@ -72,15 +72,13 @@ def retrieval_figures(
         the figures in [0, 1], the number of queries they are means of, and the number of those left out.
 
     Raises:
-        ValueError: there are no labels, features are not finite, or no query has an image to find.
+        ValueError: there are no labels, the gallery is of one identity, features are not finite, or no query has an
+            image to find.
     """
     asked = queries if gallery is None else gallery
-    for part, what in ((queries, "queries"), (asked, "gallery")):
-        if not len(part.labels):
-            raise ValueError(f"there are no {what}; retrieval needs both, or images that ask all others")
-        _check_identities(part.labels)
-        if not part.features.isfinite().all():
-            raise ValueError("the features hold NaN or infinity; the encoder has diverged")
+    _check_identities(queries.labels, asked.labels)
+    for part in (queries, asked):
+        part.require_finite()
     rows = per_query(queries, gallery, recall_at, device or torch.device("cpu"), cameras)
     asking = rows["relevant"] > 0
     if not asking.any():
@@ -90,9 +88,18 @@ def retrieval_figures(
     return {**means, "queries": int(asking.sum()), "queries_left_out": int((~asking).sum())}
 
 
-def _check_identities(labels: Tensor) -> None:
-    if labels.min() < 0:
-        raise ValueError("retrieval needs identities: put the images of each identity in a folder of its own")
+def _check_identities(labels: Tensor, gallery: Tensor) -> None:
+    """Raise ValueError where queries and a gallery of these labels cannot be judged."""
+    for part, what in ((labels, "queries"), (gallery, "gallery")):
+        if not len(part):
+            raise ValueError(f"there are no {what}; retrieval needs both, or images that ask all others")
+        if part.min() < 0:
+            raise ValueError("retrieval needs identities: put the images of each identity in a folder of its own")
+    if len(gallery.unique()) < 2:
+        raise ValueError(
+            "all images to be found are of only one identity, so every ranking would be right\n"
+            "retrieval needs images of two identities or more"
+        )
 
 
 def per_query(
@@ -107,7 +114,8 @@ def per_query(
     Figures of a query without a relevant image are 0.
     """
     bank = queries if gallery is None else gallery
-    unit_asked, unit_bank = (F.normalize(part.features.to(device).double()) for part in (queries, bank))
+    unit_asked = F.normalize(queries.features.to(device).double())
+    unit_bank = unit_asked if gallery is None else F.normalize(gallery.features.to(device).double())
     labels, bank_labels = queries.labels.to(device), bank.labels.to(device)
     seen_by, bank_seen_by = (None, None) if cameras is None else (part.to(device) for part in cameras)
     numbers = torch.arange(len(queries.labels), device=device)
@@ -164,7 +172,7 @@ def read_index(root: str, source: Source, column: str) -> list[str] | None:
         N words, or None where there is no such file, or none with these columns.
 
     Raises:
-        ValueError: an image of `source` is not listed there, or with nothing in this column.
+        ValueError: an image of `source` is not listed there, or with nothing in this column; or a row is cut short.
     """
     folder = Path(root).expanduser()
     for place in (folder.resolve(), folder.resolve().parent):
@@ -173,7 +181,14 @@ def read_index(root: str, source: Source, column: str) -> list[str] | None:
             with open(index, newline="", encoding="utf-8") as file:
                 rows = csv.DictReader(file)
                 if {"path", column} <= set(rows.fieldnames or ()):
-                    listed = {place / row["path"]: row[column] for row in rows}
+                    listed = {}
+                    for row in rows:
+                        if row["path"] is None or row[column] is None:
+                            raise ValueError(
+                                f"{index}, line {rows.line_num}: the row ends before its path or its {column}; "
+                                f"wanted {', '.join(rows.fieldnames or ())}"
+                            )
+                        listed[place / row["path"]] = row[column]
                     return [_listed(listed, folder, source.name(n), index, column) for n in range(len(source))]
     return None
 
@@ -190,12 +205,11 @@ def _listed(listed: dict[Path, str], folder: Path, name: str, index: Path, colum
     return word
 
 
-def _asking(images: Features, roles: list[str] | None, seed: int) -> tuple[Tensor, str]:
-    """(N,) bool: the queries among the images; and what the protocol says of them."""
+def _asking(labels: Tensor, indices: Tensor, roles: list[str] | None, seed: int) -> tuple[Tensor, str]:
+    """(N,) bool: the queries among images of these labels and positions; and what the protocol says of them."""
     if roles is not None:
-        return torch.tensor([role == "query" for role in roles])[images.indices], "queries of index.csv to its gallery"
-    _check_identities(images.labels)
-    return random_queries(images.labels, seed), "one random query of each identity to the others"
+        return torch.tensor([role == "query" for role in roles])[indices], "queries of index.csv to its gallery"
+    return random_queries(labels, seed), "one random query of each identity to the others"
 
 
 def _cameras(settings: Retrieval, source: Source) -> tuple[Tensor | None, str]:
@@ -215,6 +229,10 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
     Args:
         path: a run folder or an encoder.safetensors.
         settings: with `data.root` set.
+
+    Raises:
+        ValueError: there are no labels, queries or gallery, or no more than one identity to find; or index.csv does not
+            fit the data.
     """
     exported = load_encoder(path)
     device = stage_device(settings.device)
@@ -224,11 +242,14 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
     roles = None if settings.mode == "leave_one_out" else read_index(data.root, source, "role")
     asks_gallery = roles is not None or settings.mode == "query_gallery"
     seen_by, same_camera = _cameras(settings, source) if asks_gallery else (None, "kept")
+    asking, split = torch.ones(len(source), dtype=torch.bool), "leave one out"
+    if asks_gallery:
+        asking, split = _asking(source.labels, torch.arange(len(source)), roles, settings.seed)
+    _check_identities(source.labels[asking], source.labels[~asking if asks_gallery else asking])
     images = settings.features(exported.network(settings.layer).to(device), source, exported.feed.center(), device)
     queries, gallery, cameras = images, None, None
-    split = "leave one out"
     if asks_gallery:
-        asking, split = _asking(images, roles, settings.seed)
+        asking, _ = _asking(images.labels, images.indices, roles, settings.seed)
         queries, gallery = (Features(*(values[rows] for values in images)) for rows in (asking, ~asking))
         if seen_by is not None:
             cameras = seen_by[queries.indices], seen_by[gallery.indices]
@@ -238,6 +259,7 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
         "metric": "cosine",
         "layer": settings.layer,
         "transform": exported.feed.transform,
+        "canvas": settings.data.canvas,
         "query_images": asked,
         "queries_left_out": left_out,
         "gallery_images": len(images.labels) if gallery is None else len(gallery.labels),

@@ -121,8 +121,9 @@ def arrays(path: Path, train: list[int], test: list[int] | None) -> str:
     return str(path)
 
 
-def run(folder: Path, root: str, **settings: Any) -> list[Result]:
-    return run_knn(folder, KNN(data=Data(root=root), workers=0, device="cpu", **settings)).results
+def run(folder: Path, root: str, canvas: int | None = None, **settings: Any) -> list[Result]:
+    data = Data(root=root, canvas=canvas)
+    return run_knn(folder, KNN(data=data, workers=0, device="cpu", **settings)).results
 
 
 def test_results_of_a_list(tmp_path: Path) -> None:
@@ -137,6 +138,7 @@ def test_results_of_a_list(tmp_path: Path) -> None:
         "metric": "cosine",
         "layer": "backbone",
         "transform": "centre 1.0 of the short side, resized to 8",
+        "canvas": None,
         "data": identity(open_source(str(root)), open_source(str(root), "test")),
         "bank_images": 15,
         "query_images": 4,
@@ -144,6 +146,7 @@ def test_results_of_a_list(tmp_path: Path) -> None:
         "split": "train to test",
     }
     assert run(tmp_path, root, mode="train_test", k=(3,))[0].protocol == results[2].protocol
+    assert run(tmp_path, root, canvas=8)[0].protocol["canvas"] == 8  # images were squeezed to a square first
     (alone,) = run(tmp_path, root, mode="leave_one_out")
     assert (alone.protocol["k"], alone.protocol["query_images"], alone.protocol["split"]) == (14, 15, "leave one out")
 

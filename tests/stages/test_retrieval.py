@@ -128,6 +128,7 @@ def test_the_whole_evaluation(tmp_path: Path) -> None:
 
     plain = run()
     assert (plain["split"], plain["query_images"], plain["gallery_images"]) == ("leave one out", 12, 12)
+    assert plain["canvas"] == 32
     assert plain["transform"] == "centre 1.0 of both sides, resized to (16, 8)"
     drawn = run(mode="query_gallery", recall_at=(1,))
     assert (drawn["query_images"], drawn["gallery_images"]) == (4, 8)
@@ -201,6 +202,49 @@ def test_an_index_without_roles_says_nothing(tmp_path: Path, monkeypatch: pytest
     assert read_index("shapes:30", open_source("shapes:30", "test"), "role") is None
 
 
+def test_rows_of_an_index_that_end_early_are_named(tmp_path: Path) -> None:
+    paths = write_images(tmp_path)
+    source = open_source(str(tmp_path), "test")
+    rows = [("gallery", "c1", path) for path in paths]
+    for row, column in ((("gallery", "c1"), "camera"), (("gallery",), "role")):
+        with open(tmp_path / "index.csv", "w", newline="") as file:
+            csv.writer(file).writerows([("role", "camera", "path"), *rows[:1], row, *rows[1:]])
+        with pytest.raises(ValueError, match=rf"index\.csv, line 3: .* its {column}; wanted role, camera, path"):
+            read_index(str(tmp_path), source, column)
+    write_index(tmp_path, [*((path, "gallery") for path in paths[:-1]), (paths[-1],)])
+    with pytest.raises(ValueError, match=r"index\.csv, line 13: "):
+        read_index(str(tmp_path), source, "role")
+
+
+def test_what_cannot_be_judged_is_refused_before_features_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = write_images(tmp_path / "zoo")
+    save_tiny_encoder(tmp_path)
+    monkeypatch.setattr(Retrieval, "features", None)
+
+    def refused(why: str, root: Path = tmp_path / "zoo", labels: Any = "auto", **settings: Any) -> None:
+        with pytest.raises(ValueError, match=why):
+            run_retrieval(tmp_path, Retrieval(data=Data(root=str(root), labels=labels), **settings))
+
+    for mode in ("leave_one_out", "query_gallery"):
+        refused("needs identities", labels="none", mode=mode)
+    # Queries are of several identities, but nothing can be mistaken for an ape.
+    write_index(tmp_path / "zoo", [(path, "gallery" if "ape" in path else "query") for path in paths])
+    refused("only one identity")
+    write_index(tmp_path / "zoo", [(path, "query") for path in paths])
+    refused("there are no gallery")
+    np.savez(tmp_path / "one.npz", x_train=np.zeros((6, 8, 8, 3), dtype=np.uint8), y_train=np.full(6, 4))
+    for mode in ("leave_one_out", "query_gallery"):
+        refused("only one identity", tmp_path / "one.npz", mode=mode)
+
+
+def test_images_that_ask_all_others_are_normalised_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    some, normalised = features([0, 0, 1, 1], 0), []
+    normalize = F.normalize
+    monkeypatch.setattr(F, "normalize", lambda rows: normalised.append(len(rows)) or normalize(rows))
+    retrieval_figures(some, None)
+    assert normalised == [4]
+
+
 def test_bad_input() -> None:
     some = features([0, 0, 1, 2], 0)
     with pytest.raises(ValueError, match="needs identities"):
@@ -209,6 +253,8 @@ def test_bad_input() -> None:
         retrieval_figures(some, some._replace(features=some.features * torch.nan))
     with pytest.raises(ValueError, match="no query has an image"):
         retrieval_figures(some._replace(labels=torch.arange(4)), None)
+    with pytest.raises(ValueError, match="only one identity"):
+        retrieval_figures(some, some._replace(labels=torch.zeros(4, dtype=torch.int64)))
     with pytest.raises(ValueError, match="there are no gallery"):
         retrieval_figures(some, Features(*(values[:0] for values in some)))
     with pytest.raises(ValueError, match="recall_at is"):
