@@ -201,20 +201,20 @@ def main() -> int:
     try:
         images = options.data / "cifar10.npz"
         data = Data(root=str(held_out(images, options.runs) if options.choose else images))
-        todo = parts(data)
+        wanted = parts(data)
         if options.one:
-            carry_out(next(part for part in todo if part.name == options.one), options.runs)
+            carry_out(next(part for part in wanted if part.name == options.one), options.runs)
             return 0
 
         def told() -> None:
             found = [
-                {"name": part.name, **result.__dict__} for part in todo for result in results(options.runs, part)[:1]
+                {"name": part.name, **result.__dict__} for part in wanted for result in results(options.runs, part)[:1]
             ]
             write(found, options.runs if options.choose else options.out)
 
-        work_off([job(part, options) for part in todo], options.jobs, told)
+        work_off([job(part, options) for part in wanted], options.jobs, told)
         told()
-        named = {part.name: results(options.runs, part)[0].figures for part in todo}
+        named = {part.name: results(options.runs, part)[0].figures for part in wanted}
         for line in unmet(named):
             message(f"not as expected: {line}")
     except (ValueError, OSError) as error:
