@@ -128,7 +128,7 @@ def _pretrain(arguments: list[str]) -> int:
 
 def _stage(command: str, arguments: list[str]) -> int:
     """A stage on a run: parse, carry out, keep the results in its folder."""
-    from selfsup.config import parse
+    from selfsup.config import parse, taken
     from selfsup.stages.base import Stage
 
     stage: Stage = import_module(f"selfsup.stages.{_MODULES.get(command, command)}").STAGE
@@ -138,7 +138,7 @@ def _stage(command: str, arguments: list[str]) -> int:
     path, called = Path(name), f"selfsup {command} {name}"
     protocol = ""
     if stage.protocols:
-        protocol, flags = _taken(flags, "--protocol", stage.protocols[0])
+        protocol, flags = taken(flags, "--protocol", stage.protocols[0])
         called += f" --protocol {protocol}"
         if any(flag.partition("=")[0] == "--protocol" for flag in flags):
             raise ValueError("--protocol is given twice; give it once")
@@ -169,16 +169,6 @@ def _semi(arguments: list[str]) -> int:
     from selfsup.stages.semi_settings import parse_semi
 
     return _kept(run_semi(name, parse_semi(name, flags)), Path(name))
-
-
-def _taken(flags: list[str], name: str, default: str) -> tuple[str, list[str]]:
-    """The value of one flag that has to be known before the others, and the flags without it."""
-    for position, flag in enumerate(flags):
-        if flag == name and position + 1 < len(flags):
-            return flags[position + 1], flags[:position] + flags[position + 2 :]
-        if flag.startswith(f"{name}="):
-            return flag.partition("=")[2], flags[:position] + flags[position + 1 :]
-    return default, flags
 
 
 def _compare(arguments: list[str]) -> int:

@@ -97,6 +97,16 @@ def flag_names(config: Any, prefix: str = "") -> list[str]:
     return names
 
 
+def taken(flags: list[str], name: str, default: str) -> tuple[str, list[str]]:
+    """The value of one flag that has to be known before the others, and the flags without it."""
+    for position, flag in enumerate(flags):
+        if flag == name and position + 1 < len(flags):
+            return flags[position + 1], flags[:position] + flags[position + 2 :]
+        if flag.startswith(f"{name}="):
+            return flag.partition("=")[2], flags[:position] + flags[position + 1 :]
+    return default, flags
+
+
 def parse(default: Config, flags: list[str], command: str) -> Config:
     """The configuration `default` with the changes that the command line asks for.
 

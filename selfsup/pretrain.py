@@ -23,10 +23,10 @@ from selfsup.methods.base import Extract, Method, Problem
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.log import message
 from selfsup.stages.embed import Features, extract
-from selfsup.stages.encoder import Feed, load_encoder, save_encoder
+from selfsup.stages.encoder import Feed, export, load_encoder
 from selfsup.stages.knn import check_temperature, knn_accuracy
 from selfsup.stages.logistic import ONLINE_ITERATIONS, hold_out, probe_features
-from selfsup.trainer import Evaluate, Outcome, Training, fit, make_accelerator
+from selfsup.trainer import Evaluate, Training, fit, make_accelerator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,8 @@ def _trained(
     }
     report_unreadable(loader.unreadable, folder, accelerator.device)
     if outcome.finished:
-        result["encoder_sha256"] = export(run, method, folder, outcome)
+        made_by = {"method": type(method).__name__, "steps": outcome.step, "epochs": run.epochs, "seed": run.seed}
+        result["encoder_sha256"] = export(method, folder.encoder, run.encoder, run.feed, made_by)
     return result
 
 
@@ -237,15 +238,3 @@ def report_unreadable(met: dict[str, str], folder: RunFolder, device: torch.devi
     if unreadable and distributed.rank() == 0:
         path = folder.write_json("unreadable.json", unreadable)
         message(f"{len(unreadable)} unreadable images were replaced by their neighbours; they are listed in {path}")
-
-
-def export(run: Run, method: Method, folder: RunFolder, outcome: Outcome) -> str:
-    """Write the encoder; returns its SHA-256."""
-    digest = ""
-    if distributed.rank() == 0:
-        made_by = {"method": type(method).__name__, "steps": outcome.step, "epochs": run.epochs, "seed": run.seed}
-        digest = save_encoder(
-            folder.encoder, method.encoder_state(), run.encoder, run.feed, made_by, method.head_state()
-        )
-    distributed.barrier()
-    return digest

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfsup import checkpoint, distributed
+from selfsup import checkpoint
 from selfsup.augment.parameters import height_and_width
 from selfsup.augment.views import Augment
 from selfsup.config import Data, differences, dump, execution
@@ -26,7 +26,7 @@ from selfsup.stages import supervised
 from selfsup.stages.accuracy import top_figures
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.embed import extract
-from selfsup.stages.encoder import Exported, Feed, load_encoder, save_encoder
+from selfsup.stages.encoder import Exported, Feed, export, load_encoder
 from selfsup.stages.supervised import Supervised, plain_view
 from selfsup.stages.taught import Distilled, FeatureDistilled, Taught, agreement
 
@@ -282,21 +282,14 @@ def _folder_name(settings: Distill, teacher: Teacher) -> str:
 
 def _export(method: Taught, settings: Distill, teacher: Teacher, folder: RunFolder, steps: int) -> str:
     """Write the student; returns its encoder's SHA-256, in the main process."""
-    digest = ""
-    if distributed.rank() == 0:
-        made_by = {
-            "method": "distill",
-            "from": teacher.exported.sha256,
-            "steps": steps,
-            "epochs": settings.epochs,
-            "seed": settings.seed,
-        }
-        feed = teacher.exported.feed
-        digest = save_encoder(
-            folder.encoder, method.encoder_state(), settings.student, feed, made_by, method.head_state()
-        )
-    distributed.barrier()
-    return digest
+    made_by = {
+        "method": "distill",
+        "from": teacher.exported.sha256,
+        "steps": steps,
+        "epochs": settings.epochs,
+        "seed": settings.seed,
+    }
+    return export(method, folder.encoder, settings.student, teacher.exported.feed, made_by)
 
 
 def _protocol(settings: Distill, exported: Exported, images: int, chosen: Source, judged: Source) -> dict[str, Any]:

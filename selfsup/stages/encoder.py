@@ -9,11 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from selfsup import checkpoint
+from selfsup import checkpoint, distributed
 from selfsup.augment.geometry import Fit
 from selfsup.augment.parameters import Size
 from selfsup.augment.views import Center
 from selfsup.config import dump, restore
+from selfsup.methods.base import Method
 from selfsup.models.heads import Classifier, HeadConfig
 from selfsup.models.resnet import ResNet
 
@@ -108,6 +109,18 @@ def save_encoder(
     }
     checkpoint.write_atomically(path, content)
     checkpoint.write_atomically(path.with_suffix(".json"), (json.dumps(about, indent=1) + "\n").encode())
+    return digest
+
+
+def export(method: Method, path: Path, config: ResNet.Config, feed: Feed, made_by: dict[str, Any]) -> str:
+    """`save_encoder` of what was trained, with its head, by the main process; returns the SHA-256 there, "" elsewhere.
+
+    Every process must call it, and all wait for the files.
+    """
+    digest = ""
+    if distributed.rank() == 0:
+        digest = save_encoder(path, method.encoder_state(), config, feed, made_by, method.head_state())
+    distributed.barrier()
     return digest
 
 

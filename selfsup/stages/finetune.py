@@ -24,7 +24,7 @@ from selfsup.optim import LARS, SGD
 from selfsup.schedules import Cosine
 from selfsup.stages import supervised
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
-from selfsup.stages.encoder import Exported, load_encoder, save_encoder
+from selfsup.stages.encoder import Exported, export, load_encoder
 from selfsup.stages.supervised import Supervised, Trained, plain_view, require_labels
 
 PROTOCOLS = ("simclr_v2", "simclr_v1", "sgd")
@@ -301,23 +301,17 @@ def _train(
 
 def _export(method: FineTuned, exported: Exported, folder: RunFolder, steps: int) -> str:
     """Write the encoder and its classifier; returns the encoder's SHA-256, in the main process."""
-    digest = ""
-    if distributed.rank() == 0:
-        settings = method.settings
-        made_by = {
-            "method": "finetune" if settings.start == "pretrained" else "supervised",
-            "steps": steps,
-            "epochs": settings.epochs,
-            "seed": settings.seed,
-            "labelled": settings.labelled.name,
-        }
-        if settings.start == "pretrained":
-            made_by["from"] = exported.sha256
-        digest = save_encoder(
-            folder.encoder, method.encoder_state(), exported.config, exported.feed, made_by, method.head_state()
-        )
-    distributed.barrier()
-    return digest
+    settings = method.settings
+    made_by = {
+        "method": "finetune" if settings.start == "pretrained" else "supervised",
+        "steps": steps,
+        "epochs": settings.epochs,
+        "seed": settings.seed,
+        "labelled": settings.labelled.name,
+    }
+    if settings.start == "pretrained":
+        made_by["from"] = exported.sha256
+    return export(method, folder.encoder, exported.config, exported.feed, made_by)
 
 
 def _protocol(settings: Finetune, exported: Exported, images: Source, test: Source) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfsup.catalogue import catalogue
-from selfsup.config import Data, execution, load_recipe, parse, recipe_names, restore
+from selfsup.config import Data, execution, load_recipe, parse, recipe_names, restore, taken
 from selfsup.data.labelled import Labelled, image_names, names_digest
 from selfsup.data.sources import fingerprint, open_source
 from selfsup.folder import RunFolder
@@ -79,21 +79,14 @@ def parse_semi(name: str, flags: list[str]) -> Semi:
         ValueError: there is no such recipe or run, or a flag is wrong.
     """
     words = [SHORT.get(head, head) + equals + rest for head, equals, rest in (flag.partition("=") for flag in flags)]
-    protocols = (_given(words, "--finetune.protocol", "simclr_v2"), _given(words, "--distill.protocol", "self"))
+    protocols = (
+        taken(words, "--finetune.protocol", "simclr_v2")[0],
+        taken(words, "--distill.protocol", "self")[0],
+    )
     settings = semi_settings(name, *protocols)
     for _ in range(2):  # the baseline follows from fine-tuning, which follows from the labels
         settings = settle(name, parse(settings, words, f"selfsup semi {name}"))
     return parse(settings, words, f"selfsup semi {name}")
-
-
-def _given(words: list[str], flag: str, default: str) -> str:
-    """The value of a flag that decides which other flags there are."""
-    for position, word in enumerate(words):
-        if word == flag and position + 1 < len(words):
-            return words[position + 1]
-        if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-    return default
 
 
 def semi_settings(name: str, finetune: str = "simclr_v2", distill: str = "self") -> Semi:

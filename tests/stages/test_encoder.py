@@ -8,11 +8,9 @@ import torch
 from tiny import METHODS, tiny_run
 
 from selfsup.data.sources import open_source
-from selfsup.folder import RunFolder
 from selfsup.models.resnet import ResNet
-from selfsup.pretrain import build_method, export
-from selfsup.stages.encoder import Feed, load_encoder, save_encoder
-from selfsup.trainer import Outcome
+from selfsup.pretrain import build_method
+from selfsup.stages.encoder import Feed, export, load_encoder, save_encoder
 
 PLAIN = {"fraction": 0.875, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.3)}
 
@@ -46,7 +44,7 @@ def test_the_head_travels_beside_the_encoder(tmp_path: Path) -> None:
         run = tiny_run(tmp_path / name, name)
         method = build_method(run, open_source("shapes:128")).eval()
         (tmp_path / name).mkdir()
-        export(run, method, RunFolder(tmp_path / name), Outcome(1, 1, "finished", 0))
+        export(method, tmp_path / name / "encoder.safetensors", run.encoder, run.feed, {})
         exported = load_encoder(tmp_path / name)
         found = torch.nn.functional.normalize(exported.network("embedding")(images))
         torch.testing.assert_close(found, method.embed(images))
