@@ -1,6 +1,5 @@
 """The tool that verifies methods on real images, on generated ones."""
 
-import importlib.util
 import json
 import sys
 from dataclasses import replace
@@ -9,6 +8,7 @@ from types import ModuleType
 
 import pytest
 from tiny import tiny_run
+from tool_files import load_tool
 
 from selfsup.config import Data, dump
 from selfsup.stages.knn import KNN, run_knn
@@ -16,16 +16,8 @@ from selfsup.stages.knn import KNN, run_knn
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    path = Path(__file__).parent.parent / "tools" / "verify_methods.py"
-    spec = importlib.util.spec_from_file_location("verify_methods", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["verify_methods"] = module  # dataclasses look their module up
-    before = list(sys.path)  # the tool adds to it
-    spec.loader.exec_module(module)
-    module.HEADS = importlib.import_module("verified").HEADS  # type: ignore[attr-defined]
-    sys.path[:] = before
+    module = load_tool("verify_methods")
+    module.HEADS = sys.modules["verified"].HEADS  # type: ignore[attr-defined]
     return module
 
 

@@ -1,7 +1,5 @@
 """The tools that verify: jobs in their order, and what pretraining is worth, on generated images."""
 
-import importlib
-import importlib.util
 import json
 import sys
 from dataclasses import replace
@@ -11,25 +9,16 @@ from typing import Any
 
 import pytest
 from tiny import tiny_run
+from tool_files import load_tool
 
 from selfsup.config import Data
 from selfsup.folder import RunFolder
 from selfsup.stages.base import read
 
-TOOLS = Path(__file__).parent.parent / "tools"
-
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("verify_stages", TOOLS / "verify_stages.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["verify_stages"] = module  # dataclasses look their module up
-    before = list(sys.path)  # the tool adds to it
-    spec.loader.exec_module(module)
-    sys.path[:] = before
-    return module
+    return load_tool("verify_stages")
 
 
 def job(tool: ModuleType, place: Path, name: str, after: tuple[str, ...] = (), code: str = "pass", **more: Any) -> Any:
@@ -112,12 +101,8 @@ def test_every_kind_of_part_is_carried_out(tool: ModuleType, tmp_path: Path, mon
     assert f"| 1 % | 10 | {scratch:.4f} | {tuned:.4f} | {tuned - scratch:+.4f} |" in table.read_text()
 
 
-def test_what_is_not_as_expected_is_said() -> None:
-    sys.path.insert(0, str(TOOLS))
-    try:
-        unmet = importlib.import_module("worth").unmet
-    finally:
-        sys.path.remove(str(TOOLS))
+def test_what_is_not_as_expected_is_said(tool: ModuleType) -> None:
+    unmet = tool.unmet
     good = {
         "finetune_1pct": {"finetune_top1": 0.5},
         "finetune_1pct_seed1": {"finetune_top1": 0.48},

@@ -1,26 +1,17 @@
-import importlib.util
 import json
-import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 from pictures import encoded, picture
+from tool_files import load_tool
 
 from selfsup.data.sources import open_source
 
-TOOL = Path(__file__).parents[2] / "tools" / "prepare_data.py"
-
 
 @pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.setattr(sys, "path", list(sys.path))  # the tool adds to it
-    spec = importlib.util.spec_from_file_location("prepare_data", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "prepare_data", module)
-    spec.loader.exec_module(module)
-    return module
+def tool():
+    return load_tool("prepare_data")
 
 
 def pack(path, names):
