@@ -59,16 +59,11 @@ def main() -> None:
         sys.exit(2)
 
 
-_STAGES = (
-    "knn",
-    "retrieval",
-    "linear",
-    "finetune",
-    "distill",
-    "cluster",
-    "embed",
-)  # each a module of selfsup.stages with a STAGE
-_MODULES = {"embed": "features"}  # of commands with another name than their module
+# Commands on a run, and their modules in selfsup.stages, each with a STAGE.
+_STAGES = {
+    **{name: name for name in ("knn", "retrieval", "linear", "finetune", "distill", "cluster")},
+    "embed": "features",
+}
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
@@ -131,7 +126,7 @@ def _stage(command: str, arguments: list[str]) -> int:
     from selfsup.config import parse, taken
     from selfsup.stages.base import Stage
 
-    stage: Stage = import_module(f"selfsup.stages.{_MODULES.get(command, command)}").STAGE
+    stage: Stage = import_module(f"selfsup.stages.{_STAGES[command]}").STAGE
     choices = f" [--protocol {'|'.join(stage.protocols)}]" if stage.protocols else ""
     usage = f"selfsup {command} RUN{choices} [--data.root PATH] [flags]"
     name, flags = _first(arguments, "the run folder or encoder file", usage)
