@@ -26,7 +26,8 @@ from selfsup.stages.embed import Features, extract
 from selfsup.stages.encoder import Feed, export, load_encoder
 from selfsup.stages.knn import check_temperature, knn_accuracy
 from selfsup.stages.logistic import ONLINE_ITERATIONS, hold_out, probe_features
-from selfsup.trainer import Evaluate, Training, fit, make_accelerator
+from selfsup.trainer import Evaluate, fit, make_accelerator
+from selfsup.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,10 +12,9 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from selfsup import checkpoint, distributed
+from selfsup import distributed
 from selfsup.augment.geometry import send
 from selfsup.augment.views import Views
-from selfsup.config import execution
 from selfsup.data.batch import Batch
 from selfsup.data.loader import Loader
 from selfsup.folder import RunFolder
@@ -26,63 +24,11 @@ from selfsup.models.norm import average_running_statistics
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.grid import view_grid
 from selfsup.monitor.log import Log, message
-from selfsup.optim import OptimizerConfig
-from selfsup.schedules import Cosine, Horizon, Schedule
+from selfsup.schedules import Horizon
+from selfsup.state import TrainingState
+from selfsup.training import Diverged, Outcome, Training
 
 Evaluate = Callable[[], dict[str, float]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How something is trained: the fields that every trained stage shares."""
-
-    epochs: int
-    batch_size: int  # global: over all processes
-    optimizer: OptimizerConfig
-    schedule: Schedule = Cosine()
-    seed: int = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    compile: bool = False  # the encoder, by torch.compile
-    deterministic: bool = True  # on a GPU: only convolution kernels that give the same bits every time
-    clip_norm: float | None = None  # largest norm of the whole gradient
-    folder: str = execution("")  # run folder; empty: runs/<name>
-    max_steps: int | None = execution(None)  # stop after this step, as max_minutes does
-    max_minutes: float | None = execution(None)  # save and stop after this time; the same command goes on
-    device: Literal["auto", "cpu"] = execution("auto")
-    workers: int = execution(2)  # processes that decode photographs; arrays need none
-    log_every: int = execution(20)  # steps
-    evaluate_every: int = execution(1)  # epochs between online evaluations; 0: never
-    save_minutes: float = execution(10.0)  # between checkpoints
-    keep: int = execution(2)  # checkpoints kept
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "log_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"clip_norm is {self.clip_norm}; it must be positive, or None for no clipping")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps is {self.max_steps}; it must be at least 1")
-        for name in ("seed", "workers", "evaluate_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-
-
-class Outcome(NamedTuple):
-    """How `fit` ended."""
-
-    step: int
-    total_steps: int
-    reason: Literal["finished", "max-minutes", "max-steps", "signal"]
-    signal: int  # the signal's number, or 0
-
-    @property
-    def finished(self) -> bool:
-        return self.reason == "finished"
-
-
-class Diverged(ValueError):
-    """The loss or the weights are not finite any more."""
 
 
 def make_accelerator(training: Training) -> Accelerator:
@@ -124,58 +70,6 @@ def stage_device(device: Literal["auto", "cpu"]) -> torch.device:
     return joined
 
 
-class _State:
-    """Everything that a checkpoint holds: the method's tensors, the optimiser's, the scaler's, the step."""
-
-    def __init__(
-        self, method: Method, optimizer: torch.optim.Optimizer, accelerator: Accelerator, folder: RunFolder, keep: int
-    ):
-        self.method, self.optimizer, self.folder, self.keep = method, optimizer, folder, keep
-        self.scaler, self.device = accelerator.scaler, accelerator.device
-        self.names: dict[Tensor, str] = {parameter: name for name, parameter in method.named_parameters()}
-        self.saved_step = -1
-
-    def save(self, step: int) -> None:
-        if step == self.saved_step:
-            return
-        problem = ""
-        if distributed.rank() == 0:
-            try:
-                self._write(step)
-            except checkpoint.StorageError as error:
-                problem = str(error)
-        problem = distributed.gather_json(problem, self.device)[0]  # all processes wait here, and all stop
-        if problem:
-            raise checkpoint.StorageError(problem)
-        self.saved_step = step
-
-    def _write(self, step: int) -> None:
-        tensors = {
-            "method": self.method.state_dict(),
-            "optimizer": checkpoint.optimizer_tensors(self.optimizer, self.names),
-        }
-        state = {"scaler": self.scaler.state_dict() if self.scaler else None}
-        checkpoint.save(self.folder.checkpoints, step, tensors, state, self.keep)
-
-    def load(self) -> int:
-        """Restore the newest checkpoint, if there is one; returns its step, else 0."""
-        found, damage = checkpoint.load_newest(self.folder.checkpoints)
-        for line in damage:
-            message(f"damaged checkpoint passed over: {line}")
-        # A process that could not read the newest one takes the others along to the one that all can read.
-        step = min(distributed.gather_json(found.step if found else 0, self.device))
-        if found is None or step == 0:
-            return 0
-        if found.step != step:
-            found = checkpoint.load(self.folder.checkpoints / f"step_{step:08d}")
-        self.method.load_state_dict(found.tensors["method"])
-        checkpoint.restore_optimizer(self.optimizer, self.names, found.tensors["optimizer"])
-        if self.scaler and found.state["scaler"]:
-            self.scaler.load_state_dict(found.state["scaler"])
-        self.saved_step = found.step
-        return found.step
-
-
 def fit(
     method: Method,
     loader: Loader,
@@ -207,7 +101,7 @@ def fit(
     torch.backends.cudnn.benchmark = not training.deterministic
     method.to(device).to(memory_format=torch.channels_last)
     optimizer = training.optimizer.build(method.named_parameters(), training.batch_size, method.rates())
-    state = _State(method, optimizer, accelerator, folder, training.keep)
+    state = TrainingState(method, optimizer, accelerator, folder, training.keep)
     step = state.load()
     if training.compile:
         for module in method.modules():
@@ -245,7 +139,9 @@ class _Run(NamedTuple):
     accelerator: Accelerator
     extract: Extract | None = None
 
-    def loop(self, step: int, state: _State, log: Log | None, caught: list[int], evaluate: Evaluate | None) -> Outcome:
+    def loop(
+        self, step: int, state: TrainingState, log: Log | None, caught: list[int], evaluate: Evaluate | None
+    ) -> Outcome:
         training, horizon, agree = self.training, self.horizon, Consensus()
         begin = saved = marked = time.monotonic()
         first = marked_step = step
@@ -324,7 +220,7 @@ class _Run(NamedTuple):
                 "try a lower --optimizer.learning-rate, a longer warm-up, or --clip-norm 1, with a new --folder"
             )
 
-    def save(self, step: int, state: _State, out: Step) -> None:
+    def save(self, step: int, state: TrainingState, out: Step) -> None:
         """Save, unless the loss of this step or the weights after it are not finite."""
         loss = float(distributed.mean_over_processes(out.loss.detach().float()))
         largest = torch.stack(torch._foreach_norm([p.detach() for p in self.method.parameters()], torch.inf)).max()

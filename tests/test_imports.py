@@ -10,7 +10,7 @@ LAYERS = [
     ["randomness", "distributed", "schedules", "config", "checkpoint", "data.batch"],
     ["losses", "memory", "models", "augment", "data", "optim", "cluster", "monitor"],
     ["methods"],
-    ["folder", "interruption", "trainer"],
+    ["folder", "interruption", "training", "state", "trainer"],
     ["pretrain", "stages", "catalogue"],
     ["cli", "launch", "__main__", "recipes"],
 ]

@@ -40,7 +40,7 @@ class Distill(Supervised):
 
     protocol: Protocol
     student: ResNet.Config = ResNet.Config()
-    start: Literal["random", "teacher"] = "random"  # teacher: from its weights, which must fit
+    start: str = "random"  # or teacher, or a run folder or encoder.safetensors: whose weights it starts from
     temperature: float = 0.1  # of both softmaxes
     tau_squared: bool = False  # loss times temperature^2: not in the paper's formula, but in the code published with it
     alpha: float = 1.0  # (1 - alpha) cross-entropy of the labelled images + alpha distillation of all
@@ -82,12 +82,13 @@ def distill_settings(protocol: str, data: Data, teacher: ResNet.Config) -> Disti
 
 
 class Teacher(NamedTuple):
-    """What is learnt from."""
+    """What is learnt from, and what the student starts from."""
 
     exported: Exported
     network: nn.Module  # images to logits; for the protocol "features" to features
     folder: Path
-    facts: dict[str, str]  # what must be the same when the student goes on: the hashes of its weights
+    start: Exported | None  # the student's first weights; None: random
+    facts: dict[str, str]  # what must be the same when the student goes on: the hashes of all weights
 
 
 def run_distill(path: Path, settings: Distill) -> Evaluated:
@@ -141,6 +142,7 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
         about={
             "encoder_sha256": _export(method, settings, teacher, folder, outcome.step),
             "teacher_sha256": teacher.exported.sha256,
+            "start_sha256": teacher.start.sha256 if teacher.start else None,
             "seed": settings.seed,
             "labelled_seed": settings.labelled.seed,
         },
@@ -167,9 +169,10 @@ def judge_student(
 
 
 def build_student(settings: Distill, teacher: Teacher) -> Taught:
-    """The student beside its teacher, on the CPU, drawn from torch's generator unless it starts from the teacher.
+    """The student beside its teacher, on the CPU, drawn from torch's generator where it does not start from weights.
 
-    One like the teacher has the layers of its head too; any other has a classifier on its features.
+    One like the teacher has the layers of its head too; any other has a classifier on its features. Only one that
+    starts from the teacher starts with its head.
     """
     exported, encoder = teacher.exported, settings.student.build()
     wanted: HeadConfig = Head.Config(hidden_layers=0, output_dim=exported.encoder.feature_dim)
@@ -178,8 +181,8 @@ def build_student(settings: Distill, teacher: Teacher) -> Taught:
         if settings.student != exported.config:
             wanted = replace(cast(Classifier.Config, wanted), hidden=None, layer=0)
     head = wanted.build(encoder.feature_dim)
-    if settings.start == "teacher":
-        encoder.load_state_dict(exported.encoder.state_dict())
+    if teacher.start:
+        encoder.load_state_dict(teacher.start.encoder.state_dict())
     if settings.protocol == "features":
         return FeatureDistilled(encoder, head, teacher.network)
     if settings.start == "teacher":
@@ -211,12 +214,25 @@ def _read_teacher(path: Path, settings: Distill) -> Teacher:
             "by --protocol features"
         )
     check_student(settings, exported.config, exported.feed)
+    start = exported if settings.start == "teacher" else _read_start(settings)
     network = exported.encoder if settings.protocol == "features" else exported.classifier
     facts = {"teacher": exported.sha256}
     if settings.protocol != "features":
         head = cast(nn.Module, exported.head)
         facts["classifier"] = hashlib.sha256(checkpoint.serialize(head.state_dict())).hexdigest()
-    return Teacher(exported, network, path if path.is_dir() else path.parent, facts)
+    if start:
+        facts["start"] = start.sha256
+    return Teacher(exported, network, path if path.is_dir() else path.parent, start, facts)
+
+
+def _read_start(settings: Distill) -> Exported | None:
+    if settings.start == "random":
+        return None
+    start = load_encoder(Path(settings.start))
+    unlike = differences(dump(start.config), dump(settings.student), "student")
+    if unlike:
+        raise ValueError(f"the student cannot start from {settings.start}: {'; '.join(unlike)}; give --start random")
+    return start
 
 
 def check_student(settings: Distill, teacher: ResNet.Config, feed: Feed) -> None:
@@ -303,7 +319,7 @@ def _protocol(settings: Distill, exported: Exported, images: int, chosen: Source
         "protocol": settings.protocol,
         "teacher": dump(exported.config),
         "student": dump(settings.student),
-        "start": settings.start,
+        "start": settings.start if settings.start in ("random", "teacher") else "encoder",
         "temperature": settings.temperature,
         "tau_squared": settings.tau_squared,
         "alpha": settings.alpha,

@@ -17,7 +17,8 @@ from selfsup.stages.distill import Distill, run_distill
 from selfsup.stages.encoder import load_encoder
 from selfsup.stages.finetune import Finetune, run_finetune
 from selfsup.stages.semi_settings import Semi, SemiFromRecipe, check
-from selfsup.trainer import Training, make_accelerator
+from selfsup.trainer import make_accelerator
+from selfsup.training import Training
 
 
 def run_semi(name: str, settings: Semi) -> Evaluated:

@@ -15,7 +15,7 @@ from selfsup.stages.distill import Distill, check_student, distill_settings
 from selfsup.stages.encoder import load_encoder
 from selfsup.stages.finetune import Finetune, finetune_settings
 from selfsup.stages.supervised import require_labels
-from selfsup.trainer import Training
+from selfsup.training import Training
 
 # Flags of the command that stand for those of fields.
 SHORT = {

@@ -17,7 +17,8 @@ from selfsup.pretrain import make_loader, report_unreadable
 from selfsup.stages.accuracy import top_figures
 from selfsup.stages.embed import extract
 from selfsup.stages.encoder import Feed
-from selfsup.trainer import Evaluate, Outcome, Training, fit, make_accelerator
+from selfsup.trainer import Evaluate, fit, make_accelerator
+from selfsup.training import Outcome, Training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,61 @@
+"""How something is trained, as every trained stage is told, and how that ended."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from selfsup.config import execution
+from selfsup.optim import OptimizerConfig
+from selfsup.schedules import Cosine, Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How something is trained: the fields that every trained stage shares."""
+
+    epochs: int
+    batch_size: int  # global: over all processes
+    optimizer: OptimizerConfig
+    schedule: Schedule = Cosine()
+    seed: int = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False  # the encoder, by torch.compile
+    deterministic: bool = True  # on a GPU: only convolution kernels that give the same bits every time
+    clip_norm: float | None = None  # largest norm of the whole gradient
+    folder: str = execution("")  # run folder; empty: runs/<name>
+    max_steps: int | None = execution(None)  # stop after this step, as max_minutes does
+    max_minutes: float | None = execution(None)  # save and stop after this time; the same command goes on
+    device: Literal["auto", "cpu"] = execution("auto")
+    workers: int = execution(2)  # processes that decode photographs; arrays need none
+    log_every: int = execution(20)  # steps
+    evaluate_every: int = execution(1)  # epochs between online evaluations; 0: never
+    save_minutes: float = execution(10.0)  # between checkpoints
+    keep: int = execution(2)  # checkpoints kept
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "log_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"clip_norm is {self.clip_norm}; it must be positive, or None for no clipping")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps is {self.max_steps}; it must be at least 1")
+        for name in ("seed", "workers", "evaluate_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+
+
+class Outcome(NamedTuple):
+    """How `fit` ended."""
+
+    step: int
+    total_steps: int
+    reason: Literal["finished", "max-minutes", "max-steps", "signal"]
+    signal: int  # the signal's number, or 0
+
+    @property
+    def finished(self) -> bool:
+        return self.reason == "finished"
+
+
+class Diverged(ValueError):
+    """The loss or the weights are not finite any more."""
