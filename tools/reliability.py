@@ -21,9 +21,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-TOOLS = Path(__file__).resolve().parent
-ROOT = TOOLS.parent
-sys.path[:0] = [str(ROOT), str(TOOLS), str(ROOT / "tests"), str(ROOT / "tests" / "contracts")]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # its small worlds serve here too
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "contracts"))
 
 import torch
 from jobs import Job, work_off
@@ -32,6 +33,7 @@ from proofs.figure import Figure
 from selfsup.folder import environment
 from selfsup.monitor.log import message
 
+ROOT = Path(__file__).resolve().parents[1]
 # In the order of the record.
 MODULES: tuple[str, ...] = ()
 
