@@ -7,7 +7,8 @@
 Pretrains a small ResNet with SimCLR on the 50,000 training images without labels; fine-tunes it with 10 labels of each
 class, with 1 % and with 10 % of the labels, beside the same network from scratch on the same labels for as many steps;
 distils classifiers into a student of half the width and into one like the teacher. Judged on the 10,000 test images, at
-the last epoch. The two smaller choices of labels are drawn three times. What is finished is kept, what was interrupted
+the last epoch. The two smaller choices of labels are drawn three times, and
+each teacher of 1 % of the labels has a student like it. What is finished is kept, what was interrupted
 goes on. Results: docs/results/stages_cpu.json and stages_cpu.md (or _cuda).
 
 The settings were chosen on 5,000 training images that were left out (`--choose` trains without them and judges there),
@@ -95,16 +96,17 @@ def finetuning(data: Data, choice: str, seed: int, start: str) -> Finetune:
     )
 
 
-def distilling(data: Data, teacher: Path, protocol: str) -> Distill:
-    """Self-distillation sees almost whole images, of which the teacher knows most."""
+def distilling(data: Data, teacher: Path, pretrained: Path, protocol: str) -> Distill:
+    """Self-distillation begins where its teacher began, and sees almost whole images."""
     like = protocol == "self"
     settings = distill_settings(protocol, data, load_encoder(teacher).config)
     return replace(
         settings,
-        epochs=8 if like else 14,
+        temperature=1.0,
+        epochs=12 if like else 14,
         batch_size=250,
-        optimizer=SGD.Config(learning_rate=0.05 if like else 0.1, scaling="none", weight_decay=5e-4),
-        start="teacher" if like else "random",
+        optimizer=SGD.Config(learning_rate=0.1, scaling="none", weight_decay=5e-4),
+        start=str(pretrained) if like else "random",
         crop_scale=(0.7 if like else 0.4, 1.0),
         workers=0,
         precision="bf16",
@@ -128,9 +130,8 @@ def parts(data: Data) -> list[Part]:
 
     def distilled(teacher: str, protocol: str, name: str) -> Callable[[Path], list[Result]]:
         def carry_out(runs: Path) -> list[Result]:
-            return run_distill(
-                runs / teacher, replace(distilling(data, runs / teacher, protocol), folder=str(runs / name))
-            ).results
+            settings = distilling(data, runs / teacher, runs / "pretrain", protocol)
+            return run_distill(runs / teacher, replace(settings, folder=str(runs / name))).results
 
         return carry_out
 
@@ -140,9 +141,13 @@ def parts(data: Data) -> list[Part]:
             for start, kind in (("pretrained", "finetune"), ("random", "supervised")):
                 name = f"{kind}_{choice}" + (f"_seed{seed}" if seed else "")
                 found.append(Part(name, kind, tuned(choice, seed, start, name), ("pretrain",)))
-    for choice, protocol in (("10pct", "smaller"), ("1pct", "smaller"), ("1pct", "self")):
+    students = [("smaller", "10pct"), ("smaller", "1pct")]
+    students += [
+        ("self", part.name.removeprefix("finetune_")) for part in found if part.name.startswith("finetune_1pct")
+    ]
+    for protocol, choice in students:
         name, teacher = f"distill_{protocol}_{choice}", f"finetune_{choice}"
-        found.append(Part(name, "distill", distilled(teacher, protocol, name), (teacher,)))
+        found.append(Part(name, "distill", distilled(teacher, protocol, name), (teacher, "pretrain")))
     return found
 
 

@@ -39,8 +39,10 @@ def unmet(named: dict[str, dict[str, float]]) -> list[str]:
     for name, figures in named.items():
         if name.startswith("distill_smaller") and figures["distill_top1"] < KEPT * figures["teacher_top1"]:
             said.append(f"{name}: {figures['distill_top1']:.4f}, below {KEPT} of {figures['teacher_top1']:.4f}")
-        if name.startswith("distill_self") and figures["distill_top1"] <= figures["teacher_top1"]:
-            said.append(f"{name}: {figures['distill_top1']:.4f}, not above its teacher's {figures['teacher_top1']:.4f}")
+    own = [figures for name, figures in named.items() if name.startswith("distill_self")]
+    student, teacher = (statistics.fmean([row[f"{who}_top1"] for row in own] or [0]) for who in ("distill", "teacher"))
+    if own and student <= teacher:
+        said.append(f"self-distillation: {student:.4f}, not above its teachers' {teacher:.4f}")
     return said
 
 
@@ -57,8 +59,9 @@ def table(found: list[Figures]) -> str:
     text += STUDENTS
     for name, figures in named.items():
         if name.startswith("distill_"):
-            _, kind, choice = name.split("_", 2)
+            _, kind, choice, *draw = name.split("_")
             student = {"smaller": "half the width", "self": "like its teacher"}[kind]
+            student += f", draw {draw[0].removeprefix('seed')} of the labels" if draw else ""
             top1, teacher = figures["distill_top1"], figures["teacher_top1"]
             text += f"| {LABELS[choice]} | {student} | {teacher:.4f} | {top1:.4f} | {top1 / teacher:.3f} |"
             text += f" {figures['agreement']:.3f} |\n"
