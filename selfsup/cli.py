@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfsup.untrusted import plain
+
 if TYPE_CHECKING:
     from selfsup.stages.base import Evaluated
 
@@ -55,7 +57,7 @@ def main() -> None:
         named = isinstance(error, OSError) and error.filename is not None  # a full disk, a folder without permission
         if not (meant_for_user(error) or named) or os.environ.get("SELFSUP_TRACEBACK"):
             raise
-        print(f"selfsup: {error}", file=sys.stderr)
+        print(f"selfsup: {plain(str(error))}", file=sys.stderr)
         sys.exit(2)
 
 

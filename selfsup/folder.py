@@ -15,6 +15,7 @@ import torch
 
 from selfsup import checkpoint, distributed
 from selfsup.config import differences, dump, result_relevant
+from selfsup.untrusted import read_json
 
 try:
     import fcntl
@@ -52,7 +53,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; give --folder the name of a folder")
         if saved.is_file():
-            old = _read_json(saved)
+            old = read_json(saved)
             changed = differences(old.get("result", {}), _relevant(config, facts))
             if changed:
                 shown = "; ".join(changed[:6]) + ("; ..." if len(changed) > 6 else "")
@@ -115,12 +116,14 @@ class RunFolder:
         """
         if not self.holds_run:
             raise ValueError(f"{self.path} is not a run folder: it has no config.json")
-        run: dict[str, Any] = _read_json(self.path / "config.json")["run"]
+        run = read_json(self.path / "config.json").get("run")
+        if not isinstance(run, dict):
+            raise ValueError(f"{self.path / 'config.json'} does not say what was run; the file is damaged")
         return run
 
     def read_json(self, name: str) -> dict[str, Any]:
         """What `write_json` wrote, or an empty dictionary."""
-        return _read_json(self.path / name) if (self.path / name).is_file() else {}
+        return read_json(self.path / name) if (self.path / name).is_file() else {}
 
     def write_json(self, name: str, content: Any) -> Path:
         """Write `name` inside the folder, atomically."""
@@ -132,14 +135,6 @@ class RunFolder:
 
 def _relevant(config: Any, facts: dict[str, Any]) -> dict[str, Any]:
     return result_relevant(config) | {"facts": facts}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    return content
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -7,10 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    ["randomness", "distributed", "schedules", "config", "checkpoint", "data.batch"],
+    ["randomness", "distributed", "schedules", "config", "checkpoint", "untrusted", "data.batch"],
     ["losses", "memory", "models", "augment", "data", "optim", "cluster", "monitor"],
     ["methods"],
-    ["folder", "interruption", "training", "state", "trainer"],
+    ["folder", "interruption", "training", "state", "caching", "trainer"],
     ["pretrain", "stages", "catalogue"],
     ["cli", "launch", "__main__", "recipes"],
 ]

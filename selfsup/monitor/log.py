@@ -12,13 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from selfsup.checkpoint import write_atomically
+from selfsup.untrusted import plain
 
 console = Console(stderr=True, highlight=False)
 
 
 def message(text: str) -> None:
     """One message for the person in front of the terminal; standard output is left to results."""
-    console.print(text, soft_wrap=True, markup=False)
+    console.print(plain(text), soft_wrap=True, markup=False)
 
 
 class Log:
@@ -90,12 +91,12 @@ def _drop_after(metrics: Path, step: int) -> None:
     """Drop lines of later steps, and a last line that a crash cut off."""
     if not metrics.is_file():
         return
-    lines, kept = metrics.read_text().splitlines(), []
+    lines, kept = metrics.read_text(errors="replace").splitlines(), []
     for line in lines:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     if kept != lines:
         write_atomically(metrics, "".join(f"{line}\n" for line in kept).encode())

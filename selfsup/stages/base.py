@@ -86,11 +86,21 @@ def read(folder: RunFolder, stage: str) -> list[Result]:
     if not content:
         return []
     try:
-        return [Result(**item) for item in content["results"]]
+        return [_result(item) for item in content["results"]]
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{folder.path}/results/{stage}.json holds no results ({error!r}); delete it and evaluate again"
         ) from error
+
+
+def _result(item: dict[str, Any]) -> Result:
+    result = Result(**item)
+    parts = (result.figures, result.protocol, result.about)
+    if not isinstance(result.stage, str) or not all(isinstance(part, dict) for part in parts):
+        raise TypeError("its parts are of the wrong types")
+    if not all(isinstance(value, int | float) for value in result.figures.values()):
+        raise TypeError("a figure is no number")
+    return result
 
 
 def _as_json(value: Any) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from selfsup import checkpoint
 from selfsup.monitor.log import message
+from selfsup.untrusted import read_json
 
 _ROW_GROUP = 8192  # rows of a Parquet file that are in memory at once
 
@@ -44,16 +45,18 @@ class Partial:
         if not (self.path.is_file() and self.beside.is_file()):
             return None
         try:
-            saved = json.loads(self.beside.read_text())
-        except ValueError as error:
+            saved = read_json(self.beside)
+            of, done = saved["of"], Done(**saved["done"])
+            numbers = {part: {int(key): reason for key, reason in met.items()} for part, met in done.unreadable.items()}
+            done.unreadable = numbers  # JSON has only strings as keys
+            if min(done.chunks, done.rows, done.dimension) < 0:
+                raise ValueError("it counts less than nothing")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             message(f"{self.beside} is damaged ({error}): starting afresh")
             return None
-        if saved["of"] != json.loads(json.dumps(self.content)):
+        if of != json.loads(json.dumps(self.content)):
             message(f"{self.path} is of something else (settings, encoder or data): starting afresh")
             return None
-        done = Done(**saved["done"])
-        numbers = {part: {int(key): reason for key, reason in met.items()} for part, met in done.unreadable.items()}
-        done.unreadable = numbers  # JSON has only strings as keys
         return done if self.path.stat().st_size >= self.offset(done) else None
 
     @staticmethod
