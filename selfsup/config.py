@@ -23,6 +23,8 @@ from typing import Any, Literal, TypeVar
 
 import tyro
 
+from selfsup.untrusted import plain_name
+
 Config = TypeVar("Config")
 
 
@@ -166,40 +168,80 @@ def dump(config: Any) -> Any:
     return config
 
 
+def _alternatives(kind: Any) -> list[Any]:
+    """The parts of a union, or the type itself."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return [c for part in typing.get_args(kind) for c in _alternatives(part)]
+    return [kind]
+
+
 def _candidates(kind: Any) -> list[type]:
     """Every dataclass that a field of this declared type may hold."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return [c for part in typing.get_args(kind) for c in _candidates(part)]
     if isinstance(kind, type) and is_dataclass(kind):
         return [kind] + [c for child in kind.__subclasses__() for c in _candidates(child)]
     return []
 
 
-def restore(value: Any, kind: Any) -> Any:
+def restore(value: Any, kind: Any, where: str = "") -> Any:
     """The configuration that `dump` wrote, as an instance of the declared type `kind` or of a subclass of it.
 
-    Fields that the file lacks take their defaults, so that older files load.
+    Fields that the file lacks take their defaults, so that older files load. Nothing but the declared types can come
+    out, whatever the file says: numbers, words, tuples of them, and dataclasses.
+
+    Args:
+        value: what JSON gave.
+        kind: a dataclass, or the declared type of one of its fields.
+        where: the field, for messages.
 
     Raises:
-        ValueError: a class that the declared type does not allow, or a field that the class does not have.
+        ValueError: a class that the declared type does not allow, a field that the class does not have, a value of
+            another type than the field's, or no value where there is no default.
     """
     if isinstance(value, dict):
-        allowed = {_class_name(c): c for c in _candidates(kind)}
-        name = value.get("class", "")
-        if name not in allowed:
-            raise ValueError(f"configuration names class {name!r}; allowed here: {', '.join(allowed) or 'none'}")
-        chosen = allowed[name]
-        hints = typing.get_type_hints(chosen)
-        unknown = set(value) - set(hints) - {"class"}
-        if unknown:
-            raise ValueError(f"configuration of {name} has unknown fields: {', '.join(sorted(unknown))}")
-        return chosen(**{key: restore(item, hints[key]) for key, item in value.items() if key != "class"})
+        return _restore_dataclass(value, kind, where)
     if isinstance(value, list):
-        items = [part for part in typing.get_args(kind) if part is not Ellipsis]
-        if len(items) == len(value) and Ellipsis not in typing.get_args(kind):
-            return tuple(restore(item, part) for item, part in zip(value, items, strict=True))
-        return tuple(restore(item, items[0] if items else Any) for item in value)
-    return value
+        for part in _alternatives(kind):
+            items = typing.get_args(part)
+            if typing.get_origin(part) is tuple and items[1:] == (Ellipsis,):
+                return tuple(restore(item, items[0], f"{where}.{n}") for n, item in enumerate(value))
+            if typing.get_origin(part) is tuple and len(items) == len(value):
+                pairs = zip(value, items, strict=True)
+                return tuple(restore(item, of, f"{where}.{n}") for n, (item, of) in enumerate(pairs))
+    elif any(_fits(value, part) for part in _alternatives(kind)):
+        return value
+    named = kind.__name__ if isinstance(kind, type) else str(kind)
+    raise ValueError(f"configuration has {where or 'itself'} = {_shown(value)}; wanted {named}")
+
+
+def _restore_dataclass(value: dict[str, Any], kind: Any, where: str) -> Any:
+    allowed = {_class_name(c): c for part in _alternatives(kind) for c in _candidates(part)}
+    name = value.get("class", "")
+    if not isinstance(name, str) or name not in allowed:
+        raise ValueError(f"configuration names class {_shown(name)}; allowed here: {', '.join(allowed) or 'none'}")
+    chosen = allowed[name]
+    hints = typing.get_type_hints(chosen)
+    unknown = set(value) - set(hints) - {"class"}
+    if unknown:
+        raise ValueError(f"configuration of {name} has unknown fields: {', '.join(sorted(unknown))}")
+    for field in fields(chosen):
+        absent = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if absent and field.name not in value:
+            raise ValueError(f"configuration of {name} lacks the field {field.name}")
+    path = f"{where}." if where else ""
+    return chosen(**{key: restore(item, hints[key], path + key) for key, item in value.items() if key != "class"})
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a single JSON value is of this type. JSON and users write 1 for 1.0, but neither 1 for true."""
+    if typing.get_origin(kind) is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in typing.get_args(kind))
+    if kind is float:
+        return type(value) in (float, int)
+    return kind is Any or (isinstance(kind, type) and type(value) is kind)
+
+
+def _shown(value: Any) -> str:
+    return plain_name(repr(value), longest=80)
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
