@@ -17,6 +17,9 @@ TIMEOUT = timedelta(seconds=120)
 def _process(rank: int, world: int, folder: str, target: Callable[..., Any], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the name of this host may not resolve
+    # As a launcher has them, so that accelerate joins the group that is there.
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
     dist.init_process_group("gloo", f"file://{folder}/store", timeout=TIMEOUT, rank=rank, world_size=world)
     torch.save(target(*args), Path(folder) / f"result_{rank}")
     dist.barrier()  # nobody leaves while another still talks

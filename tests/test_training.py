@@ -9,7 +9,7 @@ import pytest
 import torch
 from processes import run_processes
 from test_resume import assert_same, run_all
-from tiny import METHODS, tiny_run
+from tiny import METHODS, QUICK, tiny_run
 
 import selfsup.pretrain
 from selfsup.augment.views import Views
@@ -34,7 +34,7 @@ def logged(folder: Path, name: str) -> list[float]:
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", QUICK)
 def test_bf16_trains_and_keeps_weights_and_memory_in_fp32(method: str, device: str, tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "run", method, precision="bf16", device=device, log_every=1)
     pretrain(run)
@@ -48,7 +48,7 @@ def test_bf16_trains_and_keeps_weights_and_memory_in_fp32(method: str, device: s
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", QUICK)
 def test_fp16_trains(method: str, tmp_path: Path) -> None:
     pretrain(tiny_run(tmp_path / "run", method, precision="fp16", device="auto", log_every=1))
     assert all(torch.tensor(logged(tmp_path / "run", "loss")).isfinite())
@@ -56,7 +56,7 @@ def test_fp16_trains(method: str, tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", QUICK)
 def test_resume_is_exact_on_a_gpu(method: str, precision: str, tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "whole", method, precision=precision, device="auto")
     pretrain(run)
@@ -154,7 +154,7 @@ def test_replicas_are_identical_to_the_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", QUICK)
 def test_a_whole_step_never_waits_for_the_device(method: str, device: str, tmp_path: Path) -> None:
     """From the loader's batch to the memory's update; on a GPU every hidden synchronisation is an error."""
     run = tiny_run(tmp_path / "run", method, device=device, precision="bf16")

@@ -39,7 +39,7 @@ class Learner:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A method in one configuration; batches are of 16 images in 2 processes of 8, so no memory size is a multiple."""
+    """A method in one configuration; no memory is filled by whole batches of 16."""
 
     name: str
     config: Method.Config
@@ -91,11 +91,11 @@ def _sources(count: int) -> int:
     return -(-count // CLASS // 2)
 
 
-def problem(case: Case, count: int) -> Problem:
+def problem(case: Case, count: int, batch_size: int = BATCH) -> Problem:
     known = labels(case, count)
     return Problem(
         num_images=count,
-        batch_size=BATCH,
+        batch_size=batch_size,
         seed=0,
         num_classes=int(known.max()) + 1,
         num_views=case.views,
@@ -107,8 +107,8 @@ def problem(case: Case, count: int) -> Problem:
     )
 
 
-def global_batch(case: Case, step: int, count: int) -> tuple[list[Tensor], Batch]:
-    """The views of 16 different images and their batch: a pure function of the step.
+def global_batch(case: Case, step: int, count: int, batch_size: int = BATCH) -> tuple[list[Tensor], Batch]:
+    """The views of `batch_size` different images and their batch: a pure function of the step.
 
     With labels, rows of one class lie anywhere in the batch, so that two processes share most classes.
     """
@@ -123,14 +123,15 @@ def global_batch(case: Case, step: int, count: int) -> tuple[list[Tensor], Batch
 
     if case.domains == 2:
         both = torch.arange(count // CLASS).split(_sources(count))
-        rows = torch.stack([some(classes, BATCH // 2) for classes in both], dim=1).flatten()
+        rows = torch.stack([some(classes, batch_size // 2) for classes in both], dim=1).flatten()
     elif case.per_class:
-        rows = some(torch.arange(count // CLASS), BATCH)
+        rows = some(torch.arange(count // CLASS), batch_size)
     else:
-        rows = torch.randperm(count, generator=generator)[:BATCH]
+        rows = torch.randperm(count, generator=generator)[:batch_size]
     shown = images(count)[rows]
     views = [shown + 0.3 * torch.randn(shown.shape, generator=generator) for _ in range(case.views)]
-    return views, Batch(torch.zeros(BATCH, 3, SIZE, SIZE, dtype=torch.uint8), labels(case, count)[rows], rows)
+    blank = torch.zeros(batch_size, 3, SIZE, SIZE, dtype=torch.uint8)
+    return views, Batch(blank, labels(case, count)[rows], rows)
 
 
 def local(rows: Tensor) -> Tensor:
@@ -142,12 +143,20 @@ def local(rows: Tensor) -> Tensor:
 class Run:
     """A method that is trained on the batches of its case, one step at a time, as the trainer would do it."""
 
-    def __init__(self, case: Case, count: int = IMAGES, dtype: torch.dtype = torch.float32, seed: int = 0) -> None:
+    def __init__(
+        self,
+        case: Case,
+        count: int = IMAGES,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+        batch_size: int = BATCH,
+    ) -> None:
         torch.manual_seed(seed)
         self.case = case
         self.count = count
         self.dtype = dtype
-        method = case.config.build(Toy(case.batch_norm), problem(case, count))
+        self.batch_size = batch_size
+        method = case.config.build(Toy(case.batch_norm), problem(case, count, batch_size))
         # In single precision as it comes: some of its memory may be in half precision.
         self.method: Method = method if dtype == torch.float32 else method.to(dtype)
         parameters = [p for p in self.method.parameters() if p.requires_grad]
@@ -158,7 +167,7 @@ class Run:
 
     def batch(self, step: int) -> tuple[list[Tensor], Batch]:
         """This process's views and batch."""
-        views, batch = global_batch(self.case, step, self.count)
+        views, batch = global_batch(self.case, step, self.count, self.batch_size)
         assert isinstance(batch.images, Tensor)
         parts = Batch(local(batch.images), local(batch.labels), local(batch.indices))
         return [local(view).to(self.dtype) for view in views], parts

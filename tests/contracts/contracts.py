@@ -69,11 +69,11 @@ def embeddings_of(run: Run, views: list[Tensor], batch: Batch) -> tuple[list[Ten
     return leaves, step
 
 
-def trained(cases: list[Case]) -> dict[str, dict[str, Any]]:
+def trained(cases: list[Case], batch_sizes: list[int] | None = None) -> dict[str, dict[str, Any]]:
     """By case: losses as means over processes, gradients of the first step and the state after the last."""
     results: dict[str, dict[str, Any]] = {}
-    for case in cases:
-        run = Run(case, dtype=torch.float64)
+    for case, batch_size in zip(cases, batch_sizes or [BATCH] * len(cases), strict=True):
+        run = Run(case, dtype=torch.float64, batch_size=batch_size)
         losses = []
         for step in range(STEPS):
             run.begin_epoch(step)

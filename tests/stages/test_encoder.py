@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import METHODS, tiny_run
 
-from selfsup.data.sources import open_source
+from selfsup.data.joined import open_training
 from selfsup.models.resnet import ResNet
 from selfsup.pretrain import build_method
 from selfsup.stages.encoder import Feed, export, load_encoder, save_encoder
@@ -42,7 +42,7 @@ def test_the_head_travels_beside_the_encoder(tmp_path: Path) -> None:
     images = torch.rand(4, 3, 16, 16)
     for name in METHODS:
         run = tiny_run(tmp_path / name, name)
-        method = build_method(run, open_source("shapes:128")).eval()
+        method = build_method(run, open_training(run.data)).eval()
         (tmp_path / name).mkdir()
         export(method, tmp_path / name / "encoder.safetensors", run.encoder, run.feed, {})
         exported = load_encoder(tmp_path / name)

@@ -1,7 +1,6 @@
 """Fine-tuning: the published settings, what is trained and how fast, the same bits after any interruption."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,14 +179,6 @@ def test_interrupted_anywhere_it_ends_with_the_same_bits(finished: Path, tmp_pat
 
 
 def finetuned(run: str, task: Finetune) -> Tensor:
-    rank = torch.distributed.get_rank()
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "29513",
-    }
     return torch.tensor(run_finetune(Path(run), task).results[0].figures["finetune_top1"])
 
 

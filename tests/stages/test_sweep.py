@@ -1,6 +1,5 @@
 """Many rates at once: each classifier is the one that would be trained alone, and the test images choose nothing."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -159,13 +158,6 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_bits(
 
 def run_here(encoder: Path, settings: Sweep) -> dict[str, Any]:
     """`run_linear`, in a process group that exists already."""
-    os.environ |= {
-        "RANK": str(torch.distributed.get_rank()),
-        "LOCAL_RANK": str(torch.distributed.get_rank()),
-        "WORLD_SIZE": str(torch.distributed.get_world_size()),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "29512",
-    }
     result = run_linear(encoder, settings).results[0]
     return {"figures": result.figures, "told": result.about["validation_top1"]}
 
