@@ -155,14 +155,15 @@ def _told(box: str) -> str:
 # JSON
 
 
-def _class_name(kind: type) -> str:
+def class_name(kind: type) -> str:
+    """The name under which `dump` and `restore` know a class."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def dump(config: Any) -> Any:
     """JSON-ready form: a dataclass becomes a dictionary with its class name under "class"."""
     if is_dataclass(config) and not isinstance(config, type):
-        return {"class": _class_name(type(config))} | {f.name: dump(getattr(config, f.name)) for f in fields(config)}
+        return {"class": class_name(type(config))} | {f.name: dump(getattr(config, f.name)) for f in fields(config)}
     if isinstance(config, tuple | list):
         return [dump(item) for item in config]
     return config
@@ -214,7 +215,7 @@ def restore(value: Any, kind: Any, where: str = "") -> Any:
 
 
 def _restore_dataclass(value: dict[str, Any], kind: Any, where: str) -> Any:
-    allowed = {_class_name(c): c for part in _alternatives(kind) for c in _candidates(part)}
+    allowed = {class_name(c): c for part in _alternatives(kind) for c in _candidates(part)}
     name = value.get("class", "")
     if not isinstance(name, str) or name not in allowed:
         raise ValueError(f"configuration names class {_shown(name)}; allowed here: {', '.join(allowed) or 'none'}")
@@ -228,7 +229,11 @@ def _restore_dataclass(value: dict[str, Any], kind: Any, where: str) -> Any:
         if absent and field.name not in value:
             raise ValueError(f"configuration of {name} lacks the field {field.name}")
     path = f"{where}." if where else ""
-    return chosen(**{key: restore(item, hints[key], path + key) for key, item in value.items() if key != "class"})
+    restored = {key: restore(item, hints[key], path + key) for key, item in value.items() if key != "class"}
+    try:
+        return chosen(**restored)
+    except ArithmeticError as error:  # what checks of a number make of infinity
+        raise ValueError(f"configuration of {name} has a number that makes no sense: {error}") from error
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -273,7 +278,7 @@ def result_relevant(config: Any) -> Any:
     """`dump` without the fields declared with `execution`: two runs with equal ones have equal results."""
     if is_dataclass(config) and not isinstance(config, type):
         kept = [f for f in fields(config) if not f.metadata.get("execution")]
-        return {"class": _class_name(type(config))} | {f.name: result_relevant(getattr(config, f.name)) for f in kept}
+        return {"class": class_name(type(config))} | {f.name: result_relevant(getattr(config, f.name)) for f in kept}
     if isinstance(config, tuple | list):
         return [result_relevant(item) for item in config]
     return config

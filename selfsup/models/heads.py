@@ -32,8 +32,8 @@ class Head(nn.Module):
         batch_norm: Literal["none", "hidden", "all"] = "none"
 
         def __post_init__(self) -> None:
-            if self.hidden_layers < 0:
-                raise ValueError(f"hidden_layers is {self.hidden_layers}; give 0 for a linear head, or more")
+            if not 0 <= self.hidden_layers <= 100:
+                raise ValueError(f"hidden_layers is {self.hidden_layers}; give 0 for a linear head, or up to 100")
             if self.output_dim < 1:
                 raise ValueError(f"output_dim is {self.output_dim}; give 1 or more, such as 128")
 

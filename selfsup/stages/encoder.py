@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +14,17 @@ from selfsup import checkpoint, distributed
 from selfsup.augment.geometry import Fit
 from selfsup.augment.parameters import Size
 from selfsup.augment.views import Center
-from selfsup.config import dump, restore
+from selfsup.config import class_name, dump, restore
 from selfsup.methods.base import Method
 from selfsup.models.heads import Classifier, HeadConfig
 from selfsup.models.resnet import ResNet
+from selfsup.untrusted import plain_name, read_json
 
 SCHEMA = 1
 HEAD = "head.safetensors"
+_LARGEST = 4096  # pixels of a side that an encoder is fed with
 Layer = Literal["backbone", "embedding"]
+Built = TypeVar("Built", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,14 @@ class Feed:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fit: Fit = "center"  # whole: the whole image squeezed to the size, as training by shifts sees it
+
+    def __post_init__(self) -> None:
+        sides = self.size if isinstance(self.size, tuple) else (self.size,)
+        if not all(1 <= side <= _LARGEST for side in sides) or not 0 < self.fraction <= 1 or min(self.std) <= 0:
+            raise ValueError(
+                f"an encoder cannot be fed with size {self.size}, fraction {self.fraction} and std {self.std}; wanted "
+                f"1 to {_LARGEST} pixels, a fraction above 0 and at most 1, and positive standard deviations"
+            )
 
     def center(self) -> Center:
         return Center(self.size, self.fraction, self.mean, self.std, fit=self.fit)
@@ -135,28 +147,25 @@ def load_encoder(path: Path) -> Exported:
         unfinished = path.is_dir() and (path / "config.json").is_file()
         remedy = "run the same pretrain command again to finish it" if unfinished else "give a run folder or the file"
         raise ValueError(f"there is no encoder at {weights}; {remedy}")
+    beside = weights.with_suffix(".json")
     try:
-        about = json.loads(weights.with_suffix(".json").read_text())
-        config = restore(about["encoder"], ResNet.Config)
-        # JSON has lists for tuples; fields that an older file lacks take their defaults.
-        fed: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in about["feed"].items()
-        }
-        feed = Feed(**fed)
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{weights.with_suffix('.json')} cannot be read: {error!r}; it must lie beside the weights"
-        ) from error
-    _check_digest(weights, about["sha256"])
-    encoder = config.build()
-    encoder.load_state_dict(checkpoint.read_tensors(weights))
+        about = read_json(beside)
+        config: ResNet.Config = restore(about["encoder"], ResNet.Config)
+        # Fields that an older file lacks take their defaults.
+        feed: Feed = restore({**about["feed"], "class": class_name(Feed)}, Feed)
+        recorded, made_by, head = about["sha256"], about["made_by"], about.get("head")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{beside} cannot be read: {reason}; it must lie beside the weights") from error
+    _check_digest(weights, recorded)
+    encoder = _filled(config.build, weights)
     return Exported(
         encoder=encoder.eval().to(memory_format=torch.channels_last),
         config=config,
-        head=_load_head(weights.with_name(HEAD), about["head"], encoder.feature_dim) if "head" in about else None,
+        head=_load_head(weights.with_name(HEAD), head, encoder.feature_dim) if head is not None else None,
         feed=feed,
-        sha256=about["sha256"],
-        made_by=about["made_by"],
+        sha256=recorded,
+        made_by=made_by,
     )
 
 
@@ -172,8 +181,30 @@ def _load_head(path: Path, about: dict[str, Any], feature_dim: int) -> nn.Module
     """The head beside an encoder; None where only the encoder was taken along."""
     if not path.is_file():
         return None
-    _check_digest(path, about["sha256"])
-    config: HeadConfig = restore(about["config"], HeadConfig)
-    head = config.build(feature_dim)
-    head.load_state_dict(checkpoint.read_tensors(path))
-    return head.eval()
+    try:
+        recorded = about["sha256"]
+        config: HeadConfig = restore(about["config"], HeadConfig)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"what is said of {path} cannot be read: {error}") from error
+    _check_digest(path, recorded)
+    return _filled(lambda: config.build(feature_dim), path).eval()
+
+
+def _filled(build: Callable[[], Built], path: Path) -> Built:
+    """A network with the tensors of a file; nothing is allocated before it is known that they are those it has."""
+    tensors = checkpoint.read_tensors(path)
+    try:
+        with torch.device("meta"):
+            wanted = {name: tensor.shape for name, tensor in build().state_dict().items()}
+    except (RuntimeError, OverflowError) as error:  # more than there are numbers for, or no network at all
+        raise ValueError(f"the settings beside {path} describe no network that can be built: {error}") from error
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    other = [name for name in sorted(wanted.keys() | found.keys()) if wanted.get(name) != found.get(name)]
+    if other:
+        raise ValueError(
+            f"{path} does not hold what is said beside it: {len(other)} tensors differ, the first is "
+            f"{plain_name(other[0])}"
+        )
+    network = build()
+    network.load_state_dict(tensors)
+    return network
