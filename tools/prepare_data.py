@@ -12,6 +12,7 @@ its name, so an item is whole or not there. One JSON line per item goes to stand
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 import zipfile
@@ -57,6 +58,7 @@ def build_folder(item: Item, packs: Path, target: Path) -> None:
         folder = Path(made) / target.name
         for name in item.packs:
             with zipfile.ZipFile(packs / name) as archive:
+                check_disk(packs / name, archive, target.parent)
                 archive.extractall(folder)  # drops `..` and leading slashes from names
         for part, count in item.counts.items():
             check_count(f"{target.name}/{part}", len(list_images(folder / part)), count)
@@ -76,6 +78,12 @@ def write_omniglot(source: Path, target: Path, counts: dict[str, int]) -> None:
             arrays[f"x_{split}"] = bits.reshape(-1, OMNIGLOT_SIDE, OMNIGLOT_SIDE) * np.uint8(255)
             arrays[f"y_{split}"] = np.repeat(np.arange(classes), drawings)
     write_npz(target, arrays, compress=True)
+
+
+def check_disk(pack: Path, archive: zipfile.ZipFile, folder: Path) -> None:
+    needed, free = sum(entry.file_size for entry in archive.infolist()), shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(f"{pack} unpacks to {needed:,} bytes, and {folder} has {free:,} free")
 
 
 def check_count(what: str, found: int, wanted: int) -> None:

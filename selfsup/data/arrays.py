@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from selfsup.data.base import ArraySource, NoTestPart
+from selfsup.data.room import free_memory
 
 Split = Literal["train", "test"]
 
@@ -63,6 +64,7 @@ def open_npz(path: Path, split: Split) -> ArraySource:
                 f"{path} holds {', '.join(sorted(file)) or 'nothing'}; "
                 "wanted x_train, y_train, x_test, y_test, or images and labels"
             )
+        _check_room(path, file.zip, [images, labels, "classes"])
         names = tuple(str(name) for name in file["classes"]) if "classes" in file else ()
         return ArraySource(
             images_from_array(file[images], f"{path}[{images}]"),
@@ -80,6 +82,13 @@ def open_npy(path: Path, split: Split) -> ArraySource:
         # Mapped, because numpy then compares the file's length with its header before anything is allocated.
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         return ArraySource(images_from_array(np.array(mapped), str(path)), origin=str(path))
+
+
+def _check_room(path: Path, archive: zipfile.ZipFile, names: list[str]) -> None:
+    """Raise ValueError where arrays would not fit into memory; no more is read than the archive says of them."""
+    needed = sum(entry.file_size for entry in archive.infolist() if entry.filename.removesuffix(".npy") in names)
+    if needed > (free := free_memory()):
+        raise ValueError(f"{path} unpacks to {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of memory are free")
 
 
 def holds_images(path: Path) -> bool:

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from selfsup.untrusted import plain_name
+
 TOLERATED = 0.01  # share of the images that may be unreadable before the run stops
 
 
@@ -20,7 +22,7 @@ class UnreadableImage(ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"cannot read the image {self.path}: {self.reason}"
+        return f"cannot read the image {plain_name(self.path)}: {self.reason}"
 
 
 class NoTestPart(ValueError):
@@ -110,7 +112,7 @@ def check_unreadable(source: Source, unreadable: dict[int, str]) -> None:
     """
     if len(unreadable) <= max(1, int(TOLERATED * len(source))) and len(unreadable) < len(source):
         return
-    first = [f"{source.name(index)} ({reason})" for index, reason in sorted(unreadable.items())[:3]]
+    first = [f"{plain_name(source.name(index))} ({reason})" for index, reason in sorted(unreadable.items())[:3]]
     if not any(_readable(source, index) for index in range(len(source)) if index not in unreadable):
         raise TooManyUnreadable(
             f"no readable image among {len(source)}: {'; '.join(first)}\n"

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from selfsup.untrusted import read_bytes
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Of the bytes of x_train, y_train, x_test, y_test in this order, (N, 32, 32, 3) and (N,) uint8, in the official order.
@@ -62,7 +65,7 @@ def _read_layout(folder: Path, train: list[str], test: str, names: str) -> Array
 
 def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         if path.suffix == ".bin":
             # CIFAR-100 has the coarse label before the fine one.
             lead = 2 if path.name in ("train.bin", "test.bin") else 1
@@ -80,11 +83,15 @@ def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_names(path: Path) -> list[str]:
-    if path.suffix == ".txt":
-        return path.read_text().split()
-    fields = _unpickle(path.read_bytes())
-    names = fields["fine_label_names" if "fine_label_names" in fields else "label_names"]
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+    try:
+        content = read_bytes(path)
+        if path.suffix == ".txt":
+            return content.decode().split()
+        fields = _unpickle(content)
+        names = fields["fine_label_names" if "fine_label_names" in fields else "label_names"]
+        return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+    except Exception as error:  # whatever a damaged file leads to
+        raise ValueError(f"{path} holds no names of CIFAR's classes: {error}\nfetch the data set again") from error
 
 
 class _Array:
@@ -120,7 +127,15 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"the file asks for {module}.{name}, which a CIFAR batch does not need")
 
 
+def _check_memo(content: bytes) -> None:
+    """Refuse a pickle that numbers an object beyond its own length: room is made for all numbers up to the largest."""
+    for opcode, number, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(number or 0) > len(content):
+            raise ValueError(f"an object in it has the number {number}")
+
+
 def _unpickle(content: bytes) -> dict[str, Any]:
+    _check_memo(content)
     reader = _Unpickler(io.BytesIO(content), encoding="bytes")
     fields = reader.load()
     if not isinstance(fields, dict):

@@ -3,7 +3,7 @@
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from selfsup.data.base import UnreadableImage
+from selfsup.untrusted import require_file
 
 # Named, because Pillow would otherwise try every decoder it has, Ghostscript for an EPS file named .jpg included.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -29,11 +30,12 @@ _UPRIGHT = {
 
 
 def decode(file: Path | BinaryIO, name: str, side: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
-    """Decode the first frame of an image.
+    """Decode the first frame of an image, whatever its name ends in.
 
-    The EXIF orientation is applied. 16-bit gray is scaled to 8 bits, not clipped. CMYK, palettes and gray become RGB.
-    Transparent pixels are laid over middle gray: the colours hidden under them mean nothing, and on gray neither a
-    black nor a white drawing vanishes.
+    The EXIF orientation is applied, which torchvision's data sets of files leave out: what is upright for a viewer is
+    upright here. 16-bit gray is scaled to 8 bits, not clipped. CMYK, palettes and gray become RGB. Transparent pixels
+    are laid over middle gray: the colours hidden under them mean nothing, and on gray neither a black nor a white
+    drawing vanishes.
 
     Args:
         file: path or open binary file.
@@ -45,13 +47,13 @@ def decode(file: Path | BinaryIO, name: str, side: int | None = None) -> tuple[I
         The image, mode RGB, and its original (height, width) after orientation.
 
     Raises:
-        UnreadableImage: it is none of FORMATS, damaged, cut short, of more than MAX_PIXELS, or of float pixels.
+        UnreadableImage: it is none of FORMATS, damaged, cut short, of more than MAX_PIXELS, or of float pixels; or no
+            file at all, but a pipe or a device.
     """
     try:
-        with _quiet(), Image.open(file, formats=FORMATS) as image:
+        with _quiet(), _opened(file) as content, Image.open(content, formats=FORMATS) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+            _check_size(width, height)
             if side is not None:
                 image.draft("RGB", (2 * side, 2 * side))
             image.load()
@@ -60,6 +62,35 @@ def decode(file: Path | BinaryIO, name: str, side: int | None = None) -> tuple[I
             return _to_rgb(upright), ((width, height) if orientation >= 5 else (height, width))
     except Exception as error:  # decoders of damaged bytes raise nearly every class there is
         raise UnreadableImage(name, f"{type(error).__name__}: {error}") from error
+
+
+def _opened(file: Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
+    if isinstance(file, Path):
+        require_file(file)
+        content: BinaryIO = open(file, "rb")  # noqa: SIM115 (closed by the caller, as a context)
+    else:
+        content = file
+    # Pillow makes room for the pixels of a WebP file as it opens it, before it tells their number.
+    _check_size(*_webp_size(content.read(30)))
+    content.seek(0)
+    return content if isinstance(file, Path) else nullcontext(content)
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """Width and height that a WebP file begins with; (0, 0) where it is no such file."""
+    if len(head) < 30 or head[:4] != b"RIFF" or head[8:12] != b"WEBP":
+        return 0, 0
+    if head[12:16] == b"VP8X":
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if head[12:16] == b"VP8L":
+        packed = int.from_bytes(head[21:25], "little")  # 14 bits each
+        return 1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF)
+    return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -75,7 +106,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers, which have no agreed range")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        wide = np.asarray(image).astype(np.int64).clip(0, 65535)  # Pillow holds 16-bit gray as I;16 or as I
+        wide = np.asarray(image).clip(0, 65535).astype(np.int32)  # Pillow holds 16-bit gray as I;16 or as I
         return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")

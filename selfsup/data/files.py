@@ -27,7 +27,11 @@ def is_image(path: str) -> bool:
 
 
 def list_images(root: Path) -> list[str]:
-    """Relative POSIX paths of all images below `root`, sorted by code point; links are followed, loops are not."""
+    """Relative POSIX paths of all images below `root`, sorted by code point; links are followed, loops are not.
+
+    What has an image's name counts as one and is reported when it turns out to be none: a link that leads nowhere, a
+    pipe, a folder without images. A folder with images is a folder, whatever its name.
+    """
     return sorted(_walk(root, "", frozenset()))
 
 
@@ -37,11 +41,14 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            path = prefix + entry.name
-            if entry.is_dir():
-                if not entry.name.startswith(".") and entry.name != "__MACOSX":
-                    yield from _walk(folder / entry.name, path + "/", above | {(status.st_dev, status.st_ino)})
-            elif is_image(path) and entry.is_file():
+            # UTF-8 whatever the locale, so that the numbering is the same everywhere.
+            path = prefix + os.fsencode(entry.name).decode("utf-8", "surrogateescape")
+            inside = False
+            if entry.is_dir() and not entry.name.startswith(".") and entry.name != "__MACOSX":
+                for found in _walk(folder / entry.name, path + "/", above | {(status.st_dev, status.st_ino)}):
+                    inside = True
+                    yield found
+            if not inside and is_image(path):
                 yield path
 
 
@@ -54,7 +61,7 @@ def list_archive(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = sorted({name for name in archive.namelist() if not name.endswith("/") and is_image(name)})
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except Exception as error:  # damaged archives raise nearly every class there is
         raise ValueError(f"{path} is not a readable zip archive: {error}") from error
     if not names:
         raise ValueError(f"{path} holds no image; wanted entries named {_suffixes()}")
@@ -100,10 +107,13 @@ class FileSource(Source):
         return str(self.root / self.paths[index].decode("utf-8", "surrogateescape"))
 
     def load(self, index: int) -> Image.Image:
-        return decode(Path(self.name(index)), self.name(index))[0]
+        return decode(self._file(index), self.name(index))[0]
 
     def load_for_canvas(self, index: int, side: int) -> tuple[Image.Image, tuple[int, int]]:
-        return decode(Path(self.name(index)), self.name(index), side)
+        return decode(self._file(index), self.name(index), side)
+
+    def _file(self, index: int) -> Path:
+        return self.root / os.fsdecode(self.paths[index])
 
     def select(self, rows: Tensor) -> Self:
         part = super().select(rows)

@@ -13,6 +13,7 @@ from selfsup.config import execution
 from selfsup.data.base import ArraySource, Source
 from selfsup.data.files import FileSource, ZipSource
 from selfsup.randomness import Stream, permutation
+from selfsup.untrusted import plain_name, read_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ def names_digest(names: list[str]) -> str:
 
 def _listed(file: Path, source: Source) -> Tensor:
     try:
-        lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        lines = read_bytes(file).decode("utf-8", "surrogateescape").splitlines()
     except OSError as error:
         raise ValueError(f"cannot read labelled.file {file}: {error.strerror}") from error
     wanted = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
@@ -141,7 +142,9 @@ def _listed(file: Path, source: Source) -> Tensor:
 
 def _refuse(names: list[str], file: Path, what: str, remedy: str) -> None:
     if names:
-        raise ValueError(f"labelled.file {file} holds {len(names)} name(s) {what}, the first is {names[0]}; {remedy}")
+        raise ValueError(
+            f"labelled.file {file} holds {len(names)} name(s) {what}, the first is {plain_name(names[0])}; {remedy}"
+        )
 
 
 def _class_sizes(source: Source) -> Tensor:

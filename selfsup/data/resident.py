@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from selfsup.data.base import ArraySource, Source, UnreadableImage, check_unreadable
 from selfsup.data.batch import Batch, Key
+from selfsup.data.room import free_memory
 
 
 class Squeezed(ArraySource):
@@ -161,26 +161,13 @@ def _next_readable(length: int, unreadable: dict[int, str]) -> Tensor:
 
 def _check_memory(count: int, canvas: int) -> None:
     needed = count * 3 * canvas * canvas * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    free = _free_memory()
+    free = free_memory()
     if needed > free:
         raise ValueError(
             f"{count:,} images of {canvas} x {canvas} pixels need {needed / 2**30:.1f} GiB of memory in the processes "
             f"of this machine, and {free / 2**30:.1f} GiB are free\n"
             "choose a smaller canvas, or none: the images are then read anew in every epoch"
         )
-
-
-def _free_memory() -> int:
-    """Bytes that may be taken without swapping; on systems that do not say, half of what is built in."""
-    table = Path("/proc/meminfo")
-    if not table.is_file():
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    fields = dict(line.split(":", 1) for line in table.read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():
-        free = min(free, int(text) - int(used.read_text()))  # a container's share
-    return free
 
 
 def _cores() -> int:

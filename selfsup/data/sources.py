@@ -14,6 +14,7 @@ from selfsup.data.cifar import read_cifar
 from selfsup.data.files import SUFFIXES, FileSource, ZipSource, folder_labels, list_archive, list_images, split_archive
 from selfsup.data.shapes import shapes
 from selfsup.randomness import Stream
+from selfsup.untrusted import require_file
 
 __all__ = [
     "ArraySource",
@@ -109,13 +110,14 @@ def _open_path(path: Path, split: Split) -> Source:
     openers = {".npz": open_npz, ".npy": open_npy, ".zip": _open_zip}
     if path.suffix.lower() not in openers:
         raise ValueError(f"{path} is no data set; wanted a folder, or a file that ends in {', '.join(openers)}")
+    require_file(path)
     return openers[path.suffix.lower()](path, split)
 
 
 def _open_folder(folder: Path, split: Split) -> Source:
     if (folder / "cifar10.npz").is_file():
         return open_npz(folder / "cifar10.npz", split)
-    archives = sorted(folder.glob("*.npz"))
+    archives = sorted(path for path in folder.glob("*.npz") if path.is_file())
     if len(archives) == 1 and holds_images(archives[0]):
         return open_npz(archives[0], split)
     if (arrays := read_cifar(folder)) is not None:
@@ -129,7 +131,7 @@ def _open_folder(folder: Path, split: Split) -> Source:
     if (part := _part(visible, split, folder)) is not None:
         known = folder_labels(list_images(folder / "train"))[1] if split == "test" else ()
         return _open_files(folder / part, known)
-    archives = sorted(folder.glob("*.zip"))
+    archives = sorted(path for path in folder.glob("*.zip") if path.is_file())
     if not visible and len(archives) == 1:
         return _open_zip(archives[0], split)
     if split == "test":

@@ -15,10 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.table import Table as TerminalTable
+from rich.text import Text
 
 from selfsup import checkpoint
 from selfsup.monitor.log import console, message
 from selfsup.stages.comparison import Column, Table, compare, described, mean_and_deviation
+from selfsup.untrusted import plain
 
 _PANELS = 3  # in a line of the plot
 
@@ -44,15 +46,21 @@ def cell(values: list[float], runs: int = 1) -> str:
 def terminal_tables(table: Table) -> Iterator[TerminalTable]:
     """One for the figures of each stage: a single one would be too wide for most terminals."""
     for part, stage in dict.fromkeys((column.part, column.stage) for column in table.columns):
-        shown = TerminalTable(title=f"{part}: {stage}" if part else stage, title_justify="left")
+        shown = TerminalTable(title=_word(f"{part}: {stage}" if part else stage), title_justify="left")
         numbers = [n for n, column in enumerate(table.columns) if (column.part, column.stage) == (part, stage)]
         shown.add_column("run", overflow="fold")
         for number in numbers:
             column = table.columns[number]
-            shown.add_column(column.short + (f"\n{column.differing}" if column.differing else ""), justify="right")
+            differing = f"\n{column.differing}" if column.differing else ""
+            shown.add_column(_word(column.short + differing), justify="right")
         for row in table.rows:
-            shown.add_row(row.name, *(cell(row.cells[number], len(row.runs)) for number in numbers))
+            shown.add_row(_word(row.name), *(cell(row.cells[number], len(row.runs)) for number in numbers))
         yield shown
+
+
+def _word(text: str) -> Text:
+    """Without a meaning of brackets or control characters in it."""
+    return Text(plain(text))
 
 
 def legend(table: Table) -> list[str]:
@@ -153,7 +161,7 @@ def plot(table: Table, form: str) -> bytes:
 
 def _panel(axes: Axes, table: Table, number: int) -> None:
     column = table.columns[number]
-    axes.set_title("\n".join([column.name, *textwrap.wrap(column.differing, 50)]), fontsize=9)
+    axes.set_title("\n".join([column.name, *textwrap.wrap(column.differing, 50)]), fontsize=9, parse_math=False)
     for place, row in enumerate(table.rows):
         values = row.cells[number]
         if len(values) > 1:
@@ -161,7 +169,7 @@ def _panel(axes: Axes, table: Table, number: int) -> None:
         if values:
             mean, deviation = mean_and_deviation(values)
             axes.errorbar(mean, place, xerr=deviation, fmt="o", color="C0", markersize=5, capsize=3)
-    axes.set_yticks(range(len(table.rows)), [row.name for row in table.rows], fontsize=8)
+    axes.set_yticks(range(len(table.rows)), [row.name for row in table.rows], fontsize=8, parse_math=False)
     axes.set_ylim(len(table.rows) - 0.5, -0.5)  # the first run on top
     axes.tick_params(axis="x", labelsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(4))

@@ -14,6 +14,7 @@ from selfsup.config import Data
 from selfsup.data.loader import evaluation_batches
 from selfsup.data.sources import Source
 from selfsup.monitor.log import message
+from selfsup.untrusted import plain_name
 
 _ROWS = 16_384  # of features looked through at a time
 
@@ -121,8 +122,15 @@ def extract(
     encoder.eval()
     share = (distributed.rank(), distributed.world_size())
     parts = encoded(encoder, source, center, device, share, unreadable, batch_size, canvas, workers)
-    rows, labels, indices = (torch.cat(column) for column in zip(*parts, strict=True))
+    read = list(parts)
     encoder.train(was_training)
+    width = max(distributed.gather_json(read[0].features.shape[1] if read else 0, device))
+    if not width:
+        raise ValueError(f"none of the {len(source)} images can be read, such as {plain_name(source.name(0))}")
+    if not read:  # none of this process's share, a small one
+        none = torch.zeros(0, dtype=torch.int64)
+        read = [Features(torch.zeros(0, width, device=device), none, none)]
+    rows, labels, indices = (torch.cat(column) for column in zip(*read, strict=True))
     if unreadable:
         message(f"{len(unreadable)} unreadable images are left out, such as {next(iter(unreadable))}")
     joined = (rows, labels.to(device), indices.to(device))

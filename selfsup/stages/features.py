@@ -156,7 +156,7 @@ def run_embed(path: Path, settings: Embed) -> Evaluated:
     if out.suffix == ".npy":
         partial.become_array(out, _as_csv(columns))
     else:
-        partial.become_table(out, columns)
+        partial.become_table(out, columns | {"path": [_as_unicode(path) for path in columns["path"]]})
     protocol |= {"images": done.rows, "dimension": done.dimension, "unreadable_images": left_out}
     about = exported.about | {"out": str(out)}
     return Evaluated([Result(stage="embed", figures={}, protocol=protocol, about=about)])
@@ -209,7 +209,12 @@ def _as_csv(columns: dict[str, list[Any]]) -> bytes:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)
     table.writerows(zip(*columns.values(), strict=True))
-    return text.getvalue().encode()
+    return text.getvalue().encode("utf-8", "surrogateescape")  # names that are no UTF-8 stay as they are on the disk
+
+
+def _as_unicode(path: str) -> str:
+    """A name as Parquet can hold it: what is no UTF-8 becomes U+FFFD."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 STAGE = Stage(run=run_embed, defaults=lambda path, protocol: Embed(data=data_of(path)))

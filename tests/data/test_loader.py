@@ -202,7 +202,7 @@ def test_what_cannot_work_is_refused(tmp_path, monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             Loader(source, **{"batch_size": 4, "seed": 0, "device": CPU} | changed)
-    monkeypatch.setattr(resident, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(resident, "free_memory", lambda: 1000)
     with pytest.raises(ValueError, match=r"4 images of 16 x 16 pixels need .* GiB(.|\n)*choose a smaller canvas"):
         Loader(files, batch_size=2, seed=0, device=CPU, canvas=16)
 
