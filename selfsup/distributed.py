@@ -71,6 +71,29 @@ def gather(local: Tensor) -> Tensor:
     return _Gather.apply(local) if local.requires_grad else _all_gather(local)
 
 
+class _ScatterSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, of_batch: Tensor) -> Tensor:  # (R B, ...) -> (B, ...)
+        own = of_batch.new_empty(len(of_batch) // world_size(), *of_batch.shape[1:])
+        dist.reduce_scatter_tensor(own, of_batch.contiguous())
+        return own
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _all_gather(gradient)
+
+
+def scatter_sum(of_batch: Tensor) -> Tensor:
+    """Sum over processes of rows of the global batch, of which each keeps its own: (R B, ...) -> (B, ...).
+
+    The transpose of `gather`, and differentiable as it is.
+    """
+    if not is_distributed():
+        return of_batch
+    own: Tensor = _ScatterSum.apply(of_batch)
+    return own
+
+
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, local: Tensor) -> Tensor:

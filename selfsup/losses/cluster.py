@@ -29,14 +29,23 @@ def cluster_nce(
     Returns:
         The loss of each embedding (B,), and the share of embeddings whose own class has the highest logit, ().
     """
+    logits = class_logits(embeddings, memory, labels, temperature)  # (L, B)
+    own = logits.gather(0, targets[None])[0]  # (B,)
+    others = logits.detach().scatter(0, targets[None], -torch.inf).amax(dim=0)
+    return bounded_nce(own, logits.logsumexp(dim=0)), (own > others).float().mean()
+
+
+def class_logits(embeddings: Tensor, memory: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """(L, B) mean scores of each class's memory rows, -inf where a class has none; arguments as for `cluster_nce`."""
     scores = similarity(memory, embeddings) / temperature  # (L, B)
     sizes = torch.zeros_like(labels).index_add_(0, labels, torch.ones_like(labels))  # (L,)
     # Summed class by class in a fixed order: scattered addition would round differently every time on a GPU.
     grouped = scores.index_select(0, labels.argsort(stable=True))
     sums = torch.segment_reduce(grouped, "sum", lengths=sizes, unsafe=True, initial=0)  # (L, B)
-    logits = (sums / sizes.clamp(min=1)[:, None]).masked_fill(sizes[:, None] == 0, -torch.inf)
-    own = logits.gather(0, targets[None])[0]  # (B,)
+    return (sums / sizes.clamp(min=1)[:, None]).masked_fill(sizes[:, None] == 0, -torch.inf)
+
+
+def bounded_nce(own: Tensor, log_sum: Tensor) -> Tensor:
+    """-log(p + 1e-6) for p = exp(own) / (exp(log_sum) + 1e-6), element by element."""
     epsilon = own.new_tensor(_EPSILON)
-    log_probability = own - torch.logaddexp(logits.logsumexp(dim=0), epsilon)
-    others = logits.detach().scatter(0, targets[None], -torch.inf).amax(dim=0)
-    return -torch.logaddexp(log_probability, epsilon), (own > others).float().mean()
+    return -torch.logaddexp(own - torch.logaddexp(log_sum, epsilon), epsilon)

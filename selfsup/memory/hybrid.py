@@ -4,6 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfsup.distributed import gather, rank, scatter_sum, world_size
+from selfsup.losses.cluster import bounded_nce, class_logits, cluster_nce
+from selfsup.losses.contrastive import full
+from selfsup.memory.bank import move_rows
+from selfsup.memory.sharded import ShardedRows, largest_of_all, log_sum_exp
+
 
 class HybridMemory(nn.Module):
     """One unit row per labelled class and per unlabelled image, and the cluster of each (Ge et al. 2020, section 3.2).
@@ -27,38 +33,116 @@ class HybridMemory(nn.Module):
     @torch.no_grad()
     def initialise(self, features: Tensor, rows: Tensor) -> None:
         """Each row becomes the mean direction of its images: (n, D) unit features, (n,) int64 rows they belong to."""
-        # On the CPU, where sums have one order: all processes must begin with the same bits.
-        sums = torch.zeros(self.features.shape, dtype=self.features.dtype)
-        sums.index_add_(0, rows.cpu(), features.to(sums))
-        self.features.copy_(F.normalize(sums))
+        self.features.copy_(mean_directions(features, rows, self.features))
         self.initialised.fill_(True)
+
+    def fetch(self, rows: Tensor) -> Tensor:
+        """(B,) int64 -> (B, D)."""
+        return self.features[rows]
+
+    def whole(self) -> Tensor | None:
+        """All rows, (L, D)."""
+        return self.features
+
+    @torch.no_grad()
+    def relabel(self, labels: Tensor) -> None:
+        """Write (L,) labels."""
+        self.labels.copy_(labels)
+
+    def loss(self, embeddings: Tensor, rows: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """`cluster_nce` of (B, D) embeddings of the memory's rows (B,): losses (B,) and accuracy ()."""
+        return cluster_nce(embeddings, self.features, self.labels, self.labels[rows], temperature)
 
     @torch.no_grad()
     def update(self, features: Tensor, rows: Tensor, momentum: float, repeats: int) -> None:
-        """row <- norm(momentum row + (1 - momentum) feature), for one feature after the other.
+        """`move_rows` by (n, D) unit features of the rows (n,)."""
+        move_rows(self.features, rows, features, momentum, repeats)
 
-        A row that occurs several times moves several times, in the order of the batch; different rows move together,
-        so that there are as many rounds as the most frequent row has features.
 
-        Args:
-            features: (n, D) unit rows.
-            rows: (n,) int64.
-            momentum: share of the old row.
-            repeats: how often a row occurs at most, known without asking the device; n is always enough.
-        """
-        count = len(rows)
-        numbers = torch.arange(count, device=rows.device)
-        same = rows[:, None] == rows  # (n, n)
-        earlier = same.tril(-1).sum(dim=1)  # (n,), features of the same row before this one
-        first = torch.where(same, numbers, count).amin(dim=1)  # (n,), the first of them stands for the row
-        turns = torch.full((repeats, count), count, device=rows.device)
-        turns = turns.index_put((earlier, first), numbers)  # whose turn it is in each round, `count` for nobody's
-        features = features.to(self.features.dtype)
-        state = self.features[rows]
-        for turn in turns:
-            moved = F.normalize(momentum * state + (1 - momentum) * features[turn.clamp(max=count - 1)])
-            state = torch.where((turn < count)[:, None], moved, state)
-        self.features.index_copy_(0, rows, state[first])  # rows that occur again are written again, as the same
+class ShardedHybridMemory(ShardedRows):
+    """A `HybridMemory` whose rows are shared among the processes by cluster, equal to it to rounding.
+
+    A cluster lies in one process, so that its logits are formed there. The shares are as equal as whole clusters allow.
+    Every method is collective; the batch is this process's part, except for `update`.
+
+    Buffers:
+        features: (own rows, D) float32 unit rows, cluster after cluster.
+        labels, initialised: as HybridMemory's, of all rows.
+    """
+
+    labels: Tensor
+    initialised: Tensor
+    own_classes: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__(size, dim, torch.float32)
+        self.register_buffer("labels", torch.arange(size))
+        self.register_buffer("initialised", torch.tensor(False))
+        # Which of the own clusters each own row belongs to: follows from the labels.
+        self.register_buffer("own_classes", torch.arange(self.own_count), persistent=False)
+
+    @torch.no_grad()
+    def initialise(self, features: Tensor, rows: Tensor) -> None:
+        """As `HybridMemory.initialise`; every process gives the same."""
+        empty = self.features.new_empty(self.size, self.dim, device="meta")
+        self.take(mean_directions(features, rows, empty) if rank() == 0 else None)
+        self.initialised.fill_(True)
+
+    @torch.no_grad()
+    def relabel(self, labels: Tensor) -> None:
+        """Write (L,) labels; the rows move to where their clusters are now."""
+        whole = self.whole()
+        self.labels.copy_(labels)
+        self._arrange()
+        self.take(whole)
+
+    def restore(self, saved: dict[str, Tensor]) -> None:
+        self.labels.copy_(saved["labels"])
+        self._arrange()
+        super().restore(saved)
+
+    def _arrange(self) -> None:
+        order = self.labels.argsort(stable=True)
+        ordered = self.labels[order]
+        ideal = torch.arange(1, world_size(), device=order.device) * self.size // world_size()
+        # A part begins where the cluster does whose row would be its first.
+        inner = torch.searchsorted(ordered, ordered[ideal]).tolist() if len(ideal) else []
+        self.arrange(order, [0, *inner, self.size])
+        own = ordered[self.first : self.first + self.own_count]
+        self.own_classes = torch.searchsorted(own.unique(), own)
+
+    def loss(self, embeddings: Tensor, rows: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """As `HybridMemory.loss`."""
+        everyone = gather(full(embeddings))  # (N, D)
+        places, mine = self.own_places(gather(rows))  # (N,)
+        if self.own_count:
+            logits = class_logits(everyone, self.features, self.own_classes, temperature)  # (own rows, N)
+            targets = self.own_classes[places][None]  # (1, N)
+            at_target = logits.gather(0, targets)
+            own, log_sum = at_target[0].masked_fill(~mine, 0), logits.logsumexp(dim=0)
+            left_out = at_target.detach().masked_fill(mine, -torch.inf)
+            best = logits.detach().scatter(0, targets, left_out).amax(dim=0)
+        else:  # fewer clusters than processes; the others wait for this one in the backward pass too
+            own = 0 * everyone.sum(dim=1)
+            log_sum = own - torch.inf
+            best = log_sum.detach()
+        score = scatter_sum(own)  # (B,)
+        return bounded_nce(score, log_sum_exp(log_sum)), (score > largest_of_all(best)).float().mean()
+
+    @torch.no_grad()
+    def update(self, features: Tensor, rows: Tensor, momentum: float, repeats: int) -> None:
+        """`move_rows` by (n, D) unit features of the rows (n,), of the global batch."""
+        places, mine = self.own_places(rows)
+        move_rows(self.features, places[mine], features[mine], momentum, repeats)
+
+
+def mean_directions(features: Tensor, rows: Tensor, like: Tensor) -> Tensor:
+    """(L, D) unit rows of the size and type of `like`, each of the mean of its images' (n, D) features.
+
+    On the CPU, where sums have one order: all processes must begin with the same bits.
+    """
+    sums = torch.zeros(like.shape, dtype=like.dtype)
+    return F.normalize(sums.index_add_(0, rows.cpu(), features.to(sums)))
 
 
 def memory_rows(labels: Tensor) -> tuple[Tensor, int]:

@@ -7,12 +7,14 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from selfsup.config import execution
 from selfsup.data.batch import Batch
 from selfsup.distributed import gather
 from selfsup.losses.contrastive import first_is_positive, unit
 from selfsup.losses.diagnostics import feature_health
-from selfsup.losses.nce import bank_scores, batch_log_normaliser, nce, sampled_scores, softmax_over_bank
-from selfsup.memory.bank import FeatureBank
+from selfsup.losses.nce import batch_log_normaliser, nce
+from selfsup.memory.bank import FeatureBank, ShardedBank
+from selfsup.memory.sharded import keep_apart
 from selfsup.methods.base import About, Method, Problem, Step, detached
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
@@ -47,6 +49,7 @@ class InstDisc(Method):
         proximal_weight: float = 0.0  # lambda: times the squared distance to the image's bank row (equation 9)
         bank_dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # how the bank is stored
         batch_norm: Literal["plain", "sync"] = "plain"
+        shard_bank: bool = execution(False)  # each process holds a part of the bank: for one too large for a device
 
         def __post_init__(self) -> None:
             if not 0 <= self.num_negatives <= _MOST_NEGATIVES:
@@ -88,7 +91,10 @@ class InstDisc(Method):
         head = Head.Config(hidden_layers=0, output_dim=config.output_dim)
         self.head = head.build(cast(int, encoder.feature_dim))
         dtype = getattr(torch, config.bank_dtype)
-        self.bank = FeatureBank(problem.num_images, config.output_dim, problem.seed, dtype)
+        self.num_images = problem.num_images
+        kind = ShardedBank if config.shard_bank else FeatureBank
+        self.bank = kind(problem.num_images, config.output_dim, problem.seed, dtype)
+        keep_apart(self)
         self.register_buffer("log_normaliser", torch.tensor(0.0))  # log Z of the last step, where a loss has one
         self.register_buffer("steps", torch.tensor(0))  # applied so far; numbers the draws of negatives
 
@@ -101,7 +107,7 @@ class InstDisc(Method):
         before = self.bank.rows(indices)  # (B, D)
         update = {"features": features.detach(), "indices": indices}
         if self.config.num_negatives == 0:
-            loss, accuracy = softmax_over_bank(self.scores(features), indices)
+            loss, accuracy = self.bank.softmax(features / self.config.temperature, indices)
         else:
             rows = torch.cat([indices[:, None], self.noise(indices)], dim=1)  # (B, 1 + K)
             loss, accuracy, log_normaliser = self.contrast(features, rows)
@@ -111,33 +117,26 @@ class InstDisc(Method):
         # "alignment" is the distance to the image's bank row, of earlier epochs.
         return Step(loss, detached({"accuracy": accuracy, **feature_health(features, before)}), update)
 
-    def scores(self, features: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Inner products over temperature with all bank rows, (B, n), or with `rows` (B, K) of them, (B, K)."""
-        scaled = features / self.config.temperature
-        if rows is None:
-            return bank_scores(scaled, self.bank.features)
-        return sampled_scores(scaled, self.bank.features, rows)
-
     def noise(self, indices: Tensor) -> Tensor:
         """(B,) images -> (B, K) others, drawn uniformly: a pure function of seed, step and image."""
         bits = random_bits(self.seed, Stream.NOISE, indices, self.config.num_negatives, epoch=self.steps)
-        drawn = (bits * (len(self.bank.features) - 1)) >> 32  # one of n - 1 numbers, that leave out the image's own
+        drawn = (bits * (self.num_images - 1)) >> 32  # one of n - 1 numbers, that leave out the image's own
         return drawn + (drawn >= indices[:, None])
 
     def contrast(self, features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, D) features against (B, 1 + K) bank rows, the own one first: loss, accuracy and the log Z in use."""
-        scores = self.scores(features, rows)
+        scores = self.bank.scores(features / self.config.temperature, rows)
         if self.config.loss == "softmax":
             return *first_is_positive(scores), self.log_normaliser
         log_normaliser = self.normalise(scores.detach())
-        return *nce(scores, log_normaliser, len(self.bank.features)), log_normaliser
+        return *nce(scores, log_normaliser, self.num_images), log_normaliser
 
     def normalise(self, scores: Tensor) -> Tensor:
         """log Z for this step, the same in every process; from (B, 1 + K) scores of each."""
         if self.config.normaliser_value is not None:
             return scores.new_full((), math.log(self.config.normaliser_value))
         log_sums = gather(scores.logsumexp(dim=1))  # (N,)
-        now = batch_log_normaliser(log_sums, scores.shape[1], len(self.bank.features))
+        now = batch_log_normaliser(log_sums, scores.shape[1], self.num_images)
         later = self.log_normaliser
         if self.config.normaliser == "ema":
             share = self.config.normaliser_momentum

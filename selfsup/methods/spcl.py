@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from selfsup.cluster.criterion import independence_threshold, reliable, renumber, set_apart
 from selfsup.cluster.dbscan import dbscan
 from selfsup.cluster.jaccard import jaccard_graph
+from selfsup.config import execution
 from selfsup.data.batch import Batch
 from selfsup.distributed import from_first, gather, rank, world_size
-from selfsup.losses.cluster import cluster_nce
 from selfsup.losses.contrastive import unit
 from selfsup.losses.diagnostics import feature_health
-from selfsup.memory.hybrid import HybridMemory, memory_rows
+from selfsup.memory.hybrid import HybridMemory, ShardedHybridMemory, memory_rows
+from selfsup.memory.sharded import keep_apart
 from selfsup.methods.base import About, Extract, Method, Problem, Step, detached
 from selfsup.models.domain_norm import target_state, to_domains
 from selfsup.models.heads import HeadConfig, Neck
@@ -48,6 +49,7 @@ class SpCL(Method):
         domains: Literal["one", "two"] = "one"
         neck: Literal["batch_norm", "none"] = "batch_norm"  # between the encoder and the unit sphere, as published
         batch_norm: Literal["plain", "sync"] = "plain"  # sync: over all processes, for one domain
+        shard_memory: bool = execution(False)  # each process holds the rows of some clusters: for one too large
 
         def __post_init__(self) -> None:
             if self.temperature <= 0:
@@ -99,7 +101,9 @@ class SpCL(Method):
         row_of_image, self.num_classes = memory_rows(labels)
         # A constant of the data set, not of the run: (num_images,).
         self.register_buffer("row_of_image", row_of_image, persistent=False)
-        self.memory = HybridMemory(int(row_of_image.max()) + 1, dim)
+        kind = ShardedHybridMemory if config.shard_memory else HybridMemory
+        self.memory = kind(int(row_of_image.max()) + 1, dim)
+        keep_apart(self)
         self.register_buffer("threshold", torch.tensor(torch.nan, dtype=torch.float64))  # of independence; nan: unset
 
     def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
@@ -109,8 +113,8 @@ class SpCL(Method):
         (x,) = embeddings
         rows = self.row_of_image[batch.indices.to(x.device, non_blocking=True)]  # (B,)
         memory = self.memory
-        losses, accuracy = cluster_nce(x, memory.features, memory.labels, memory.labels[rows], self.config.temperature)
-        metrics = {"accuracy": accuracy, **feature_health(x, memory.features[rows])}
+        losses, accuracy = memory.loss(x, rows, self.config.temperature)
+        metrics = {"accuracy": accuracy, **feature_health(x, memory.fetch(rows))}
         loss = losses.mean()
         if self.config.domains == "two":
             source, target = losses[0::2].mean(), losses[1::2].mean()
@@ -133,11 +137,29 @@ class SpCL(Method):
 
     @torch.no_grad()
     def cluster(self, epoch: int) -> dict[str, float]:
-        """Write the labels of the memory's images; every process finds the same ones in its copy of the memory."""
-        config, memory = self.config, self.memory
-        images = memory.features[self.num_classes :]  # (n, D)
+        """Write the labels of the memory's images: the first process finds the clusters, for all."""
+        memory, labels = self.memory, torch.zeros_like(self.memory.labels)
+        figures = torch.zeros(4, dtype=torch.float64, device=labels.device)  # as below; whole numbers stay exact
+        whole = memory.whole()
+        if whole is not None and rank() == 0:
+            found, images = self._clusters(whole[self.num_classes :])
+            sizes = images.bincount()
+            clusters, largest = int((sizes > 1).sum()), int(sizes.max())
+            self._report(epoch, clusters, largest, len(images))
+            clustered, alone = int(sizes[sizes > 1].sum()), int((sizes == 1).sum())
+            figures.copy_(torch.tensor([clusters, int(found.max()) + 1, clustered, alone]))
+            labels.copy_(torch.cat([torch.arange(self.num_classes), images + self.num_classes]))
+        self.threshold.copy_(from_first(self.threshold))
+        memory.relabel(from_first(labels))
+        names = ("clusters", "clusters_found", "clustered_images", "singletons")
+        told = dict(zip(names, from_first(figures).tolist(), strict=True))
+        return told if self.threshold.isnan() else told | {"independence_threshold": float(self.threshold)}
+
+    def _clusters(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, D) rows -> the cluster of each as it was found, -1 in none; and its label, (n,) numbers from 0 on."""
+        config = self.config
         graph = jaccard_graph(images, config.eps + config.eps_gap, config.k1, config.k2)
-        found = dbscan(graph, config.eps, config.min_samples)  # (n,), -1 in no cluster
+        found = dbscan(graph, config.eps, config.min_samples)
         labels = set_apart(found)
         if config.self_paced:
             radii = (config.eps - config.eps_gap, config.eps + config.eps_gap)
@@ -145,21 +167,12 @@ class SpCL(Method):
             if self.threshold.isnan() and (threshold := independence_threshold(labels, loose)) is not None:
                 self.threshold.copy_(threshold)
             labels = reliable(labels, tight, loose, float(self.threshold))
-        # All find the same in equal memories; should their machines round differently, the first one's counts.
-        labels = from_first(renumber(labels).to(memory.labels.device)).cpu()
-        self.threshold.copy_(from_first(self.threshold))
-        memory.labels[self.num_classes :] = labels.to(memory.labels.device) + self.num_classes
-        sizes = labels.bincount()
-        clusters = int((sizes > 1).sum())
-        self._report(epoch, clusters, int(sizes.max()), len(labels))
-        figures: dict[str, float] = {"clusters": clusters, "clusters_found": int(found.max()) + 1}
-        figures |= {"clustered_images": int(sizes[sizes > 1].sum()), "singletons": int((sizes == 1).sum())}
-        return figures if self.threshold.isnan() else figures | {"independence_threshold": float(self.threshold)}
+        return found, renumber(labels).cpu()
 
     def _report(self, epoch: int, clusters: int, largest: int, images: int) -> None:
         """Say what training survives but is seldom meant."""
         collapsed = largest >= _COLLAPSED * images
-        if rank() == 0 and (collapsed or not clusters):
+        if collapsed or not clusters:
             what = f"{largest} are in one cluster" if collapsed else "none is in a cluster; each is a class of its own"
             remedy = "lower" if collapsed else "raise"
             message(f"epoch {epoch}: of {images} images {what}; training goes on, but {remedy} eps if that stays")
