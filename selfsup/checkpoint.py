@@ -1,8 +1,9 @@
 """Checkpoints that are whole or not there: written aside, verified by digest, never unpickled.
 
-A checkpoint is a folder: tensors in safetensors, the rest in JSON, and a manifest with the size and SHA-256 of every
-file, written last. It is written into a temporary sibling, synced to disk, renamed, and only then are older ones
-removed, so that at every moment the newest complete checkpoint is on disk.
+A checkpoint is a folder: tensors in safetensors, the rest in JSON, and a sealed manifest with the size and SHA-256 of
+every file, written last. It is written into a hidden sibling, synced to disk, renamed, and only then are older ones
+removed: renamed to hidden names, and deleted. So at every moment the newest complete checkpoint is on disk, and what
+a visible name belongs to is whole.
 """
 
 import contextlib
@@ -11,16 +12,21 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
+
+from selfsup.sealed import DamagedFile, seal, unseal
+from selfsup.tensor_file import lay_out
 
 SCHEMA = 1
 _NAME = re.compile(r"step_(\d{8,})")
+_LEFT_BEHIND = re.compile(r"\..+\.\d+\.(tmp|removed)")
+_SPARE = 1 << 20  # bytes left free beside a checkpoint, for the run's other files
 
 
 class Checkpoint(NamedTuple):
@@ -34,13 +40,17 @@ class StorageError(OSError):
     """The disk would not take or give what was asked; the message names the path and what is needed."""
 
 
-class DamagedFile(ValueError):
-    """A file is not what its manifest says."""
+# Where writing may be cut short, in order.
+POINTS = ("opened", "mid-write", "before-sync", "synced", "before-rename", "renamed", "pruning", "pruned")
+
+
+def reached(point: str, path: Path) -> None:
+    """Nothing. Whoever wants to see writing fail, or end, at one of POINTS puts a function of his own in this place."""
 
 
 def serialize(tensors: dict[str, Tensor]) -> bytes:
     """Safetensors bytes of a state: the same for equal tensors, whatever their device or memory format."""
-    return safetensors.torch.save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
+    return b"".join(lay_out(tensors).pieces())
 
 
 def _sync_folder(folder: Path) -> None:
@@ -51,11 +61,21 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:
+    """Write and sync a file; returns its size and SHA-256."""
+    digest, size = hashlib.sha256(), 0
     with open(path, "wb") as file:
-        file.write(content)
+        reached("opened", path)
+        for piece in pieces:
+            file.write(piece)
+            digest.update(piece)
+            size += len(piece)
+            reached("mid-write", path)
         file.flush()
+        reached("before-sync", path)
         os.fsync(file.fileno())
+    reached("synced", path)
+    return {"size": size, "sha256": digest.hexdigest()}
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -66,8 +86,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        _write(temporary, content)
+        _write(temporary, [content])
+        reached("before-rename", path)
         os.replace(temporary, path)
+        reached("renamed", path)
         _sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -75,47 +97,75 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise StorageError(f"cannot write {path} ({len(content)} bytes needed): {error.strerror}") from error
 
 
-def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int = 2) -> Path:
-    """Save one checkpoint as `folder/step_XXXXXXXX`; then remove later ones and all but the newest `keep`.
+def save(
+    folder: Path,
+    step: int,
+    tensors: dict[str, dict[str, Tensor]],
+    state: dict[str, Any],
+    keep_last: int = 2,
+    kept: bool = False,
+) -> Path:
+    """Save one checkpoint as `folder/step_XXXXXXXX`; then remove later ones, and older ones but the newest `keep_last`.
 
-    Later ones are damaged: the run was resumed from before them.
+    Later ones are damaged: the run was resumed from before them. One that was `kept` is not removed when it is older.
 
     Raises:
         StorageError: no room (checked before anything is written), or the disk refuses. Older ones stay as they are.
     """
     final = folder / f"step_{step:08d}"
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
-    contents = {f"{name}.safetensors": serialize(group) for name, group in tensors.items()}
-    contents["state.json"] = json.dumps({"step": step, **state}, indent=1).encode()
-    manifest = {name: {"size": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in contents.items()}
-    needed = sum(len(content) for content in contents.values())
+    files = {f"{name}.safetensors": lay_out(group) for name, group in tensors.items()}
+    beside = json.dumps({"step": step, **state}, indent=1).encode()
+    needed = sum(file.size for file in files.values()) + len(beside)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
-        if free < needed + (1 << 20):
+        if free < needed + _SPARE:
             raise StorageError(
                 f"no room for checkpoint {final}: {needed} bytes needed, {free} free\n"
                 "free some space and run the same command again; the checkpoint before this one is untouched"
             )
         temporary.mkdir()
-        for name, content in contents.items():
-            _write(temporary / name, content)
-        _write(temporary / "manifest.json", json.dumps({"schema": SCHEMA, "files": manifest}, indent=1).encode())
+        listed = {name: _write(temporary / name, file.pieces()) for name, file in files.items()}
+        listed["state.json"] = _write(temporary / "state.json", [beside])
+        _write(temporary / "manifest.json", [seal({"schema": SCHEMA, "kept": kept, "files": listed})])
         _sync_folder(temporary)
+        reached("before-rename", final)
         if final.exists():  # a damaged one of the same step, which the resumed run has passed again
-            shutil.rmtree(final)
+            _remove(final)
         os.replace(temporary, final)
+        reached("renamed", final)
         _sync_folder(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, StorageError):
             raise
         raise StorageError(f"cannot write checkpoint {final} ({needed} bytes needed): {error.strerror}") from error
+    _prune(folder, step, keep_last)
+    return final
+
+
+def _prune(folder: Path, step: int, keep_last: int) -> None:
     present = steps(folder)
     earlier = [other for other in present if other <= step]
-    for other in set(present) - set(earlier[-keep:]):
-        shutil.rmtree(folder / f"step_{other:08d}")
-    return final
+    surplus = [other for other in earlier[:-keep_last] if not _kept(folder / f"step_{other:08d}")]
+    for other in surplus + [other for other in present if other > step]:
+        path = folder / f"step_{other:08d}"
+        try:
+            _remove(path)
+        except OSError as error:
+            raise StorageError(
+                f"cannot remove checkpoint {path}, which has served its time: {error.strerror}"
+            ) from error
+    reached("pruned", folder)
+
+
+def _remove(path: Path) -> None:
+    """Delete a folder, which from the first moment on has a hidden name that `clean` knows."""
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.removed")
+    os.replace(path, hidden)
+    reached("pruning", path)
+    shutil.rmtree(hidden)
 
 
 def steps(folder: Path) -> list[int]:
@@ -126,9 +176,12 @@ def steps(folder: Path) -> list[int]:
 
 
 def clean(folder: Path) -> None:
-    """Remove what an interrupted save left behind."""
-    for path in folder.glob(".step_*.tmp"):
-        shutil.rmtree(path)
+    """Remove what interrupted saves, and interrupted removals, left behind in a folder that no other process writes."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _LEFT_BEHIND.fullmatch(path.name) and path.is_dir():
+            shutil.rmtree(path)
+        elif _LEFT_BEHIND.fullmatch(path.name):
+            path.unlink()
 
 
 def load(path: Path) -> Checkpoint:
@@ -137,18 +190,36 @@ def load(path: Path) -> Checkpoint:
     Raises:
         DamagedFile: a file is missing, has another size or digest, or the manifest cannot be read.
     """
+    manifest = _manifest(path)
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
-        schema, files = manifest["schema"], manifest["files"]
-        listed = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedFile(f"{path / 'manifest.json'}: {error}") from error
-    if schema > SCHEMA:
-        raise ValueError(f"{path} was written by a newer version (schema {schema}, this one reads {SCHEMA})")
+        listed = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedFile(f"{path / 'manifest.json'} is damaged: {error!r}") from error
     contents = {name: _verified(path / Path(name).name, *expected) for name, expected in listed.items()}
     state = json.loads(contents.pop("state.json"))
     tensors = {name.removesuffix(".safetensors"): safetensors.torch.load(c) for name, c in contents.items()}
     return Checkpoint(path, state.pop("step"), tensors, state)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint. Raises DamagedFile; ValueError where a later version wrote it."""
+    try:
+        manifest = unseal(path / "manifest.json", older=("schema", "files"))
+    except OSError as error:
+        raise DamagedFile(f"{path / 'manifest.json'}: {error.strerror}") from error
+    schema = manifest.get("schema")
+    if not isinstance(schema, int) or schema < 1 or (schema > SCHEMA and "kept" not in manifest):
+        raise DamagedFile(f"{path / 'manifest.json'} is damaged: there is no schema {schema!r}")
+    if schema > SCHEMA:
+        raise ValueError(f"{path} was written by a newer version (schema {schema}, this one reads {SCHEMA})")
+    return manifest
+
+
+def _kept(path: Path) -> bool:
+    try:
+        return bool(_manifest(path).get("kept"))
+    except DamagedFile:
+        return False
 
 
 def _verified(path: Path, size: int, digest: str) -> bytes:
@@ -174,7 +245,7 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         try:
             return load(folder / f"step_{step:08d}"), damage
         except DamagedFile as error:
-            damage.append(str(error))
+            damage.append(str(error).partition("\n")[0])
     if damage:
         listed = "\n".join(damage[:2])
         raise ValueError(f"every checkpoint in {folder} is damaged; remove the folder to start afresh\n{listed}")
@@ -193,32 +264,3 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
-    """The optimiser's state under readable names: "encoder.conv1.weight/momentum_buffer"."""
-    return {
-        f"{names[parameter]}/{key}": value
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str], tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave, in the memory format of each parameter.
-
-    Raises:
-        ValueError: the state belongs to other parameters.
-    """
-    parameters = {name: parameter for parameter, name in names.items()}
-    optimizer.state.clear()
-    for key, value in tensors.items():
-        name, _, entry = key.rpartition("/")
-        if name not in parameters:
-            raise ValueError(f"the checkpoint holds optimiser state of {name!r}, which this method does not have")
-        parameter = parameters[name]
-        # AdamW's count of steps stays on the CPU, also where the parameter is a single number on the device.
-        if value.shape == parameter.shape and entry != "step":
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        optimizer.state[parameter][entry] = value

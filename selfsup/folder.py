@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 from selfsup import checkpoint, distributed
 from selfsup.config import differences, dump, result_relevant
+from selfsup.sealed import seal, unseal
 from selfsup.untrusted import read_json
 
 try:
@@ -22,6 +24,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_CONFIG = ("result", "run")  # entries of config.json
 _PACKAGES = ("selfsup", "torch", "torchvision", "kornia", "accelerate", "safetensors", "numpy", "pillow")
 
 
@@ -53,8 +56,8 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; give --folder the name of a folder")
         if saved.is_file():
-            old = read_json(saved)
-            changed = differences(old.get("result", {}), _relevant(config, facts))
+            old = unseal(saved, _CONFIG).get("result", {})
+            changed = differences(_completed(old, config), _relevant(config, facts))
             if changed:
                 shown = "; ".join(changed[:6]) + ("; ..." if len(changed) > 6 else "")
                 raise ValueError(
@@ -81,10 +84,11 @@ class RunFolder:
             yield
 
     def _write(self, config: Any, relevant: Any, device: torch.device) -> None:
-        self.write_json("config.json", {"result": relevant, "run": dump(config)})
+        self.write_sealed("config.json", {"result": relevant, "run": dump(config)})
         known = self.read_json("environment.json").get("launches", [])
         self.write_json("environment.json", {"launches": [*known, environment(device)]})
         checkpoint.clean(self.checkpoints)
+        checkpoint.clean(self.path)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -116,13 +120,13 @@ class RunFolder:
         """
         if not self.holds_run:
             raise ValueError(f"{self.path} is not a run folder: it has no config.json")
-        run = read_json(self.path / "config.json").get("run")
+        run = unseal(self.path / "config.json", _CONFIG).get("run")
         if not isinstance(run, dict):
             raise ValueError(f"{self.path / 'config.json'} does not say what was run; the file is damaged")
         return run
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """What `write_json` wrote, or an empty dictionary."""
+        """What `write_json` wrote, or an empty dictionary where there is no such file."""
         return read_json(self.path / name) if (self.path / name).is_file() else {}
 
     def write_json(self, name: str, content: Any) -> Path:
@@ -131,6 +135,36 @@ class RunFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
         return path
+
+    def read_sealed(self, name: str, *older: str) -> dict[str, Any]:
+        """What `write_sealed` wrote, or an empty dictionary where there is no such file.
+
+        Args:
+            name: inside the folder.
+            older: entries of such a file from before there were checksums.
+
+        Raises:
+            DamagedFile: a byte of the file has changed.
+        """
+        return unseal(self.path / name, older) if (self.path / name).is_file() else {}
+
+    def write_sealed(self, name: str, content: dict[str, Any]) -> None:
+        """As `write_json`, with a checksum."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_atomically(path, seal(content))
+
+
+def _completed(saved: Any, config: Any) -> Any:
+    """A saved configuration with the fields that its classes have got since: their defaults do what was done before."""
+    if is_dataclass(config) and isinstance(saved, dict):
+        parts = {f.name: getattr(config, f.name) for f in fields(config)}
+        new = {f.name: f.default for f in fields(config) if f.name not in saved and not f.metadata.get("execution")}
+        added = {name: result_relevant(default) for name, default in new.items() if default is not MISSING}
+        return {name: _completed(value, parts.get(name)) for name, value in saved.items()} | added
+    if isinstance(config, tuple) and isinstance(saved, list) and len(config) == len(saved):
+        return [_completed(one, part) for one, part in zip(saved, config, strict=True)]
+    return saved
 
 
 def _relevant(config: Any, facts: dict[str, Any]) -> dict[str, Any]:

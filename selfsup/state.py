@@ -8,40 +8,94 @@ from selfsup import checkpoint, distributed
 from selfsup.folder import RunFolder
 from selfsup.methods.base import Method
 from selfsup.monitor.log import message
+from selfsup.saving import Saver
+from selfsup.training import Training
 
 
 class TrainingState:
-    """Everything that a checkpoint holds: the method's tensors, the optimiser's, the scaler's, the step."""
+    """Everything that a checkpoint holds: the method's tensors, the optimiser's, the scaler's, the step.
+
+    Args:
+        method: on its device.
+        optimizer: of the method's parameters.
+        accelerator: whose scaler belongs to the state.
+        folder: of the run.
+        training: when to save, and what to keep.
+        steps_per_epoch: of the run.
+    """
 
     def __init__(
-        self, method: Method, optimizer: torch.optim.Optimizer, accelerator: Accelerator, folder: RunFolder, keep: int
+        self,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        accelerator: Accelerator,
+        folder: RunFolder,
+        training: Training,
+        steps_per_epoch: int,
     ):
-        self.method, self.optimizer, self.folder, self.keep = method, optimizer, folder, keep
+        self.method, self.optimizer, self.folder, self.training = method, optimizer, folder, training
         self.scaler, self.device = accelerator.scaler, accelerator.device
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in method.named_parameters()}
-        self.saved_step = -1
+        self._kept_steps = training.keep_every * steps_per_epoch
+        self._saver = Saver(folder.checkpoints, training.keep_last) if distributed.rank() == 0 else None
+        self._begun = -1  # the step of the newest checkpoint, which may still be on its way to the disk
+
+    def due(self, step: int, seconds: float) -> bool:
+        """Whether to save after this step, so long after it was done last."""
+        every = self.training.save_steps
+        return (
+            seconds > 60 * self.training.save_minutes
+            or (every is not None and step % every == 0)
+            or self._to_be_kept(step)
+        )
+
+    def _to_be_kept(self, step: int) -> bool:
+        return self._kept_steps > 0 and step % self._kept_steps == 0
 
     def save(self, step: int) -> None:
-        if step == self.saved_step:
+        """Save, by the main process; with `save_async` the files are written while training goes on.
+
+        Raises:
+            StorageError: without `save_async`, as `settle`.
+        """
+        if step == self._begun:
             return
+        self._begun = step
+        if self._saver is not None:
+            tensors = {
+                "method": self.method.state_dict(),
+                "optimizer": optimizer_tensors(self.optimizer, self.names),
+            }
+            state = {"scaler": self.scaler.state_dict() if self.scaler else None}
+            self._saver.begin(step, tensors, state, self._to_be_kept(step))
+        if not self.training.save_async:
+            self.settle()
+
+    @property
+    def failed(self) -> bool:
+        """Whether this process knows of a checkpoint that was not written: then all should `settle`, which raises."""
+        return self._saver is not None and self._saver.failed
+
+    def settle(self) -> None:
+        """Wait until what was saved is on the disk. Every process must call it.
+
+        Raises:
+            StorageError: it could not be written; the same in all processes. The checkpoint before is untouched.
+        """
         problem = ""
-        if distributed.rank() == 0:
+        if self._saver is not None:
             try:
-                self._write(step)
+                self._saver.wait()
             except checkpoint.StorageError as error:
                 problem = str(error)
         problem = distributed.gather_json(problem, self.device)[0]  # all processes wait here, and all stop
         if problem:
             raise checkpoint.StorageError(problem)
-        self.saved_step = step
 
-    def _write(self, step: int) -> None:
-        tensors = {
-            "method": self.method.state_dict(),
-            "optimizer": checkpoint.optimizer_tensors(self.optimizer, self.names),
-        }
-        state = {"scaler": self.scaler.state_dict() if self.scaler else None}
-        checkpoint.save(self.folder.checkpoints, step, tensors, state, self.keep)
+    def close(self) -> None:
+        """Let what is being written be finished, whatever else went wrong."""
+        if self._saver is not None:
+            self._saver.close()
 
     def load(self) -> int:
         """Restore the newest checkpoint, if there is one; returns its step, else 0."""
@@ -55,8 +109,37 @@ class TrainingState:
         if found.step != step:
             found = checkpoint.load(self.folder.checkpoints / f"step_{step:08d}")
         self.method.load_state_dict(found.tensors["method"])
-        checkpoint.restore_optimizer(self.optimizer, self.names, found.tensors["optimizer"])
+        restore_optimizer(self.optimizer, self.names, found.tensors["optimizer"])
         if self.scaler and found.state["scaler"]:
             self.scaler.load_state_dict(found.state["scaler"])
-        self.saved_step = found.step
+        self._begun = found.step
         return found.step
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
+    """The optimiser's state under readable names: "encoder.conv1.weight/momentum_buffer"."""
+    return {
+        f"{names[parameter]}/{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str], tensors: dict[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave, in the memory format of each parameter.
+
+    Raises:
+        ValueError: the state belongs to other parameters.
+    """
+    parameters = {name: parameter for parameter, name in names.items()}
+    optimizer.state.clear()
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition("/")
+        if name not in parameters:
+            raise ValueError(f"the checkpoint holds optimiser state of {name!r}, which this method does not have")
+        parameter = parameters[name]
+        # AdamW's count of steps stays on the CPU, also where the parameter is a single number on the device.
+        if value.shape == parameter.shape and entry != "step":
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        optimizer.state[parameter][entry] = value

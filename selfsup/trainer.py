@@ -101,7 +101,8 @@ def fit(
     torch.backends.cudnn.benchmark = not training.deterministic
     method.to(device).to(memory_format=torch.channels_last)
     optimizer = training.optimizer.build(method.named_parameters(), training.batch_size, method.rates())
-    state = TrainingState(method, optimizer, accelerator, folder, training.keep)
+    horizon = Horizon(loader.sampler.length, training.batch_size, training.epochs)
+    state = TrainingState(method, optimizer, accelerator, folder, training, horizon.steps_per_epoch)
     step = state.load()
     if training.compile:
         for module in method.modules():
@@ -112,15 +113,17 @@ def fit(
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
         model = accelerator.prepare_model(method)
     stepper = accelerator.prepare_optimizer(optimizer, device_placement=False)  # its state is placed already
-    horizon = Horizon(loader.sampler.length, training.batch_size, training.epochs)
     run = _Run(method, model, stepper, optimizer, loader, views, training, horizon, accelerator, extract)
     log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps) if distributed.rank() == 0 else None
     if step and log:
         message(f"going on from step {step} of {horizon.total_steps}")
     try:
         with caught_signals() as caught:
-            return run.loop(step, state, log, caught, evaluate)
+            outcome = run.loop(step, state, log, caught, evaluate)
+            state.settle()
+            return outcome
     finally:
+        state.close()
         if log:
             log.close()
 
@@ -164,7 +167,11 @@ class _Run(NamedTuple):
                 if log:
                     log.advance(step)
                 overtime = training.max_minutes is not None and now - begin > 60 * training.max_minutes
-                number, stop, due = agree(max(caught, default=0), overtime, now - saved > 60 * training.save_minutes)
+                number, stop, due, failed = agree(
+                    max(caught, default=0), overtime, state.due(step, now - saved), state.failed
+                )
+                if failed:
+                    state.settle()
                 if step % horizon.steps_per_epoch == 0:
                     left = (horizon.total_steps - step) * (time.monotonic() - begin) / (step - first)
                     self.epoch_end(step // horizon.steps_per_epoch, evaluate, log, left)

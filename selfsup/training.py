@@ -29,17 +29,22 @@ class Training:
     log_every: int = execution(20)  # steps
     evaluate_every: int = execution(1)  # epochs between online evaluations; 0: never
     save_minutes: float = execution(10.0)  # between checkpoints
-    keep: int = execution(2)  # checkpoints kept
+    save_steps: int | None = execution(None)  # steps between checkpoints, beside those by save_minutes
+    save_async: bool = execution(True)  # training goes on while a checkpoint is written; costs a copy on the host
+    keep_last: int = execution(2)  # newest checkpoints that stay
+    keep_every: int = execution(0)  # epochs between checkpoints that are made, and never removed; 0: none
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "log_every", "keep"):
+        for name in ("epochs", "batch_size", "log_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm is {self.clip_norm}; it must be positive, or None for no clipping")
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps is {self.max_steps}; it must be at least 1")
-        for name in ("seed", "workers", "evaluate_every"):
+        if self.save_steps is not None and self.save_steps < 1:
+            raise ValueError(f"save_steps is {self.save_steps}; it must be at least 1, or None for save_minutes alone")
+        for name in ("seed", "workers", "evaluate_every", "keep_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
 

@@ -1,6 +1,5 @@
 """Checkpoints: whole or not there, verified, never executed."""
 
-import json
 import os
 import shutil
 import signal
@@ -13,6 +12,7 @@ import torch
 
 from selfsup import checkpoint
 from selfsup.checkpoint import DamagedFile, StorageError, load, load_newest, save, steps
+from selfsup.sealed import seal, unseal
 
 
 def tensors(seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
@@ -34,15 +34,15 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 99_999_999, 100_000_000):
-        save(tmp_path, step, tensors(), {}, keep=2)
+        save(tmp_path, step, tensors(), {}, keep_last=2)
     assert steps(tmp_path) == [99_999_999, 100_000_000]
 
 
 def test_pruning_never_prefers_a_damaged_later_one(tmp_path: Path) -> None:
-    save(tmp_path, 10, tensors(1), {}, keep=2)
-    damaged = save(tmp_path, 20, tensors(2), {}, keep=2)
+    save(tmp_path, 10, tensors(1), {}, keep_last=2)
+    damaged = save(tmp_path, 20, tensors(2), {}, keep_last=2)
     (damaged / "state.json").write_text("")
-    save(tmp_path, 15, tensors(3), {}, keep=1)  # resumed from 10
+    save(tmp_path, 15, tensors(3), {}, keep_last=1)  # resumed from 10
     assert steps(tmp_path) == [15]
 
 
@@ -56,15 +56,9 @@ def test_every_truncation_and_every_flipped_bit_is_noticed(tmp_path: Path) -> No
                 copy = tmp_path / "copy"
                 shutil.copytree(whole, copy)
                 (copy / name).write_bytes(damaged)
-                try:
-                    found = load(copy)
-                except (DamagedFile, ValueError):
-                    continue
-                finally:
-                    shutil.rmtree(copy)
-                # A bit of the manifest's own white space may change without a change of meaning.
-                assert name == "manifest.json"
-                assert torch.equal(found.tensors["method"]["w"], tensors()["method"]["w"])
+                with pytest.raises(DamagedFile, match=name):
+                    load(copy)
+                shutil.rmtree(copy)
 
 
 def test_a_damaged_newest_falls_back_and_is_named(tmp_path: Path) -> None:
@@ -124,9 +118,9 @@ def hook(event, arguments):
         if count == int(sys.argv[3]):
             os.kill(os.getpid(), 9)
 folder = Path(sys.argv[1])
-checkpoint.save(folder, 1, {"method": {"w": torch.ones(1000)}}, {}, keep=1)
+checkpoint.save(folder, 1, {"method": {"w": torch.ones(1000)}}, {}, keep_last=1)
 sys.addaudithook(hook)
-checkpoint.save(folder, 2, {"method": {"w": torch.full((1000,), 2.0)}}, {}, keep=1)
+checkpoint.save(folder, 2, {"method": {"w": torch.full((1000,), 2.0)}}, {}, keep_last=1)
 print("done")
 """
 
@@ -147,9 +141,9 @@ def test_a_kill_at_any_point_of_saving_leaves_a_whole_checkpoint(tmp_path: Path,
 
 def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
     path = save(tmp_path, 1, tensors(), {})
-    manifest = json.loads((path / "manifest.json").read_text())
+    manifest = unseal(path / "manifest.json", ())
     manifest["files"]["../../secret"] = {"size": 1, "sha256": "0"}
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    (path / "manifest.json").write_bytes(seal(manifest))
     with pytest.raises(DamagedFile, match="step_00000001/secret"):
         load(path)
 

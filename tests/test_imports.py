@@ -7,7 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    ["randomness", "distributed", "schedules", "config", "checkpoint", "untrusted", "data.batch"],
+    [
+        *("randomness", "distributed", "schedules", "config", "data.batch"),
+        *("checkpoint", "sealed", "tensor_file", "saving", "untrusted"),
+    ],
     ["losses", "memory", "models", "augment", "data", "optim", "cluster", "monitor"],
     ["methods"],
     ["folder", "interruption", "training", "state", "caching", "trainer"],

@@ -73,7 +73,7 @@ def keep(folder: RunFolder, results: list[Result]) -> None:
             for old in read(folder, stage)
             if old.about.get("encoder_sha256") == encoder and _as_json(old.protocol) not in said
         ]
-        folder.write_json(f"results/{stage}.json", {"results": [asdict(result) for result in [*new, *kept]]})
+        folder.write_sealed(f"results/{stage}.json", {"results": [asdict(result) for result in [*new, *kept]]})
 
 
 def read(folder: RunFolder, stage: str) -> list[Result]:
@@ -82,7 +82,7 @@ def read(folder: RunFolder, stage: str) -> list[Result]:
     Raises:
         ValueError: the file is damaged, or of an older layout.
     """
-    content = folder.read_json(f"results/{stage}.json")
+    content = folder.read_sealed(f"results/{stage}.json", "results")
     if not content:
         return []
     try:

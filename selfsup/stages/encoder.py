@@ -1,7 +1,6 @@
 """The result of a run: an encoder's weights, and what is needed to build it and to feed it."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +17,11 @@ from selfsup.config import class_name, dump, restore
 from selfsup.methods.base import Method
 from selfsup.models.heads import Classifier, HeadConfig
 from selfsup.models.resnet import ResNet
-from selfsup.untrusted import plain_name, read_json
+from selfsup.sealed import seal, unseal
+from selfsup.untrusted import plain_name
 
 SCHEMA = 1
+_ABOUT = ("schema", "encoder", "feed", "sha256", "made_by", "head")  # entries of encoder.json
 HEAD = "head.safetensors"
 _LARGEST = 4096  # pixels of a side that an encoder is fed with
 Layer = Literal["backbone", "embedding"]
@@ -120,7 +121,7 @@ def save_encoder(
         **beside,
     }
     checkpoint.write_atomically(path, content)
-    checkpoint.write_atomically(path.with_suffix(".json"), (json.dumps(about, indent=1) + "\n").encode())
+    checkpoint.write_atomically(path.with_suffix(".json"), seal(about))
     return digest
 
 
@@ -149,7 +150,7 @@ def load_encoder(path: Path) -> Exported:
         raise ValueError(f"there is no encoder at {weights}; {remedy}")
     beside = weights.with_suffix(".json")
     try:
-        about = read_json(beside)
+        about = unseal(beside, _ABOUT)
         config: ResNet.Config = restore(about["encoder"], ResNet.Config)
         # Fields that an older file lacks take their defaults.
         feed: Feed = restore({**about["feed"], "class": class_name(Feed)}, Feed)
