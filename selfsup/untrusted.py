@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 _LONGEST = 2_000  # characters of a line
+_DEEPEST = 50  # lists and objects in one another, so that no function that goes through them runs out of stack
 
 
 def plain(text: str) -> str:
@@ -58,12 +59,33 @@ def read_json(path: Path) -> dict[str, Any]:
         OSError: there is no such file, or it cannot be read.
         ValueError: it is not JSON, too deeply nested, or something else than an object; the message names the file.
     """
+    return parse_json(read_bytes(path), path)
+
+
+def parse_json(text: bytes, path: Path) -> dict[str, Any]:
+    """`read_json` of a text that has been read from `path`."""
     try:
-        content = json.loads(read_bytes(path))
+        content = json.loads(text)
     except RecursionError as error:
         raise ValueError(f"{path} is not valid JSON: it is nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if _nested(content) > _DEEPEST:
+        raise ValueError(f"{path} is nested more than {_DEEPEST} deep")
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; wanted a JSON object")
     return content
+
+
+def _nested(content: Any) -> int:
+    """How deep the lists and objects are nested, as far as is of interest."""
+    level, depth = [content], 0
+    while level and depth <= _DEEPEST:
+        level = [
+            item
+            for holder in level
+            if isinstance(holder, dict | list)
+            for item in (holder.values() if isinstance(holder, dict) else holder)
+        ]
+        depth += 1
+    return depth

@@ -1,6 +1,8 @@
 """Retrieval: how high the images of a query's identity stand in the ranking of a gallery by similarity."""
 
+import contextlib
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -163,6 +165,14 @@ def random_queries(labels: Tensor, seed: int) -> Tensor:
     return chosen
 
 
+@contextlib.contextmanager
+def _damage_told(index: Path) -> Iterator[None]:
+    try:
+        yield
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{index} is not a readable table: {error}") from error
+
+
 def read_index(root: str, source: Source, column: str) -> list[str] | None:
     """What a column of index.csv says of each image of `source`.
 
@@ -178,7 +188,7 @@ def read_index(root: str, source: Source, column: str) -> list[str] | None:
     for place in (folder.resolve(), folder.resolve().parent):
         index = place / "index.csv"
         if folder.is_dir() and index.is_file():
-            with open(index, newline="", encoding="utf-8") as file:
+            with open(index, newline="", encoding="utf-8") as file, _damage_told(index):
                 rows = csv.DictReader(file)
                 if {"path", column} <= set(rows.fieldnames or ()):
                     listed = {}
