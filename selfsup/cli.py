@@ -36,7 +36,10 @@ The last line on standard output is a JSON object with the figures; messages go 
 
 
 def main() -> None:
-    """Entry point of `selfsup` and `python -m selfsup`: exits with 0, 2 (cannot be done as asked), or 128 + signal."""
+    """Entry point of `selfsup` and `python -m selfsup`.
+
+    Exits with 0; 2: cannot be done as asked; 75: another process of the run is gone or stuck; 128 + signal.
+    """
     arguments = sys.argv[1:]
     # Threads that wait by spinning take the core from the ones they wait for; must be set before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -58,7 +61,11 @@ def main() -> None:
         if not (meant_for_user(error) or named) or os.environ.get("SELFSUP_TRACEBACK"):
             raise
         print(f"selfsup: {plain(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        code = getattr(error, "exit_code", 2)
+        if code != 2:  # an orderly end could wait for a process that is gone
+            sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)
 
 
 # Commands on a run, and their modules in selfsup.stages, each with a STAGE.
@@ -107,8 +114,13 @@ def _print_result(result: dict[str, Any]) -> int:
 
     if distributed.rank() == 0:
         print(json.dumps(result), flush=True)
+    code = 0
+    if result.get("signal"):
+        from selfsup.interruption import leave
+
+        code = leave(result["signal"])
     distributed.shut_down()
-    return 128 + result["signal"] if result.get("signal") else 0
+    return code
 
 
 def _pretrain(arguments: list[str]) -> int:

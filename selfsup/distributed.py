@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -17,6 +18,22 @@ def is_distributed() -> bool:
 def launched() -> int:
     """Number of processes that a launcher started, whether or not they have joined yet."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rejoin(device: torch.device, timeout: timedelta) -> None:
+    """Join the process group under keys of its own, where torch's launcher has started the processes again.
+
+    Its store still holds the addresses of those that ended, and one that reads them waits for a connection to nobody
+    (pytorch issues #135712 and #167288). On the first start the group is left to accelerate.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or dist.is_initialized():
+        return
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.PrefixStore(f"attempt_{attempt}", dist.TCPStore(host, port, launched(), False, timeout))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    own = int(os.environ["RANK"])
+    dist.init_process_group(backend, store=store, rank=own, world_size=launched(), timeout=timeout)
 
 
 def rank() -> int:

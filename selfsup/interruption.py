@@ -1,8 +1,10 @@
 """Stopping well: signals are noted, and all processes take the same decision after the same step."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
+from datetime import timedelta
 from types import FrameType
 
 import torch
@@ -11,34 +13,70 @@ import torch.distributed as dist
 from selfsup import distributed
 from selfsup.monitor.log import message
 
+# What ends a run: a launcher or a person, the terminal, a scheduler that warns before its limit.
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1")
+    if hasattr(signal, name)  # not on Windows
+)
+
+
+class _Note:
+    """Notes the signals of a process."""
+
+    def __init__(self) -> None:
+        self.caught: list[int] = []
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        # Launchers pass on the signal of a terminal that their processes have had from it already.
+        if self.caught and number == signal.SIGINT and distributed.launched() == 1:
+            raise KeyboardInterrupt
+        self.caught.append(number)
+        if len(self.caught) == 1:
+            message(f"stopping ({signal.Signals(number).name}): the current step is finished and saved first")
+
 
 @contextlib.contextmanager
 def caught_signals() -> Iterator[list[int]]:
-    """SIGTERM and SIGINT are noted in the list instead of ending the process; a second SIGINT interrupts at once."""
-    caught: list[int] = []
+    """SIGTERM, SIGINT and SIGUSR1 are noted in the list instead of ending the process.
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        caught.append(number)
-        message("stopping: the current step is finished and saved first")
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    In a run of one process a second SIGINT interrupts at once. Inside another `caught_signals` the list is that one's.
+    """
+    outer = signal.getsignal(signal.SIGTERM)
+    if isinstance(outer, _Note):
+        yield outer.caught
+        return
+    note = _Note()
+    previous = {number: signal.signal(number, note) for number in SIGNALS}
     try:
-        yield caught
+        yield note.caught
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-class Consensus:
-    """Lets all processes take the same decision after every step, over a CPU group so that no GPU is waited for."""
+def leave(number: int) -> int:
+    """The exit code of a process that this signal asked to stop; from here on no signal disturbs its leaving.
 
-    def __init__(self) -> None:
+    128 + number; but 0 under a launcher that would start a run again that ends otherwise (--max-restarts).
+    """
+    for other in SIGNALS:  # the launcher sends one to those that leave last
+        signal.signal(other, signal.SIG_IGN)
+    return 0 if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0 else 128 + number
+
+
+class Consensus:
+    """Lets all processes take the same decision after every step, over a CPU group so that no GPU is waited for.
+
+    Args:
+        timeout: how long to wait for the others, at most.
+    """
+
+    def __init__(self, timeout: timedelta) -> None:
         needs_own = distributed.is_distributed() and dist.get_backend() != "gloo"
         self._group: dist.ProcessGroup | None = None
         if needs_own:
-            group = dist.new_group(backend="gloo")
+            group = dist.new_group(backend="gloo", timeout=timeout)
             assert isinstance(group, dist.ProcessGroup)  # this process is a member
             self._group = group
 

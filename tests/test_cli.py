@@ -17,7 +17,6 @@ import selfsup.methods
 from selfsup import checkpoint, cli
 from selfsup.config import flag_names, load_recipe, recipe_names
 from selfsup.data.sampling import TwoDomains
-from selfsup.launch import asked_processes
 
 SMALL = "--encoder.width 0.25 --batch-size 16 --epochs 1 --device cpu --workers 0 --evaluate-every 0".split()
 
@@ -227,12 +226,6 @@ def test_help_answers_at_once() -> None:
         seconds.append(time.perf_counter() - start)
     assert "selfsup pretrain RECIPE" in done.stdout
     assert min(seconds) < 0.5
-
-
-def test_the_launchers_command_line_is_understood() -> None:
-    assert asked_processes("python accelerate launch --num_processes 2 -m selfsup".split()) == 2
-    assert asked_processes("accelerate launch --num_processes=3 -m selfsup".split()) == 3
-    assert asked_processes("accelerate launch -m selfsup".split()) is None
 
 
 def test_accelerate_starts_as_many_processes_as_were_asked_for(tmp_path: Path) -> None:

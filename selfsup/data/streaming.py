@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from selfsup.data.base import Source, TooManyUnreadable, UnreadableImage, check_unreadable
 from selfsup.data.batch import Batch, Key
+from selfsup.parent import end_with_parent
 from selfsup.randomness import counter
 
 Crop = Callable[[list[Image.Image], Tensor, Any], tuple[Tensor, ...]]
@@ -126,9 +127,14 @@ class Streaming:
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    """Terminals and launchers signal the whole group: the parent finishes its step, and needs its workers for that."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Terminals and launchers signal the whole group: the parent finishes its step, and needs its workers for that.
+
+    A parent that is killed takes them along: they hold its open files, with the lock of the run folder.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has no SIGUSR1
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    end_with_parent(9)  # SIGKILL
 
 
 def _as_it_is(item: Any) -> Any:

@@ -1,0 +1,38 @@
+"""What `accelerate launch` was asked for, on machines where it starts one process only."""
+
+import os
+import sys
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from selfsup import launch
+
+
+def test_the_launchers_command_line_is_understood() -> None:
+    assert launch.asked("python accelerate launch --num_processes 2 -m selfsup".split(), "--num_processes") == 2
+    assert launch.asked("accelerate launch --num-processes=3 -m selfsup".split(), "--num_processes") == 3
+    assert launch.asked("accelerate launch --max_restarts 4 -m selfsup".split(), "--num_processes") is None
+
+
+@pytest.mark.parametrize(("words", "restarts"), [("", 0), ("--max_restarts 3", 3)])
+def test_as_many_processes_and_restarts_as_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch, words: str, restarts: int
+) -> None:
+    line = f"accelerate launch --num_processes 2 {words} -m selfsup pretrain r.py".split()
+    parent = SimpleNamespace(cmdline=lambda: line)
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(parent=lambda: parent))
+    monkeypatch.setattr(launch, "end_with_parent", lambda number: None)
+    begun: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda program, command: begun.append(command))
+    environment = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500", "OMP_NUM_THREADS": "1"}
+    for name in ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    launch.start_missing_processes(["pretrain", "r.py"])
+    options = ["--nproc-per-node=2", "--master-port=29500", f"--max-restarts={restarts}"]
+    assert begun == [
+        [sys.executable, "-m", "torch.distributed.run", *options, "--", "-m", "selfsup", "pretrain", "r.py"]
+    ]
