@@ -3,12 +3,15 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from selfsup.distributed import gather, rank, scatter_sum, world_size
 from selfsup.losses.cluster import bounded_nce, class_logits, cluster_nce
 from selfsup.losses.contrastive import full
 from selfsup.memory.bank import move_rows
 from selfsup.memory.sharded import ShardedRows, largest_of_all, log_sum_exp
+
+_SCORES = 2**26  # scores of embeddings against sharded rows that are alive at a time
 
 
 class HybridMemory(nn.Module):
@@ -116,18 +119,52 @@ class ShardedHybridMemory(ShardedRows):
         everyone = gather(full(embeddings))  # (N, D)
         places, mine = self.own_places(gather(rows))  # (N,)
         if self.own_count:
-            logits = class_logits(everyone, self.features, self.own_classes, temperature)  # (own rows, N)
-            targets = self.own_classes[places][None]  # (1, N)
-            at_target = logits.gather(0, targets)
-            own, log_sum = at_target[0].masked_fill(~mine, 0), logits.logsumexp(dim=0)
-            left_out = at_target.detach().masked_fill(mine, -torch.inf)
-            best = logits.detach().scatter(0, targets, left_out).amax(dim=0)
+            own, log_sum, best = self._scores(everyone, self.own_classes[places], mine, temperature)
         else:  # fewer clusters than processes; the others wait for this one in the backward pass too
             own = 0 * everyone.sum(dim=1)
             log_sum = own - torch.inf
             best = log_sum.detach()
         score = scatter_sum(own)  # (B,)
         return bounded_nce(score, log_sum_exp(log_sum)), (score > largest_of_all(best)).float().mean()
+
+    def _scores(
+        self, everyone: Tensor, targets: Tensor, mine: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, D) embeddings against the own clusters, some of them at a time.
+
+        Args:
+            targets: (N,) the own cluster that each belongs to, where `mine` (N,) says so.
+
+        Returns:
+            The score of that cluster, 0 where there is none; the log of the sum of exponentials; the highest score of
+            the others, without gradient: (N,) each.
+        """
+
+        def tile(everyone: Tensor, first: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
+            classes = self.own_classes[first:end] - self.own_classes[first]
+            logits = class_logits(everyone, self.features[first:end], classes, temperature)  # (end - first, N)
+            here = (targets - self.own_classes[first])[None]  # (1, N)
+            inside = mine & (here >= 0) & (here <= classes[-1])
+            here = here.masked_fill(~inside, 0)
+            own = logits.gather(0, here)
+            left_out = own.detach().masked_fill(inside, -torch.inf)
+            best = logits.detach().scatter(0, here, left_out).amax(dim=0)
+            return own.masked_fill(~inside, 0)[0], logits.logsumexp(dim=0), best
+
+        rows = max(1, _SCORES // len(everyone))
+        starts = torch.arange(0, self.own_count, rows, device=everyone.device)
+        # A tile begins where a cluster does; one larger than a tile is a tile of its own.
+        cuts = torch.searchsorted(self.own_classes, self.own_classes[starts]).unique().tolist()
+        ends = [*cuts[1:], self.own_count]
+        if len(cuts) == 1:
+            return tile(everyone, 0, self.own_count)
+        # The scores of a tile are formed again in the backward pass, so that those of one tile are alive at a time.
+        tiles = [
+            checkpoint(tile, everyone, first, end, use_reentrant=False, preserve_rng_state=False)
+            for first, end in zip(cuts, ends, strict=True)
+        ]
+        own, log_sum, best = (torch.stack(part) for part in zip(*tiles, strict=True))
+        return own.sum(dim=0), log_sum.logsumexp(dim=0), best.amax(dim=0)
 
     @torch.no_grad()
     def update(self, features: Tensor, rows: Tensor, momentum: float, repeats: int) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from selfsup.distributed import gather, mean_over_processes, rank, scatter_sum
 from selfsup.losses.cluster import cluster_nce
+from selfsup.memory import hybrid
 from selfsup.memory.bank import ShardedBank
 from selfsup.memory.hybrid import ShardedHybridMemory
 from selfsup.memory.sharded import load_whole_state, sharded, whole_state
@@ -143,12 +144,14 @@ CLUSTERS = torch.tensor(
 )
 
 
-def all_clusters() -> list[dict[str, Tensor]]:
+def all_clusters(scores: int) -> list[dict[str, Tensor]]:
+    hybrid._SCORES = scores
     return [hybrid_operations(labels) for labels in CLUSTERS]
 
 
-def test_a_cluster_lies_in_one_process() -> None:
-    several = run_processes(2, all_clusters)
+@pytest.mark.parametrize("scores", [2**26, 8])  # all rows at a time, and two
+def test_a_cluster_lies_in_one_process(scores: int) -> None:
+    several = run_processes(2, all_clusters, scores)
     rows = F.normalize(torch.randn(8, 4, generator=torch.Generator().manual_seed(1)).double())
     for labels, *parts in zip(CLUSTERS, *several, strict=True):
         embeddings = F.normalize(torch.randn(4, 4, generator=torch.Generator().manual_seed(2)).double())
