@@ -12,6 +12,7 @@ from torch import nn
 from selfsup import distributed
 from selfsup.augment.geometry import Fit
 from selfsup.augment.views import Augment, Views
+from selfsup.caching import check_chunks
 from selfsup.config import Data, differences, dump, execution
 from selfsup.data.joined import open_training
 from selfsup.data.loader import Loader
@@ -19,7 +20,6 @@ from selfsup.data.resident import Squeezed
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
 from selfsup.data.sources import ArraySource, Source, fingerprint, open_test, subset
 from selfsup.folder import RunFolder, device_name
-from selfsup.interruption import caught_signals
 from selfsup.methods.base import Extract, Method, Problem
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.log import message
@@ -82,13 +82,13 @@ def pretrain(run: Run) -> dict[str, Any]:
     source = open_training(run.data)
     views = Views(run.augment, run.seed)
     method = build_method(run, source)
+    check_chunks(method, run)
     facts: dict[str, Any] = {"images": fingerprint(source), "method": method.resolved}
     if run.start:
         facts["start"] = load_encoder(Path(run.start)).sha256
     folder.check(run, facts)  # before anything is decoded
     loader = make_loader(run, run.data, source, views, accelerator, run.sampling)
-    # None of several processes may end alone: a signal is noted from here on, and all agree before the first step.
-    with folder.claimed(run, facts, accelerator.device), caught_signals():
+    with folder.claimed(run, facts, accelerator.device):
         if distributed.rank() == 0:
             message(f"{len(source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
         result = _trained(run, method, loader, views, folder, accelerator)

@@ -21,6 +21,12 @@ class Training:
     compile: bool = False  # the encoder, by torch.compile
     deterministic: bool = True  # on a GPU: only convolution kernels that give the same bits every time
     clip_norm: float | None = None  # largest norm of the whole gradient
+    # Gradient caching, for batches that do not fit into memory: images of each process that are embedded at a time;
+    # must divide its part of the batch. None: all at once.
+    grad_cache_chunk: int | None = None
+    # Batch norm then. chunk: over each chunk. frozen: by statistics of the whole batch that a pass ahead found, and
+    # through which no gradient flows.
+    grad_cache_batch_norm: Literal["chunk", "frozen"] = "chunk"
     folder: str = execution("")  # run folder; empty: runs/<name>
     max_steps: int | None = execution(None)  # stop after this step, as max_minutes does
     max_minutes: float | None = execution(None)  # save and stop after this time; the same command goes on
@@ -28,7 +34,6 @@ class Training:
     workers: int = execution(2)  # processes that decode photographs; arrays need none
     log_every: int = execution(20)  # steps
     evaluate_every: int = execution(1)  # epochs between online evaluations; 0: never
-    hang_minutes: float = execution(30.0)  # without any movement, until a run of several processes is ended
     save_minutes: float = execution(10.0)  # between checkpoints
     save_steps: int | None = execution(None)  # steps between checkpoints, beside those by save_minutes
     save_async: bool = execution(True)  # training goes on while a checkpoint is written; costs a copy on the host
@@ -41,15 +46,25 @@ class Training:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm is {self.clip_norm}; it must be positive, or None for no clipping")
+        self._check_caching()
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps is {self.max_steps}; it must be at least 1")
         if self.save_steps is not None and self.save_steps < 1:
             raise ValueError(f"save_steps is {self.save_steps}; it must be at least 1, or None for save_minutes alone")
-        if self.hang_minutes <= 0:
-            raise ValueError(f"hang_minutes is {self.hang_minutes}; it must be positive, such as 30")
         for name in ("seed", "workers", "evaluate_every", "keep_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+
+    def _check_caching(self) -> None:
+        chunk, frozen = self.grad_cache_chunk, self.grad_cache_batch_norm == "frozen"
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"grad_cache_chunk is {chunk}; give 1 or more, such as 64, or None for no chunks")
+        if frozen and chunk is None:
+            raise ValueError('grad_cache_batch_norm "frozen" is for chunks; give grad_cache_chunk too, such as 64')
+        if frozen and self.compile:
+            raise ValueError(
+                'compile knows no batch norm by constants; use grad_cache_batch_norm "chunk", or no compile'
+            )
 
 
 class Outcome(NamedTuple):

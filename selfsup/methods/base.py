@@ -44,6 +44,7 @@ class About(NamedTuple):
     labels: Literal["unused", "needed", "optional"] = "unused"
 
 
+Embed = Callable[[Tensor], Tensor]  # (B, C, S, S) -> (B, D), each row from its image and, in batch norm, the others
 # Features of every image of the data set by an encoder, with the test-time view: module -> (num_images, D) float32.
 Extract = Callable[[nn.Module], Tensor]
 
@@ -62,6 +63,9 @@ class Method(nn.Module):
 
     about: ClassVar[About]
     forms_labels: ClassVar[bool] = False  # gives `pseudo_labels` before every epoch
+    together: ClassVar[bool] = False  # all views are embedded as one batch, so that batch norm is over all of them
+    # With gradient caching, what embeds views without gradient, in chunks; see selfsup.caching.
+    in_chunks: Callable[[Embed, list[Tensor]], list[Tensor]] | None = None
     encoder: nn.Module  # the only part that is exported
 
     @property
@@ -89,7 +93,20 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def forward(self, views: list[Tensor], batch: Batch) -> Step:
-        return self.objective([self.embed(view) for view in self.queries(views)], views, batch)
+        """The step as a whole. Not to be overridden: gradient caching takes its parts one by one."""
+        return self.objective(self.embedded(self.embed, self.queries(views)), views, batch)
+
+    def embedded(self, embed: Embed, views: list[Tensor]) -> list[Tensor]:
+        """(B, D) embeddings of each view by `embed`, as one batch where the method takes views together."""
+        return embed_together(embed, views) if self.together else [embed(view) for view in views]
+
+    @torch.no_grad()
+    def without_gradient(self, embed: Embed, views: list[Tensor]) -> list[Tensor]:
+        """`embedded` for what an objective embeds without gradient, such as keys: in chunks where gradients are cached.
+
+        Whatever an objective embeds must go through this, or a large batch would take the memory of a large batch.
+        """
+        return (self.in_chunks or self.embedded)(embed, views)
 
     def after_step(self, update: dict[str, Tensor], progress: float) -> None:
         """Write memory: called once after every optimiser step that was applied, with this process's `update`."""
@@ -117,7 +134,7 @@ class Method(nn.Module):
         return None
 
 
-def embed_together(embed: Callable[[Tensor], Tensor], views: list[Tensor]) -> list[Tensor]:
+def embed_together(embed: Embed, views: list[Tensor]) -> list[Tensor]:
     """Embed the concatenation of all views, so that batch norm is over all of them; views must have one size."""
     if len({view.shape for view in views}) > 1:
         shapes = sorted({tuple(view.shape[-2:]) for view in views})

@@ -12,7 +12,7 @@ from selfsup.distributed import gather, rank, world_size
 from selfsup.losses.contrastive import full, similarity, unit
 from selfsup.losses.diagnostics import feature_health
 from selfsup.losses.pairs import distance_similarity
-from selfsup.methods.base import About, Method, Problem, Step, detached, embed_together, require_labels
+from selfsup.methods.base import About, Method, Problem, Step, detached, require_labels
 from selfsup.methods.pair_losses import MultiSimilarity, PairLoss, Pairs
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
@@ -32,6 +32,7 @@ class Metric(Method):
         ("Hadsell 2006", "Schroff 2015", "Song 2016", "Sohn 2016", "Wu 2017", "Wang 2019", "Sun 2020", "Kim 2020"),
         "needed",
     )
+    together = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
@@ -86,9 +87,6 @@ class Metric(Method):
     def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows where normalised
         embedding: Tensor = self.head(self.encoder(view))
         return unit(embedding) if self.normalise else full(embedding)
-
-    def forward(self, views: list[Tensor], batch: Batch) -> Step:
-        return self.objective(embed_together(self.embed, views), views, batch)
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         pairs = self.pairs(embeddings, batch)

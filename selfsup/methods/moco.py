@@ -123,24 +123,28 @@ class MoCo(Method):
         own = references.indices == batch.indices[:, None]  # (B, M), keys of the same image
         return info_nce(queries, keys, references.features, self.config.temperature, mask=own)
 
-    @torch.no_grad()
     def all_keys(self, views: list[Tensor]) -> list[Tensor]:
+        """(B, D) keys of each view, unit rows without gradient."""
+        if self.batch_norm in ("plain", "sync"):
+            return self.without_gradient(self.embed_key, views)
         return [self.embed_keys(view, number) for number, view in enumerate(views)]
+
+    def embed_key(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
+        return unit(self.key_head(self.key_encoder(view)))
 
     @torch.no_grad()
     def embed_keys(self, view: Tensor, number: int) -> Tensor:
-        """(B, C, S, S) -> (B, D), unit rows without gradient; `number` is which keys of this step they are."""
+        """(B, C, S, S) -> (B, D), unit rows without gradient, of images in another order; `number`: which of the step.
 
-        def embed(images: Tensor) -> Tensor:
-            return unit(self.key_head(self.key_encoder(images)))
-
-        if self.batch_norm in ("plain", "sync"):
-            return embed(view)
-        everyone = self.batch_norm == "shuffle"  # or split: permuted within the process
+        The order is over the batch of all processes, or of this one where batch norm is split.
+        """
+        everyone = self.batch_norm == "shuffle"
         images = gather(view) if everyone else view  # (N, C, S, S)
         order = permutation(self.seed, Stream.SHUFFLE, len(images), epoch=2 * self.steps + number)  # (N,)
         first = rank() * len(view) if everyone else 0
-        keys = embed(images[order[first : first + len(view)]])  # (B, D), of somebody's images
+        (keys,) = self.without_gradient(
+            self.embed_key, [images[order[first : first + len(view)]]]
+        )  # (B, D), somebody's
         keys = gather(keys) if everyone else keys  # (N, D), keys[i] is of image order[i]
         return torch.empty_like(keys).index_copy_(0, order, keys)[first : first + len(view)]
 

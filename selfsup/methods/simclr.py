@@ -9,7 +9,7 @@ from selfsup.data.batch import Batch
 from selfsup.distributed import gather, rank
 from selfsup.losses.contrastive import nt_xent, unit
 from selfsup.losses.diagnostics import feature_health
-from selfsup.methods.base import About, Method, Problem, Step, detached, embed_together, require_two_views
+from selfsup.methods.base import About, Method, Problem, Step, detached, require_two_views
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
 
@@ -21,6 +21,7 @@ class SimCLR(Method):
     """
 
     about = About("SimCLR", "none", "NT-Xent", ("Chen 2020a",))
+    together = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
@@ -49,9 +50,6 @@ class SimCLR(Method):
 
     def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
         return unit(self.head(self.encoder(view)))
-
-    def forward(self, views: list[Tensor], batch: Batch) -> Step:
-        return self.objective(embed_together(self.embed, views), views, batch)
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         gathered = [gather(embedding) for embedding in embeddings]  # (N, D) each

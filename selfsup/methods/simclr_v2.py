@@ -3,11 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from selfsup.data.batch import Batch
-from selfsup.methods.base import About, Problem, Step, embed_together
+from selfsup.methods.base import About, Problem, Step
 from selfsup.methods.moco import MoCo
 from selfsup.models.heads import Head
 
@@ -21,6 +20,7 @@ class SimCLRv2(MoCo):
     """
 
     about = About("SimCLRv2", "queue of keys, momentum encoder", "NT-Xent with memory", ("Chen 2020c",))
+    together = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MoCo.Config):
@@ -44,13 +44,6 @@ class SimCLRv2(MoCo):
 
     config: Config
 
-    def forward(self, views: list[Tensor], batch: Batch) -> Step:
-        return self.objective(embed_together(self.embed, views), views, batch)
-
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         step = super().objective(embeddings, views, batch)
         return step._replace(loss=step.loss / 2) if self.config.reduction == "mean2n" else step
-
-    @torch.no_grad()
-    def all_keys(self, views: list[Tensor]) -> list[Tensor]:
-        return embed_together(lambda images: self.embed_keys(images, 0), views)

@@ -11,7 +11,7 @@ from selfsup.distributed import gather, rank
 from selfsup.losses.contrastive import unit
 from selfsup.losses.diagnostics import feature_health
 from selfsup.losses.sup_con import class_masks, sup_con
-from selfsup.methods.base import About, Method, Problem, Step, detached, embed_together, require_labels
+from selfsup.methods.base import About, Method, Problem, Step, detached, require_labels
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
 
@@ -23,6 +23,7 @@ class SupCon(Method):
     """
 
     about = About("SupCon", "none", "SupCon", ("Khosla 2020",), "needed")
+    together = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
@@ -50,9 +51,6 @@ class SupCon(Method):
 
     def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
         return unit(self.head(self.encoder(view)))
-
-    def forward(self, views: list[Tensor], batch: Batch) -> Step:
-        return self.objective(embed_together(self.embed, views), views, batch)
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         anchors = embeddings if self.config.anchors == "all" else embeddings[:1]

@@ -9,6 +9,7 @@ from torch import nn
 
 from selfsup.augment.parameters import View
 from selfsup.augment.views import Augment, Center, Views
+from selfsup.caching import check_chunks
 from selfsup.config import Data
 from selfsup.data.sources import Source, fingerprint
 from selfsup.folder import RunFolder
@@ -71,6 +72,7 @@ def train(
     loader = make_loader(settings, settings.data, source, views, accelerator)
     torch.manual_seed(settings.seed)
     method = build()
+    check_chunks(method, settings)
     device = accelerator.device
     evaluate: Evaluate | None = None if judge is None else lambda: judge(method, device)
     with folder.claimed(settings, facts, device):

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from selfsup.data.batch import Batch
@@ -44,9 +43,8 @@ class Taught(Method):
         out: Tensor = self.head(self.encoder(view))
         return out
 
-    @torch.no_grad()
     def taught(self, view: Tensor) -> Tensor:  # (B, 3, S, S) -> (B, C)
-        out: Tensor = self.teacher(view)
+        (out,) = self.without_gradient(self.teacher, [view])
         return out
 
     def head_state(self) -> tuple[HeadConfig, dict[str, Tensor]]:
