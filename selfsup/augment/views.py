@@ -164,11 +164,15 @@ def _chunk_size(device: torch.device, shape: tuple[int, int]) -> int:
 
 def _cropped(view: View, images: Tensor, samples: Tensor, boxes: Tensor, chosen: Parameters) -> Tensor:
     """Crop, flip and resize of some samples to planes (3, n, S, T) in [0, 1]."""
-    # Only what lies within some box is read: for a large image alone in its chunk, half of the work.
-    top, left = (int(edge) for edge in boxes[:, :2].amin(dim=0).floor())
-    bottom, right = (int(edge) for edge in (boxes[:, :2] + boxes[:, 2:]).amax(dim=0).ceil())
-    images = images[:, :, top:bottom, left:right].index_select(0, send(samples, images.device))
-    boxes = boxes - torch.tensor([top, left, 0, 0])
+    if _chunk_size(images.device, view.shape) > 1:
+        images = images.index_select(0, send(samples, images.device))
+    else:
+        # For a large image alone in its chunk, to read only what lies within its box is half of the work. Where several
+        # share one all is read: with a window of theirs, each one's neighbours would decide how its sums are rounded.
+        top, left = (int(edge) for edge in boxes[0, :2].floor())
+        bottom, right = (int(edge) for edge in (boxes[0, :2] + boxes[0, 2:]).ceil())
+        images = images[:, :, top:bottom, left:right].index_select(0, send(samples, images.device))
+        boxes = boxes - torch.tensor([top, left, 0, 0])
     planes = crop_planes(images, boxes, chosen.flip, view.size, view.interpolation)
     return planes.mul_(1 / 255).clamp_(0, 1)
 

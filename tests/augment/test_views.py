@@ -70,6 +70,20 @@ def test_views_are_float_channels_last_without_gradient_and_differ() -> None:
     assert (one - two).abs().mean() > 0.02
 
 
+@pytest.mark.parametrize("size", [16, 20, 32])
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_a_part_of_a_batch_has_the_bits_of_the_whole(size: int, parts: int) -> None:
+    """So that several processes see what one sees, whichever neighbours an image has."""
+    views, batch = Views(simclr_cifar(size), 5), batch_of(24, 40, 32)
+    assert isinstance(batch.images, Tensor)
+    pieces = [
+        views(Batch(images, batch.labels[:0], indices), 0, CPU)
+        for images, indices in zip(batch.images.chunk(parts), batch.indices.chunk(parts), strict=True)
+    ]
+    for number, whole in enumerate(views(batch, 0, CPU)):
+        assert torch.equal(torch.cat([piece[number] for piece in pieces]), whole)
+
+
 @pytest.mark.parametrize("chunk", [2**12, 2**30])
 def test_a_view_does_not_depend_on_its_batch_or_chunk(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     augment, batch = simclr(32, blur=0.5), batch_of(40, 32, 32)
