@@ -20,6 +20,7 @@ from selfsup.data.resident import Squeezed
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
 from selfsup.data.sources import ArraySource, Source, fingerprint, open_test, subset
 from selfsup.folder import RunFolder, device_name
+from selfsup.interruption import caught_signals
 from selfsup.methods.base import Extract, Method, Problem
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.log import message
@@ -88,7 +89,8 @@ def pretrain(run: Run) -> dict[str, Any]:
         facts["start"] = load_encoder(Path(run.start)).sha256
     folder.check(run, facts)  # before anything is decoded
     loader = make_loader(run, run.data, source, views, accelerator, run.sampling)
-    with folder.claimed(run, facts, accelerator.device):
+    # None of several processes may end alone: a signal is noted from here on, and all agree before the first step.
+    with folder.claimed(run, facts, accelerator.device), caught_signals():
         if distributed.rank() == 0:
             message(f"{len(source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
         result = _trained(run, method, loader, views, folder, accelerator)

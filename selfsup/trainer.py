@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from selfsup import distributed
@@ -28,6 +28,7 @@ from selfsup.monitor.log import Log, message
 from selfsup.schedules import Horizon
 from selfsup.state import TrainingState
 from selfsup.training import Diverged, Outcome, Training
+from selfsup.watch import Watch, collective_timeout
 
 Evaluate = Callable[[], dict[str, float]]
 
@@ -42,11 +43,16 @@ def make_accelerator(training: Training) -> Accelerator:
         PartialState._reset_state()
     # accelerate keeps the first run's precision and device for the whole process; a second run may want others.
     AcceleratorState._reset_state()
+    timeout = collective_timeout(training.hang_minutes)
+    distributed.rejoin(device_for(training.device), timeout)
     accelerator = Accelerator(
         mixed_precision="no" if training.precision == "fp32" else training.precision,
         cpu=device_for(training.device).type == "cpu",
         # Banks and queues are buffers: broadcasting them on every forward would cost more than the step.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=timeout),
+        ],
     )
     if training.batch_size % accelerator.num_processes:
         raise ValueError(
@@ -67,6 +73,7 @@ def stage_device(device: Literal["auto", "cpu"]) -> torch.device:
     """The device of a stage that trains nothing; of several processes, which join here and share the encoding, each."""
     if distributed.launched() == 1:
         return device_for(device)
+    distributed.rejoin(device_for(device), collective_timeout(Training.hang_minutes))
     joined: torch.device = PartialState(cpu=device_for(device).type == "cpu").device
     return joined
 
@@ -96,6 +103,7 @@ def fit(
     Raises:
         Diverged: the loss or the weights are not finite; the last checkpoint is from before.
         StorageError: a checkpoint could not be written; the one before is untouched.
+        LostRank: another process is gone, or nothing moves any more because of it.
     """
     device = accelerator.device
     torch.backends.cudnn.deterministic = training.deterministic
@@ -114,13 +122,14 @@ def fit(
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
         model = accelerator.prepare_model(method)
     stepper = accelerator.prepare_optimizer(optimizer, device_placement=False)  # its state is placed already
+    watch = Watch(training.hang_minutes, folder.path)
     cache = gradient_cache(method, training, accelerator)
-    run = _Run(method, model, stepper, optimizer, loader, views, training, horizon, accelerator, extract, cache)
+    run = _Run(method, model, stepper, optimizer, loader, views, training, horizon, accelerator, watch, extract, cache)
     log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps) if distributed.rank() == 0 else None
     if step and log:
         message(f"going on from step {step} of {horizon.total_steps}")
     try:
-        with caught_signals() as caught:
+        with caught_signals() as caught, watch:
             outcome = run.loop(step, state, log, caught, evaluate)
             state.settle()
             return outcome
@@ -142,22 +151,30 @@ class _Run(NamedTuple):
     training: Training
     horizon: Horizon
     accelerator: Accelerator
+    watch: Watch
     extract: Extract | None = None
     cache: GradientCache | None = None
 
     def loop(
         self, step: int, state: TrainingState, log: Log | None, caught: list[int], evaluate: Evaluate | None
     ) -> Outcome:
-        training, horizon, agree = self.training, self.horizon, Consensus()
+        training, horizon, watch = self.training, self.horizon, self.watch
+        agree = Consensus(collective_timeout(training.hang_minutes))
         begin = saved = marked = time.monotonic()
         first = marked_step = step
         limit = min(horizon.total_steps, training.max_steps or horizon.total_steps)
         out = None
         self.method.train()
+        (number,) = agree(max(caught, default=0))  # a signal to a process that was still starting
+        if number and step < limit:
+            return Outcome(step, horizon.total_steps, "signal", number)
         while step < limit:
             epoch, position = divmod(step, horizon.steps_per_epoch)
+            watch.at("clustering", step)
             self.epoch_begin(epoch, position, log)
+            watch.at("loading", step)
             for batch in self.loader.epoch(epoch, position):
+                watch.at("compiling" if training.compile and step == first else "step", step)
                 views = self.views(batch, epoch, self.accelerator.device)
                 out = self.step(step, views, batch)
                 if log and (step == first or step % horizon.steps_per_epoch == 0):
@@ -169,6 +186,7 @@ class _Run(NamedTuple):
                     marked, marked_step = now, step
                 if log:
                     log.advance(step)
+                watch.at("deciding", step)
                 overtime = training.max_minutes is not None and now - begin > 60 * training.max_minutes
                 number, stop, due, failed = agree(
                     max(caught, default=0), overtime, state.due(step, now - saved), state.failed
@@ -176,9 +194,13 @@ class _Run(NamedTuple):
                 if failed:
                     state.settle()
                 if step % horizon.steps_per_epoch == 0:
+                    if number and step < limit:  # the evaluation may take longer than is granted
+                        self.save(step, state, out)
+                    watch.at("evaluating", step)
                     left = (horizon.total_steps - step) * (time.monotonic() - begin) / (step - first)
                     self.epoch_end(step // horizon.steps_per_epoch, evaluate, log, left)
                     marked = time.monotonic()
+                    (number,) = agree(max(caught, default=0))
                 if step == limit:
                     break
                 if number or stop:
@@ -187,6 +209,7 @@ class _Run(NamedTuple):
                 if due:
                     self.save(step, state, out)
                     saved = time.monotonic()
+                watch.at("loading", step)
         if out is not None:
             self.save(step, state, out)
         return Outcome(step, horizon.total_steps, "finished" if step >= horizon.total_steps else "max-steps", 0)
@@ -236,6 +259,7 @@ class _Run(NamedTuple):
 
     def save(self, step: int, state: TrainingState, out: Step) -> None:
         """Save, unless the loss of this step or the weights after it are not finite."""
+        self.watch.at("saving", step)
         loss = float(distributed.mean_over_processes(out.loss.detach().float()))
         largest = torch.stack(torch._foreach_norm([p.detach() for p in self.method.parameters()], torch.inf)).max()
         self.require_finite(step, loss if math.isfinite(float(largest)) else float(largest))

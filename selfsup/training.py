@@ -34,6 +34,7 @@ class Training:
     workers: int = execution(2)  # processes that decode photographs; arrays need none
     log_every: int = execution(20)  # steps
     evaluate_every: int = execution(1)  # epochs between online evaluations; 0: never
+    hang_minutes: float = execution(30.0)  # without any movement, until a run of several processes is ended
     save_minutes: float = execution(10.0)  # between checkpoints
     save_steps: int | None = execution(None)  # steps between checkpoints, beside those by save_minutes
     save_async: bool = execution(True)  # training goes on while a checkpoint is written; costs a copy on the host
@@ -51,6 +52,8 @@ class Training:
             raise ValueError(f"max_steps is {self.max_steps}; it must be at least 1")
         if self.save_steps is not None and self.save_steps < 1:
             raise ValueError(f"save_steps is {self.save_steps}; it must be at least 1, or None for save_minutes alone")
+        if self.hang_minutes <= 0:
+            raise ValueError(f"hang_minutes is {self.hang_minutes}; it must be positive, such as 30")
         for name in ("seed", "workers", "evaluate_every", "keep_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")

@@ -8,12 +8,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     [
-        *("randomness", "distributed", "schedules", "config", "data.batch"),
+        *("randomness", "distributed", "parent", "schedules", "config", "data.batch"),
         *("checkpoint", "sealed", "tensor_file", "saving", "untrusted"),
     ],
     ["losses", "memory", "models", "augment", "data", "optim", "cluster", "monitor"],
     ["methods"],
-    ["folder", "interruption", "training", "state", "caching", "trainer"],
+    ["folder", "interruption", "watch", "training", "state", "caching", "trainer"],
     ["pretrain", "stages", "catalogue"],
     ["cli", "launch", "__main__", "recipes"],
 ]
