@@ -6,10 +6,12 @@ from torch import Tensor
 
 from selfsup import checkpoint, distributed
 from selfsup.folder import RunFolder
+from selfsup.memory.sharded import load_whole_state, whole_state
 from selfsup.methods.base import Method
 from selfsup.monitor.log import message
 from selfsup.saving import Saver
 from selfsup.training import Training
+from selfsup.untrusted import plain_name
 
 
 class TrainingState:
@@ -61,9 +63,10 @@ class TrainingState:
         if step == self._begun:
             return
         self._begun = step
+        method = whole_state(self.method)  # with every process's part
         if self._saver is not None:
             tensors = {
-                "method": self.method.state_dict(),
+                "method": method,
                 "optimizer": optimizer_tensors(self.optimizer, self.names),
             }
             state = {"scaler": self.scaler.state_dict() if self.scaler else None}
@@ -108,7 +111,14 @@ class TrainingState:
             return 0
         if found.step != step:
             found = checkpoint.load(self.folder.checkpoints / f"step_{step:08d}")
-        self.method.load_state_dict(found.tensors["method"])
+        try:
+            load_whole_state(self.method, found.tensors["method"])
+        except RuntimeError as error:
+            first = "".join(str(error).split("\n")[1:2]).strip()
+            raise ValueError(
+                f"{found.path} is of another method, or of another version of it: {plain_name(first, longest=200)}\n"
+                "give this run another --folder"
+            ) from error
         restore_optimizer(self.optimizer, self.names, found.tensors["optimizer"])
         if self.scaler and found.state["scaler"]:
             self.scaler.load_state_dict(found.state["scaler"])

@@ -1,0 +1,35 @@
+"""Whole runs whose memory is shared among processes: the same end as without, whatever happens in between."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from processes import run_processes
+from test_resume import final_state, run_all
+from tiny import tiny_run
+
+from selfsup.pretrain import Run, pretrain
+
+
+def runs(folder: Path, method: str) -> tuple[Run, Run]:
+    """The same run with the memory whole and shared, the batch norm over all processes."""
+    field = "shard_memory" if method == "spcl" else "shard_bank"
+    whole = tiny_run(folder / "whole", method, epochs=2)
+    whole = replace(whole, method=replace(whole.method, batch_norm="sync"))
+    shared = replace(whole, folder=str(folder / "shared"), method=replace(whole.method, **{field: True}))
+    return whole, shared
+
+
+@pytest.mark.parametrize("method", ["instdisc", "spcl"])
+def test_a_shared_memory_survives_a_change_of_processes(method: str, tmp_path: Path) -> None:
+    """Two processes, then one that holds all of it, then two again; against one process throughout."""
+    whole, shared = runs(tmp_path, method)
+    pretrain(whole)
+    run_processes(2, run_all, [replace(shared, max_steps=5)])
+    pretrain(replace(shared, max_steps=10))
+    run_processes(2, run_all, [shared])
+    one, two = (final_state(Path(run.folder))["method"] for run in (whole, shared))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4, msg=name)
