@@ -3,12 +3,12 @@
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from selfsup.data.base import UnreadableImage
 from selfsup.untrusted import require_file
@@ -60,20 +60,21 @@ def decode(file: Path | BinaryIO, name: str, side: int | None = None) -> tuple[I
             orientation = _orientation(image)
             upright = image.transpose(_UPRIGHT[orientation]) if orientation > 1 else image
             return _to_rgb(upright), ((width, height) if orientation >= 5 else (height, width))
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(name, f"it is none of {', '.join(FORMATS)}, or its header is damaged") from error
     except Exception as error:  # decoders of damaged bytes raise nearly every class there is
         raise UnreadableImage(name, f"{type(error).__name__}: {error}") from error
 
 
-def _opened(file: Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
+@contextmanager
+def _opened(file: Path | BinaryIO) -> Iterator[BinaryIO]:
     if isinstance(file, Path):
         require_file(file)
-        content: BinaryIO = open(file, "rb")  # noqa: SIM115 (closed by the caller, as a context)
-    else:
-        content = file
-    # Pillow makes room for the pixels of a WebP file as it opens it, before it tells their number.
-    _check_size(*_webp_size(content.read(30)))
-    content.seek(0)
-    return content if isinstance(file, Path) else nullcontext(content)
+    with open(file, "rb") if isinstance(file, Path) else nullcontext(file) as content:
+        # Pillow makes room for the pixels of a WebP file as it opens it, before it tells their number.
+        _check_size(*_webp_size(content.read(30)))
+        content.seek(0)
+        yield content
 
 
 def _webp_size(head: bytes) -> tuple[int, int]:

@@ -44,12 +44,19 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
             # UTF-8 whatever the locale, so that the numbering is the same everywhere.
             path = prefix + os.fsencode(entry.name).decode("utf-8", "surrogateescape")
             inside = False
-            if entry.is_dir() and not entry.name.startswith(".") and entry.name != "__MACOSX":
+            if _is_folder(entry) and not entry.name.startswith(".") and entry.name != "__MACOSX":
                 for found in _walk(folder / entry.name, path + "/", above | {(status.st_dev, status.st_ino)}):
                     inside = True
                     yield found
             if not inside and is_image(path):
                 yield path
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself: opening it tells what is wrong
+        return False
 
 
 def list_archive(path: Path) -> list[str]:
