@@ -1,0 +1,255 @@
+"""Every method in 1, 2 and 3 processes: the same batches, the same views, the same numbers to rounding."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from case import Case
+from cases import CASES
+from contracts import EXACT, STEPS, equal, trained
+from processes import run_processes
+from proofs.figure import Figure, Measured
+from proofs.watched import digests
+from tiny import photographs
+from torch import Tensor
+
+from selfsup.augment import presets
+from selfsup.augment.views import Augment, Views
+from selfsup.config import Data
+from selfsup.data.joined import open_training
+from selfsup.data.loader import Loader
+from selfsup.data.sampling import ClassBalanced, Sampling, Shuffled, TwoDomains
+from selfsup.distributed import rank, world_size
+from selfsup.methods.spcl import SpCL
+
+WORLDS = (2, 3)  # compared with one process
+KINDS = ("losses", "gradients", "state")
+EPOCHS = 2
+# Global batches of two even parts and of three; two domains of whole classes need larger ones.
+BATCH, BATCH_OF_DOMAINS = 12, 24
+CPU = torch.device("cpu")
+
+
+# The same numbers
+
+
+def comparable(case: Case) -> Case:
+    """Where batch norm is over each process's own images by definition, the same method on a net without batch norm."""
+    if not case.local_batch_norm:
+        return case
+    config = replace(case.config, neck="none") if isinstance(case.config, SpCL.Config) else case.config
+    return replace(case, config=config, batch_norm=False)
+
+
+def train_all(cases: list[Case]) -> dict[str, dict[str, Any]]:
+    """What `trained` returns for each of the cases as they can be compared, in this process."""
+    sizes = [BATCH_OF_DOMAINS if case.domains == 2 else BATCH for case in cases]
+    return trained([comparable(case) for case in cases], sizes)
+
+
+def distance(actual: Any, expected: Any) -> float:
+    """Largest difference of a tensor, or of any of a dictionary's, relative to the largest value of that tensor.
+
+    Gradients, and whatever is smaller than 1e-6, are measured by the largest of the dictionary. Infinite where whole
+    numbers differ or something is missing.
+    """
+    if isinstance(expected, Tensor):
+        actual, expected = {"": actual}, {"": expected}
+    if actual.keys() != expected.keys():
+        return float("inf")
+    sizes = {name: float(value.double().abs().max()) for name, value in expected.items()}
+    return max(
+        _distance(actual[name], value, size if size > 1e-6 else max(sizes.values()))
+        for (name, value), size in zip(expected.items(), sizes.values(), strict=True)
+    )
+
+
+def _distance(actual: Tensor, expected: Tensor, size: float) -> float:
+    if equal(actual, expected):
+        return 0.0
+    if not expected.is_floating_point() or actual.shape != expected.shape:
+        return float("inf")
+    found = float((actual - expected).abs().max()) / size
+    return found if found == found else float("inf")
+
+
+class Row(NamedTuple):
+    """One case in one number of processes."""
+
+    distances: dict[str, float]  # of KINDS, from one process
+    replicas: bool  # whether all processes hold the same bits
+
+    @property
+    def good(self) -> bool:
+        return self.replicas and max(self.distances.values()) <= EXACT
+
+    def __str__(self) -> str:
+        numbers = " / ".join("0" if value == 0 else f"{value:.0e}" for value in self.distances.values())
+        return numbers if self.replicas else f"{numbers}, processes differ"
+
+
+def matrix(cases: list[Case], worlds: tuple[int, ...]) -> dict[str, dict[int, Row]]:
+    """By case and number of processes, how far losses, gradients and state are from those of one process."""
+    one = train_all(cases)
+    rows: dict[str, dict[int, Row]] = {case.name: {} for case in cases}
+    for world in worlds:
+        replicas = run_processes(world, train_all, cases)
+        for case in cases:
+            first, *others = (replica[case.name] for replica in replicas)
+            same = all(equal(value, other["state"][name]) for other in others for name, value in first["state"].items())
+            rows[case.name][world] = Row({kind: distance(first[kind], one[case.name][kind]) for kind in KINDS}, same)
+    return rows
+
+
+# The same batches
+
+
+class Feed(NamedTuple):
+    """A way in which images come to a method."""
+
+    name: str
+    data: Data
+    sampling: Sampling
+    canvas: int | None = None
+
+
+def feeds(photos: Path) -> list[Feed]:
+    array, files = Data(root="shapes:96"), Data(root=str(photos))
+    both = replace(files, labelled_root=str(photos))
+    by_class = ClassBalanced(per_class=4)
+    clusters = ClassBalanced(per_class=4, singletons="once")
+    return [
+        Feed("array, shuffled", array, Shuffled()),
+        Feed("array, by class", array, by_class),
+        Feed("array, by clusters", array, clusters),
+        Feed("photographs, shuffled", files, Shuffled()),
+        Feed("photographs, by class", files, by_class),
+        Feed("photographs, by clusters", files, clusters),
+        Feed("photographs, two domains", both, TwoDomains(per_class=4)),
+        Feed("canvas, shuffled", replace(files, canvas=24), Shuffled(), 24),
+    ]
+
+
+Epochs = list[list[list[Any]]]  # by epoch and step, what `digests` says of each image
+
+
+def batches(ways: list[Feed], workers: int) -> dict[str, Epochs]:
+    """What this process trains on, by way of feeding."""
+    found: dict[str, Epochs] = {}
+    for way in ways:
+        views = Views(Augment(views=presets.moco_v2(16).views), seed=11)
+        loader = Loader(
+            open_training(way.data),
+            batch_size=BATCH_OF_DOMAINS,
+            seed=11,
+            device=CPU,
+            rank=rank(),
+            world=world_size(),
+            workers=workers,
+            canvas=way.canvas,
+            crop=None if way.canvas else views.crop,
+            sampling=way.sampling,
+        )
+        clusters = isinstance(way.sampling, ClassBalanced) and way.sampling.singletons == "once"
+        found[way.name] = [list(_epoch(loader, views, epoch, clusters)) for epoch in range(EPOCHS)]
+    return found
+
+
+def _epoch(loader: Loader, views: Views, epoch: int, clusters: bool) -> Iterator[list[Any]]:
+    if clusters:  # that change from epoch to epoch
+        loader.sampler.use(torch.arange(len(loader.source)) // (2 + epoch))
+    for batch in loader.epoch(epoch):
+        yield [list(row) for row in digests(batch, views(batch, epoch, CPU))]
+
+
+def joined(parts: list[dict[str, Epochs]]) -> dict[str, Epochs]:
+    """The global batches, of what the processes saw."""
+    first = parts[0]
+    return {
+        name: [
+            [[row for part in parts for row in part[name][epoch][step]] for step in range(len(steps))]
+            for epoch, steps in enumerate(first[name])
+        ]
+        for name in first
+    }
+
+
+def compare_batches(folder: Path, worlds: tuple[int, ...], workers: tuple[int, ...]) -> tuple[int, list[str]]:
+    """How many (way, world, workers) were compared with one process without workers, and which of them differ."""
+    ways = feeds(photographs(folder / "photographs", 96))
+    one = batches(ways, 0)
+    compared, unlike = 0, []
+    for world in (1, *worlds):
+        for number in workers:
+            if (world, number) == (1, 0):
+                continue
+            parts = [batches(ways, number)] if world == 1 else run_processes(world, batches, ways, number)
+            for name, epochs in joined(parts).items():
+                compared += 1
+                unlike += [f"{name}, {world} processes, {number} workers"] if epochs != one[name] else []
+    return compared, unlike
+
+
+# The figure
+
+
+def measure(folder: Path, quick: bool) -> Measured:
+    cases = CASES[::8] if quick else CASES
+    rows = matrix(cases, WORLDS)
+    compared, unlike = compare_batches(folder, WORLDS, (0,) if quick else (0, 2))
+    cells = [row for worlds in rows.values() for row in worlds.values()]
+    bad = sum(not row.good for row in cells)
+    largest = {kind: max(row.distances[kind] for row in cells) for kind in KINDS}
+    said = ", ".join(f"{kind} {value:.0e}" for kind, value in largest.items())
+    return Measured(
+        figure=f"{bad} of {len(cells)} cells differ (largest relative difference: {said}); "
+        f"{len(unlike)} of {compared} ways to feed differ in a batch or a view",
+        good=not bad and not unlike,
+        reason="; ".join(
+            [f"{name} x {world}" for name, worlds in rows.items() for world in WORLDS if not worlds[world].good]
+            + unlike
+        ),
+        details={
+            "cells": {name: {world: row._asdict() for world, row in worlds.items()} for name, worlds in rows.items()},
+            "feeds_compared": compared,
+            "feeds_that_differ": unlike,
+        },
+        table=table(cases, rows),
+    )
+
+
+def table(cases: list[Case], rows: dict[str, dict[int, Row]]) -> str:
+    lines = [
+        f"Loss over {STEPS} steps / gradients of the first step / weights, running statistics and memory after the "
+        "last: the largest difference from one process, relative to the largest value of that tensor, in double "
+        "precision. In every cell all processes hold the same bits, unless it says otherwise. The same batches and "
+        "views: images, labels and views of every global batch were compared bit for bit, read by the loader from "
+        "arrays, photographs and a canvas, in every way of sampling.",
+        "",
+        "| case | " + " | ".join(f"{world} processes" for world in WORLDS) + " |",
+        "|---|" + "---|" * len(WORLDS),
+    ]
+    marks = {case.name: " *" if case.local_batch_norm else "" for case in cases}
+    lines += [
+        f"| {name}{marks[name]} | " + " | ".join(str(worlds[world]) for world in WORLDS) + " |"
+        for name, worlds in rows.items()
+    ]
+    if any(marks.values()):
+        lines += [
+            "",
+            "\\* Batch norm of this case is over each process's own images by definition, so that the number of "
+            "processes is part of the method. The row is of the same method on an encoder without batch norm.",
+        ]
+    return "\n".join(lines)
+
+
+FIGURES = (
+    Figure(
+        name="equivalence",
+        goal="every method in 2 and 3 processes: same batches, views, loss, gradients and memory as in 1, to 1e-9",
+        minutes=3,
+        measure=measure,
+    ),
+)
