@@ -49,7 +49,7 @@ def of_any_world(config: Method.Config) -> Method.Config:
 
 def travelling(method: str, folder: Path, photos: Path) -> Run:
     """10 steps in 2 epochs, of batches that 2 and 3 processes can share, too."""
-    run = tiny_run(folder, method, root=str(photos), batch_size=24, log_every=1, keep=99)
+    run = tiny_run(folder, method, root=str(photos), batch_size=24, log_every=1, keep_last=99)
     sampling = run.sampling
     if getattr(sampling, "steps_per_epoch", None):
         sampling = replace(sampling, steps_per_epoch=5)
@@ -241,13 +241,15 @@ def soak(run: Run, period: int) -> list[Reading]:
 
 
 def slope(steps: list[int], values: list[float]) -> float:
-    """Growth per 1,000 steps: the median slope of all pairs of readings (Theil 1950; Sen 1968).
+    """Growth per 1,000 steps: the median, over fifths of the readings, of the median slope of their pairs (Sen 1968).
 
-    A cache that is filled late, all at once, moves it little; a leak moves it by what is leaked.
+    A cache that is filled late, all at once, does not move it; a leak moves it by what is leaked.
     """
-    x, y = np.array(steps, float), np.array(values, float)
-    i, j = np.triu_indices(len(x), k=1)
-    return float(np.median((y[j] - y[i]) / (x[j] - x[i]))) * 1000
+    slopes = []
+    for x, y in zip(np.array_split(np.array(steps, float), 5), np.array_split(np.array(values, float), 5), strict=True):
+        i, j = np.triu_indices(len(x), k=1)
+        slopes.append(np.median((y[j] - y[i]) / (x[j] - x[i])))
+    return float(np.median(slopes)) * 1000
 
 
 def after_warm_up(readings: list[Reading]) -> list[Reading]:
@@ -269,7 +271,7 @@ def long_run(folder: Path, steps: int) -> Run:
         evaluate_every=1,
         knn_bank=200,
         knn_k=20,
-        save_minutes=0.05,
+        save_steps=100,
         log_every=20,
     )
 
@@ -300,10 +302,10 @@ def judged_soak(steps: int, read: list[Reading], epochs: int, forked: list[Readi
 
 
 def more_handles(readings: list[Reading]) -> int:
-    """By how many file handles the second half of the readings after the warm-up exceeds the first, at most."""
-    later = [item.handles for item in after_warm_up(readings)]
-    middle = len(later) // 2
-    return max(later[middle:]) - max(later[:middle])
+    """By how many file handles the most after the warm-up exceeds the most during it."""
+    later = after_warm_up(readings)
+    earlier = readings[: len(readings) - len(later)]
+    return max(item.handles for item in later) - max(item.handles for item in earlier)
 
 
 FIGURES = (

@@ -38,7 +38,7 @@ class Trained(NamedTuple):
 
 
 def train(folder: Path, method: str, images: Path) -> Trained:
-    run = tiny_run(folder, method, root=str(images), log_every=1, keep=LAST, save_minutes=0.0, max_steps=LAST)
+    run = tiny_run(folder, method, root=str(images), log_every=1, keep_last=LAST, save_steps=1, max_steps=LAST)
     with watched() as seen:
         pretrain(run)
     return Trained(run, seen, build_method(run, open_training(run.data)))
@@ -78,7 +78,7 @@ def lost(trained: Trained, folder: Path, group: str, names: list[str]) -> bool:
         changed = any(not equal(value, tensors["method"][name]) for name, value in fresh.items())
         tensors["method"] |= fresh
     _as_run(trained, folder)
-    checkpoint.save(folder / "checkpoints", STEP, tensors, saved.state, keep=LAST)
+    checkpoint.save(folder / "checkpoints", STEP, tensors, saved.state, keep_last=LAST)
     return changed
 
 
@@ -121,7 +121,7 @@ def _wrong_step(trained: Trained, folder: Path) -> Notice:
     """The state of STEP under another number: with none at all nothing would be loaded."""
     saved = checkpoint.load(Path(trained.run.folder) / "checkpoints" / f"step_{STEP:08d}")
     _as_run(trained, folder)
-    checkpoint.save(folder / "checkpoints", STEP - 1, saved.tensors, saved.state, keep=LAST)
+    checkpoint.save(folder / "checkpoints", STEP - 1, saved.tensors, saved.state, keep_last=LAST)
     return noticed(trained, folder, [], step=STEP - 1)
 
 

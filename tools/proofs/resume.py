@@ -33,7 +33,7 @@ class Trial(NamedTuple):
 
     def run(self, folder: Path, images: Path) -> Run:
         root = images / ("photographs" if self.workers else "shapes.npz")
-        run = tiny_run(folder, self.method, root=str(root), workers=self.workers, log_every=1, keep=STEPS)
+        run = tiny_run(folder, self.method, root=str(root), workers=self.workers, log_every=1, keep_last=STEPS)
         return replace(run, **dict(self.changes))
 
 
@@ -68,7 +68,7 @@ def interrupted(trials: list[Trial], folder: str) -> Inexact:
         place = _shared_folder(folder)
         try:
             run = trial.run(place / "whole", Path(folder))
-            expected = _train(replace(run, save_minutes=0.0))
+            expected = _train(replace(run, save_steps=1))
             inexact = _chain(run, expected, place)
             inexact |= {f"alone at {step}": what for step, what in _alone(run, expected, place, trial.alone)}
             found[trial.name] = {"resumes": STEPS - 1 + len(trial.alone), "inexact": inexact}

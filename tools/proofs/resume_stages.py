@@ -28,7 +28,7 @@ from selfsup.training import Training
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Data(root="shapes:96")
-SMALL: dict[str, Any] = {"epochs": 2, "device": "cpu", "workers": 0, "log_every": 1, "keep": 99}
+SMALL: dict[str, Any] = {"epochs": 2, "device": "cpu", "workers": 0, "log_every": 1, "keep_last": 99}
 # What is interrupted between its parts or its chunks is tested where it lives.
 TESTED = (
     "tests/stages/test_semi.py::test_interrupted_in_every_part",
@@ -80,7 +80,7 @@ def _probe(protocol: str) -> Probe:
 def chain(part: Part, folder: Path) -> tuple[int, dict[str, list[str]]]:
     """Stop and resume a stage after every step; returns the number of resumes and what was inexact at which."""
     whole, cut = (replace(part.settings, folder=str(folder / name)) for name in ("whole", "cut"))
-    expected, seen = _train(part, replace(whole, save_minutes=0.0))
+    expected, seen = _train(part, replace(whole, save_steps=1))
     steps = checkpoint.steps(folder / "whole" / "checkpoints")[-1]
     inexact: dict[str, list[str]] = {}
     for step in range(1, steps + 1):
