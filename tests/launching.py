@@ -56,9 +56,10 @@ def _before(owner: Any, name: str, action: Callable[..., None]) -> None:
     setattr(owner, name, both)
 
 
-def _arm(plan: Plan) -> None:
+def arm(plan: Plan) -> None:
+    """Have the plan happen in this process."""
     if plan.place == "start":
-        _before(selfsup.pretrain, "build_method", lambda *_: plan.happen())
+        _before(selfsup.pretrain, "online_evaluation", lambda *_: plan.happen())
     elif plan.place == "step":
         _before(selfsup.trainer._Run, "step", lambda _, step, *__: plan.happen() if step >= plan.step else None)
     elif plan.place == "evaluation":
@@ -78,7 +79,7 @@ def _on_saving(plan: Plan) -> None:
 def planned_run(folder: str, changes: dict[str, Any]) -> Run:
     """What the recipe that `Launch` writes makes: a tiny run in which the plan of this launch happens."""
     if os.environ.get("SELFSUP_TEST_PLAN"):
-        _arm(Plan(**json.loads(os.environ["SELFSUP_TEST_PLAN"])))
+        arm(Plan(**json.loads(os.environ["SELFSUP_TEST_PLAN"])))
     return tiny_run(Path(folder), **changes)
 
 
@@ -184,3 +185,89 @@ def same_weights(one: Path, other: Path) -> bool:
         and all(value.equal(second[group][name]) for name, value in first[group].items())
         for group in first
     )
+
+
+# Two nodes in network namespaces of their own, joined by a cable that exists only between them. Nothing of the system's
+# own network is touched, and all of it is gone when the processes end.
+_NODES = """
+ip link set lo up
+unshare --net sh -c 'ip link set lo up
+until ip link show node >/dev/null 2>&1; do sleep 0.05; done
+ip address add 10.77.0.2/24 dev node && ip link set node up && exec "$@"' second $2 &
+second=$!
+while [ "$(readlink /proc/$second/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.05; done
+ip link add node type veth peer name node netns $second || exit 77
+ip address add 10.77.0.1/24 dev node && ip link set node up && $1
+first=$?
+wait $second && exit $first
+"""
+
+
+def _in_namespace() -> list[str]:
+    return ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "--net"]
+
+
+def namespaces_refused() -> str:
+    """Why two network namespaces cannot be joined here; empty where they can."""
+    try:
+        tried = subprocess.run(
+            [*_in_namespace(), "sh", "-c", _NODES, "sh", "true", "true"], capture_output=True, text=True
+        )
+    except OSError as error:
+        return f"no network namespaces here: {error}"
+    return f"no network namespaces here: {tried.stderr.strip()}" if tried.returncode else ""
+
+
+@contextlib.contextmanager
+def two_nodes_started(
+    said: Path, recipe: Path, *flags: str, plan: Plan | None = None, restarts: int = 0
+) -> Iterator[Launch]:
+    """Two nodes with a process and a launcher each; the exit code is 0 where both launchers end with that."""
+    nodes = []
+    for node in (0, 1):
+        place = (f"--node-rank={node}", "--master-addr=10.77.0.1", "--master-port=29500", f"--max-restarts={restarts}")
+        nodes.append(" ".join([*torchrun("--nnodes=2", "--nproc-per-node=1", *place), str(recipe), *flags]))
+    with Launch(said) as launch:
+        launch.start([*_in_namespace(), "sh", "-c", _NODES, "sh", *nodes], environment(plan, GLOO_SOCKET_IFNAME="node"))
+        yield launch
+
+
+class FakeScheduler:
+    """`srun` and `scontrol` as far as tools/slurm.sh uses them, on this machine alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.requeued = folder / "requeued"
+        programs = folder / "bin"
+        programs.mkdir(parents=True)
+        # srun hands signals to its task; the task takes its place here.
+        (programs / "srun").write_text('#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n')
+        (programs / "scontrol").write_text(
+            f'#!/bin/sh\n[ "$1" = requeue ] && echo "$2" >>{self.requeued} || echo localhost\n'
+        )
+        for program in programs.iterdir():
+            program.chmod(0o755)
+
+    def begin(self, launch: Launch, *words: str, **settings: str) -> subprocess.Popen[bytes]:
+        """Begin the job; the process is the batch script."""
+        path = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        job = {"SLURM_JOB_ID": str(free_port()), "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "localhost"}
+        env = environment(None, PATH=path, PYTHON=sys.executable, **job) | settings
+        launch.start(["bash", str(TESTS.parent / "tools" / "slurm.sh"), *words], env)
+        return launch.processes[-1]
+
+    @property
+    def requeues(self) -> int:
+        return len(self.requeued.read_text().splitlines()) if self.requeued.is_file() else 0
+
+
+def steps_logged(folder: Path) -> int:
+    metrics = folder / "metrics.jsonl"
+    return metrics.read_text().count('"loss"') if metrics.is_file() else 0
+
+
+def await_(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    """Wait until something holds, as long as the process lives."""
+    end = time.monotonic() + seconds
+    while not condition() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
