@@ -22,6 +22,7 @@ from torch import Tensor
 
 from selfsup.sealed import DamagedFile, seal, unseal
 from selfsup.tensor_file import lay_out
+from selfsup.untrusted import parse_json
 
 SCHEMA = 1
 _NAME = re.compile(r"step_(\d{8,})")
@@ -149,15 +150,12 @@ def _prune(folder: Path, step: int, keep_last: int) -> None:
     present = steps(folder)
     earlier = [other for other in present if other <= step]
     surplus = [other for other in earlier[:-keep_last] if not _kept(folder / f"step_{other:08d}")]
-    for other in surplus + [other for other in present if other > step]:
-        path = folder / f"step_{other:08d}"
-        try:
-            _remove(path)
-        except OSError as error:
-            raise StorageError(
-                f"cannot remove checkpoint {path}, which has served its time: {error.strerror}"
-            ) from error
-    reached("pruned", folder)
+    try:
+        for other in surplus + [other for other in present if other > step]:
+            _remove(folder / f"step_{other:08d}")
+        reached("pruned", folder)
+    except OSError as error:
+        raise StorageError(f"cannot remove old checkpoints from {folder}: {error.strerror}") from error
 
 
 def _remove(path: Path) -> None:
@@ -193,12 +191,18 @@ def load(path: Path) -> Checkpoint:
     manifest = _manifest(path)
     try:
         listed = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DamagedFile(f"{path / 'manifest.json'} is damaged: {error!r}") from error
     contents = {name: _verified(path / Path(name).name, *expected) for name, expected in listed.items()}
-    state = json.loads(contents.pop("state.json"))
-    tensors = {name.removesuffix(".safetensors"): safetensors.torch.load(c) for name, c in contents.items()}
-    return Checkpoint(path, state.pop("step"), tensors, state)
+    try:  # whoever writes a file of his own can write its checksum, too
+        state = parse_json(contents.pop("state.json"), path / "state.json")
+        step = state.pop("step")
+        tensors = {name.removesuffix(".safetensors"): safetensors.torch.load(c) for name, c in contents.items()}
+    except (KeyError, ValueError, safetensors.SafetensorError) as error:
+        raise DamagedFile(f"{path} holds no checkpoint: {error}") from error
+    if type(step) is not int or step < 0:
+        raise DamagedFile(f"{path / 'state.json'} is damaged: there is no step {step!r}")
+    return Checkpoint(path, step, tensors, state)
 
 
 def _manifest(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -104,39 +103,6 @@ def test_an_error_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
     assert "bytes needed" in done.stdout
     assert os.listdir(tmp_path) == ["step_00000001"]
     load(tmp_path / "step_00000001")
-
-
-_KILLED = """
-import os, sys, torch
-from pathlib import Path
-from selfsup import checkpoint
-point, count = sys.argv[2], 0
-def hook(event, arguments):
-    global count
-    if event == point:
-        count += 1
-        if count == int(sys.argv[3]):
-            os.kill(os.getpid(), 9)
-folder = Path(sys.argv[1])
-checkpoint.save(folder, 1, {"method": {"w": torch.ones(1000)}}, {}, keep_last=1)
-sys.addaudithook(hook)
-checkpoint.save(folder, 2, {"method": {"w": torch.full((1000,), 2.0)}}, {}, keep_last=1)
-print("done")
-"""
-
-
-@pytest.mark.parametrize(
-    ("point", "number"), [("open", 1), ("open", 3), ("os.rename", 1), ("shutil.rmtree", 1), ("os.remove", 1)]
-)
-def test_a_kill_at_any_point_of_saving_leaves_a_whole_checkpoint(tmp_path: Path, point: str, number: int) -> None:
-    arguments = [sys.executable, "-c", _KILLED, str(tmp_path), point, str(number)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
-    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
-    found, _ = load_newest(tmp_path)
-    assert found is not None
-    assert torch.equal(found.tensors["method"]["w"], torch.full((1000,), float(found.step)))
-    checkpoint.clean(tmp_path)
-    assert all(name.startswith("step_") for name in os.listdir(tmp_path))
 
 
 def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
