@@ -37,8 +37,10 @@ def make_accelerator(training: Training) -> Accelerator:
     """The engine for this precision and device.
 
     Raises:
-        ValueError: the batch cannot be divided among the processes, or the device lacks the precision.
+        ValueError: the batch cannot be divided among the processes, the device lacks the precision, or the parameters
+            are to be sharded.
     """
+    distributed.refuse_sharding()
     if not distributed.is_distributed():
         PartialState._reset_state()
     # accelerate keeps the first run's precision and device for the whole process; a second run may want others.
@@ -122,8 +124,8 @@ def fit(
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
         model = accelerator.prepare_model(method)
     stepper = accelerator.prepare_optimizer(optimizer, device_placement=False)  # its state is placed already
-    watch = Watch(training.hang_minutes, folder.path)
     cache = gradient_cache(method, training, accelerator)
+    watch = Watch(training.hang_minutes, folder.path)
     run = _Run(method, model, stepper, optimizer, loader, views, training, horizon, accelerator, watch, extract, cache)
     log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps) if distributed.rank() == 0 else None
     if step and log:
