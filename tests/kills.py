@@ -161,19 +161,36 @@ def at_moments(number: int, seconds: float, seed: int) -> list[Kill]:
     return [Kill(seconds=draw.uniform(0, seconds)) for _ in range(number)]
 
 
+_DELETING = "os.remove"  # what Python tells of a file that is deleted
+
+
+def _at_audit(count: int) -> None:
+    met = 0
+
+    def heard(event: str, _: object) -> None:
+        nonlocal met
+        met += event == _DELETING
+        if met == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(heard)
+
+
 def killed_saves(folder: Path) -> list[Seen]:
-    """A save is killed at every point, each time that it comes there; there is a whole checkpoint before."""
+    """A save is killed at every point, each time that it comes there, and while it deletes the one before."""
     states = [{"method": {"w": torch.full((300,), float(step))}} for step in range(4)]
     found = []
-    for point in checkpoint.POINTS:
+    for point in (*checkpoint.POINTS, _DELETING):
         for count in (1, 2, 3):
             place = folder / f"{point}_{count}" / "checkpoints"
             for step in (1, 2):
-                checkpoint.save(place, step, states[step], {})
+                checkpoint.save(place, step, states[step], {}, keep_last=1)
 
             def third(point: str = point, count: int = count, place: Path = place) -> None:
                 at_point(point, count, lambda _: os.kill(os.getpid(), signal.SIGKILL))
-                checkpoint.save(place, 3, states[3], {})
+                if point == _DELETING:
+                    _at_audit(count)
+                checkpoint.save(place, 3, states[3], {}, keep_last=1)
 
             was_killed = exit_code(forked(third, folder / "log")) != 0
             found.append(look(place.parent, was_killed))
@@ -190,7 +207,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     saves = killed_saves(folder / "saves")
     whole, cut = folder / "whole", folder / "cut"
-    words = [["pretrain", recipe(place, 20, 4)] for place in (whole, cut)]
+    words = [["pretrain", recipe(place, 12, 2)] for place in (whole, cut)]
     assert exit_code(forked(lambda: command(*words[0]), folder / "whole.log")) == 0
     kills = [Kill(point=point, count=2) for point in checkpoint.POINTS]
     runs = list(chain(cut, words[1], kills))
