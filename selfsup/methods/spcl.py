@@ -201,3 +201,8 @@ def _check_domains(two: bool, problem: Problem) -> None:
             f"{local} images per process cannot hold as many of either domain; "
             f"use a batch_size divisible by {2 * world_size()}"
         )
+    if two and local < 4:
+        raise ValueError(
+            f"{local} images per process leave one of either domain, and batch norm needs at least two; "
+            f"use a batch_size of at least {4 * world_size()}"
+        )
