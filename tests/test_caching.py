@@ -306,11 +306,9 @@ SHARED = [
         "simclr",
         "moco_symmetric",
         "simclr_v2",
-        "supmoco",
         "instdisc_nce",
         "supcon_three_views",
         "metric_proxy_anchor",
-        "metric_margin",
         "xbm_similarity",
         "spcl",
         "spcl_domains",
@@ -324,7 +322,7 @@ def trained(cases: list[Case], mode: str) -> dict[str, dict[str, Any]]:
     for case in cases:
         run, losses = Run(case, dtype=torch.float64), []
         cache = cached(run.method, mode)
-        for step in range(WARM):
+        for step in range(3):
             run.begin_epoch(step)
             run.optimizer.zero_grad()
             out = cache.step(*run.batch(step), number=step)
@@ -432,15 +430,12 @@ def test_a_run_in_chunks_is_the_run_at_once_where_batch_norm_is_frozen(tmp_path:
     assert losses[0][-1] < losses[0][0]
 
 
-@every_mode
-def test_interrupted_within_a_step_and_between_steps(
-    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_within_a_step_and_between_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a queue and a momentum encoder; what a killed step had done is done anew."""
-    settings = {"grad_cache_chunk": 4, "grad_cache_batch_norm": mode}
+    settings = {"epochs": 1, "grad_cache_chunk": 4, "grad_cache_batch_norm": "frozen"}
     pretrain(tiny_run(tmp_path / "whole", "moco", **settings))
     cut = tiny_run(tmp_path / "cut", "moco", **settings)
-    pretrain(replace(cut, max_steps=5))
+    pretrain(replace(cut, max_steps=2))
     embed, calls = MoCo.embed, 0
 
     def failing(self: MoCo, view: Tensor) -> Tensor:
@@ -454,8 +449,8 @@ def test_interrupted_within_a_step_and_between_steps(
     with pytest.raises(KeyboardInterrupt):
         pretrain(cut)
     monkeypatch.undo()
-    assert checkpoint.steps(tmp_path / "cut" / "checkpoints") == [5]
-    pretrain(replace(cut, max_steps=9))
+    assert checkpoint.steps(tmp_path / "cut" / "checkpoints") == [2]
+    pretrain(replace(cut, max_steps=5))
     pretrain(cut)
     assert_same(tmp_path / "whole", tmp_path / "cut")
 
