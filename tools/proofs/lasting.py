@@ -260,11 +260,10 @@ def long_run(folder: Path, steps: int) -> Run:
     """MoCo with a net and views of hardly anything; 400 steps an epoch, evaluated and saved again and again."""
     source = array_file(folder / "shapes.npz", 6400)
     view = View(size=8, crop="shifted", shift=1, jitter=Jitter(probability=0.0))  # the cheapest that differ
-    return tiny_run(
+    run = tiny_run(
         folder / "long",
         "moco",
         root=str(source),
-        method=replace(MOCO, batch_norm="plain"),
         encoder=ResNet.Config(depth="small", stem="small", width=1 / 16),
         augment=Augment(views=(view, view)),
         epochs=max(1, steps // 400),
@@ -275,6 +274,7 @@ def long_run(folder: Path, steps: int) -> Run:
         save_steps=100,
         log_every=20,
     )
+    return replace(run, method=replace(MOCO, batch_norm="plain"))
 
 
 def measure_soak(folder: Path, quick: bool) -> Measured:
@@ -303,7 +303,7 @@ def judged_soak(steps: int, read: list[Reading], epochs: int, forked: list[Readi
 
 
 def more_handles(readings: list[Reading]) -> int:
-    """File handles of the last fifth of the readings over those of the warm-up; a file is open now and then, so medians."""
+    """File handles of the last fifth of the readings over those of the warm-up, by medians: some are open now and then."""
     earlier = [item.handles for item in readings[: len(readings) - len(after_warm_up(readings))]]
     later = [item.handles for item in readings[-len(readings) // 5 :]]
     return round(np.median(later) - np.median(earlier))
