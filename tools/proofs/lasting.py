@@ -303,7 +303,7 @@ def judged_soak(steps: int, read: list[Reading], epochs: int, forked: list[Readi
 
 
 def more_handles(readings: list[Reading]) -> int:
-    """File handles of the last fifth of the readings over those of the warm-up, by medians: some are open now and then."""
+    """File handles in the last fifth of the readings over those in the warm-up: medians, as files come and go."""
     earlier = [item.handles for item in readings[: len(readings) - len(after_warm_up(readings))]]
     later = [item.handles for item in readings[-len(readings) // 5 :]]
     return round(np.median(later) - np.median(earlier))
