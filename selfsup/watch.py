@@ -33,6 +33,7 @@ Phase = Literal["starting", "loading", "compiling", "step", "deciding", "saving"
 # These may take long by right: a process moves as long as it does not stay at one place of its Python code.
 _LONG = ("starting", "compiling", "saving", "evaluating", "clustering")
 _PULSE = 2.0  # seconds between two publications, at most
+_CONFIRM = 4  # ticks until a process without a pulse counts as silent; a pulse that is there shows within two
 _PATIENCE = 10.0  # seconds that the store may take to answer
 _serial = itertools.count()  # every watch of this program has keys of its own; all processes count alike
 
@@ -204,7 +205,7 @@ class Watch:
                 self._moved = now
             awake = now
             self._publish()
-            if self._idle() < self.limit:
+            if self._idle() < self.limit - _CONFIRM * self.tick:  # which is how long the question takes
                 continue
             verdict = self._verdict(only_if_stuck=True)
             if verdict and self._idle() >= self.limit and not self._over.is_set():
@@ -245,7 +246,7 @@ class Watch:
         found = self._answered(self._earlier)
         before = None if found else self._answered(self._positions)
         if not found and before and not any(p.failure for p in before):
-            for _ in range(4):  # a pulse that is there shows within two ticks
+            for _ in range(_CONFIRM):
                 self._over.wait(self.tick) if only_if_stuck else time.sleep(self.tick)
                 self._publish()
         after = None if found or not before else self._answered(self._positions)
@@ -255,7 +256,8 @@ class Watch:
             return self._written() or {0: _store_lost()}
         pulses = {p.rank: p.pulse for p in before}
         silent = {p.rank for p in after if p.pulse == pulses.get(p.rank) and p.rank != distributed.rank()}
-        moving = not silent and any(p.idle < self.limit for p in after) and not any(p.failure for p in after)
+        # Those that wait for one another stopped within a step of each other.
+        moving = not silent and any(p.idle < 0.8 * self.limit for p in after) and not any(p.failure for p in after)
         return {} if only_if_stuck and moving else accuse(after, silent)
 
     def _positions(self) -> list[Position]:
@@ -301,11 +303,15 @@ class Watch:
             lines.append("the same command goes on from the last checkpoint; --hang-minutes sets how long is waited")
             # Not by `message`: the thread that is stuck may hold the lock of the terminal.
             os.write(2, ("\n".join(lines) + "\n").encode())
-        if distributed.rank() == 0:
-            time.sleep(min(3.0, 2 * self.tick))  # others ask the store, which may end with this process
+        if distributed.rank() == 0 and not _launcher_holds_store():
+            time.sleep(min(3.0, 2 * self.tick))  # others ask the store, which ends with this process
+
+
+def _launcher_holds_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _store_lost() -> str:
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+    if _launcher_holds_store():
         return "the launcher on the first node is gone, or cut off: its store does not answer"
     return "rank 0 is gone, stopped or cut off: its store does not answer"

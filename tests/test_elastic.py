@@ -100,9 +100,10 @@ _STOPPED = 'echo "{\\"step\\": 3, \\"reason\\": \\"signal\\"}"; exit 1'
         (_STOPPED, "", 0, True, 0, 1),  # saved and stopped: goes on in the next job
         ("echo no room >&2; exit 2", "", 0, True, 2, 0),  # could not be saved
         (":", '{"reason": "finished"}', 0, False, 0, 0),
+        (":", '{"reason": "signal"}', 1, False, 1, 0),  # somebody else stopped it
         (":", "", 0, False, 1, 0),
     ],
-    ids=["stopped", "not-saved", "finished", "failed"],
+    ids=["stopped", "not-saved", "finished", "stopped-by-hand", "failed"],
 )
 def test_a_job_requeues_itself_only_where_the_run_was_stopped_and_saved(
     tmp_path: Path, on_signal: str, at_once: str, code: int, warn: bool, expected: int, requeues: int

@@ -2,14 +2,17 @@
 
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
+import torch.distributed as dist
 from tiny import tiny_run
 
-from selfsup import launch
+from selfsup import distributed, launch
 from selfsup.pretrain import pretrain
 
 
@@ -47,3 +50,22 @@ def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.raises(ValueError, match=f"asked for {name}.*(?s:.*)launch without --use_{name.lower()}"):
         pretrain(tiny_run(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("attempt", "joined"), [("0", False), ("2", True)])
+def test_a_restart_reads_no_addresses_of_processes_that_ended(
+    monkeypatch: pytest.MonkeyPatch, attempt: str, joined: bool
+) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    settings = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    settings |= {"TORCHELASTIC_RESTART_COUNT": attempt, "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in (settings | {"GLOO_SOCKET_IFNAME": "lo"}).items():
+        monkeypatch.setenv(name, value)
+    distributed.rejoin(torch.device("cpu"), timedelta(seconds=20))
+    try:
+        assert dist.is_initialized() == joined
+        known = [key for key in store.list_keys() if not key.startswith("init/")]
+        assert bool(known) == joined
+        assert all("attempt_2" in key for key in known), known
+    finally:
+        distributed.shut_down()
