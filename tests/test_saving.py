@@ -65,8 +65,8 @@ def test_writing_copies_nothing() -> None:
 def test_what_was_begun_is_written_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
     monkeypatch.setattr(checkpoint, "reached", lambda point, path: go_on.wait(SECONDS))
-    tensors = {"w": torch.ones(10), "n": torch.tensor(7)}
-    saver = Saver(tmp_path, keep_last=1)
+    tensors = {"w": torch.ones(10)}
+    saver = Saver(tmp_path, keep_last=2)
     saver.begin(1, {"method": tensors}, {}, kept=False)  # comes back while the writer stands still
     assert steps(tmp_path) == []
     tensors["w"].fill_(2.0)
@@ -74,17 +74,11 @@ def test_what_was_begun_is_written_as_it_was(tmp_path: Path, monkeypatch: pytest
     second.start()
     second.join(0.2)
     assert second.is_alive()  # one at a time
-    assert torch.equal(tensors["w"], torch.full((10,), 2.0))
     go_on.set()
     second.join(SECONDS)
-    saver.wait()
-    assert torch.equal(load(tmp_path / "step_00000002").tensors["method"]["w"], torch.full((10,), 2.0))
-    monkeypatch.setattr(checkpoint, "_remove", lambda path: None)
-    tensors["w"].fill_(3.0)
-    saver.begin(3, {"method": tensors}, {}, kept=False)
-    tensors["w"].fill_(4.0)
     saver.close()
-    assert torch.equal(load(tmp_path / "step_00000003").tensors["method"]["w"], torch.full((10,), 3.0))
+    for step in (1, 2):
+        assert torch.equal(load(tmp_path / f"step_{step:08d}").tensors["method"]["w"], torch.full((10,), float(step)))
 
 
 def test_steps_go_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
