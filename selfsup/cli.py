@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -52,6 +53,7 @@ def main() -> None:
         start_missing_processes(arguments)
     try:
         command = _command(arguments[0])
+        _require_temporary_folder()
         sys.exit(command(arguments[1:]))
     except KeyboardInterrupt:
         print("selfsup: interrupted", file=sys.stderr)
@@ -66,6 +68,17 @@ def main() -> None:
             sys.stderr.flush()
             os._exit(code)
         sys.exit(code)
+
+
+def _require_temporary_folder() -> None:
+    """torch cannot even be imported without one."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise ValueError(
+            "there is no folder for temporary files: neither /tmp nor the current folder can be written\n"
+            "set the environment variable TMPDIR to one that can"
+        ) from error
 
 
 # Commands on a run, and their modules in selfsup.stages, each with a STAGE.

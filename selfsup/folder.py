@@ -17,7 +17,7 @@ import torch
 from selfsup import checkpoint, distributed
 from selfsup.config import differences, dump, result_relevant
 from selfsup.sealed import seal, unseal
-from selfsup.untrusted import read_json
+from selfsup.untrusted import is_text, read_json
 
 try:
     import fcntl
@@ -53,6 +53,11 @@ class RunFolder:
             ValueError: the folder holds a run of another configuration (what differs is listed), or something else.
         """
         saved = self.path / "config.json"
+        if not is_text(str(self.path.resolve())):  # TensorBoard takes no other names
+            raise ValueError(
+                f"the name of run folder {self.path} is not UTF-8 as this Python reads it\n"
+                "give another --folder, or set the environment variable PYTHONUTF8=1"
+            )
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; give --folder the name of a folder")
         if saved.is_file():

@@ -34,6 +34,11 @@ def _cut(text: str, longest: int) -> str:
     return f"{text[: longest // 2]}[... {len(text):,} characters ...]{text[-longest // 2 :]}"
 
 
+def is_text(name: str) -> bool:
+    """Whether the name, as the system gave it, is of Unicode characters alone."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def read_bytes(path: Path) -> bytes:
     """The content of a file. A pipe or a device, which might never end, is refused.
 
