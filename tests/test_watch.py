@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 import torch.distributed as dist
 from processes import run_processes
 
@@ -61,8 +60,9 @@ def evaluated(minutes: float, folder: str) -> list[int]:
         watch.at("evaluating", 3)
         end = time.monotonic() + 2.5 * 60 * minutes
         while dist.get_rank() == 1 and time.monotonic() < end:
-            rows = torch.randn(100, 100)
-            (rows @ rows).sort()
+            time.sleep(0.01)  # reads images
+            time.sleep(0.01)  # encodes them
+            time.sleep(0.01)  # compares features
         dist.barrier()
     return codes
 
