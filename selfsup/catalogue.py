@@ -20,8 +20,7 @@ class Entry:
 
 def catalogue() -> list[Entry]:
     """Every method of `selfsup.methods`, found by looking: a new file there is a new line here."""
-    for module in pkgutil.iter_modules(selfsup.methods.__path__):
-        importlib.import_module(f"selfsup.methods.{module.name}")
+    import_methods()
     recipes: dict[type, list[str]] = {}
     for name in recipe_names():
         recipes.setdefault(type(load_recipe(name).method), []).append(name)
@@ -30,6 +29,12 @@ def catalogue() -> list[Entry]:
         for method in sorted(_subclasses(Method), key=lambda method: method.__name__.lower())
         if method.__module__.startswith("selfsup.methods.")
     ]
+
+
+def import_methods() -> None:
+    """Make every method of `selfsup.methods` known to `selfsup.config.restore`."""
+    for module in pkgutil.iter_modules(selfsup.methods.__path__):
+        importlib.import_module(f"selfsup.methods.{module.name}")
 
 
 def _subclasses(kind: type[Method]) -> list[type[Method]]:

@@ -27,6 +27,7 @@ _USAGE = """selfsup: self-supervised contrastive pretraining
   selfsup cluster RUN [flags]         cluster features and compare with the labels (--protocol kmeans, dbscan)
   selfsup embed RUN --out FILE        features to FILE.npy and FILE.csv, or to FILE.parquet; run again to go on
   selfsup compare RUN RUN ...         the results of several runs in a table, and in a plot (--out FILE)
+  selfsup replay CAPTURED [flags]     run a step that was left out again: RUN/captured/step_00000042
   selfsup recipes                     list the shipped recipes
   selfsup methods                     what each method remembers and minimises, its papers and recipes
 
@@ -94,6 +95,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
         **{stage: partial(_stage, stage) for stage in _STAGES},
         "semi": _semi,
         "compare": _compare,
+        "replay": _replay,
         "recipes": _recipes,
         "methods": _methods,
     }
@@ -202,6 +204,18 @@ def _compare(arguments: list[str]) -> int:
     count = next((number for number, word in enumerate(rest) if word.startswith("-")), len(rest))
     runs = [Path(name) for name in (first, *rest[:count])]
     return _print_result(run_compare(runs, parse(Compare(), rest[count:], "selfsup compare RUN ...")))
+
+
+def _replay(arguments: list[str]) -> int:
+    """Ends with 0 where the step goes wrong again, with 3 where all is finite this time."""
+    usage = "selfsup replay RUN/captured/STEP [--precision as-captured|fp32|bf16|fp16] [--device auto|cpu]"
+    name, flags = _first(arguments, "the captured step", usage)
+    from selfsup.config import parse
+    from selfsup.stages.replay import Replay, run_replay
+
+    result = run_replay(Path(name), parse(Replay(), flags, f"selfsup replay {name}"))
+    code = _print_result(result)
+    return code if result["reproduced"] else 3
 
 
 def _recipes(arguments: list[str]) -> int:

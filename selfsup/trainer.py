@@ -19,11 +19,13 @@ from selfsup.caching import GradientCache, gradient_cache
 from selfsup.data.batch import Batch
 from selfsup.data.loader import Loader
 from selfsup.folder import RunFolder
+from selfsup.guard import Guard
 from selfsup.interruption import Consensus, caught_signals
 from selfsup.methods.base import Extract, Method, Step
 from selfsup.models.norm import average_running_statistics
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.grid import view_grid
+from selfsup.monitor.health import Health
 from selfsup.monitor.log import Log, message
 from selfsup.schedules import Horizon
 from selfsup.state import TrainingState
@@ -103,7 +105,8 @@ def fit(
         extract: reads out the features of the training images, for methods that ask for them before an epoch.
 
     Raises:
-        Diverged: the loss or the weights are not finite; the last checkpoint is from before.
+        Diverged: the loss or the weights are not finite, at more steps in a row than `max_bad_steps`; or with
+            `stop_on_collapse` the features have collapsed. The last checkpoint is from before.
         StorageError: a checkpoint could not be written; the one before is untouched.
         LostRank: another process is gone, or nothing moves any more because of it.
     """
@@ -126,12 +129,17 @@ def fit(
     stepper = accelerator.prepare_optimizer(optimizer, device_placement=False)  # its state is placed already
     cache = gradient_cache(method, training, accelerator)
     watch = Watch(training.hang_minutes, folder.path)
-    run = _Run(method, model, stepper, optimizer, loader, views, training, horizon, accelerator, watch, extract, cache)
+    guard = None
+    if training.max_bad_steps is not None:
+        guard = Guard(method, training, folder, loader.source, accelerator, step)
+    health = Health(by_labels=hasattr(method, "about") and method.about.labels == "needed")
+    parts = (method, model, stepper, optimizer, loader, views, training, horizon, accelerator, watch, extract, cache)
+    run = _Run(*parts, guard, health)
     log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps) if distributed.rank() == 0 else None
     if step and log:
         message(f"going on from step {step} of {horizon.total_steps}")
     try:
-        with caught_signals() as caught, watch:
+        with caught_signals() as caught, watch, health:
             outcome = run.loop(step, state, log, caught, evaluate)
             state.settle()
             return outcome
@@ -156,6 +164,8 @@ class _Run(NamedTuple):
     watch: Watch
     extract: Extract | None = None
     cache: GradientCache | None = None
+    guard: Guard | None = None
+    health: Health | None = None
 
     def loop(
         self, step: int, state: TrainingState, log: Log | None, caught: list[int], evaluate: Evaluate | None
@@ -165,7 +175,7 @@ class _Run(NamedTuple):
         begin = saved = marked = time.monotonic()
         first = marked_step = step
         limit = min(horizon.total_steps, training.max_steps or horizon.total_steps)
-        out = None
+        out: Step | None = None  # of the last step that was not left out
         self.method.train()
         (number,) = agree(max(caught, default=0))  # a signal to a process that was still starting
         if number and step < limit:
@@ -178,13 +188,13 @@ class _Run(NamedTuple):
             for batch in self.loader.epoch(epoch, position):
                 watch.at("compiling" if training.compile and step == first else "step", step)
                 views = self.views(batch, epoch, self.accelerator.device)
-                out = self.step(step, views, batch)
+                out = self.step(step, views, batch) or out
                 if log and (step == first or step % horizon.steps_per_epoch == 0):
                     log.images("views", step, view_grid(views, self.views.augment))
                 step += 1
                 now = time.monotonic()
                 if step % training.log_every == 0 or step % horizon.steps_per_epoch == 0 or step == limit:
-                    self.report(step, out, (step - marked_step) * training.batch_size / (now - marked), log)
+                    self.report(step, out, batch, (step - marked_step) * training.batch_size / (now - marked), log)
                     marked, marked_step = now, step
                 if log:
                     log.advance(step)
@@ -212,12 +222,12 @@ class _Run(NamedTuple):
                     self.save(step, state, out)
                     saved = time.monotonic()
                 watch.at("loading", step)
-        if out is not None:
+        if step > first:
             self.save(step, state, out)
         return Outcome(step, horizon.total_steps, "finished" if step >= horizon.total_steps else "max-steps", 0)
 
-    def step(self, step: int, views: list[Tensor], batch: Batch) -> Step:
-        """One optimiser step, from the views of one batch."""
+    def step(self, step: int, views: list[Tensor], batch: Batch) -> Step | None:
+        """One optimiser step, from the views of one batch; None where the guard leaves it out."""
         device, training = self.accelerator.device, self.training
         # Anything random inside an encoder (dropout) is a function of the step too, so that resume is exact.
         number = ((training.seed << 40) + step * distributed.world_size() + distributed.rank()) & (2**63 - 1)
@@ -227,14 +237,20 @@ class _Run(NamedTuple):
             group["lr"] = factor * group["peak_lr"]
         # Methods see views, labels and indices; what stays on the CPU would be copied by DDP, which waits for it.
         handed = Batch((), batch.labels.to(device, non_blocking=True), send(batch.indices, device))
+        if self.guard:
+            self.guard.remember()
         out: Step
         if self.cache:
             out = self.cache.step(views, handed, number)
         else:
             out = self.model(views, handed)
             self.accelerator.backward(out.loss)
+        norm = None
         if training.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self.method.parameters(), training.clip_norm)
+            norm = self.accelerator.clip_grad_norm_(self.method.parameters(), training.clip_norm)
+        if self.guard and self.guard.leaves_out(step, views, handed, out, norm):
+            self.stepper.zero_grad()
+            return None
         self.stepper.step()
         self.stepper.zero_grad()
         average_running_statistics(self.method)
@@ -242,15 +258,25 @@ class _Run(NamedTuple):
             self.method.after_step(out.update, step / self.horizon.total_steps)
         return out
 
-    def report(self, step: int, out: Step, rate: float, log: Log | None) -> None:
-        """Log the figures of a step, as means over processes."""
-        names = ["loss", *out.metrics]
-        values = torch.stack([out.loss.detach().float(), *(value.float() for value in out.metrics.values())])
-        figures = dict(zip(names, distributed.mean_over_processes(values).tolist(), strict=True))
+    def report(self, step: int, out: Step | None, batch: Batch, rate: float, log: Log | None) -> None:
+        """Log the figures of the last step that counted, as means over processes; raise what they give reason for."""
+        figures: dict[str, float] = {}
+        if out is not None:
+            names = ["loss", *out.metrics]
+            values = torch.stack([out.loss.detach().float(), *(value.float() for value in out.metrics.values())])
+            figures = dict(zip(names, distributed.mean_over_processes(values).tolist(), strict=True))
+        alarm = ""
+        if self.health:
+            figures |= self.health.figures(batch.labels.to(self.accelerator.device))
+            alarm = self.health.judge(step, figures)
         if log:
             rates = {"learning_rate": self.optimizer.param_groups[0]["lr"], "images_per_second": rate}
-            log.scalars(step, figures | rates | {"epoch": step / self.horizon.steps_per_epoch})
-        self.require_finite(step, figures["loss"])
+            counts = {"skipped_steps": self.guard.skipped} if self.guard else {}
+            counts |= {"collapse_alarm": 1} if alarm else {}
+            log.scalars(step, figures | rates | counts | {"epoch": step / self.horizon.steps_per_epoch})
+        self.require_finite(step, figures.get("loss", 0.0))
+        if alarm and self.training.stop_on_collapse:
+            raise Diverged(alarm)
 
     def require_finite(self, step: int, loss: float) -> None:
         if not math.isfinite(loss):
@@ -259,10 +285,10 @@ class _Run(NamedTuple):
                 "try a lower --optimizer.learning-rate, a longer warm-up, or --clip-norm 1, with a new --folder"
             )
 
-    def save(self, step: int, state: TrainingState, out: Step) -> None:
+    def save(self, step: int, state: TrainingState, out: Step | None) -> None:
         """Save, unless the loss of this step or the weights after it are not finite."""
         self.watch.at("saving", step)
-        loss = float(distributed.mean_over_processes(out.loss.detach().float()))
+        loss = float(distributed.mean_over_processes(out.loss.detach().float())) if out else 0.0
         largest = torch.stack(torch._foreach_norm([p.detach() for p in self.method.parameters()], torch.inf)).max()
         self.require_finite(step, loss if math.isfinite(float(largest)) else float(largest))
         state.save(step)

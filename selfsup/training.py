@@ -27,6 +27,10 @@ class Training:
     # Batch norm then. chunk: over each chunk. frozen: by statistics of the whole batch that a pass ahead found, and
     # through which no gradient flows.
     grad_cache_batch_norm: Literal["chunk", "frozen"] = "chunk"
+    # Steps in a row that are left out at most, by all processes, because the loss, the gradient or the input of one is
+    # not finite; one more stops the run. None: nobody looks, and nothing in a step waits for the device.
+    max_bad_steps: int | None = execution(5)
+    stop_on_collapse: bool = execution(False)  # stop where there would only be an alarm
     folder: str = execution("")  # run folder; empty: runs/<name>
     max_steps: int | None = execution(None)  # stop after this step, as max_minutes does
     max_minutes: float | None = execution(None)  # save and stop after this time; the same command goes on
@@ -48,6 +52,10 @@ class Training:
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm is {self.clip_norm}; it must be positive, or None for no clipping")
         self._check_caching()
+        if self.max_bad_steps is not None and self.max_bad_steps < 0:
+            raise ValueError(
+                f"max_bad_steps is {self.max_bad_steps}; give 0 to stop at the first, or None to look for none"
+            )
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps is {self.max_steps}; it must be at least 1")
         if self.save_steps is not None and self.save_steps < 1:
@@ -84,4 +92,4 @@ class Outcome(NamedTuple):
 
 
 class Diverged(ValueError):
-    """The loss or the weights are not finite any more."""
+    """The loss or the weights are not finite any more, or the features have collapsed."""

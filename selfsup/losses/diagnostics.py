@@ -1,9 +1,13 @@
 """Health of an embedding: figures that show a collapse while the loss may still look well."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 UNIFORMITY_ROWS = 256  # pairs grow with the square; 32,640 of them are enough for a logged figure
+# Who wants to see the rows of each step, for figures that cost too much to be computed at all of them.
+WATCHERS: list[Callable[[Tensor], None]] = []
 
 
 @torch.no_grad()
@@ -11,7 +15,7 @@ def feature_health(a: Tensor, b: Tensor) -> dict[str, Tensor]:
     """Spread of features and closeness of positive pairs (Wang and Isola 2020; Chen and He 2021, section 4.1).
 
     Args:
-        a, b: (B, D) unit rows, row i of both from the same image; B at least 2.
+        a, b: (B, D) unit rows, row i of both from the same image; B at least 2. WATCHERS are shown `a`.
 
     Returns:
         Three detached () tensors. "feature_std": standard deviation of a coordinate over the rows of `a`, mean over
@@ -19,6 +23,8 @@ def feature_health(a: Tensor, b: Tensor) -> dict[str, Tensor]:
         distance of positive pairs, in [0, 4]. "uniformity": log of the mean of exp(-2 |x - y|^2) over pairs of the
         first 256 rows of `a`, 0 for a collapsed encoder, about -4 for evenly spread rows.
     """
+    for watcher in WATCHERS:
+        watcher(a.detach())
     a, b = a.float(), b.float()
     few = a[:UNIFORMITY_ROWS]
     squared = torch.pdist(few).square()  # (n (n - 1) / 2,)
@@ -27,3 +33,21 @@ def feature_health(a: Tensor, b: Tensor) -> dict[str, Tensor]:
         "alignment": (a - b).square().sum(dim=1).mean(),
         "uniformity": squared.mul(-2).exp().mean().log(),
     }
+
+
+def effective_rank(rows: Tensor) -> float:
+    """Exponential of the entropy of the singular values' shares: how many directions rows have (Roy and Vetterli 2007).
+
+    Of embeddings it is RankMe (Garrido et al. 2023, equations 1 and 2, with its epsilon).
+
+    Args:
+        rows: (n, D), finite.
+
+    Returns:
+        A number in [1, min(n, D)].
+    """
+    rows = rows.double()
+    gram = rows @ rows.T if rows.shape[0] < rows.shape[1] else rows.T @ rows
+    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    shares = singular / singular.sum().clamp(min=torch.finfo(singular.dtype).tiny) + 1e-7
+    return float((-(shares * shares.log()).sum()).exp())
