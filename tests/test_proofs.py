@@ -24,8 +24,8 @@ from selfsup.pretrain import Run, pretrain
 
 sys.path.append(str(TOOLS))  # processes that are started here look for the proofs as well
 reliability = load_tool("reliability")
-equivalence, lasting, omitted, resume, watched = (
-    import_module(f"proofs.{name}") for name in ("equivalence", "lasting", "omitted", "resume", "watched")
+equivalence, lasting, moving, omitted, resume, watched = (
+    import_module(f"proofs.{name}") for name in ("equivalence", "lasting", "moving", "omitted", "resume", "watched")
 )
 Figure, Measured = (getattr(import_module("proofs.figure"), name) for name in ("Figure", "Measured"))
 NAMED = {case.name: case for case in CASES}
@@ -121,6 +121,15 @@ def test_another_view_of_an_image_is_seen_and_another_figure_is_found(whole: Any
     assert watched.differing(Path(whole.run.folder), tmp_path / "other") == {2: ["logged loss"]}
 
 
+def test_any_value_of_a_view_and_any_label_are_told_apart() -> None:
+    batch, views = Batch((), torch.arange(3), torch.tensor([7, 5, 9])), [torch.zeros(3, 3, 2, 2) for _ in range(2)]
+    before = watched.digests(batch, views)
+    views[1][2, 0, 1, 1] = 1e-30
+    after = watched.digests(batch._replace(labels=torch.tensor([0, 4, 2])), views)
+    assert [index for index, _ in after] == [7, 5, 9]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, False, False]
+
+
 def test_a_chain_is_exact_and_a_restart_of_the_optimizer_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,12 +145,12 @@ def test_a_chain_is_exact_and_a_restart_of_the_optimizer_is_not(
 
 def test_samples_that_are_lost_or_move_are_counted(tmp_path: Path) -> None:
     steps = [[0, [[4, "a"], [7, "b"]]], [0, [[1, "c"], [2, "d"]]]]
-    assert lasting._unlike(steps, [[0, [[4, "a"], [7, "b"]]], [0, [[1, "c"], [2, "d"]]]]) == 0
-    assert lasting._unlike(steps, [[0, [[4, "a"], [7, "x"]]], [0, [[1, "c"], [1, "c"]]]]) == 2
-    assert lasting._unlike(steps, steps[:1]) == 4
+    assert moving.misplaced(steps, [[0, [[4, "a"], [7, "b"]]], [0, [[1, "c"], [2, "d"]]]]) == 0
+    assert moving.misplaced(steps, [[0, [[4, "a"], [7, "x"]]], [0, [[1, "c"], [1, "c"]]]]) == 2
+    assert moving.misplaced(steps, steps[:1]) == 4
     run = tiny_run(tmp_path / "run", epochs=1, log_every=1)
-    legs = (lasting.Leg(3, 1, 0), lasting.Leg(8, 1, 0))
-    (seen,) = lasting.over_legs([run], legs)
+    legs = (moving.Leg(3, 1, 0), moving.Leg(8, 1, 0))
+    (seen,) = moving.over_legs([run], legs)
     assert sorted(index for _, rows in seen for index, _ in rows) == list(range(128))
 
 

@@ -1,4 +1,4 @@
-"""R12, R14 and R16: other numbers of processes and workers, the same seed again, and many steps."""
+"""R12, R14 and R16: other processes in mid-run, the same seed again, and many steps."""
 
 import hashlib
 from dataclasses import replace
@@ -8,156 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 from processes import run_processes
+from proofs import moving
 from proofs.figure import Figure, Measured
-from proofs.watched import Seen, told_of_views, watched
+from proofs.watched import told_of_views
 from tiny import METHODS, MOCO, QUICK, array_file, photographs, tiny_run
 
-from selfsup import checkpoint
 from selfsup.augment.parameters import Jitter, View
 from selfsup.augment.views import Augment
-from selfsup.methods.base import Method
-from selfsup.methods.instdisc import InstDisc
-from selfsup.methods.metric import Metric
-from selfsup.methods.moco import MoCo
-from selfsup.methods.spcl import SpCL
 from selfsup.models.resnet import ResNet
 from selfsup.pretrain import Run, pretrain
-
-# R12: other numbers of processes and workers
-
-
-class Leg(NamedTuple):
-    """A part of a run."""
-
-    until: int  # step
-    world: int
-    workers: int
-
-
-LEGS = (Leg(2, 1, 0), Leg(4, 2, 2), Leg(6, 3, 0), Leg(8, 1, 2), Leg(10, 1, 0))
-NEAR = 1e-3  # of the largest value of a tensor, in single precision, after 10 steps
-
-
-def of_any_world(config: Method.Config) -> Method.Config:
-    """The method with batch norm over all processes, so that it does not depend on their number."""
-    if isinstance(config, MoCo.Config | InstDisc.Config | Metric.Config):
-        return replace(config, batch_norm="sync")
-    if isinstance(config, SpCL.Config) and config.domains == "one":
-        return replace(config, batch_norm="sync")
-    return config
-
-
-def travelling(method: str, folder: Path, photos: Path) -> Run:
-    """10 steps in 2 epochs, of batches that 2 and 3 processes can share, too."""
-    run = tiny_run(folder, method, root=str(photos), batch_size=24, log_every=1, keep_last=99)
-    sampling = run.sampling
-    if getattr(sampling, "steps_per_epoch", None):
-        sampling = replace(sampling, steps_per_epoch=5)
-    optimizer = replace(run.optimizer, learning_rate=0.03)  # a rough descent amplifies what rounding leaves
-    config: Any = of_any_world(run.method)
-    if hasattr(config, "queue_size"):
-        config = replace(config, queue_size=70)
-    if hasattr(config, "batch_norm_splits"):
-        config = replace(config, batch_norm_splits=1)
-    return replace(run, sampling=sampling, optimizer=optimizer, method=config)
-
-
-def go(runs: list[Run]) -> list[list[list[Any]]]:
-    """`pretrain` of each in turn; returns, for each, what this process saw at every step."""
-    found = []
-    for run in runs:
-        with watched() as seen:
-            pretrain(run)
-        found.append([_plain(item) for item in seen])
-    return found
-
-
-def _plain(seen: Seen) -> list[Any]:
-    return [seen.epoch, [list(row) for row in seen.rows]]
-
-
-def over_legs(runs: list[Run], legs: tuple[Leg, ...]) -> list[list[list[Any]]]:
-    """Each run through all legs; returns, for each, the global batches that were seen, in order."""
-    seen: list[list[list[Any]]] = [[] for _ in runs]
-    for leg in legs:
-        now = [replace(run, max_steps=leg.until, workers=leg.workers) for run in runs]
-        parts = [go(now)] if leg.world == 1 else run_processes(leg.world, go, now)
-        for number in range(len(runs)):
-            for steps in zip(*(part[number] for part in parts), strict=True):
-                seen[number].append([steps[0][0], [row for _, rows in steps for row in rows]])
-    return seen
-
-
-def farthest(one: Path, other: Path) -> float:
-    """Largest difference of a tensor of the last checkpoints, relative to its largest value."""
-    states = []
-    for folder in (one, other):
-        found, _ = checkpoint.load_newest(folder / "checkpoints")
-        assert found is not None
-        states.append(found.tensors["method"])
-    largest = 0.0
-    for name, value in states[0].items():
-        if value.is_floating_point() and bool(value.isfinite().all()):
-            size = max(float(value.abs().max()), 1e-2)
-            largest = max(largest, float((states[1][name] - value).abs().max()) / size)
-        elif value.dtype.is_floating_point is False and not bool((states[1][name] == value).all()):
-            return float("inf")
-    return largest
-
-
-def measure_worlds(folder: Path, quick: bool) -> Measured:
-    photos = photographs(folder / "photographs", 120)
-    methods = ("simclr", "moco") if quick else tuple(METHODS)
-    straight = [travelling(method, folder / f"{method}_straight", photos) for method in methods]
-    moved, stayed = (
-        [replace(run, folder=str(folder / f"{method}_{name}")) for method, run in zip(methods, straight, strict=True)]
-        for name in ("moved", "stayed")
-    )
-    legs = LEGS if not quick else (LEGS[0], LEGS[1], LEGS[4])
-    expected = go(straight)
-    expected = [[list(step) for step in steps] for steps in expected]
-    saw = over_legs(moved, legs)
-    saw_alone = over_legs(stayed, tuple(leg._replace(world=1) for leg in legs))
-    rows = {}
-    for number, method in enumerate(methods):
-        places = [folder / f"{method}_{name}" for name in ("straight", "moved", "stayed")]
-        rows[method] = {
-            "lost_or_repeated": _unlike(expected[number], saw[number]) + _unlike(expected[number], saw_alone[number]),
-            "distance": farthest(places[0], places[1]),
-            "same_world_exact": _hash(places[0]) == _hash(places[2]) and farthest(places[0], places[2]) == 0,
-            "depends_on_world": method == "spcl_domains",
-        }
-    return judged_worlds(rows, legs)
-
-
-def _unlike(expected: list[list[Any]], seen: list[list[Any]]) -> int:
-    """Images that are not where they ought to be, or look otherwise."""
-    if len(expected) != len(seen):
-        return sum(len(rows) for _, rows in expected)
-    return sum(
-        a != b or one[0] != other[0]
-        for one, other in zip(expected, seen, strict=True)
-        for a, b in zip(one[1], other[1], strict=True)
-    )
-
-
-def judged_worlds(rows: dict[str, dict[str, Any]], legs: tuple[Leg, ...]) -> Measured:
-    lost = sum(row["lost_or_repeated"] for row in rows.values())
-    exact = sum(row["same_world_exact"] for row in rows.values())
-    comparable = {name: row["distance"] for name, row in rows.items() if not row["depends_on_world"]}
-    largest = max(comparable.values())
-    far = [name for name, distance in comparable.items() if not distance <= NEAR]
-    worlds = " -> ".join(str(leg.world) for leg in legs)
-    workers = " -> ".join(str(leg.workers) for leg in legs)
-    return Measured(
-        figure=f"{lost} samples lost, repeated or seen otherwise; processes {worlds}, workers {workers}: weights and "
-        f"memory within {largest:.0e} of the uninterrupted run; with workers alone changed {exact} of {len(rows)} "
-        "bit-equal",
-        good=lost == 0 and exact == len(rows) and not far,
-        reason=", ".join(f"{name} is {comparable[name]:.0e} away" for name in far),
-        details={"methods": rows, "legs": [leg._asdict() for leg in legs]},
-    )
-
 
 # R14: the same seed again
 
@@ -310,12 +169,7 @@ def more_handles(readings: list[Reading]) -> int:
 
 
 FIGURES = (
-    Figure(
-        name="R12",
-        goal="1 -> 2 -> 3 -> 1 processes and 0 -> 2 workers: 0 samples lost or repeated, the same weights to rounding",
-        minutes=3,
-        measure=measure_worlds,
-    ),
+    moving.FIGURE,
     Figure(
         name="R14",
         goal="the same seed twice: the same encoder, in 1 and 2 processes with 0, 2 and 4 workers",
