@@ -172,6 +172,21 @@ def test_the_total_stride_is_that_of_the_network(depth: Any) -> None:
             assert total_stride(config) == 64 // small.shape[-1]
 
 
+def test_a_student_starts_from_any_encoder(pretrained: Path, teacher: Path, tmp_path: Path) -> None:
+    """Such as the one that the teacher was fine-tuned from; what it is, not where, is told in the protocol."""
+    still = settings(
+        teacher, start=str(pretrained), optimizer=SGD.Config(learning_rate=1e-12), folder=str(tmp_path / "a")
+    )
+    (result,) = run_distill(teacher, still).results
+    first, student = load_encoder(pretrained), load_encoder(tmp_path / "a")
+    for name, value in student.encoder.named_parameters():
+        torch.testing.assert_close(value, first.encoder.get_parameter(name), rtol=1e-5, atol=1e-9)
+    assert result.protocol["start"] == "encoder"
+    assert result.about["start_sha256"] == first.sha256
+    with pytest.raises(ValueError, match=r"cannot start from .*: student.width"):
+        run_distill(teacher, replace(still, protocol="smaller", student=replace(still.student, width=0.5)))
+
+
 def test_bad_input_is_named(pretrained: Path, teacher: Path) -> None:
     with pytest.raises(ValueError, match="has no classifier to distil; make one by selfsup finetune"):
         run_distill(pretrained, settings(pretrained))
