@@ -11,8 +11,9 @@ import pytest
 import torch
 from corpus import within
 from pictures import broken_folder, damaged, encoded, odd_images, picture, sound_images
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 
+from selfsup.data import decode as decode_module
 from selfsup.data import files
 from selfsup.data.base import TooManyUnreadable, UnreadableImage
 from selfsup.data.decode import decode
@@ -56,6 +57,37 @@ def test_bits_that_flip_end_in_an_image_or_in_a_reason(form: str) -> None:
             except UnreadableImage as error:
                 unreadable += bool(error.reason)
     assert unreadable
+
+
+@pytest.mark.parametrize("form", ["webp", "lossless webp", "animated webp"])
+def test_a_vast_webp_is_refused_before_pillow_makes_room_for_it(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytearray(sound_images()[form])
+    assert decode_module._webp_size(bytes(content[:30])) == (64, 48)
+    kind = bytes(content[12:16])
+    where, value = {
+        b"VP8 ": (26, (10_100).to_bytes(2, "little") * 2),
+        b"VP8L": (21, (10_099 | 10_099 << 14).to_bytes(4, "little")),
+        b"VP8X": (24, (10_099).to_bytes(3, "little") * 2),
+    }[kind]
+    content[where : where + len(value)] = value
+
+    def opened(*arguments: object, **options: object) -> None:
+        raise AssertionError("Pillow opened it")
+
+    monkeypatch.setattr(Image, "open", opened)
+    with pytest.raises(UnreadableImage, match="10100 x 10100 pixels, more than 100,000,000"):
+        decode(io.BytesIO(bytes(content)), "vast")
+
+
+def test_no_other_decoder_is_asked_and_no_program_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments, **options: started.append(arguments))
+    eps = io.BytesIO()
+    picture(0).save(eps, "EPS")
+    for content in (eps.getvalue(), encoded(picture(0), "PCX"), encoded(picture(0), "ICO"), encoded(picture(0), "TGA")):
+        with pytest.raises(UnreadableImage, match="it is none of JPEG, PNG"):
+            decode(io.BytesIO(content), "photo.jpg")
+    assert not started
 
 
 def laid_out(folder: Path, sound: int) -> dict[str, str]:

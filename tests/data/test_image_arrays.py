@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from selfsup.data import arrays
 from selfsup.data.arrays import images_from_array, write_npz
 from selfsup.data.sources import open_source
 
@@ -130,4 +131,13 @@ def test_a_zip_of_pictures_named_npz_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("a.png", b"")
     with pytest.raises(ValueError, match=r"a\.npz holds a\.png; wanted x_train"):
+        open_source(str(tmp_path / "a.npz"))
+
+
+def test_an_archive_that_unpacks_to_more_than_there_is_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", images=IMAGES, labels=LABELS, other=np.zeros(10**6))
+    monkeypatch.setattr(arrays, "free_memory", lambda: 1000)
+    assert len(open_source(str(tmp_path / "a.npz"))) == 6  # what is not needed is not counted
+    monkeypatch.setattr(arrays, "free_memory", lambda: 500)
+    with pytest.raises(ValueError, match=r"a\.npz unpacks to 0\.0 GiB, and 0\.0 GiB of memory are free"):
         open_source(str(tmp_path / "a.npz"))

@@ -73,3 +73,12 @@ def test_omniglot_becomes_images(tmp_path, tool, monkeypatch):
 def test_what_cannot_be_prepared(tmp_path, tool, capsys, names, message):
     assert tool.main(["--from", str(tmp_path), "--to", str(tmp_path / "out"), *names]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_pack_that_unpacks_to_more_than_the_disk_has_leaves_nothing(tmp_path, tool, monkeypatch, capsys):
+    pack(tmp_path / "cars196_96.zip", ["train/1/a.png"])
+    usage = tool.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(tool.shutil, "disk_usage", lambda folder: usage._replace(free=100))
+    assert tool.main(["--from", str(tmp_path), "--to", str(tmp_path / "out"), "cars"]) == 2
+    assert "has 100 free" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
