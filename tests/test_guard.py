@@ -11,13 +11,11 @@ import pytest
 import torch
 from planted import PLACES, Place, outcome, planted
 from processes import run_processes
-from tiny import tiny_run
+from tiny import QUICK, tiny_run
 
 from selfsup import checkpoint
 from selfsup.pretrain import Run, pretrain
 from selfsup.training import Diverged
-
-QUICK = ("instdisc", "moco", "simclr", "spcl", "xbm")  # one with each kind of state
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -36,8 +34,9 @@ def test_a_step_that_is_not_finite_changes_nothing(method: str, tmp_path: Path) 
     for place in PLACES:
         run = tiny_run(tmp_path / place, method, epochs=1, max_steps=5, log_every=1)
         assert_left_out(outcome(run, place, (3,)), 3)
-        logged = lines(tmp_path / place / "metrics.jsonl")
-        assert [line["skipped_steps"] for line in logged if "skipped_steps" in line] == [0, 0, 0, 1, 1]
+        logged = [line for line in lines(tmp_path / place / "metrics.jsonl") if "skipped_steps" in line]
+        assert [line["skipped_steps"] for line in logged] == [0, 0, 0, 1, 1]
+        assert logged[3]["loss"] == logged[2]["loss"]  # of the last step that counted
         kind = "gradient" if place == "gradient" else "loss"
         (noted,) = lines(tmp_path / place / "skipped.jsonl")
         assert noted["step"] == 4
@@ -46,9 +45,9 @@ def test_a_step_that_is_not_finite_changes_nothing(method: str, tmp_path: Path) 
         assert checkpoint.steps(tmp_path / place / "captured") == [4]
 
 
-@pytest.mark.parametrize("changes", [{"clip_norm": 1.0}, {"precision": "bf16"}])
+@pytest.mark.parametrize("changes", [{"clip_norm": 1.0}, {"precision": "bf16"}, {"grad_cache_chunk": 8}])
 @pytest.mark.parametrize("place", PLACES)
-def test_clipping_and_half_precision_are_guarded_too(place: Place, changes: dict[str, Any], tmp_path: Path) -> None:
+def test_every_way_to_take_a_step_is_guarded(place: Place, changes: dict[str, Any], tmp_path: Path) -> None:
     assert_left_out(outcome(tiny_run(tmp_path / "run", max_steps=3, **changes), place, (1,)), 1)
 
 
@@ -109,6 +108,15 @@ def test_several_in_a_row_stop_the_run(tmp_path: Path) -> None:
     assert f"selfsup replay {fresh.folder}/captured/step_" not in found["stopped"]  # the first three are kept
     assert checkpoint.steps(tmp_path / "fresh" / "captured") == [3, 5, 6]
     assert len(found["stopped"].splitlines()) <= 3
+
+
+def test_the_first_step_may_be_left_out_as_well(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run", "moco", log_every=1)
+    assert_left_out(outcome(replace(run, max_steps=1), "input", (0,)), 0)
+    assert "loss" not in lines(tmp_path / "run" / "metrics.jsonl")[0]
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [1]
+    pretrain(replace(run, max_steps=2))
+    assert lines(tmp_path / "run" / "metrics.jsonl")[1]["skipped_steps"] == 1
 
 
 def test_none_at_all_may_be_allowed(tmp_path: Path) -> None:

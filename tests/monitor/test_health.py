@@ -10,7 +10,7 @@ import pytest
 import torch
 from planted import Collapse, collapsed
 from processes import run_processes
-from tiny import tiny_run
+from tiny import QUICK, tiny_run
 from torch import Tensor
 
 from selfsup.distributed import rank
@@ -19,8 +19,6 @@ from selfsup.losses.diagnostics import WATCHERS, effective_rank, feature_health
 from selfsup.monitor.health import REPORTS, Health
 from selfsup.pretrain import pretrain
 from selfsup.training import Diverged
-
-QUICK = ("instdisc", "moco", "simclr", "spcl", "xbm")
 
 
 def reported(folder: Path) -> list[dict[str, Any]]:
