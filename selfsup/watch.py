@@ -261,8 +261,12 @@ class Watch:
         return {} if only_if_stuck and moving else accuse(after, silent)
 
     def _positions(self) -> list[Position]:
-        keys = [str(rank) for rank in range(distributed.world_size())]
-        return [Position(**json.loads(self._store.get(key))) for key in keys if self._store.check([key])]
+        return [self._position(rank) for rank in range(distributed.world_size())]
+
+    def _position(self, rank: int) -> Position:
+        if self._store.check([str(rank)]):
+            return Position(**json.loads(self._store.get(str(rank))))
+        return Position(rank, "a host unknown", 0, 0, -1, "starting", 0, self.limit, "not at this stage yet", False)
 
     def _earlier(self) -> dict[int, str]:
         if not self._store.check(["verdict"]):

@@ -70,26 +70,39 @@ def evaluated(minutes: float, folder: str) -> list[int]:
 def failing(folder: str) -> list[str]:
     """One process fails, the other finds its connection closed."""
     try:
-        with Watch(0.05, Path(folder)) as watch:
+        with Watch(0.2, Path(folder)) as watch:
             watch.at("loading", 7)
+            dist.barrier()
             if dist.get_rank() == 1:
                 raise LookupError("no such luck")
-            time.sleep(0.2)
+            time.sleep(0.5)
             raise RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:1")
     except (LostRank, LookupError) as error:
         return [type(error).__name__, str(error)]
 
 
+def absent(folder: str) -> list[str]:
+    """One process never comes."""
+    if dist.get_rank() == 1:
+        return []
+    try:
+        with Watch(0.02, Path(folder)):
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:1")
+    except LostRank as error:
+        return [str(error)]
+
+
 def all_in_turn(folder: str) -> list[list[str]]:
     codes = [watched(0.02, f"{folder}/hang"), evaluated(0.03, f"{folder}/slow")]
-    return [*([str(code) for code in part] for part in codes), failing(f"{folder}/lost")]
+    return [*([str(code) for code in part] for part in codes), failing(f"{folder}/lost"), absent(f"{folder}/lost")]
 
 
 def test_hangs_and_lost_connections_are_told_from_long_work(tmp_path: Path) -> None:
     for name in ("hang", "slow", "lost"):
         (tmp_path / name).mkdir()
     first, second = run_processes(2, all_in_turn, str(tmp_path))
-    assert first[:2] == second[:2] == [[str(EXIT_CODE)], []]
+    assert set(first[0] + second[0]) == {str(EXIT_CODE)}  # once one has ended, the other waits no longer
+    assert first[1] == second[1] == []
     hang = json.loads((tmp_path / "hang" / "stuck.json").read_text())
     assert (hang["reason"], list(hang["ranks"])) == ("hang", ["1"])
     assert "step 3 (step)" in hang["ranks"]["1"]
@@ -100,6 +113,8 @@ def test_hangs_and_lost_connections_are_told_from_long_work(tmp_path: Path) -> N
     assert first[2][0] == "LostRank"
     assert "rank 1 ended with LookupError: no such luck" in first[2][1]
     assert "rank 0" not in first[2][1]
+    assert first[3][0].startswith("rank 1 does not answer")
+    assert "not at this stage yet" in first[3][0]
 
 
 def test_a_single_process_is_not_watched(tmp_path: Path) -> None:
