@@ -151,7 +151,7 @@ def judged_soak(steps: int, read: list[Reading], epochs: int, forked: list[Readi
     handles = [more_handles(readings) for readings in (read, forked)]
     return Measured(
         figure=f"{growth:+.0f} KB of memory per 1,000 steps (at most {allowed:.0f}) and {handles[0]:+d} file handles "
-        f"over {steps} steps after the warm-up; {handles[1]:+d} handles over {epochs} epochs of 2 workers each",
+        f"in {steps} steps, the warm-up apart; {handles[1]:+d} handles over {epochs} epochs of 2 workers each",
         good=growth <= allowed and max(handles) <= 0,
         details={
             "kilobytes_per_1000_steps": growth,
