@@ -69,12 +69,13 @@ def differing(whole: Path, cut: Path) -> dict[int, list[str]]:
     common = sorted(set(checkpoint.steps(places[0])) & set(checkpoint.steps(places[1])))
     assert common, f"{whole} and {cut} hold no checkpoint of the same step"
     for step in common:
-        one, other = (checkpoint.load(place / f"step_{step:08d}").tensors for place in places)
+        one, other = (checkpoint.load(place / f"step_{step:08d}") for place in places)
         found[step] = [
             f"{group}: {name}"
-            for group in sorted(one.keys() | other.keys())
-            for name in unlike(one.get(group, {}), other.get(group, {}))
+            for group in sorted(one.tensors.keys() | other.tensors.keys())
+            for name in unlike(one.tensors.get(group, {}), other.tensors.get(group, {}))
         ]
+        found[step] += ["state.json"] if one.state != other.state else []
     expected = logged(whole)
     for step, figures in logged(cut).items():
         unequal = [f"logged {name}" for name in figures if figures[name] != expected[step].get(name)]
