@@ -24,6 +24,7 @@ from selfsup.pretrain import Run, build_method, make_loader, pretrain
 from selfsup.schedules import Horizon
 from selfsup.stages.encoder import load_encoder
 from selfsup.trainer import _Run, make_accelerator
+from selfsup.watch import Watch
 
 CUDA = pytest.param("auto", marks=pytest.mark.gpu)
 
@@ -167,7 +168,9 @@ def test_a_whole_step_never_waits_for_the_device(method: str, device: str, tmp_p
     model = accelerator.prepare_model(built)
     stepper = accelerator.prepare_optimizer(optimizer, device_placement=False)
     horizon = Horizon(128, run.batch_size, run.epochs)
-    parts = _Run(built, model, stepper, optimizer, loader, views, run, horizon, accelerator)
+    watch = Watch(run.hang_minutes, tmp_path)  # not entered: it belongs to the loop
+    # Without the guard, whose decision is the one thing in a step that waits.
+    parts = _Run(built, model, stepper, optimizer, loader, views, run, horizon, accelerator, watch)
     for step, batch in enumerate(loader.epoch(0)):
         if step == 3 and accelerator.device.type == "cuda":  # kernels are loaded, memory is taken
             torch.cuda.set_sync_debug_mode("error")
