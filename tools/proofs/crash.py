@@ -60,7 +60,7 @@ def _killed_run(folder: Path, name: str, epochs: int, kills: list[Kill], flag: s
 
 
 def kills(folder: Path, quick: bool) -> Measured:
-    epochs, count, between, others = (30, 6, 4, 2) if quick else (240, 100, 20, 40)
+    epochs, count, between, others = (30, 6, 4, 2) if quick else (240, 100, 100, 40)
     # The moments are spread over twice the time from the start of a command to its second save.
     first, words = folder / "first", ["--max-steps", str(2 * EVERY)]
     begin = time.monotonic()
