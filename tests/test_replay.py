@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from planted import MARK, ROW, outcome, planted
-from processes import run_processes
 from tiny import METHODS, tiny_run
 from torch import Tensor, nn
 
@@ -97,19 +96,6 @@ def test_precision_may_be_another(tmp_path: Path) -> None:
     assert half["loss"] == pytest.approx(full["loss"], rel=0.03)
     with pytest.raises(ValueError, match="fp16 needs a CUDA device"):
         again(run, 2, precision="fp16", device="cpu")
-
-
-def capture(run: Run) -> None:
-    outcome(run, "input", (1,), rank=1)
-
-
-def test_what_two_processes_captured_is_run_again_in_one(tmp_path: Path) -> None:
-    run = tiny_run(tmp_path / "run", "moco", epochs=1, max_steps=2)
-    run_processes(2, capture, run)
-    found = again(run, 2)
-    assert found["reproduced"]
-    assert [image["row"] for image in found["images"]] == [8 + ROW]  # of the second process
-    assert found["wrong"][1]
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

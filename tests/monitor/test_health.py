@@ -85,7 +85,7 @@ def test_a_planted_collapse_is_told(method: str, kind: Collapse, tmp_path: Path)
 @pytest.mark.parametrize("method", QUICK)
 def test_healthy_runs_raise_no_alarm(method: str, tmp_path: Path) -> None:
     # At the rate of the other tests instance discrimination does end on a line, with 99.9 % of the variance in it.
-    run = tiny_run(tmp_path / "run", method, epochs=6, log_every=2)
+    run = tiny_run(tmp_path / "run", method, epochs=4, log_every=2)
     if method == "instdisc":
         run = replace(run, optimizer=replace(run.optimizer, learning_rate=0.003))
     pretrain(run)
