@@ -1,9 +1,12 @@
 """Photographs that are read anew in every epoch: worker processes decode and crop them at full resolution."""
 
+import contextlib
+import multiprocessing.context
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import popen_fork
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,7 +102,9 @@ class Streaming:
 
     def batches(self, keys: Sequence[Key]) -> Iterator[Batch]:
         """A batch for each key, in order; images and labels on the device. Raises TooManyUnreadable."""
-        for item, key in zip(self._loader(keys), keys, strict=True):
+        with _signals_held_back():
+            items = iter(self._loader(keys))
+        for item, key in zip(items, keys, strict=True):
             self.unreadable.update(item.met)
             check_unreadable(self.rows.source, self.unreadable)
             if len(item.indices):
@@ -121,9 +126,47 @@ class Streaming:
             collate_fn=_as_it_is,
             worker_init_fn=_leave_signals_to_parent,
             pin_memory=self.device.type == "cuda",
-            multiprocessing_context="fork" if fork else None,
+            multiprocessing_context=_Fork() if fork else None,
             generator=torch.Generator(),  # of its own: the loader draws from it, and the global state is not its to use
         )
+
+
+class _Killed(popen_fork.Popen):
+    """A forked process that is killed where it should be terminated, because it ignores that signal.
+
+    One that waits for another that was lost (to the system's want of memory, say) would be waited for without end.
+    """
+
+    def terminate(self) -> None:
+        self.kill()
+
+
+class _Worker(multiprocessing.context.ForkProcess):
+    @staticmethod
+    def _Popen(process_obj: Any) -> _Killed:
+        return _Killed(process_obj)
+
+
+class _Fork(multiprocessing.context.ForkContext):
+    Process = _Worker  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Those that `_leave_signals_to_parent` is about come later; processes started meanwhile never get them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _left_to_parent())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _left_to_parent() -> list[signal.Signals]:
+    # Windows has no SIGUSR1.
+    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 def _leave_signals_to_parent(worker: int) -> None:
@@ -131,9 +174,8 @@ def _leave_signals_to_parent(worker: int) -> None:
 
     A parent that is killed takes them along: they hold its open files, with the lock of the run folder.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):  # Windows has no SIGUSR1
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _left_to_parent():
+        signal.signal(number, signal.SIG_IGN)
     end_with_parent(9)  # SIGKILL
 
 

@@ -1,0 +1,60 @@
+"""The processes that decode photographs, when signals come and when one of them is lost."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.utils.data._utils as loading
+from tiny import photographs
+
+from selfsup.data import streaming
+from selfsup.data.batch import Key
+from selfsup.data.sources import open_source
+from selfsup.data.streaming import Streaming
+
+KEYS = [Key(0, torch.arange(4)), Key(0, torch.arange(4, 8))]
+
+
+def zeros(images: list, indices: torch.Tensor, epoch: object) -> tuple[torch.Tensor]:
+    return (torch.zeros(len(images), 3, 4, 4, dtype=torch.uint8),)
+
+
+def test_a_signal_before_a_worker_is_ready_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = streaming._leave_signals_to_parent
+
+    def signalled(worker: int) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        ready(worker)
+
+    monkeypatch.setattr(streaming, "_leave_signals_to_parent", signalled)
+    data = Streaming(
+        open_source(str(photographs(tmp_path / "photos", 8)), "train"), zeros, torch.device("cpu"), 2, True
+    )
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert [len(batch.indices) for batch in data.batches(KEYS)] == [4, 4]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+def lost_or_stuck(images: list, indices: torch.Tensor, epoch: object) -> tuple[torch.Tensor]:
+    if int(indices[0]) == 0:
+        os.kill(os.getpid(), signal.SIGKILL)  # as a system does that is out of memory
+    while True:
+        time.sleep(1)  # in a worker, which only its end can end
+
+
+def test_a_lost_worker_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "MP_STATUS_CHECK_INTERVAL", 0.2)
+    source = open_source(str(photographs(tmp_path / "photos", 8)), "train")
+    batches = Streaming(source, lost_or_stuck, torch.device("cpu"), 2, True)._loader(KEYS)
+    items = iter(batches)
+    workers = list(items._workers)
+    with pytest.raises(RuntimeError, match="worker"):
+        next(items)
+    items._shutdown_workers()  # what happens when the error has been reported
+    for worker in workers:
+        worker.join(5)
+        assert worker.exitcode == -signal.SIGKILL
