@@ -96,7 +96,8 @@ def write(wanted: list[Figure], runs: Path, out: Path, quick: bool) -> list[tupl
     about = {"command": "tools/reliability.py", **{name: facts[name] for name in ("python", "packages", "device")}}
     rows = [{"name": figure.name, "goal": figure.goal, **found} for figure, found in known]
     out.mkdir(parents=True, exist_ok=True)
-    (out / "reliability.json").write_text(json.dumps(about | {"figures": rows}, indent=1) + "\n")
+    text = json.dumps(about | {"figures": rows}, indent=1) + "\n"
+    (out / "reliability.json").write_text(text.replace(str(runs.resolve()), "RUNS"))  # wherever it was measured
     (out / "reliability.md").write_text(document(known, about))
     return known
 
