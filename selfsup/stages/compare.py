@@ -23,6 +23,7 @@ from selfsup.stages.comparison import Column, Table, compare, described, mean_an
 from selfsup.untrusted import plain
 
 _PANELS = 3  # in a line of the plot
+_LETTER = 0.075  # inches that a letter of a run's name takes at most, on average
 
 
 # On the terminal
@@ -147,7 +148,8 @@ def plot(table: Table, form: str) -> bytes:
     across = min(_PANELS, len(numbers))
     down = -(-len(numbers) // across)
     # A drawing of its own, without pyplot: needs no display and leaves no state behind.
-    figure = Figure(figsize=(1.5 + 3.6 * across, down * (1.1 + 0.32 * len(table.rows))), layout="constrained")
+    names = max(1.5, _LETTER * max(len(row.name) for row in table.rows))  # beside the panels
+    figure = Figure(figsize=(names + 3.6 * across, down * (1.1 + 0.32 * len(table.rows))), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False, sharey=True).flatten()
     for axes, number in zip(panels, numbers, strict=False):
         _panel(axes, table, number)

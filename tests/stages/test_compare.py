@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import statistics
 from pathlib import Path
@@ -223,6 +224,14 @@ def test_panels_of_the_plot_have_one_protocol_each(runs: list[Path], tmp_path: P
     with pytest.raises(ValueError, match="nothing to plot"):
         run_compare([one, runs[2]], Compare(out=str(tmp_path / "no.png")))
     assert not (tmp_path / "no.png").exists()
+
+
+def test_a_panel_keeps_its_width_beside_long_names(tmp_path: Path) -> None:
+    runs = [judged(made(tmp_path / ("a_long_name_of_a_run_" * 6) / name), {"knn_top1": 0.5}) for name in "ab"]
+    run_compare(runs, Compare(out=str(tmp_path / "p.svg")))
+    drawing = (tmp_path / "p.svg").read_text()
+    frame = re.search(r'id="patch_2">\s*<path d="M ([\d.]+) [\d.]+ \s*L ([\d.]+) ', drawing)
+    assert frame and float(frame[2]) - float(frame[1]) > 100  # points
 
 
 def test_bad_input_is_named(tmp_path: Path) -> None:
