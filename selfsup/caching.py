@@ -28,6 +28,7 @@ from selfsup.methods.base import Embed, Method, Step
 from selfsup.models.chunked_norm import Fixed, OneUpdate, collecting, norms_in_training, pooled, with_fixed
 from selfsup.models.domain_norm import DomainBatchNorm
 from selfsup.models.norm import SplitBatchNorm
+from selfsup.parts import is_part
 from selfsup.randomness import philox
 from selfsup.training import Training
 
@@ -192,12 +193,12 @@ def check_chunks(method: Method, training: Training) -> None:
 
 @torch.no_grad()
 def average_gradients(module: torch.nn.Module) -> None:
-    """Make all gradients their means over processes, in place; in few messages."""
+    """Make all gradients their means over processes, in place; in few messages. Parts of them are already."""
     if not distributed.is_distributed():
         return
     bucket: list[Tensor] = []
     for parameter in module.parameters():
-        if parameter.grad is None:
+        if parameter.grad is None or is_part(parameter.grad):
             continue
         if bucket and (bucket[0].dtype != parameter.grad.dtype or sum(map(_bytes, bucket)) >= _BUCKET):
             _average(bucket)

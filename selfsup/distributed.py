@@ -20,21 +20,6 @@ def launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def refuse_sharding() -> None:
-    """Make sure that accelerate is not asked to divide the parameters among the processes.
-
-    Raises:
-        ValueError: it is. On CPUs it would pass over that without a word.
-    """
-    for name, word in (("FSDP", "fsdp"), ("DEEPSPEED", "deepspeed"), ("MEGATRON_LM", "megatron_lm")):
-        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1"):
-            raise ValueError(
-                f"accelerate is asked for {name}, but momentum encoders, memory and checkpoints are made of whole "
-                f"parameters here, which every process holds\nlaunch without --use_{word}, or ACCELERATE_USE_{name}; "
-                "where memory is short: --grad-cache-chunk 64, --precision bf16"
-            )
-
-
 def rejoin(device: torch.device, timeout: timedelta) -> None:
     """Join the process group under keys of its own, where torch's launcher has started the processes again.
 

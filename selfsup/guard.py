@@ -18,6 +18,7 @@ from selfsup.folder import RunFolder
 from selfsup.memory.sharded import whole_state
 from selfsup.methods.base import Method, Step
 from selfsup.monitor.log import message
+from selfsup.parts import own
 from selfsup.training import Diverged, Training
 from selfsup.untrusted import plain_name
 
@@ -138,7 +139,7 @@ class Guard:
         if self.training.precision == "fp16":
             norm = torch.zeros_like(loss)
         elif norm is None:
-            norm = get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+            norm = get_total_norm(own(p.grad for p in self._parameters if p.grad is not None))
         kept = [value for value in out.update.values() if value.is_floating_point()] + self._floats
         largest = get_total_norm(kept, torch.inf) if kept else torch.zeros_like(loss)
         return torch.stack([loss, norm.to(loss), largest.to(loss)])

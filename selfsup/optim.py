@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from selfsup.parts import is_part, norms, own
 from selfsup.schedules import scaled_rate
 
 Scaling = Literal["none", "linear", "sqrt"]
@@ -44,14 +45,16 @@ def _groups(
             raise ValueError(f"the rate of {prefix!r} is {factor} times the others'; give a number above 0")
     if not any(parameter.requires_grad for _, parameter in named):
         raise ValueError("the optimizer got no trainable parameter; is everything frozen?")
-    parts: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
+    parts: dict[tuple[bool, float, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
         if parameter.requires_grad:
             fitting = sorted((prefix for prefix in rates if name.startswith(prefix)), key=len)
-            own = bool(fitting)
-            key = own, rates[fitting[-1]] if own else 1.0, plain(name, parameter, own)
+            has_own = bool(fitting)
+            factor = rates[fitting[-1]] if has_own else 1.0
+            # Whole tensors and parts of sharded ones never go through one operation.
+            key = has_own, factor, plain(name, parameter, has_own), is_part(parameter)
             parts.setdefault(key, []).append(parameter)
-    return [_Group(kind, factor, parts[own, factor, kind]) for own, factor, kind in sorted(parts)]
+    return [_Group(key[2], key[1], parts[key]) for key in sorted(parts)]
 
 
 def _decayed(
@@ -233,20 +236,20 @@ class LARS(torch.optim.Optimizer):
         for parameter in parameters:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        buffers = [self.state[p]["momentum_buffer"] for p in parameters]
+        buffers = own(self.state[p]["momentum_buffer"] for p in parameters)
         gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
         if group["weight_decay"]:
             gradients = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
         if group["adapt"]:
-            gradients = list(torch._foreach_mul(gradients, _trust(parameters, gradients, group["eta"])))
+            trust = _trust(parameters, gradients, group["eta"])
+            gradients = list(torch._foreach_mul(own(gradients), trust))
         torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, gradients, alpha=group["lr"] if group["rate_in_buffer"] else 1.0)
-        torch._foreach_sub_(parameters, buffers, alpha=1.0 if group["rate_in_buffer"] else group["lr"])
+        torch._foreach_add_(buffers, own(gradients), alpha=group["lr"] if group["rate_in_buffer"] else 1.0)
+        torch._foreach_sub_(own(parameters), buffers, alpha=1.0 if group["rate_in_buffer"] else group["lr"])
 
 
 def _trust(parameters: list[Tensor], gradients: list[Tensor], eta: float) -> list[Tensor]:
     """eta |w| / |g| of each parameter as a () tensor, 1 where either norm is 0."""
-    weights = torch.stack(torch._foreach_norm(parameters))  # (P,)
-    slopes = torch.stack(torch._foreach_norm(gradients))  # (P,)
+    weights, slopes = norms(parameters), norms(gradients)  # (P,)
     ratio = torch.where((weights > 0) & (slopes > 0), eta * weights / slopes, torch.ones_like(weights))
     return list(ratio.unbind())

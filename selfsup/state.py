@@ -9,6 +9,7 @@ from selfsup.folder import RunFolder
 from selfsup.memory.sharded import load_whole_state, whole_state
 from selfsup.methods.base import Method
 from selfsup.monitor.log import message
+from selfsup.parts import as_parts, assembled
 from selfsup.saving import Saver
 from selfsup.training import Training
 from selfsup.untrusted import plain_name
@@ -63,12 +64,11 @@ class TrainingState:
         if step == self._begun:
             return
         self._begun = step
-        method = whole_state(self.method)  # with every process's part
+        tensors = {  # with every process's part
+            "method": whole_state(self.method),
+            "optimizer": assembled(optimizer_tensors(self.optimizer, self.names)),
+        }
         if self._saver is not None:
-            tensors = {
-                "method": method,
-                "optimizer": optimizer_tensors(self.optimizer, self.names),
-            }
             state = {"scaler": self.scaler.state_dict() if self.scaler else None}
             self._saver.begin(step, tensors, state, self._to_be_kept(step))
         if not self.training.save_async:
@@ -127,11 +127,11 @@ class TrainingState:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
-    """The optimiser's state under readable names: "encoder.conv1.weight/momentum_buffer"."""
+    """The optimiser's state under readable names: "encoder.conv1.weight/momentum_buffer"; the same order everywhere."""
     return {
-        f"{names[parameter]}/{key}": value
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
+        f"{name}/{key}": value
+        for parameter, name in names.items()
+        for key, value in sorted(optimizer.state.get(parameter, {}).items())
         if isinstance(value, Tensor)
     }
 
@@ -151,5 +151,5 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
         parameter = parameters[name]
         # AdamW's count of steps stays on the CPU, also where the parameter is a single number on the device.
         if value.shape == parameter.shape and entry != "step":
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(as_parts(value, parameter))
         optimizer.state[parameter][entry] = value

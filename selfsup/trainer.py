@@ -12,10 +12,10 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from selfsup import distributed
+from selfsup import distributed, sharding
 from selfsup.augment.geometry import send
 from selfsup.augment.views import Views
-from selfsup.caching import GradientCache, gradient_cache
+from selfsup.caching import GradientCache, average_gradients, gradient_cache
 from selfsup.data.batch import Batch
 from selfsup.data.loader import Loader
 from selfsup.folder import RunFolder
@@ -27,6 +27,7 @@ from selfsup.models.resnet import ResNet
 from selfsup.monitor.grid import view_grid
 from selfsup.monitor.health import Health
 from selfsup.monitor.log import Log, message
+from selfsup.parts import clip_grad_norm_, own
 from selfsup.schedules import Horizon
 from selfsup.state import TrainingState
 from selfsup.training import Diverged, Outcome, Training
@@ -39,25 +40,26 @@ def make_accelerator(training: Training) -> Accelerator:
     """The engine for this precision and device.
 
     Raises:
-        ValueError: the batch cannot be divided among the processes, the device lacks the precision, or the parameters
-            are to be sharded.
+        ValueError: the batch cannot be divided among the processes, the device lacks the precision, or the encoder is
+            to be sharded in a way that is not known.
     """
-    distributed.refuse_sharding()
+    sharding.wanted(training)
     if not distributed.is_distributed():
         PartialState._reset_state()
     # accelerate keeps the first run's precision and device for the whole process; a second run may want others.
     AcceleratorState._reset_state()
     timeout = collective_timeout(training.hang_minutes)
     distributed.rejoin(device_for(training.device), timeout)
-    accelerator = Accelerator(
-        mixed_precision="no" if training.precision == "fp32" else training.precision,
-        cpu=device_for(training.device).type == "cpu",
-        # Banks and queues are buffers: broadcasting them on every forward would cost more than the step.
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=timeout),
-        ],
-    )
+    with sharding.left_to_us():
+        accelerator = Accelerator(
+            mixed_precision="no" if training.precision == "fp32" else training.precision,
+            cpu=device_for(training.device).type == "cpu",
+            # Banks and queues are buffers: broadcasting them on every forward would cost more than the step.
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=timeout),
+            ],
+        )
     if training.batch_size % accelerator.num_processes:
         raise ValueError(
             f"batch_size {training.batch_size} is the global batch and must be divisible by the number of processes, "
@@ -113,7 +115,9 @@ def fit(
     device = accelerator.device
     torch.backends.cudnn.deterministic = training.deterministic
     torch.backends.cudnn.benchmark = not training.deterministic
-    method.to(device).to(memory_format=torch.channels_last)
+    sharded = sharding.wanted(training) and sharding.shard(method, device)
+    if not sharded:
+        method.to(device).to(memory_format=torch.channels_last)
     optimizer = training.optimizer.build(method.named_parameters(), training.batch_size, method.rates())
     horizon = Horizon(loader.sampler.length, training.batch_size, training.epochs)
     state = TrainingState(method, optimizer, accelerator, folder, training, horizon.steps_per_epoch)
@@ -125,7 +129,8 @@ def fit(
     with warnings.catch_warnings():
         # torch 2.15 renames the option that make_accelerator sets; accelerate does not know the new name yet.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
-        model = accelerator.prepare_model(method)
+        # A sharded encoder brings its own gradients together; those of the rest are averaged in the step.
+        model = accelerator.prepare_model(method, evaluation_mode=sharded)
     stepper = accelerator.prepare_optimizer(optimizer, device_placement=False)  # its state is placed already
     cache = gradient_cache(method, training, accelerator)
     watch = Watch(training.hang_minutes, folder.path)
@@ -134,7 +139,7 @@ def fit(
         guard = Guard(method, training, folder, loader.source, accelerator, step)
     health = Health(by_labels=hasattr(method, "about") and method.about.labels == "needed")
     parts = (method, model, stepper, optimizer, loader, views, training, horizon, accelerator, watch, extract, cache)
-    run = _Run(*parts, guard, health)
+    run = _Run(*parts, guard, health, sharded)
     log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps) if distributed.rank() == 0 else None
     if step and log:
         message(f"going on from step {step} of {horizon.total_steps}")
@@ -166,6 +171,7 @@ class _Run(NamedTuple):
     cache: GradientCache | None = None
     guard: Guard | None = None
     health: Health | None = None
+    sharded: bool = False
 
     def loop(
         self, step: int, state: TrainingState, log: Log | None, caught: list[int], evaluate: Evaluate | None
@@ -245,9 +251,12 @@ class _Run(NamedTuple):
         else:
             out = self.model(views, handed)
             self.accelerator.backward(out.loss)
+            if self.sharded:
+                average_gradients(self.method)
         norm = None
         if training.clip_norm is not None:
-            norm = self.accelerator.clip_grad_norm_(self.method.parameters(), training.clip_norm)
+            clip = clip_grad_norm_ if self.sharded else self.accelerator.clip_grad_norm_
+            norm = clip(self.method.parameters(), training.clip_norm)
         if self.guard and self.guard.leaves_out(step, views, handed, out, norm):
             self.stepper.zero_grad()
             return None
@@ -288,9 +297,11 @@ class _Run(NamedTuple):
     def save(self, step: int, state: TrainingState, out: Step | None) -> None:
         """Save, unless the loss of this step or the weights after it are not finite."""
         self.watch.at("saving", step)
-        loss = float(distributed.mean_over_processes(out.loss.detach().float())) if out else 0.0
-        largest = torch.stack(torch._foreach_norm([p.detach() for p in self.method.parameters()], torch.inf)).max()
-        self.require_finite(step, loss if math.isfinite(float(largest)) else float(largest))
+        held = [p.detach() for p in own(self.method.parameters()) if p.numel()]
+        largest = torch.stack(torch._foreach_norm(held, torch.inf)).max().float()
+        last = out.loss.detach().float() if out else torch.zeros_like(largest)
+        loss, weight = distributed.mean_over_processes(torch.stack([last, largest])).tolist()
+        self.require_finite(step, loss if math.isfinite(weight) else weight)
         state.save(step)
 
     def epoch_begin(self, epoch: int, position: int, log: Log | None) -> None:

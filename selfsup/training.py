@@ -27,6 +27,8 @@ class Training:
     # Batch norm then. chunk: over each chunk. frozen: by statistics of the whole batch that a pass ahead found, and
     # through which no gradient flows.
     grad_cache_batch_norm: Literal["chunk", "frozen"] = "chunk"
+    # In several processes: each holds a part of the encoder's weights, their gradients and optimiser state (FSDP2).
+    shard_encoder: bool = execution(False)
     # Steps in a row that are left out at most, by all processes, because the loss, the gradient or the input of one is
     # not finite; one more stops the run. None: nobody looks, and nothing in a step waits for the device.
     max_bad_steps: int | None = execution(5)

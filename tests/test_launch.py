@@ -3,17 +3,14 @@
 import os
 import sys
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 import torch.distributed as dist
-from tiny import tiny_run
 
 from selfsup import distributed, launch
-from selfsup.pretrain import pretrain
 
 
 def test_the_launchers_command_line_is_understood() -> None:
@@ -42,14 +39,6 @@ def test_as_many_processes_and_restarts_as_were_asked_for(
     assert begun == [
         [sys.executable, "-m", "torch.distributed.run", *options, "--", "-m", "selfsup", "pretrain", "r.py"]
     ]
-
-
-@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
-def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    with pytest.raises(ValueError, match=f"asked for {name}.*(?s:.*)launch without --use_{name.lower()}"):
-        pretrain(tiny_run(tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("attempt", "joined"), [("0", False), ("2", True)])

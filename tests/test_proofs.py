@@ -53,13 +53,14 @@ def test_processes_are_equal_and_a_gather_without_gradient_is_not() -> None:
         for name, kind in (("sound", SimCLR.Config), ("faulty", WithoutGradient.Config))
     ]
     cases.append(NAMED["moco_shuffled"])
-    rows = equivalence.matrix(cases, (2,))
-    assert rows["sound"][2].good
-    assert rows["moco_shuffled"][2].good  # on a net without batch norm
-    assert not rows["faulty"][2].good
-    assert rows["faulty"][2].distances["gradients"] > 1e-3
-    shown = equivalence.table(cases, {name: row | {3: row[2]} for name, row in rows.items()})
-    assert all(line.count("|") == 4 and "| |" not in line for line in shown.splitlines() if line.startswith("| "))
+    two = equivalence.Way(2)
+    rows = equivalence.matrix(cases, (two,))
+    assert rows["sound"][two].good
+    assert rows["moco_shuffled"][two].good  # on a net without batch norm
+    assert not rows["faulty"][two].good
+    assert rows["faulty"][two].distances["gradients"] > 1e-3
+    shown = equivalence.table(cases, {name: dict.fromkeys(equivalence.WAYS, row[two]) for name, row in rows.items()})
+    assert all(line.count("|") == 5 and "| |" not in line for line in shown.splitlines() if line.startswith("| "))
 
 
 def test_other_values_and_missing_ones_are_far() -> None:

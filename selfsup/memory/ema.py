@@ -1,7 +1,9 @@
 """Exponential moving average of weights."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from selfsup.parts import own
 
 
 @torch.no_grad()
@@ -10,8 +12,7 @@ def ema_update(target: nn.Module, source: nn.Module, momentum: float) -> None:
 
     Buffers stay: the momentum encoder keeps batch-norm statistics of its own. Both modules must have the same layout.
     """
-    targets: list[Tensor] = list(target.parameters())
-    sources: list[Tensor] = list(source.parameters())
+    targets, sources = own(target.parameters()), own(source.parameters())
     assert [p.shape for p in targets] == [p.shape for p in sources]
     if targets:
         # As an interpolation: equal weights then stay equal to the last bit.

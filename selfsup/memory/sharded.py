@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from selfsup.distributed import gather, is_distributed, rank, scatter_sum, world_size
+from selfsup.parts import as_parts, assembled
 
 _CHUNK = 2**26  # numbers that are brought to one process, or taken from it, at a time
 
@@ -126,8 +127,11 @@ def keep_apart(module: nn.Module) -> None:
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state dictionary, in the first process with all rows of sharded memories. Collective where there are any."""
-    state: dict[str, Tensor] = module.state_dict()
+    """The state dictionary, in the first process with whole weights and all rows of sharded memories.
+
+    Collective where anything is sharded.
+    """
+    state = assembled(module.state_dict())
     for name, memory in sharded(module).items():
         whole = memory.whole()
         if whole is not None:
@@ -142,7 +146,8 @@ def load_whole_state(module: nn.Module, state: dict[str, Tensor]) -> None:
         prefix = f"{name}."
         memory.restore({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
         state[f"{name}.features"] = memory.features
-    module.load_state_dict(state)
+    held = module.state_dict()
+    module.load_state_dict({key: as_parts(value, held.get(key, value)) for key, value in state.items()})
 
 
 def log_sum_exp(local: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from selfsup.models.blocks import BasicBlock, Bottleneck, SameMaxPool, projection
@@ -135,7 +134,7 @@ class ResNet(nn.Module):
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.flatten(nn.functional.adaptive_avg_pool2d(self.feature_map(x), 1), 1)
+        return self.feature_map(x).mean(dim=(2, 3))
 
 
 def _stem(config: ResNet.Config, channels: int) -> nn.Module:

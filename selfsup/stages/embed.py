@@ -14,6 +14,7 @@ from selfsup.config import Data
 from selfsup.data.loader import evaluation_batches
 from selfsup.data.sources import Source
 from selfsup.monitor.log import message
+from selfsup.sharding import brought_together
 from selfsup.untrusted import plain_name
 
 _ROWS = 16_384  # of features looked through at a time
@@ -121,8 +122,8 @@ def extract(
     unreadable: dict[str, str] = {}
     encoder.eval()
     share = (distributed.rank(), distributed.world_size())
-    parts = encoded(encoder, source, center, device, share, unreadable, batch_size, canvas, workers)
-    read = list(parts)
+    with brought_together(encoder):
+        read = list(encoded(encoder, source, center, device, share, unreadable, batch_size, canvas, workers))
     encoder.train(was_training)
     width = max(distributed.gather_json(read[0].features.shape[1] if read else 0, device))
     if not width:

@@ -17,6 +17,7 @@ from selfsup.config import class_name, dump, restore
 from selfsup.methods.base import Method
 from selfsup.models.heads import Classifier, HeadConfig
 from selfsup.models.resnet import ResNet
+from selfsup.parts import assembled
 from selfsup.sealed import seal, unseal
 from selfsup.untrusted import plain_name
 
@@ -131,8 +132,11 @@ def export(method: Method, path: Path, config: ResNet.Config, feed: Feed, made_b
     Every process must call it, and all wait for the files.
     """
     digest = ""
+    state, head = assembled(method.encoder_state()), method.head_state()
+    if head is not None:
+        head = head[0], assembled(head[1])
     if distributed.rank() == 0:
-        digest = save_encoder(path, method.encoder_state(), config, feed, made_by, method.head_state())
+        digest = save_encoder(path, state, config, feed, made_by, head)
     distributed.barrier()
     return digest
 

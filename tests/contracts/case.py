@@ -7,12 +7,15 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from selfsup.caching import average_gradients
 from selfsup.data.batch import Batch
 from selfsup.distributed import is_distributed, rank, world_size
 from selfsup.methods.base import Method, Problem, Step
 from selfsup.models.norm import average_running_statistics
+from selfsup.sharding import brought_together, shard
 
 BATCH = 16  # images of a global batch
 EPOCH = 6  # steps; before_epoch is called at steps 0, 6, 12, ...
@@ -150,6 +153,7 @@ class Run:
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
         batch_size: int = BATCH,
+        sharded: bool = False,
     ) -> None:
         torch.manual_seed(seed)
         self.case = case
@@ -159,10 +163,11 @@ class Run:
         method = case.config.build(Toy(case.batch_norm), problem(case, count, batch_size))
         # In single precision as it comes: some of its memory may be in half precision.
         self.method: Method = method if dtype == torch.float32 else method.to(dtype)
+        self.sharded = sharded and shard(self.method, torch.device("cpu"))
         parameters = [p for p in self.method.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(parameters, lr=0.05)
         self.model: nn.Module = self.method
-        if is_distributed():
+        if is_distributed() and not self.sharded:
             self.model = DistributedDataParallel(self.method, broadcast_buffers=False)
 
     def batch(self, step: int) -> tuple[list[Tensor], Batch]:
@@ -175,7 +180,7 @@ class Run:
     def extract(self, module: nn.Module) -> Tensor:
         """What `before_epoch` gets to see the data set with; in the precision of the run."""
         training = module.training
-        with torch.no_grad():
+        with torch.no_grad(), brought_together(module):
             device = next(module.parameters()).device
             features = cast(Tensor, module.eval()(images(self.count).to(device, self.dtype)))
         module.train(training)
@@ -191,6 +196,8 @@ class Run:
         out: Step = self.model(*self.batch(step))
         self.optimizer.zero_grad()
         out.loss.backward()
+        if self.sharded:
+            average_gradients(self.method)
         return out
 
     def finish(self, step: int, out: Step) -> None:
@@ -210,7 +217,12 @@ class Run:
         return torch.stack([self.step(step).loss.detach() for step in steps])
 
     def gradients(self) -> dict[str, Tensor]:
-        return {name: p.grad.clone() for name, p in self.method.named_parameters() if p.grad is not None}
+        return {name: full(p.grad) for name, p in self.method.named_parameters() if p.grad is not None}
 
     def state(self) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in self.method.state_dict().items()}
+        return {name: full(value) for name, value in self.method.state_dict().items()}
+
+
+def full(tensor: Tensor) -> Tensor:
+    """A copy of a tensor, with the parts of all processes."""
+    return tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.clone()

@@ -69,11 +69,13 @@ def embeddings_of(run: Run, views: list[Tensor], batch: Batch) -> tuple[list[Ten
     return leaves, step
 
 
-def trained(cases: list[Case], batch_sizes: list[int] | None = None) -> dict[str, dict[str, Any]]:
+def trained(
+    cases: list[Case], batch_sizes: list[int] | None = None, sharded: bool = False
+) -> dict[str, dict[str, Any]]:
     """By case: losses as means over processes, gradients of the first step and the state after the last."""
     results: dict[str, dict[str, Any]] = {}
     for case, batch_size in zip(cases, batch_sizes or [BATCH] * len(cases), strict=True):
-        run = Run(case, dtype=torch.float64, batch_size=batch_size)
+        run = Run(case, dtype=torch.float64, batch_size=batch_size, sharded=sharded)
         losses = []
         for step in range(STEPS):
             run.begin_epoch(step)
@@ -89,9 +91,15 @@ def trained(cases: list[Case], batch_sizes: list[int] | None = None) -> dict[str
 Replicas = list[dict[str, dict[str, Any]]]
 
 
-def in_two_processes(cases: list[Case]) -> Replicas:
-    """What `trained` returns in each of two processes that share the batches."""
-    return run_processes(2, trained, cases)
+def trained_both_ways(cases: list[Case]) -> dict[str, dict[str, dict[str, Any]]]:
+    """What `trained` returns, with whole and with sharded encoders."""
+    return {"whole": trained(cases), "sharded": trained(cases, sharded=True)}
+
+
+def in_two_processes(cases: list[Case]) -> dict[str, Replicas]:
+    """What `trained_both_ways` returns in each of two processes that share the batches."""
+    found = run_processes(2, trained_both_ways, cases)
+    return {way: [replica[way] for replica in found] for way in ("whole", "sharded")}
 
 
 def check_two_processes_are_one(case: Case, replicas: Replicas | None = None) -> None:
@@ -99,7 +107,7 @@ def check_two_processes_are_one(case: Case, replicas: Replicas | None = None) ->
 
     Losses, the gradients of the first step, weights and memory after several steps.
     """
-    first, second = (replica[case.name] for replica in replicas or in_two_processes([case]))
+    first, second = (replica[case.name] for replica in replicas or in_two_processes([case])["whole"])
     for name, value in first["state"].items():
         assert equal(value, second["state"][name]), f"the processes hold different {name}"
     if case.local_batch_norm:
@@ -110,6 +118,17 @@ def check_two_processes_are_one(case: Case, replicas: Replicas | None = None) ->
         assert first[kind].keys() == one[kind].keys()
         for name, value in one[kind].items():
             assert_close(first[kind][name], value, f"{kind}: {name}")
+
+
+def check_a_sharded_encoder_is_a_whole_one(case: Case, replicas: dict[str, Replicas] | None = None) -> None:
+    """Two processes that divide the weights among them compute what two with whole weights do."""
+    found = replicas or in_two_processes([case])
+    for one, whole in zip(found["sharded"], found["whole"], strict=True):
+        assert_close(one[case.name]["losses"], whole[case.name]["losses"], "losses")
+        for kind in ("gradients", "state"):
+            assert one[case.name][kind].keys() == whole[case.name][kind].keys()
+            for name, value in whole[case.name][kind].items():
+                assert_close(one[case.name][kind][name], value, f"{kind}: {name}")
 
 
 def assert_close(actual: Tensor, expected: Tensor, name: str) -> None:

@@ -7,6 +7,7 @@ from case import Case
 from cases import CASES
 from contracts import (
     Replicas,
+    check_a_sharded_encoder_is_a_whole_one,
     check_a_step_is_well_formed,
     check_every_parameter_learns,
     check_forward_writes_nothing,
@@ -48,13 +49,18 @@ def test_learns(case: Case) -> None:
 
 
 @pytest.fixture(scope="module")
-def replicas() -> Replicas:
+def replicas() -> dict[str, Replicas]:
     return in_two_processes(CASES)  # one group of processes for all
 
 
 @every_case
-def test_two_processes_are_one(case: Case, replicas: Replicas) -> None:
-    check_two_processes_are_one(case, replicas)
+def test_two_processes_are_one(case: Case, replicas: dict[str, Replicas]) -> None:
+    check_two_processes_are_one(case, replicas["whole"])
+
+
+@every_case
+def test_a_sharded_encoder_is_a_whole_one(case: Case, replicas: dict[str, Replicas]) -> None:
+    check_a_sharded_encoder_is_a_whole_one(case, replicas)
 
 
 @every_case

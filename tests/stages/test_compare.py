@@ -231,7 +231,8 @@ def test_a_panel_keeps_its_width_beside_long_names(tmp_path: Path) -> None:
     run_compare(runs, Compare(out=str(tmp_path / "p.svg")))
     drawing = (tmp_path / "p.svg").read_text()
     frame = re.search(r'id="patch_2">\s*<path d="M ([\d.]+) [\d.]+ \s*L ([\d.]+) ', drawing)
-    assert frame and float(frame[2]) - float(frame[1]) > 100  # points
+    assert frame
+    assert float(frame[2]) - float(frame[1]) > 100  # points
 
 
 def test_bad_input_is_named(tmp_path: Path) -> None:

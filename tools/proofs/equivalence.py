@@ -24,7 +24,18 @@ from selfsup.data.sampling import ClassBalanced, Sampling, Shuffled, TwoDomains
 from selfsup.distributed import rank, world_size
 from selfsup.methods.spcl import SpCL
 
-WORLDS = (2, 3)  # compared with one process
+
+class Way(NamedTuple):
+    """How processes are compared with one."""
+
+    world: int
+    sharded: bool = False  # whether they divide the encoder's weights among them
+
+    def __str__(self) -> str:
+        return f"{self.world} processes" + (", encoder sharded" if self.sharded else "")
+
+
+WAYS = (Way(2), Way(3), Way(2, sharded=True))
 KINDS = ("losses", "gradients", "state")
 EPOCHS = 2
 # Global batches of two even parts and of three; two domains of whole classes need larger ones.
@@ -43,10 +54,10 @@ def comparable(case: Case) -> Case:
     return replace(case, config=config, batch_norm=False)
 
 
-def train_all(cases: list[Case]) -> dict[str, dict[str, Any]]:
+def train_all(cases: list[Case], sharded: bool = False) -> dict[str, dict[str, Any]]:
     """What `trained` returns for each of the cases as they can be compared, in this process."""
     sizes = [BATCH_OF_DOMAINS if case.domains == 2 else BATCH for case in cases]
-    return trained([comparable(case) for case in cases], sizes)
+    return trained([comparable(case) for case in cases], sizes, sharded)
 
 
 def distance(actual: Any, expected: Any) -> float:
@@ -76,7 +87,7 @@ def _distance(actual: Tensor, expected: Tensor, size: float) -> float:
 
 
 class Row(NamedTuple):
-    """One case in one number of processes."""
+    """One case in several processes."""
 
     distances: dict[str, float]  # of KINDS, from one process
     replicas: bool  # whether all processes hold the same bits
@@ -90,16 +101,19 @@ class Row(NamedTuple):
         return numbers if self.replicas else f"{numbers}, processes differ"
 
 
-def matrix(cases: list[Case], worlds: tuple[int, ...]) -> dict[str, dict[int, Row]]:
-    """By case and number of processes, how far losses, gradients and state are from those of one process."""
+Matrix = dict[str, dict[Way, Row]]  # by case
+
+
+def matrix(cases: list[Case], ways: tuple[Way, ...]) -> Matrix:
+    """How far losses, gradients and state are from those of one process."""
     one = train_all(cases)
-    rows: dict[str, dict[int, Row]] = {case.name: {} for case in cases}
-    for world in worlds:
-        replicas = run_processes(world, train_all, cases)
+    rows: Matrix = {case.name: {} for case in cases}
+    for way in ways:
+        replicas = run_processes(way.world, train_all, cases, way.sharded)
         for case in cases:
             first, *others = (replica[case.name] for replica in replicas)
             same = all(equal(value, other["state"][name]) for other in others for name, value in first["state"].items())
-            rows[case.name][world] = Row({kind: distance(first[kind], one[case.name][kind]) for kind in KINDS}, same)
+            rows[case.name][way] = Row({kind: distance(first[kind], one[case.name][kind]) for kind in KINDS}, same)
     return rows
 
 
@@ -197,9 +211,10 @@ def compare_batches(folder: Path, worlds: tuple[int, ...], workers: tuple[int, .
 
 def measure(folder: Path, quick: bool) -> Measured:
     cases = CASES[::8] if quick else CASES
-    rows = matrix(cases, WORLDS)
-    compared, unlike = compare_batches(folder, WORLDS, (0,) if quick else (0, 2))
-    cells = [row for worlds in rows.values() for row in worlds.values()]
+    rows = matrix(cases, WAYS)
+    worlds = tuple(sorted({way.world for way in WAYS}))
+    compared, unlike = compare_batches(folder, worlds, (0,) if quick else (0, 2))
+    cells = [row for by_way in rows.values() for row in by_way.values()]
     bad = sum(not row.good for row in cells)
     largest = {kind: max(row.distances[kind] for row in cells) for kind in KINDS}
     said = ", ".join(f"{kind} {value:.0e}" for kind, value in largest.items())
@@ -208,11 +223,10 @@ def measure(folder: Path, quick: bool) -> Measured:
         f"{len(unlike)} of {compared} ways to feed differ in a batch or a view",
         good=not bad and not unlike,
         reason="; ".join(
-            [f"{name} x {world}" for name, worlds in rows.items() for world in WORLDS if not worlds[world].good]
-            + unlike
+            [f"{name} in {way}" for name, by_way in rows.items() for way in WAYS if not by_way[way].good] + unlike
         ),
         details={
-            "cells": {name: {world: row._asdict() for world, row in worlds.items()} for name, worlds in rows.items()},
+            "cells": {name: {str(way): row._asdict() for way, row in by_way.items()} for name, by_way in rows.items()},
             "feeds_compared": compared,
             "feeds_that_differ": unlike,
         },
@@ -220,7 +234,7 @@ def measure(folder: Path, quick: bool) -> Measured:
     )
 
 
-def table(cases: list[Case], rows: dict[str, dict[int, Row]]) -> str:
+def table(cases: list[Case], rows: Matrix) -> str:
     lines = [
         f"Loss over {STEPS} steps / gradients of the first step / weights, running statistics and memory after the "
         "last: the largest difference from one process, relative to the largest value of that tensor, in double "
@@ -228,13 +242,13 @@ def table(cases: list[Case], rows: dict[str, dict[int, Row]]) -> str:
         "views: images, labels and views of every global batch were compared bit for bit, read by the loader from "
         "arrays, photographs and a canvas, in every way of sampling.",
         "",
-        "| case | " + " | ".join(f"{world} processes" for world in WORLDS) + " |",
-        "|---|" + "---|" * len(WORLDS),
+        "| case | " + " | ".join(map(str, WAYS)) + " |",
+        "|---|" + "---|" * len(WAYS),
     ]
     marks = {case.name: " *" if case.local_batch_norm else "" for case in cases}
     lines += [
-        f"| {name}{marks[name]} | " + " | ".join(str(worlds[world]) for world in WORLDS) + " |"
-        for name, worlds in rows.items()
+        f"| {name}{marks[name]} | " + " | ".join(str(by_way[way]) for way in WAYS) + " |"
+        for name, by_way in rows.items()
     ]
     if any(marks.values()):
         lines += [
@@ -248,7 +262,7 @@ def table(cases: list[Case], rows: dict[str, dict[int, Row]]) -> str:
 FIGURES = (
     Figure(
         name="equivalence",
-        goal="every method in 2 and 3 processes: same batches, views, loss, gradients and memory as in 1, to 1e-9",
+        goal="every method in 2 and 3 processes, and with a sharded encoder: batches, views and numbers as in 1",
         minutes=3,
         measure=measure,
     ),

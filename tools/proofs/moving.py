@@ -29,9 +29,10 @@ class Leg(NamedTuple):
     until: int  # step
     world: int
     workers: int
+    sharded: bool = False  # whether the processes divide the encoder's weights among them
 
 
-LEGS = (Leg(2, 1, 0), Leg(4, 2, 2), Leg(6, 3, 0), Leg(8, 1, 2), Leg(STEPS, 1, 0))
+LEGS = (Leg(2, 1, 0), Leg(4, 2, 2), Leg(6, 3, 0, True), Leg(8, 1, 2), Leg(STEPS, 1, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ def over_legs(runs: list[Run], legs: tuple[Leg, ...]) -> list[list[list[Any]]]:
     """Each run through all legs; returns, for each, the global batches that were seen, in order."""
     seen: list[list[list[Any]]] = [[] for _ in runs]
     for leg in legs:
-        now = [replace(run, max_steps=leg.until, workers=leg.workers) for run in runs]
+        now = [replace(run, max_steps=leg.until, workers=leg.workers, shard_encoder=leg.sharded) for run in runs]
         parts = [go(now)] if leg.world == 1 else run_processes(leg.world, go, now)
         for number in range(len(runs)):
             for steps in zip(*(part[number] for part in parts), strict=True):
@@ -170,7 +171,8 @@ def judged(rows: dict[str, dict[str, Any]], legs: tuple[Leg, ...]) -> Measured:
     exact = sum(row["other_workers_exact"] for row in rows.values())
     near = {name: row["distance"] for name, row in rows.items() if row["distance"] is not None}
     far = [name for name, distance in near.items() if not distance <= NEAR]
-    worlds, workers = (" -> ".join(str(leg[place]) for leg in legs) for place in (1, 2))
+    worlds = " -> ".join(f"{leg.world}{' (encoder sharded)' if leg.sharded else ''}" for leg in legs)
+    workers = " -> ".join(str(leg.workers) for leg in legs)
     return Measured(
         figure=f"{lost} samples lost, repeated or seen otherwise with {worlds} processes and {workers} workers; "
         f"weights and memory within {max(near.values()):.0e} of the uninterrupted run in double precision; with other "

@@ -143,7 +143,9 @@ def measure(folder: Path, quick: bool) -> Measured:
     methods = QUICK[1:3] if quick else tuple(METHODS)
     every = SOME if quick else tuple(range(1, STEPS))
     in_one = [*trials(methods, 0, every), *trials(methods, 2, SOME), *special()]
-    in_two = [*trials(methods, 0, SOME), *trials(methods, 2, ())]
+    divided = (("shard_encoder", True),)
+    parts = [Trial(f"{method}, sharded encoder", method, changes=divided) for method in (*QUICK, "simclr_v2")]
+    in_two = [*trials(methods, 0, SOME), *trials(methods, 2, ()), *parts]
     if quick:
         in_one, in_two = in_one[:3], in_two[:1]
     place = str(folder)

@@ -1,0 +1,55 @@
+"""Tensors of which each process holds a part: weights, gradients and optimiser state of a sharded encoder."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.utils import get_total_norm
+
+from selfsup import distributed
+
+
+def is_part(tensor: Tensor) -> bool:
+    return isinstance(tensor, DTensor)
+
+
+def own(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """This process's parts, which share memory with the tensors; of whole tensors the tensors themselves."""
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+
+
+def assembled(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With all parts of those that are divided, on the CPU, in the first process; collective where there are any."""
+    return {name: _together(tensor) if isinstance(tensor, DTensor) else tensor for name, tensor in tensors.items()}
+
+
+def _together(tensor: DTensor) -> Tensor:
+    together: Tensor = tensor.full_tensor().detach()
+    return together.cpu() if distributed.rank() == 0 else tensor
+
+
+def as_parts(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, which every process has, as `like` is: divided, or just as it is."""
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def norms(tensors: Sequence[Tensor]) -> Tensor:
+    """(P,) Euclidean norm of each tensor, over all its parts; collective where there are any parts."""
+    found = torch.stack(torch._foreach_norm(own(tensors)))
+    divided = [is_part(tensor) for tensor in tensors]
+    if not any(divided):
+        return found
+    parts = torch.tensor(divided, device=found.device)
+    squares = found.square()
+    return torch.where(parts, distributed.sum_over_processes(squares), squares).sqrt()
+
+
+def clip_grad_norm_(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """As torch's, over all parts of the gradients; the same in all processes. Collective."""
+    gradients: list[Tensor] = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = get_total_norm([norms(gradients)])
+    torch._foreach_mul_(own(gradients), (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm

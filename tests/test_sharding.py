@@ -1,0 +1,224 @@
+"""Encoders whose weights are divided among processes: the same runs, and each process holds its part alone.
+
+That every method computes what it does with whole weights is among the contracts.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from launching import same_weights
+from processes import run_processes
+from test_resume import final_state, run_all
+from tiny import SAMPLING, tiny_run
+
+import selfsup.trainer
+from selfsup import sharding
+from selfsup.data.sources import open_source
+from selfsup.distributed import rank
+from selfsup.optim import LARS, AdamW
+from selfsup.parts import clip_grad_norm_, own
+from selfsup.pretrain import Run, build_method, pretrain
+from selfsup.stages.distill import distill_settings, run_distill
+from selfsup.stages.embed import extract
+from selfsup.stages.encoder import load_encoder
+from selfsup.stages.finetune import finetune_settings, run_finetune
+
+CPU = torch.device("cpu")
+VERSION_2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+
+
+def runs(folder: Path) -> dict[str, Run]:
+    """Every optimizer, momentum encoders, clipping, chunks, features for clusters and online evaluations."""
+
+    def gentle(name: str, method: str, **changes: Any) -> Run:
+        run = tiny_run(folder / name, method, epochs=1, evaluate_every=0, **changes)
+        return replace(run, method=replace(run.method, batch_norm="sync")) if "moco" in method else run
+
+    optimizer = tiny_run(folder).optimizer
+    return {
+        "clipped": gentle("clipped", "simclr", clip_norm=0.5, optimizer=replace(optimizer, learning_rate=0.03)),
+        "moco": gentle("moco", "moco_symmetric", optimizer=AdamW.Config(learning_rate=1e-3)),
+        "simclr_v2": gentle("simclr_v2", "simclr_v2", optimizer=LARS.Config(learning_rate=1.0)),
+        "chunks": gentle("chunks", "simclr", grad_cache_chunk=4, optimizer=replace(optimizer, learning_rate=0.03)),
+        "spcl": gentle("spcl", "spcl", sampling=replace(SAMPLING["spcl"], steps_per_epoch=8)),
+        "half": gentle("half", "instdisc", precision="bf16"),
+    }
+
+
+def way(run: Run, name: str, **changes: Any) -> Run:
+    return replace(run, folder=f"{run.folder}_{name}", **changes)
+
+
+def sharded(run: Run, name: str, **changes: Any) -> Run:
+    return way(run, name, shard_encoder=True, **changes)
+
+
+def all_ways(folder: Path) -> dict[str, Any]:
+    """In one of two processes: every run with whole and with sharded weights, interrupted and not."""
+    for run in runs(folder).values():
+        run_all([way(run, "whole"), sharded(run, "sharded"), sharded(run, "cut", max_steps=2), sharded(run, "cut")])
+    run = runs(folder)["clipped"]
+    # On in one process, and from whole weights.
+    run_all([sharded(run, "then_one", max_steps=3), way(run, "whole_before", max_steps=3)])
+    run_all([sharded(run, "whole_before")])
+    judged = tiny_run(folder / "judged", "moco", epochs=2, evaluate_every=1)
+    run_all([way(judged, "whole"), sharded(judged, "sharded")])
+    return {"parts": parts(folder), "norm": clipped(), "stages": stages(folder / "judged_whole", folder)}
+
+
+def parts(folder: Path) -> dict[str, Any]:
+    """What a process holds of the weights, gradients and optimiser state of a run, and of its momentum encoder."""
+    held: dict[str, Any] = {}
+
+    class Looking(selfsup.trainer.TrainingState):
+        def save(self, step: int) -> None:
+            super().save(step)
+            parameters = list(self.method.parameters())
+            state = [value for entry in self.optimizer.state.values() for value in entry.values() if value.ndim]
+            held["weights"] = [sum(p.numel() for p in way) for way in (own(parameters), parameters)]
+            held["state"] = [sum(p.numel() for p in way) for way in (own(state), state)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selfsup.trainer, "TrainingState", Looking)
+        pretrain(sharded(runs(folder)["moco"], "parts", max_steps=1))
+    return held
+
+
+def clipped() -> list[float]:
+    """Norms of a gradient of which one tensor is divided and one is not, and its largest number after."""
+    run = tiny_run(Path("nowhere"))
+    method = build_method(run, open_source("shapes:32", "train"))
+    sharding.shard(method, CPU)
+    first, *rest = method.encoder.parameters()
+    loose = torch.nn.Parameter(torch.zeros(3))
+    loose.grad = torch.full((3,), 2.0)
+    first.grad = torch.ones_like(first)
+    norm = clip_grad_norm_([first, loose, *rest], 1.0)
+    return [float(norm), float((first.numel() + 12) ** 0.5), float(loose.grad[0]), float(own([first.grad])[0].max())]
+
+
+def stages(run: Path, folder: Path) -> None:
+    """Fine-tuning and distillation, whole and sharded."""
+    data = replace(tiny_run(folder).data, root="shapes:128")
+    small: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "workers": 0}
+    tuned = replace(finetune_settings("sgd", data), **small)
+    taught = replace(distill_settings("features", data, load_encoder(run).config), **small)
+    for shard in (False, True):
+        name = "sharded" if shard else "whole"
+        run_finetune(run, replace(tuned, folder=str(folder / f"tuned_{name}"), shard_encoder=shard))
+        run_distill(run, replace(taught, folder=str(folder / f"taught_{name}"), shard_encoder=shard))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("sharded")
+    return folder, run_processes(2, all_ways, folder)
+
+
+Found = tuple[Path, list[dict[str, Any]]]
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    """To single precision, of which rounding differs."""
+    for group, tensors in final_state(one).items():
+        others = final_state(other)[group]
+        assert tensors.keys() == others.keys()
+        for name, value in tensors.items():
+            torch.testing.assert_close(others[name], value, rtol=1e-3, atol=1e-4, msg=f"{group}: {name}")
+
+
+@pytest.mark.parametrize("name", runs(Path()))
+def test_a_run_is_that_with_whole_weights_and_resumes_exactly(name: str, found: Found) -> None:
+    folder, _ = found
+    assert_alike(folder / f"{name}_whole", folder / f"{name}_sharded")
+    assert (
+        final_state(folder / f"{name}_cut")["method"].keys() == final_state(folder / f"{name}_whole")["method"].keys()
+    )
+    for group, tensors in final_state(folder / f"{name}_sharded").items():
+        for key, value in tensors.items():
+            assert value.equal(final_state(folder / f"{name}_cut")[group][key]), f"{group}: {key}"
+
+
+def test_a_run_goes_on_with_whole_weights_and_the_other_way_round(found: Found) -> None:
+    folder, _ = found
+    run = runs(folder)["clipped"]
+    pretrain(way(run, "then_one"))
+    for name in ("then_one", "whole_before"):
+        assert_alike(folder / "clipped_whole", folder / f"clipped_{name}")
+
+
+def test_each_process_holds_its_part(found: Found) -> None:
+    for process in found[1]:
+        for kind in ("weights", "state"):
+            held, all_of_it = process["parts"][kind]
+            assert held < 0.52 * all_of_it, kind  # tensors of odd sizes have a larger half
+
+
+def test_evaluations_and_the_export_have_whole_weights(found: Found) -> None:
+    folder, _ = found
+    whole, divided = (load_encoder(folder / f"judged_{name}").encoder for name in ("whole", "sharded"))
+    source = open_source("shapes:32", "train")
+    feed = load_encoder(folder / "judged_whole").feed
+    features = [extract(encoder, source, feed.center(), CPU).features for encoder in (whole, divided)]
+    torch.testing.assert_close(*features, rtol=1e-2, atol=1e-3)
+
+
+def test_gradients_are_clipped_by_the_norm_of_all_parts(found: Found) -> None:
+    for process in found[1]:
+        norm, expected, loose, divided = process["norm"]
+        assert norm == pytest.approx(expected)
+        assert loose == pytest.approx(2 / expected)
+        assert divided == pytest.approx(1 / expected)
+
+
+@pytest.mark.parametrize("stage", ["tuned", "taught"])
+def test_stages_train_alike(stage: str, found: Found) -> None:
+    folder, _ = found
+    assert_alike(folder / f"{stage}_whole", folder / f"{stage}_sharded")
+
+
+def test_in_one_process_there_is_nothing_to_divide(tmp_path: Path) -> None:
+    whole = tiny_run(tmp_path / "run", epochs=1)
+    pretrain(sharded(whole, "sharded"))
+    pretrain(way(whole, "whole"))
+    assert same_weights(tmp_path / "run_sharded", tmp_path / "run_whole")
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "said"),
+    [
+        ({}, {"shard_encoder": True, "precision": "fp16"}, "fp32 or bf16"),
+        ({}, {"shard_encoder": True, "compile": True}, "leave out one of the two"),
+        ({"ACCELERATE_USE_FSDP": "true"}, {}, "launch with --fsdp_version 2"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"},
+            {},
+            "fsdp_offload_params",
+        ),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, {}, "launch without --use_deepspeed"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    settings: dict[str, str], changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=said):
+        pretrain(tiny_run(tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_accelerate_is_understood_and_left_aside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run")
+    assert not sharding.wanted(run)
+    for name, value in VERSION_2.items():
+        monkeypatch.setenv(name, value)
+    assert sharding.wanted(run)
+    accelerator = selfsup.trainer.make_accelerator(run)
+    assert getattr(accelerator.state, "fsdp_plugin", None) is None
+    assert os.environ["ACCELERATE_USE_FSDP"] == "true"
+    assert rank() == 0
