@@ -118,6 +118,8 @@ def fit(
     sharded = sharding.wanted(training) and sharding.shard(method, device)
     if not sharded:
         method.to(device).to(memory_format=torch.channels_last)
+    elif distributed.rank() == 0:
+        message(f"the encoder's weights are divided among {distributed.world_size()} processes")
     optimizer = training.optimizer.build(method.named_parameters(), training.batch_size, method.rates())
     horizon = Horizon(loader.sampler.length, training.batch_size, training.epochs)
     state = TrainingState(method, optimizer, accelerator, folder, training, horizon.steps_per_epoch)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from unittest import mock
 
 import torch
+from case import full
 from torch import Tensor
 
 import selfsup.pretrain
@@ -31,7 +32,7 @@ def held(run: _Run) -> dict[str, Tensor]:
     """Everything that a step may write: weights, memory, running statistics, the optimizer's state."""
     names = {parameter: name for name, parameter in run.method.named_parameters()}
     optimizer = {f"optimizer/{name}": value for name, value in optimizer_tensors(run.optimizer, names).items()}
-    return {name: value.clone() for name, value in run.method.state_dict().items()} | optimizer
+    return {name: full(value) for name, value in (dict(run.method.state_dict()) | optimizer).items()}
 
 
 def fingerprint(state: dict[str, Tensor]) -> str:

@@ -229,8 +229,9 @@ def test_help_answers_at_once() -> None:
 
 
 def test_accelerate_starts_as_many_processes_as_were_asked_for(tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
     words = "-m selfsup pretrain simclr_cifar10_cpu --data.root shapes:64 --data.limit None".split()
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", *words, *SMALL]
+    command = [*launcher, "--use_fsdp", "--fsdp_version", "2", *words, *SMALL]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     # The launcher behind accelerate would take --start for an abbreviation of a flag of its own.
     done = subprocess.run(
@@ -244,7 +245,8 @@ def test_accelerate_starts_as_many_processes_as_were_asked_for(tmp_path: Path) -
     assert json.loads(done.stdout.splitlines()[-1])["reason"] == "finished"
     launches = json.loads((tmp_path / "run" / "environment.json").read_text())["launches"]
     assert [launch["processes"] for launch in launches] == [2]
-    judge = [*command[:5], "-m", "selfsup", "knn", str(tmp_path / "run"), "--k", "5"]
+    assert "weights are divided among 2 processes" in done.stderr
+    judge = [*launcher, "-m", "selfsup", "knn", str(tmp_path / "run"), "--k", "5"]
     judged = subprocess.run(judge, capture_output=True, text=True, timeout=180, env=environment)
     (line,) = judged.stdout.splitlines()  # both encode their share, one tells
     assert json.loads(line)["bank_images"] == 64

@@ -57,16 +57,22 @@ def outcomes(runs: list[tuple[Run, Place, int]]) -> list[dict[str, Any]]:
 
 
 def test_two_processes_leave_out_the_same_step(tmp_path: Path) -> None:
-    places: list[tuple[str, Place]] = [
-        ("moco", "loss"),
-        ("moco", "gradient"),
-        ("spcl", "loss"),
-        ("moco", "input"),
-        ("instdisc", "input"),
+    places: list[tuple[str, Place, bool]] = [
+        ("moco", "loss", False),
+        ("moco", "gradient", False),
+        ("spcl", "loss", False),
+        ("moco", "input", False),
+        ("instdisc", "input", False),
+        ("simclr", "loss", True),
+        ("moco_symmetric", "input", True),
     ]
     runs = [
-        (tiny_run(tmp_path / f"{method}_{place}", method, epochs=1, max_steps=3, log_every=1), place, number % 2)
-        for number, (method, place) in enumerate(places)
+        (
+            tiny_run(tmp_path / f"{method}_{place}", method, epochs=1, max_steps=3, log_every=1, shard_encoder=sharded),
+            place,
+            number % 2,
+        )
+        for number, (method, place, sharded) in enumerate(places)
     ]
     first, second = run_processes(2, outcomes, runs)
     assert first == second  # their states after the last step, too
