@@ -1,5 +1,6 @@
 """Saving beside the training: the state is copied to the host, and a thread writes the copy."""
 
+import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saving")
         self._writing: Future[None] | None = None
         self._copies: Groups = {}
+        self.seconds = 0.0  # that the last checkpoint took to be on the disk
 
     def begin(self, step: int, tensors: Groups, state: dict[str, Any], kept: bool) -> None:
         """Copy a state, and have it written; waits for the one before it. After a failure nothing is written."""
@@ -42,7 +44,9 @@ class Saver:
     def _write(self, step: int, state: dict[str, Any], kept: bool, copied: torch.cuda.Event | None) -> None:
         if copied is not None:
             copied.synchronize()
+        begin = time.monotonic()
         checkpoint.save(self.folder, step, self._copies, state, self.keep_last, kept)
+        self.seconds = time.monotonic() - begin
 
     @property
     def failed(self) -> bool:

@@ -45,12 +45,10 @@ class TrainingState:
 
     def due(self, step: int, seconds: float) -> bool:
         """Whether to save after this step, so long after it was done last."""
-        every = self.training.save_steps
-        return (
-            seconds > 60 * self.training.save_minutes
-            or (every is not None and step % every == 0)
-            or self._to_be_kept(step)
-        )
+        every, limit = self.training.save_steps, 60 * self.training.save_minutes
+        # So much earlier as the files will take: a run that is killed loses no more than `save_minutes`.
+        early = min(self._saver.seconds, limit / 2) if self._saver is not None else 0.0
+        return seconds > limit - early or (every is not None and step % every == 0) or self._to_be_kept(step)
 
     def _to_be_kept(self, step: int) -> bool:
         return self._kept_steps > 0 and step % self._kept_steps == 0

@@ -7,18 +7,24 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import safetensors.torch
 import torch
+from accelerate import Accelerator
 from processes import run_processes
 from test_resume import assert_same
 from tiny import tiny_run
 
-from selfsup import checkpoint
+from selfsup import checkpoint, saving
 from selfsup.checkpoint import StorageError, load, save, steps
-from selfsup.pretrain import Run, pretrain
+from selfsup.data.sources import open_source
+from selfsup.folder import RunFolder
+from selfsup.pretrain import Run, build_method, pretrain
 from selfsup.saving import Saver
+from selfsup.state import TrainingState
 from selfsup.tensor_file import lay_out
 
 SECONDS = 60  # after which a test gives up waiting
@@ -60,6 +66,29 @@ def test_writing_copies_nothing() -> None:
     tensor[3] = 1.0
     assert bytes(piece) == tensor.numpy().tobytes()
     assert len(header) % 8 == 0
+
+
+def test_a_checkpoint_is_begun_so_early_that_it_is_there_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run(tmp_path / "run", save_minutes=10)
+    method = build_method(run, open_source("shapes:32", "train"))
+    optimizer = run.optimizer.build(method.named_parameters(), 16)
+    accelerator = cast(Accelerator, SimpleNamespace(scaler=None, device=torch.device("cpu")))
+    state = TrainingState(method, optimizer, accelerator, RunFolder(tmp_path / "run"), run, 8)
+    assert [state.due(1, seconds) for seconds in (599, 601)] == [False, True]
+    now = 0.0
+
+    def slowly(point: str, path: Path) -> None:
+        nonlocal now
+        now += 40 if point == "before-rename" else 0
+
+    monkeypatch.setattr(checkpoint, "reached", slowly)
+    monkeypatch.setattr(saving, "time", SimpleNamespace(monotonic=lambda: now))
+    state.save(1)
+    state.settle()
+    assert [state.due(2, seconds) for seconds in (559, 561)] == [False, True]
+    state.close()
 
 
 def test_what_was_begun_is_written_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
