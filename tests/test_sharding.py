@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from case import full
 from launching import same_weights
 from processes import run_processes
 from test_resume import final_state, run_all
@@ -20,7 +21,7 @@ from selfsup import sharding
 from selfsup.data.sources import open_source
 from selfsup.distributed import rank
 from selfsup.optim import LARS, AdamW
-from selfsup.parts import clip_grad_norm_, own
+from selfsup.parts import clip_grad_norm_, is_part, own
 from selfsup.pretrain import Run, build_method, pretrain
 from selfsup.stages.distill import distill_settings, run_distill
 from selfsup.stages.embed import extract
@@ -67,7 +68,8 @@ def all_ways(folder: Path) -> dict[str, Any]:
     run_all([sharded(run, "whole_before")])
     judged = tiny_run(folder / "judged", "moco", epochs=2, evaluate_every=1)
     run_all([way(judged, "whole"), sharded(judged, "sharded")])
-    return {"parts": parts(folder), "norm": clipped(), "stages": stages(folder / "judged_whole", folder)}
+    stages(folder / "judged_whole", folder)
+    return {"parts": parts(folder), "norm": clipped(), "unlike_first": unlike_first(), "uneven": uneven()}
 
 
 def parts(folder: Path) -> dict[str, Any]:
@@ -86,6 +88,30 @@ def parts(folder: Path) -> dict[str, Any]:
         patch.setattr(selfsup.trainer, "TrainingState", Looking)
         pretrain(sharded(runs(folder)["moco"], "parts", max_steps=1))
     return held
+
+
+def unlike_first() -> list[str]:
+    """What differs from the first process's, of a method that each process began with weights of its own."""
+    ours, first = (
+        build_method(tiny_run(Path("nowhere"), "metric_margin", seed=seed), open_source("shapes:32", "train"))
+        for seed in (rank(), 0)
+    )
+    next(ours.buffers()).add_(rank())
+    sharding.shard(ours, CPU)
+    expected = first.state_dict()
+    return [name for name, value in ours.state_dict().items() if not torch.equal(full(value), expected[name])]
+
+
+def uneven() -> dict[str, Any]:
+    """Features by a sharded encoder of 9 images, of which one process has 4 and the other 5, and by a whole one."""
+    run, source = tiny_run(Path("nowhere"), batch_size=8), open_source("shapes:9", "train")
+    method = build_method(run, source)
+    found = {}
+    for way in ("whole", "sharded"):
+        found[way] = extract(method.encoder, source, run.feed.center(), CPU, batch_size=1).features
+        if way == "whole":
+            sharding.shard(method, CPU)
+    return found | {"divided": all(map(is_part, method.encoder.parameters()))}
 
 
 def clipped() -> list[float]:
@@ -165,6 +191,16 @@ def test_evaluations_and_the_export_have_whole_weights(found: Found) -> None:
     feed = load_encoder(folder / "judged_whole").feed
     features = [extract(encoder, source, feed.center(), CPU).features for encoder in (whole, divided)]
     torch.testing.assert_close(*features, rtol=1e-2, atol=1e-3)
+
+
+def test_evaluations_may_take_unlike_numbers_of_batches(found: Found) -> None:
+    for process in found[1]:
+        torch.testing.assert_close(process["uneven"]["sharded"], process["uneven"]["whole"])
+        assert process["uneven"]["divided"]  # again
+
+
+def test_first_weights_are_those_of_the_first_process(found: Found) -> None:
+    assert [process["unlike_first"] for process in found[1]] == [[], []]
 
 
 def test_gradients_are_clipped_by_the_norm_of_all_parts(found: Found) -> None:
