@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from case import full
 from launching import same_weights
 from processes import run_processes
@@ -254,7 +255,13 @@ def test_accelerate_is_understood_and_left_aside(monkeypatch: pytest.MonkeyPatch
     for name, value in VERSION_2.items():
         monkeypatch.setenv(name, value)
     assert sharding.wanted(run)
-    accelerator = selfsup.trainer.make_accelerator(run)
-    assert getattr(accelerator.state, "fsdp_plugin", None) is None
+    seen: list[bool] = []
+
+    def made(**settings: Any) -> Accelerator:
+        seen.append("ACCELERATE_USE_FSDP" in os.environ)
+        return Accelerator(**settings)
+
+    monkeypatch.setattr(selfsup.trainer, "Accelerator", made)
+    selfsup.trainer.make_accelerator(run)
+    assert seen == [False]
     assert os.environ["ACCELERATE_USE_FSDP"] == "true"
-    assert rank() == 0

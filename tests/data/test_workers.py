@@ -1,5 +1,6 @@
 """The processes that decode photographs, when signals come and when one of them is lost."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -39,15 +40,18 @@ def test_a_signal_before_a_worker_is_ready_does_not_end_it(tmp_path: Path, monke
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
-def lost_or_stuck(images: list, indices: torch.Tensor, epoch: object) -> tuple[torch.Tensor]:
-    if int(indices[0]) == 0:
-        os.kill(os.getpid(), signal.SIGKILL)  # as a system does that is out of memory
-    while True:
-        time.sleep(1)  # in a worker, which only its end can end
-
-
 def test_a_lost_worker_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "MP_STATUS_CHECK_INTERVAL", 0.2)
+    is_stuck = multiprocessing.get_context("fork").Event()
+
+    def lost_or_stuck(images: list, indices: torch.Tensor, epoch: object) -> tuple[torch.Tensor]:
+        if int(indices[0]) == 0:
+            is_stuck.wait(60)
+            os.kill(os.getpid(), signal.SIGKILL)  # as a system does that is out of memory
+        is_stuck.set()
+        while True:
+            time.sleep(1)  # in a worker, which only its end can end
+
     source = open_source(str(photographs(tmp_path / "photos", 8)), "train")
     batches = Streaming(source, lost_or_stuck, torch.device("cpu"), 2, True)._loader(KEYS)
     items = iter(batches)
