@@ -15,10 +15,10 @@ from selfsup import checkpoint, distributed
 from selfsup.data.base import Source
 from selfsup.data.batch import Batch
 from selfsup.folder import RunFolder
-from selfsup.memory.sharded import whole_state
 from selfsup.methods.base import Method, Step
 from selfsup.monitor.log import message
 from selfsup.parts import own
+from selfsup.state import whole_state
 from selfsup.training import Diverged, Training
 from selfsup.untrusted import plain_name
 

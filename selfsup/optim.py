@@ -49,10 +49,10 @@ def _groups(
     for name, parameter in named:
         if parameter.requires_grad:
             fitting = sorted((prefix for prefix in rates if name.startswith(prefix)), key=len)
-            has_own = bool(fitting)
-            factor = rates[fitting[-1]] if has_own else 1.0
+            rated = bool(fitting)
+            factor = rates[fitting[-1]] if rated else 1.0
             # Whole tensors and parts of sharded ones never go through one operation.
-            key = has_own, factor, plain(name, parameter, has_own), is_part(parameter)
+            key = rated, factor, plain(name, parameter, rated), is_part(parameter)
             parts.setdefault(key, []).append(parameter)
     return [_Group(key[2], key[1], parts[key]) for key in sorted(parts)]
 
@@ -62,7 +62,7 @@ def _decayed(
 ) -> list[dict[str, Any]]:
     # What has one dimension and a rate of its own is no bias but a number with a meaning, such as a boundary between
     # distances; decay would pull it to 0.
-    groups = _groups(named_parameters, rates, lambda name, p, own: p.ndim <= 1 and (own or not decay_norm_and_bias))
+    groups = _groups(named_parameters, rates, lambda name, p, rated: p.ndim <= 1 and (rated or not decay_norm_and_bias))
     return [
         {
             "params": group.parameters,
@@ -182,9 +182,9 @@ class LARS(torch.optim.Optimizer):
         ) -> torch.optim.Optimizer:
             peak = self.peak(batch_size)
 
-            def excluded(name: str, parameter: nn.Parameter, own: bool) -> bool:
+            def excluded(name: str, parameter: nn.Parameter, rated: bool) -> bool:
                 # A rate by the norms would take the place of the parameter's own.
-                return own or parameter.ndim <= 1 or any(re.search(pattern, name) for pattern in self.exclude)
+                return rated or parameter.ndim <= 1 or any(re.search(pattern, name) for pattern in self.exclude)
 
             groups = [
                 {

@@ -20,7 +20,10 @@ def own(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 def assembled(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """With all parts of those that are divided, on the CPU, in the first process; collective where there are any."""
+    """With all parts of those that are divided, on the CPU, in the first process; the others keep parts.
+
+    Collective where there are any.
+    """
     return {name: _together(tensor) if isinstance(tensor, DTensor) else tensor for name, tensor in tensors.items()}
 
 
@@ -38,13 +41,14 @@ def as_parts(tensor: Tensor, like: Tensor) -> Tensor:
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:
     """(P,) Euclidean norm of each tensor, over all its parts; collective where there are any parts."""
-    found = torch.stack(torch._foreach_norm(own(tensors)))
-    divided = [is_part(tensor) for tensor in tensors]
-    if not any(divided):
-        return found
-    parts = torch.tensor(divided, device=found.device)
-    squares = found.square()
-    return torch.where(parts, distributed.sum_over_processes(squares), squares).sqrt()
+    found = torch._foreach_norm(own(tensors))
+    divided = [norm for norm, tensor in zip(found, tensors, strict=True) if is_part(tensor)]
+    if not divided:
+        return torch.stack(found)
+    # Squares in double precision: those of large and of small norms are none in single.
+    joined = distributed.sum_over_processes(torch.stack(divided).double().square()).sqrt().to(divided[0])
+    whole = iter(joined.unbind())
+    return torch.stack([next(whole) if is_part(t) else norm for norm, t in zip(found, tensors, strict=True)])
 
 
 def clip_grad_norm_(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:

@@ -28,10 +28,14 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saving")
         self._writing: Future[None] | None = None
         self._copies: Groups = {}
-        self.seconds = 0.0  # that the last checkpoint took to be on the disk
+        self.seconds = 0.0  # from the state that was saved last to its files on the disk
 
-    def begin(self, step: int, tensors: Groups, state: dict[str, Any], kept: bool) -> None:
-        """Copy a state, and have it written; waits for the one before it. After a failure nothing is written."""
+    def begin(self, step: int, tensors: Groups, state: dict[str, Any], kept: bool, since: float | None = None) -> None:
+        """Copy a state, and have it written; waits for the one before it. After a failure nothing is written.
+
+        `since`: when this was begun, by `time.monotonic`; now if it is not given.
+        """
+        since = time.monotonic() if since is None else since
         if self._writing is not None:
             wait([self._writing])
         if self.failed:
@@ -39,14 +43,15 @@ class Saver:
         self._copies = {group: _copied(named, self._copies.get(group, {})) for group, named in tensors.items()}
         # The copies are made in the order of the device's work: behind the last step and before the next one.
         copied = torch.cuda.current_stream().record_event() if _on_gpu(tensors) else None
-        self._writing = self._thread.submit(self._write, step, state, kept, copied)
+        self._writing = self._thread.submit(self._write, step, state, kept, copied, since)
 
-    def _write(self, step: int, state: dict[str, Any], kept: bool, copied: torch.cuda.Event | None) -> None:
+    def _write(
+        self, step: int, state: dict[str, Any], kept: bool, copied: torch.cuda.Event | None, since: float
+    ) -> None:
         if copied is not None:
             copied.synchronize()
-        begin = time.monotonic()
         checkpoint.save(self.folder, step, self._copies, state, self.keep_last, kept)
-        self.seconds = time.monotonic() - begin
+        self.seconds = time.monotonic() - since
 
     @property
     def failed(self) -> bool:

@@ -10,6 +10,7 @@ number of processes, or without dividing them.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from selfsup import distributed
 from selfsup.memory.sharded import ShardedRows
 from selfsup.methods.base import Method
 from selfsup.models.blocks import BasicBlock, Bottleneck
-from selfsup.models.heads import Head
+from selfsup.models.heads import Classifier, Head
 from selfsup.models.selective import SelectiveBottleneck
 from selfsup.parts import is_part
 from selfsup.training import Training
@@ -48,7 +49,7 @@ def wanted(training: Training) -> bool:
             )
     if _is_set(_ASKED):
         _check_launcher()
-    elif not training.shard_encoder:
+    if distributed.launched() == 1 or not (training.shard_encoder or _is_set(_ASKED)):
         return False
     if training.precision == "fp16":
         raise ValueError("a sharded encoder trains in fp32 or bf16: the loss scaler of fp16 looks at whole gradients")
@@ -87,7 +88,7 @@ def left_to_us() -> Iterator[None]:
 
 
 def shard(method: Method, device: torch.device) -> bool:
-    """Divide the encoder, what is a copy of it, and the heads; move everything to the device, one block at a time.
+    """Move everything to the device, and divide the encoder, what is a copy of it, and the heads.
 
     What is random in the first weights is that of the first process. An encoder that is not trained stays whole.
 
@@ -97,17 +98,18 @@ def shard(method: Method, device: torch.device) -> bool:
     trained = any(parameter.requires_grad for parameter in method.encoder.parameters())
     if not distributed.is_distributed() or not trained:
         return False
+    method.to(device)
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
     inside: set[nn.Module] = set()
     for network in _networks(method):
         blocks = [m for m in network.modules() if isinstance(m, BasicBlock | Bottleneck | SelectiveBottleneck)]
         inside |= set(network.modules())
         for unit in [*blocks, network]:
-            _shard(unit, mesh, device)
+            _shard(unit, mesh)
     for module in method.modules():
         if module not in inside and not isinstance(module, ShardedRows):
             for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
-                tensor.data = distributed.from_first(tensor.data.to(device))
+                tensor.data = distributed.from_first(tensor.data)
     return True
 
 
@@ -115,16 +117,16 @@ def _networks(method: Method) -> list[nn.Module]:
     """Encoders and heads, none inside another."""
     found: list[nn.Module] = []
     for module in method.modules():
-        fitting = isinstance(module, (type(method.encoder), Head)) and any(True for _ in module.parameters())
-        if fitting and not any(module in set(other.modules()) for other in found):
+        fitting = isinstance(module, (type(method.encoder), Head, Classifier))
+        if fitting and list(module.parameters()) and not any(module in set(other.modules()) for other in found):
             found.append(module)
     return found
 
 
-def _shard(unit: nn.Module, mesh: DeviceMesh, device: torch.device) -> None:
+def _shard(unit: nn.Module, mesh: DeviceMesh) -> None:
     for tensor in [*unit.parameters(), *unit.buffers()]:
         if not is_part(tensor):
-            tensor.data = distributed.from_first(tensor.data.to(device).contiguous())
+            tensor.data = distributed.from_first(tensor.data.contiguous())
     # Said, because torch would keep the outermost unit together after a forward pass without a backward pass.
     fully_shard(unit, mesh=mesh, reshard_after_forward=True)
 
@@ -145,3 +147,22 @@ def brought_together(module: nn.Module) -> Iterator[None]:
         for unit in units:
             unit.set_reshard_after_forward(True, recurse=False)
             unit.reshard()
+
+
+def forget_forward_passes(method: Method) -> None:
+    """To be called after each step.
+
+    FSDP notes every forward pass until the backward pass of the same network. One that is not trained, such as a
+    momentum encoder, has none, and the notes would pile up for as long as a run lasts.
+    """
+    for network in _networks(method):
+        if isinstance(network, FSDPModule) and not any(p.requires_grad for p in network.parameters()):
+            forget = getattr(network, "reset_iter_state", None)
+            if forget is not None:
+                forget()
+                continue
+            for unit in network.modules():  # torch before that function
+                if isinstance(unit, FSDPModule):
+                    group: Any = unit._get_fsdp_state()._fsdp_param_group
+                    group.comm_ctx.post_forward_order.clear()
+                    group._post_forward_indices.clear()

@@ -1,12 +1,14 @@
 """What a run would lose if it ended now: gathered into checkpoints, and put back."""
 
+import time
+
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfsup import checkpoint, distributed
 from selfsup.folder import RunFolder
-from selfsup.memory.sharded import load_whole_state, whole_state
+from selfsup.memory.sharded import sharded
 from selfsup.methods.base import Method
 from selfsup.monitor.log import message
 from selfsup.parts import as_parts, assembled
@@ -46,9 +48,10 @@ class TrainingState:
     def due(self, step: int, seconds: float) -> bool:
         """Whether to save after this step, so long after it was done last."""
         every, limit = self.training.save_steps, 60 * self.training.save_minutes
-        # So much earlier as the files will take: a run that is killed loses no more than `save_minutes`.
-        early = min(self._saver.seconds, limit / 2) if self._saver is not None else 0.0
-        return seconds > limit - early or (every is not None and step % every == 0) or self._to_be_kept(step)
+        if self._saver is not None and self.training.save_async:
+            # As much earlier as it takes until the files are there, but never while those before are being written.
+            limit = max(limit - self._saver.seconds, min(self._saver.seconds, limit))
+        return seconds > limit or (every is not None and step % every == 0) or self._to_be_kept(step)
 
     def _to_be_kept(self, step: int) -> bool:
         return self._kept_steps > 0 and step % self._kept_steps == 0
@@ -62,13 +65,14 @@ class TrainingState:
         if step == self._begun:
             return
         self._begun = step
+        begin = time.monotonic()
         tensors = {  # with every process's part
             "method": whole_state(self.method),
             "optimizer": assembled(optimizer_tensors(self.optimizer, self.names)),
         }
         if self._saver is not None:
             state = {"scaler": self.scaler.state_dict() if self.scaler else None}
-            self._saver.begin(step, tensors, state, self._to_be_kept(step))
+            self._saver.begin(step, tensors, state, self._to_be_kept(step), begin)
         if not self.training.save_async:
             self.settle()
 
@@ -122,6 +126,30 @@ class TrainingState:
             self.scaler.load_state_dict(found.state["scaler"])
         self._begun = found.step
         return found.step
+
+
+def whole_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state dictionary, in the first process with whole weights and all rows of sharded memories.
+
+    Collective where anything is sharded.
+    """
+    state = assembled(module.state_dict())
+    for name, memory in sharded(module).items():
+        whole = memory.whole()
+        if whole is not None:
+            state[f"{name}.features"] = whole
+    return state
+
+
+def load_whole_state(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load what `whole_state` gave in the first process, with any number of processes; each has read all of it."""
+    state = dict(state)
+    for name, memory in sharded(module).items():
+        prefix = f"{name}."
+        memory.restore({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+        state[f"{name}.features"] = memory.features
+    held = module.state_dict()
+    module.load_state_dict({key: as_parts(value, held.get(key, value)) for key, value in state.items()})
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:

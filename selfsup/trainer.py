@@ -227,8 +227,8 @@ class _Run(NamedTuple):
                     self.save(step, state, out)
                     return Outcome(step, horizon.total_steps, "signal" if number else "max-minutes", number)
                 if due:
-                    self.save(step, state, out)
                     saved = time.monotonic()
+                    self.save(step, state, out)
                 watch.at("loading", step)
         if step > first:
             self.save(step, state, out)
@@ -267,6 +267,8 @@ class _Run(NamedTuple):
         average_running_statistics(self.method)
         if not self.accelerator.optimizer_step_was_skipped:
             self.method.after_step(out.update, step / self.horizon.total_steps)
+        if self.sharded:
+            sharding.forget_forward_passes(self.method)
         return out
 
     def report(self, step: int, out: Step | None, batch: Batch, rate: float, log: Log | None) -> None:

@@ -41,7 +41,7 @@ class Training:
     log_every: int = execution(20)  # steps
     evaluate_every: int = execution(1)  # epochs between online evaluations; 0: never
     hang_minutes: float = execution(30.0)  # without any movement, until a run of several processes is ended
-    save_minutes: float = execution(10.0)  # that a run loses at most when it is killed
+    save_minutes: float = execution(10.0)  # that a run loses when it is killed, at most or little more
     save_steps: int | None = execution(None)  # steps between checkpoints, beside those by save_minutes
     save_async: bool = execution(True)  # training goes on while a checkpoint is written; costs a copy on the host
     keep_last: int = execution(2)  # newest checkpoints that stay

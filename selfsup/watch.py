@@ -109,7 +109,7 @@ def _host() -> str:
 def _place(frame: FrameType | None) -> tuple[str, bool, tuple[Any, ...]]:
     """Where a thread is, in words; whether it waits for other processes there; and the place as something to compare.
 
-    A backward pass with DDP waits in C++, below one function of torch's.
+    A backward pass with DDP waits in C++, below one function of torch's; a tensor of many parts, below others.
     """
     frames = []
     while frame is not None:
@@ -117,12 +117,12 @@ def _place(frame: FrameType | None) -> tuple[str, bool, tuple[Any, ...]]:
         frame = frame.f_back
     if not frames:
         return "nowhere", False, ()
-    inner = frames[0]
-    module = str(inner.f_globals.get("__name__", ""))
+    named = [(str(f.f_globals.get("__name__", "")), f) for f in frames]
+    module, inner = next((pair for pair in named if not pair[0].startswith(("torch._ops", "torch._library"))), named[0])
     waits = module.startswith(("torch.distributed", "torch.nn.parallel")) or (
         module == "torch.autograd.graph" and inner.f_code.co_name == "_engine_run_backward"
     )
-    ours = [f for f in frames if str(f.f_globals.get("__name__", "")).startswith("selfsup.")]
+    ours = [f for name, f in named if name.startswith("selfsup.")]
     lines = dict.fromkeys(_line(f) for f in [*ours[:1], inner])
     return ", ".join(lines), waits, tuple((f.f_code, f.f_lasti) for f in frames)
 

@@ -18,6 +18,7 @@ from processes import run_processes
 from test_resume import assert_same
 from tiny import tiny_run
 
+import selfsup.state
 from selfsup import checkpoint, saving
 from selfsup.checkpoint import StorageError, load, save, steps
 from selfsup.data.sources import open_source
@@ -77,17 +78,20 @@ def test_a_checkpoint_is_begun_so_early_that_it_is_there_in_time(
     accelerator = cast(Accelerator, SimpleNamespace(scaler=None, device=torch.device("cpu")))
     state = TrainingState(method, optimizer, accelerator, RunFolder(tmp_path / "run"), run, 8)
     assert [state.due(1, seconds) for seconds in (599, 601)] == [False, True]
-    now = 0.0
+    now = taken = 0.0
 
     def slowly(point: str, path: Path) -> None:
         nonlocal now
-        now += 40 if point == "before-rename" else 0
+        now += taken if point == "before-rename" else 0
 
     monkeypatch.setattr(checkpoint, "reached", slowly)
-    monkeypatch.setattr(saving, "time", SimpleNamespace(monotonic=lambda: now))
-    state.save(1)
-    state.settle()
-    assert [state.due(2, seconds) for seconds in (559, 561)] == [False, True]
+    for module in (saving, selfsup.state):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    # The seconds that a checkpoint took, and those after which the next one is begun.
+    for taken, due in ((40, 560), (400, 400), (700, 600)):
+        state.save(taken)
+        state.settle()
+        assert [state.due(2, seconds) for seconds in (due - 1, due + 1)] == [False, True]
     state.close()
 
 

@@ -16,11 +16,13 @@ from launching import same_weights
 from processes import run_processes
 from test_resume import final_state, run_all
 from tiny import SAMPLING, tiny_run
+from torch.distributed.fsdp import FSDPModule
 
 import selfsup.trainer
 from selfsup import sharding
 from selfsup.data.sources import open_source
 from selfsup.distributed import rank
+from selfsup.methods.base import Method
 from selfsup.optim import LARS, AdamW
 from selfsup.parts import clip_grad_norm_, is_part, own
 from selfsup.pretrain import Run, build_method, pretrain
@@ -83,12 +85,19 @@ def parts(folder: Path) -> dict[str, Any]:
             parameters = list(self.method.parameters())
             state = [value for entry in self.optimizer.state.values() for value in entry.values() if value.ndim]
             held["weights"] = [sum(p.numel() for p in way) for way in (own(parameters), parameters)]
+            held["notes"] = notes(self.method)
             held["state"] = [sum(p.numel() for p in way) for way in (own(state), state)]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selfsup.trainer, "TrainingState", Looking)
         pretrain(sharded(runs(folder)["moco"], "parts", max_steps=1))
     return held
+
+
+def notes(method: Method) -> int:
+    """Forward passes that FSDP remembers."""
+    groups: list[Any] = [u._get_fsdp_state()._fsdp_param_group for u in method.modules() if isinstance(u, FSDPModule)]
+    return sum(len(group.comm_ctx.post_forward_order) + len(group._post_forward_indices) for group in groups)
 
 
 def unlike_first() -> list[str]:
@@ -98,7 +107,10 @@ def unlike_first() -> list[str]:
         for seed in (rank(), 0)
     )
     next(ours.buffers()).add_(rank())
+    moved: list[torch.device] = []
+    ours.to = moved.append  # type: ignore[method-assign]  # takes along what is no submodule, such as a teacher
     sharding.shard(ours, CPU)
+    assert moved == [CPU]
     expected = first.state_dict()
     return [name for name, value in ours.state_dict().items() if not torch.equal(full(value), expected[name])]
 
@@ -183,6 +195,7 @@ def test_each_process_holds_its_part(found: Found) -> None:
         for kind in ("weights", "state"):
             held, all_of_it = process["parts"][kind]
             assert held < 0.52 * all_of_it, kind  # tensors of odd sizes have a larger half
+        assert process["parts"]["notes"] == 0  # of a momentum encoder they would pile up
 
 
 def test_evaluations_and_the_export_have_whole_weights(found: Found) -> None:
@@ -242,7 +255,7 @@ def test_in_one_process_there_is_nothing_to_divide(tmp_path: Path) -> None:
 def test_what_cannot_work_is_refused(
     settings: dict[str, str], changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name, value in settings.items():
+    for name, value in (settings | {"WORLD_SIZE": "2"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=said):
         pretrain(tiny_run(tmp_path / "run", **changes))
@@ -251,10 +264,12 @@ def test_what_cannot_work_is_refused(
 
 def test_accelerate_is_understood_and_left_aside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "run")
-    assert not sharding.wanted(run)
     for name, value in VERSION_2.items():
         monkeypatch.setenv(name, value)
+    assert not sharding.wanted(run)  # there is nothing to divide
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert sharding.wanted(run)
+    monkeypatch.delenv("WORLD_SIZE")
     seen: list[bool] = []
 
     def made(**settings: Any) -> Accelerator:

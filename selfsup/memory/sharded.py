@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from selfsup.distributed import gather, is_distributed, rank, scatter_sum, world_size
-from selfsup.parts import as_parts, assembled
 
 _CHUNK = 2**26  # numbers that are brought to one process, or taken from it, at a time
 
@@ -124,30 +123,6 @@ def keep_apart(module: nn.Module) -> None:
     """Have DistributedDataParallel leave what differs between processes alone, where it makes all else equal."""
     names = [f"{name}.{buffer}" for name, part in sharded(module).items() for buffer, _ in part.named_buffers()]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
-
-
-def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state dictionary, in the first process with whole weights and all rows of sharded memories.
-
-    Collective where anything is sharded.
-    """
-    state = assembled(module.state_dict())
-    for name, memory in sharded(module).items():
-        whole = memory.whole()
-        if whole is not None:
-            state[f"{name}.features"] = whole
-    return state
-
-
-def load_whole_state(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load what `whole_state` gave in the first process, with any number of processes; each has read all of it."""
-    state = dict(state)
-    for name, memory in sharded(module).items():
-        prefix = f"{name}."
-        memory.restore({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
-        state[f"{name}.features"] = memory.features
-    held = module.state_dict()
-    module.load_state_dict({key: as_parts(value, held.get(key, value)) for key, value in state.items()})
 
 
 def log_sum_exp(local: Tensor) -> Tensor:

@@ -22,9 +22,9 @@ from selfsup.config import execution, restore
 from selfsup.data.base import Source
 from selfsup.data.batch import Batch
 from selfsup.folder import RunFolder, device_name
-from selfsup.memory.sharded import load_whole_state
 from selfsup.methods.base import Method, Step
 from selfsup.pretrain import Run, build_method
+from selfsup.state import load_whole_state
 from selfsup.trainer import device_for
 
 _LARGEST = 5  # that are listed

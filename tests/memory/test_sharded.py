@@ -16,7 +16,8 @@ from selfsup.losses.cluster import cluster_nce
 from selfsup.memory import hybrid
 from selfsup.memory.bank import ShardedBank
 from selfsup.memory.hybrid import ShardedHybridMemory
-from selfsup.memory.sharded import load_whole_state, sharded, whole_state
+from selfsup.memory.sharded import sharded
+from selfsup.state import load_whole_state, whole_state
 
 STEPS = 8
 NAMES = ("instdisc_nce", "instdisc_softmax", "instdisc_half", "spcl", "spcl_domains")
