@@ -1,8 +1,10 @@
 """Where figures go: metrics.jsonl, TensorBoard, and the terminal."""
 
+import contextlib
 import json
 import math
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ def message(text: str) -> None:
 class Log:
     """Writes the figures of a run; a second life of a run goes on where its checkpoint was.
 
+    No run ends because a figure cannot be written: that is said once, and no more are written.
+
     Args:
         metrics: the JSON-lines file; lines of steps after `step` (which will be run again) are dropped.
         tensorboard: folder of the event files.
@@ -39,6 +43,7 @@ class Log:
         self._file = open(metrics, "a", buffering=1)  # noqa: SIM115 (closed by close)
         self._board = SummaryWriter(str(tensorboard), purge_step=step + 1)
         self._last: dict[str, float] = {}
+        self._writing = True
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -55,13 +60,27 @@ class Log:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Log figures by their names, as they stand, for one step."""
         self._last |= values
-        self._file.write(json.dumps({"step": step, "time": round(time.time(), 3)} | _finite(values)) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        with self._unless_it_fails() as writing:
+            if writing:
+                self._file.write(json.dumps({"step": step, "time": round(time.time(), 3)} | _finite(values)) + "\n")
+                for name, value in values.items():
+                    self._board.add_scalar(name, value, step)
 
     def images(self, name: str, step: int, grid: Tensor) -> None:
         """Log a picture: (3, H, W) in [0, 1]."""
-        self._board.add_image(name, grid, step)
+        with self._unless_it_fails() as writing:
+            if writing:
+                self._board.add_image(name, grid, step)
+
+    @contextlib.contextmanager
+    def _unless_it_fails(self) -> Iterator[bool]:
+        """Whether figures are still written; a disk that does not take them is told, and ends that."""
+        try:
+            yield self._writing
+        except OSError as error:
+            if self._writing:
+                message(f"figures are not logged any more: {self._file.name}: {error.strerror or error}")
+            self._writing = False
 
     def advance(self, step: int) -> None:
         """Move the progress bar; shows the figures last logged."""
@@ -79,8 +98,10 @@ class Log:
 
     def close(self) -> None:
         self._progress.stop()
-        self._board.close()
-        self._file.close()
+        with self._unless_it_fails():
+            self._board.close()
+        with self._unless_it_fails():
+            self._file.close()
 
 
 def _finite(values: dict[str, float]) -> dict[str, Any]:

@@ -1,0 +1,36 @@
+"""Figures that cannot be written end no run."""
+
+from pathlib import Path
+
+import pytest
+from tiny import tiny_run
+
+from selfsup.monitor.log import Log
+from selfsup.pretrain import pretrain
+
+FULL = Path("/dev/full")  # a disk without room
+needs_full = pytest.mark.skipif(not FULL.is_char_device(), reason="this system has no /dev/full")
+
+
+@needs_full
+def test_a_full_disk_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = Log(FULL, tmp_path, 0, 10)
+    for step in (1, 2, 3):
+        log.scalars(step, {"loss": 0.5})
+        log.advance(step)
+    log.epoch(1, 1, 0)
+    log.close()
+    said = capsys.readouterr().err
+    assert said.count("figures are not logged any more: /dev/full: No space left on device") == 1
+    assert "loss 0.5" in said  # the terminal still has them
+
+
+@needs_full
+def test_a_run_whose_figures_cannot_be_written_ends_well(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run", epochs=1)
+    pretrain(tiny_run(tmp_path / "run", epochs=1, max_steps=2))
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.unlink()
+    metrics.symlink_to(FULL)
+    assert pretrain(run)["reason"] == "finished"
+    assert (tmp_path / "run" / "encoder.safetensors").is_file()
