@@ -193,7 +193,10 @@ def check_chunks(method: Method, training: Training) -> None:
 
 @torch.no_grad()
 def average_gradients(module: torch.nn.Module) -> None:
-    """Make all gradients their means over processes, in place; in few messages. Parts of them are already."""
+    """Make all gradients their means over processes, in place; in few messages.
+
+    Those of sharded weights are left as they are: FSDP has averaged them.
+    """
     if not distributed.is_distributed():
         return
     bucket: list[Tensor] = []

@@ -153,7 +153,10 @@ def load_whole_state(module: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
-    """The optimiser's state under readable names: "encoder.conv1.weight/momentum_buffer"; the same order everywhere."""
+    """The optimiser's state under readable names: "encoder.conv1.weight/momentum_buffer".
+
+    In the order of the names, which is that of every process: sharded parts are assembled one by one.
+    """
     return {
         f"{name}/{key}": value
         for parameter, name in names.items()

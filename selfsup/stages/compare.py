@@ -23,7 +23,7 @@ from selfsup.stages.comparison import Column, Table, compare, described, mean_an
 from selfsup.untrusted import plain
 
 _PANELS = 3  # in a line of the plot
-_LETTER = 0.075  # inches that a letter of a run's name takes at most, on average
+_LETTER = 0.075  # inches that a letter of a run's name takes, generously
 
 
 # On the terminal
