@@ -1,6 +1,7 @@
 """One method under contract: what it is, and the small world in which it is watched."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal, cast
@@ -75,10 +76,15 @@ class Toy(nn.Module):
 
 @cache
 def images(count: int) -> Tensor:
-    """(count, 3, S, S) float32: image i is its class's mean, of class i // 8, and something of its own."""
+    """(count, 3, S, S) float64: image i is its class's mean, of class i // 8, and something of its own."""
     generator = torch.Generator().manual_seed(count)
-    means = torch.randn(count // CLASS, 3, SIZE, SIZE, generator=generator)
-    return means.repeat_interleave(CLASS, dim=0) + torch.randn(count, 3, SIZE, SIZE, generator=generator)
+    means = normal((count // CLASS, 3, SIZE, SIZE), generator)
+    return means.repeat_interleave(CLASS, dim=0) + normal((count, 3, SIZE, SIZE), generator)
+
+
+def normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """In double precision: what is drawn in single precision differs between instruction sets in its last bits."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def labels(case: Case, count: int) -> Tensor:
@@ -111,7 +117,7 @@ def problem(case: Case, count: int, batch_size: int = BATCH) -> Problem:
 
 
 def global_batch(case: Case, step: int, count: int, batch_size: int = BATCH) -> tuple[list[Tensor], Batch]:
-    """The views of `batch_size` different images and their batch: a pure function of the step.
+    """The float64 views of `batch_size` different images and their batch: a pure function of the step.
 
     With labels, rows of one class lie anywhere in the batch, so that two processes share most classes.
     """
@@ -132,7 +138,7 @@ def global_batch(case: Case, step: int, count: int, batch_size: int = BATCH) -> 
     else:
         rows = torch.randperm(count, generator=generator)[:batch_size]
     shown = images(count)[rows]
-    views = [shown + 0.3 * torch.randn(shown.shape, generator=generator) for _ in range(case.views)]
+    views = [shown + 0.3 * normal(shown.shape, generator) for _ in range(case.views)]
     blank = torch.zeros(batch_size, 3, SIZE, SIZE, dtype=torch.uint8)
     return views, Batch(blank, labels(case, count)[rows], rows)
 
@@ -160,9 +166,10 @@ class Run:
         self.count = count
         self.dtype = dtype
         self.batch_size = batch_size
-        method = case.config.build(Toy(case.batch_norm), problem(case, count, batch_size))
-        # In single precision as it comes: some of its memory may be in half precision.
-        self.method: Method = method if dtype == torch.float32 else method.to(dtype)
+        with default_dtype(dtype):  # the first weights, too, are drawn in the precision of the run
+            method = case.config.build(Toy(case.batch_norm), problem(case, count, batch_size))
+        # Memory that is stored in half precision stays so.
+        self.method: Method = method._apply(lambda part: part.to(dtype) if part.dtype == torch.float32 else part)
         self.sharded = sharded and shard(self.method, torch.device("cpu"))
         parameters = [p for p in self.method.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(parameters, lr=0.05)
@@ -221,6 +228,16 @@ class Run:
 
     def state(self) -> dict[str, Tensor]:
         return {name: full(value) for name, value in self.method.state_dict().items()}
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def full(tensor: Tensor) -> Tensor:

@@ -308,6 +308,16 @@ def check_a_step_is_well_formed(case: Case) -> None:
     assert all(value.grad_fn is None for value in run.method.buffers()), "memory holds on to a graph"
 
 
-def trace(case: Case) -> list[float]:
-    """Losses of 20 steps in single precision."""
-    return [float(loss) for loss in Run(case).losses(range(20))]
+def check_single_precision_is_near_double(case: Case) -> None:
+    """One step from the same state, in which rounding has no time to grow, with empty and with full memory."""
+    double, single = Run(case, dtype=torch.float64), Run(case)
+    for step in range(STEPS + 1):
+        double.begin_epoch(step)
+        if step in (0, STEPS):
+            single.method.load_state_dict(double.state())
+            single.optimizer.zero_grad()
+            expected, found = double.backward(step).loss, single.backward(step).loss
+            assert found.dtype == torch.float32
+            assert (found - expected).abs() <= 1e-4 * expected.abs(), f"step {step}: {found:.6f}, not {expected:.6f}"
+            double.method.load_state_dict(double.state())
+        double.step(step)

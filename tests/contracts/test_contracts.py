@@ -1,8 +1,7 @@
 """Every property, of every method."""
 
-import json
-
 import pytest
+import traces
 from case import Case
 from cases import CASES
 from contracts import (
@@ -15,12 +14,11 @@ from contracts import (
     check_loss_is_that_of_plain_loops,
     check_queues_wrap_exactly,
     check_resumes_bit_for_bit,
+    check_single_precision_is_near_double,
     check_two_processes_are_one,
     in_two_processes,
-    trace,
 )
 from learning import check_learns
-from write_traces import TRACES
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -35,6 +33,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=str)
         check_every_parameter_learns,
         check_queues_wrap_exactly,
         check_half_precision_stays_in_the_encoder,
+        check_single_precision_is_near_double,
         check_a_step_is_well_formed,
     ],
     ids=lambda check: check.__name__,
@@ -65,9 +64,12 @@ def test_a_sharded_encoder_is_a_whole_one(case: Case, replicas: dict[str, Replic
 
 @every_case
 def test_trace(case: Case) -> None:
-    """20 losses as they were when the trace was written: where they change, a refactoring was none."""
-    assert trace(case) == pytest.approx(json.loads(TRACES.read_text())[case.name], rel=1e-4)
+    """The losses as they were when the trace was written: where they change, a refactoring was none."""
+    expected = traces.read()[case.name]
+    assert len(expected.losses) >= 8, "memory is not full yet, and no second epoch has begun"
+    assert expected.moved * traces.MARGIN <= traces.TOLERANCE
+    assert traces.losses(case, len(expected.losses)).tolist() == pytest.approx(expected.losses, rel=traces.TOLERANCE)
 
 
 def test_every_trace_has_a_case() -> None:
-    assert list(json.loads(TRACES.read_text())) == [case.name for case in CASES]
+    assert list(traces.read()) == [case.name for case in CASES]

@@ -3,23 +3,21 @@
 python tests/contracts/write_traces.py [NAMES]
 """
 
-import json
 import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parent.parent
-TRACES = TESTS / "golden" / "traces.json"
 
 if __name__ == "__main__":
     sys.path.insert(0, str(TESTS))
     import torch
+    import traces
     from cases import CASES
-    from contracts import trace
 
-    torch.set_num_threads(1)  # as in the tests
-    traces = json.loads(TRACES.read_text())
-    for case in CASES:
-        if case.name in sys.argv[1:] or len(sys.argv) == 1:
-            traces[case.name] = [float(f"{loss:.7g}") for loss in trace(case)]
-    lines = [f"{json.dumps(case.name)}: {traces[case.name]}" for case in CASES]
-    TRACES.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    torch.set_num_threads(1)
+    wanted = sys.argv[1:] or [case.name for case in CASES]
+    kept = traces.read() if len(wanted) < len(CASES) else {}
+    found = {case.name: traces.measured(case) if case.name in wanted else kept[case.name] for case in CASES}
+    for name in wanted:
+        print(f"{name}: {len(found[name].losses)} steps, a change of {traces.CHANGE} becomes {found[name].moved:.1e}")
+    traces.write(found)
