@@ -11,6 +11,7 @@ from case import Case, Run, Toy
 from cases import CASES
 from chunked import CHUNKS, cached, gradients
 from contracts import assert_close, equal
+from exact import ROUNDING, double_precision
 from processes import run_processes
 from test_resume import assert_same, final_state
 from test_training import logged
@@ -157,11 +158,12 @@ def test_a_run_in_chunks_is_the_run_at_once_where_batch_norm_is_frozen(tmp_path:
         tiny_run(tmp_path / "whole", "metric_proxy", start=str(tmp_path / "start"), log_every=1, clip_norm=0.5),
         method=config,
     )
-    pretrain(whole)
-    pretrain(replace(whole, folder=str(tmp_path / "chunks"), grad_cache_chunk=4))
+    with double_precision():
+        pretrain(whole)
+        pretrain(replace(whole, folder=str(tmp_path / "chunks"), grad_cache_chunk=4))
     losses = [logged(tmp_path / name, "loss") for name in ("whole", "chunks")]
     assert len(losses[0]) == 16
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[1] == pytest.approx(losses[0], rel=2 * ROUNDING)  # they are logged in single precision
     assert losses[0][-1] < losses[0][0]
 
 

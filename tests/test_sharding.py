@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from case import full
+from exact import assert_equal_to_rounding, in_double
 from launching import same_weights
 from processes import run_processes
 from test_resume import final_state, run_all
@@ -61,17 +62,25 @@ def sharded(run: Run, name: str, **changes: Any) -> Run:
     return way(run, name, shard_encoder=True, **changes)
 
 
+def in_their_precision(runs: list[Run]) -> None:
+    """Runs in half precision as they are, all others in double."""
+    for run in runs:
+        run_all([run]) if run.precision == "bf16" else in_double(run_all, [run])
+
+
 def all_ways(folder: Path) -> dict[str, Any]:
     """In one of two processes: every run with whole and with sharded weights, interrupted and not."""
     for run in runs(folder).values():
-        run_all([way(run, "whole"), sharded(run, "sharded"), sharded(run, "cut", max_steps=2), sharded(run, "cut")])
+        in_their_precision(
+            [way(run, "whole"), sharded(run, "sharded"), sharded(run, "cut", max_steps=2), sharded(run, "cut")]
+        )
     run = runs(folder)["clipped"]
     # On in one process, and from whole weights.
-    run_all([sharded(run, "then_one", max_steps=3), way(run, "whole_before", max_steps=3)])
-    run_all([sharded(run, "whole_before")])
+    in_their_precision([sharded(run, "then_one", max_steps=3), way(run, "whole_before", max_steps=3)])
+    in_their_precision([sharded(run, "whole_before")])
     judged = tiny_run(folder / "judged", "moco", epochs=2, evaluate_every=1)
-    run_all([way(judged, "whole"), sharded(judged, "sharded")])
-    stages(folder / "judged_whole", folder)
+    in_their_precision([way(judged, "whole"), sharded(judged, "sharded")])
+    in_double(stages, folder / "judged_whole", folder)
     return {"parts": parts(folder), "norm": clipped(), "unlike_first": unlike_first(), "uneven": uneven()}
 
 
@@ -162,12 +171,9 @@ Found = tuple[Path, list[dict[str, Any]]]
 
 
 def assert_alike(one: Path, other: Path) -> None:
-    """To single precision, of which rounding differs."""
+    """Equal to rounding, all that a checkpoint holds."""
     for group, tensors in final_state(one).items():
-        others = final_state(other)[group]
-        assert tensors.keys() == others.keys()
-        for name, value in tensors.items():
-            torch.testing.assert_close(others[name], value, rtol=1e-3, atol=1e-4, msg=f"{group}: {name}")
+        assert_equal_to_rounding(final_state(other)[group], tensors)
 
 
 @pytest.mark.parametrize("name", runs(Path()))
@@ -185,7 +191,7 @@ def test_a_run_is_that_with_whole_weights_and_resumes_exactly(name: str, found: 
 def test_a_run_goes_on_with_whole_weights_and_the_other_way_round(found: Found) -> None:
     folder, _ = found
     run = runs(folder)["clipped"]
-    pretrain(way(run, "then_one"))
+    in_their_precision([way(run, "then_one")])
     for name in ("then_one", "whole_before"):
         assert_alike(folder / "clipped_whole", folder / f"clipped_{name}")
 
@@ -204,7 +210,7 @@ def test_evaluations_and_the_export_have_whole_weights(found: Found) -> None:
     source = open_source("shapes:32", "train")
     feed = load_encoder(folder / "judged_whole").feed
     features = [extract(encoder, source, feed.center(), CPU).features for encoder in (whole, divided)]
-    torch.testing.assert_close(*features, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(*features)
 
 
 def test_evaluations_may_take_unlike_numbers_of_batches(found: Found) -> None:

@@ -15,6 +15,7 @@ from selfsup.data.batch import Batch
 from selfsup.data.labelled import Labelled, image_names, names_digest
 from selfsup.data.sources import Source, identity, open_source
 from selfsup.folder import RunFolder
+from selfsup.losses.contrastive import full
 from selfsup.methods.base import Method, Step
 from selfsup.models.heads import Classifier, Head, HeadConfig
 from selfsup.models.norm import convert
@@ -158,7 +159,7 @@ class FineTuned(Method):
         return features
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
-        logits = self.head(embeddings[0]).float()  # (B, classes)
+        logits = full(self.head(embeddings[0]))  # (B, classes)
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.settings.label_smoothing)
         accuracy = (logits.argmax(dim=1) == batch.labels).float().mean()
         return Step(loss, {"accuracy": accuracy.detach()}, {})

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from selfsup.config import Data
 from selfsup.data.batch import Batch
 from selfsup.data.labelled import Labelled
+from selfsup.losses.contrastive import full
 from selfsup.methods.base import Method, Step
 from selfsup.models.resnet import ResNet
 from selfsup.optim import SGD
@@ -140,7 +141,7 @@ class LinearProbe(Method):
             return self.encoder(view)
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
-        logits = [head(embeddings[0]).float() for head in self.heads]  # of each classifier (B, C)
+        logits = [full(head(embeddings[0])) for head in self.heads]  # of each classifier (B, C)
         # Of the sum every classifier gets the gradient of its own loss.
         loss = torch.stack([F.cross_entropy(own, batch.labels) for own in logits]).sum()
         accuracies = [(own.argmax(dim=1) == batch.labels).float().mean() for own in logits]

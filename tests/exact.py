@@ -1,0 +1,58 @@
+"""Whole runs in which rounding cannot grow: in double precision, from views that are the same bits in every share.
+
+For comparisons of one number of processes with another, of whole with divided weights, of chunks with all at once.
+Single precision rounds each of these differently, and a descent of some steps makes what it likes of that.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import selfsup.augment.views
+from selfsup.methods.base import Method
+from selfsup.models.resnet import ResNet
+
+R = TypeVar("R")
+ROUNDING = 1e-7  # relative: far above what double precision leaves, far below what single precision makes of a run
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Methods are trained in double precision, from the moment that they are moved to their device.
+
+    Each view is made by itself: together with others it may be rounded differently, and it is in single precision.
+    """
+    forward = ResNet.forward
+
+    def to(self: Method, *args: Any, **kwargs: Any) -> Method:
+        return nn.Module.to(self, *args, **kwargs).double()
+
+    def in_the_precision_of_the_weights(self: ResNet, x: Tensor) -> Tensor:
+        return forward(self, x.to(self.conv1.weight.dtype))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Method, "to", to)
+        patch.setattr(ResNet, "forward", in_the_precision_of_the_weights)
+        patch.setattr(selfsup.augment.views, "_chunk_size", lambda device, shape: 1)
+        yield
+
+
+def in_double(function: Callable[..., R], *args: Any) -> R:
+    """`function(*args)` in double precision; for processes that are started with it."""
+    with double_precision():
+        return function(*args)
+
+
+def assert_equal_to_rounding(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Of the same names; within 1e-7 of a tensor's largest value, or of 1 where all are small; whole numbers equal."""
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        if not value.is_floating_point():
+            assert torch.equal(actual[name], value), name
+            continue
+        error = (actual[name] - value).abs().max()
+        assert error <= ROUNDING * value.abs().max().clamp(min=1), f"{name}: error {error:.3e}"
