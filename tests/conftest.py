@@ -1,9 +1,34 @@
-"""What every test gets: one thread, and no GPU tests without a GPU."""
+"""What every test gets: few threads, warnings as errors where they are ours, and no GPU tests without a GPU."""
+
+import os
+from pathlib import Path
 
 import pytest
 import torch
 
-torch.set_num_threads(1)  # the nets here are small, and processes share the machine's cores
+# The nets here are small, and processes share the machine's cores; TEST_THREADS tries another number.
+torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
+
+CHECKOUT = Path(__file__).parent.parent
+AGEING = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Warnings are errors (setup.cfg), save that another package uses something old: a newer version mends it.
+
+    A warning belongs to the module that it is attributed to. What a library attributes to its caller, by `stacklevel`,
+    is ours where the caller is, and so is what a library says of itself in any other category.
+    """
+    ours = "|".join(sorted(modules_of_ours()))
+    for kind in AGEING:
+        config.addinivalue_line("filterwarnings", f"ignore::{kind}")
+        config.addinivalue_line("filterwarnings", f"error::{kind}:({ours})(\\.|$)")
+
+
+def modules_of_ours() -> set[str]:
+    """First parts of the names of modules in this checkout, as they are imported here; a recipe is run by its path."""
+    files = [path for folder in ("tests", "tools") for path in (CHECKOUT / folder).rglob("*.py")]
+    return {"selfsup", "tests", "tools", "recipes", "__main__", "<run_path>"} | {path.stem for path in files}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,7 +15,7 @@ TIMEOUT = timedelta(seconds=120)
 
 
 def _process(rank: int, world: int, folder: str, target: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the name of this host may not resolve
     # As a launcher has them, so that accelerate joins the group that is there.
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
