@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import selfsup.augment.views
+from selfsup.augment.parameters import Parameters, View
 from selfsup.methods.base import Method
 from selfsup.models.resnet import ResNet
 
@@ -24,7 +25,8 @@ ROUNDING = 1e-7  # relative: far above what double precision leaves, far below w
 def double_precision() -> Iterator[None]:
     """Methods are trained in double precision, from the moment that they are moved to their device.
 
-    Each view is made by itself: together with others it may be rounded differently, and it is in single precision.
+    Views are pixels picked from their images; at test time each is made by itself. What is computed for several at
+    once, in single precision, may be rounded differently for others.
     """
     forward = ResNet.forward
 
@@ -37,8 +39,22 @@ def double_precision() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Method, "to", to)
         patch.setattr(ResNet, "forward", in_the_precision_of_the_weights)
+        patch.setattr(selfsup.augment.views, "fused_view", window)
         patch.setattr(selfsup.augment.views, "_chunk_size", lambda device, shape: 1)
         yield
+
+
+def window(view: View, images: Tensor, parameters: Parameters, sizes: Tensor | None, cropped: bool) -> Tensor:
+    """In place of `fused_view`: each sample's window at the corner of its box, mirrored where the view should be."""
+    assert sizes is None
+    assert not cropped
+    extents = torch.tensor(view.shape)
+    corner = torch.minimum(parameters.boxes[:, :2].long(), torch.tensor(images.shape[-2:]) - extents)
+    rows, columns = (corner[:, axis, None] + torch.arange(int(extents[axis])) for axis in (0, 1))
+    columns = torch.where(parameters.flip[:, None], columns.flip(1), columns)
+    picked = images[torch.arange(len(images))[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (B, S, T, 3)
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (view.mean, view.std))
+    return (picked.double() / 255 - mean).div(std).permute(0, 3, 1, 2)
 
 
 def in_double(function: Callable[..., R], *args: Any) -> R:
