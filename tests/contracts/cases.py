@@ -111,7 +111,7 @@ CASES = [
         config=SUPMOCO,
         naive=supmoco_loss,
         per_class=4,
-        learner=replace(LABELLED, config=slow(SUPMOCO)),
+        learner=replace(LABELLED, steps=200, config=replace(slow(SUPMOCO), momentum=0.9)),
     ),
     Case(name="instdisc_nce", config=INSTDISC, naive=instdisc_loss, views=1),
     Case(
@@ -149,7 +149,7 @@ CASES = [
     metric("triplet_all", pairs.Triplet.Config(mining="all", squared=True)),
     # In 100 or 300 steps the hardest triplets move the embeddings together, and no further.
     metric("triplet_hard", pairs.Triplet.Config(mining="hard", soft_margin=True), None),
-    metric("triplet_semihard", pairs.Triplet.Config(mining="semihard")),
+    metric("triplet_semihard", pairs.Triplet.Config(mining="semihard"), replace(LABELLED, steps=200)),
     metric("n_pair", pairs.NPair.Config(norm_weight=0.02), Learner(steps=200, fall=0.05, rise=0.05)),
     metric("tuplet", pairs.NPair.Config(tuples="all")),
     metric("lifted", pairs.Lifted.Config()),

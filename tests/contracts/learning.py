@@ -1,15 +1,17 @@
-"""Whether a method learns, seen in a second or two: a narrow ResNet on small discs and bars, before and after.
+"""Whether a method learns, seen in a second or two: a narrow ResNet on small pictures, before and after.
 
-Shapes take far longer than that to be told apart without labels. What shows at once is what contrastive learning is
-asked for, to know an image again in another view; with labels, to find images of its class.
+Without labels what shows at once is what contrastive learning is asked for, to know an image again in another view: of
+discs and bars. With labels it is to find images of the same class, of stripes that lie or stand in any two colours.
+Shapes would not do there: some losses stay on a plateau for a while, from some first weights longer than a test lasts.
 """
 
-from functools import cache
+import math
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from case import Case
+from case import Case, Learner
 from torch import Tensor, nn
 
 from selfsup.augment.parameters import Jitter, View
@@ -18,6 +20,7 @@ from selfsup.data.batch import Batch
 from selfsup.data.shapes import CLASSES, shapes
 from selfsup.methods.base import Problem
 from selfsup.models.resnet import ResNet
+from selfsup.randomness import Stream, uniform
 from selfsup.stages.embed import Features
 from selfsup.stages.knn import knn_accuracy
 
@@ -50,17 +53,21 @@ def check_learns(case: Case) -> None:
     """The loss falls from where it stands with full memory, and kNN on held-out shapes rises, both with a margin."""
     learner = case.learner
     assert learner is not None
-    losses, before, after = learn(case)
-    early = losses[learner.full : learner.full + 10].mean()
-    late = losses[-10:].mean()
+    outcome = learn(case)
+    early, late = ends(outcome.losses, learner)
     assert late < early - learner.fall, f"the loss went from {early:.3f} to {late:.3f}"
-    assert after > before + learner.rise, f"kNN went from {before:.3f} to {after:.3f}"
+    assert outcome.after > outcome.before + learner.rise, f"kNN went from {outcome.before:.3f} to {outcome.after:.3f}"
 
 
-def learn(case: Case) -> Outcome:
+def ends(losses: Tensor, learner: Learner) -> tuple[float, float]:
+    """Means of ten losses, the first ones with full memory and the last ones."""
+    return float(losses[learner.full : learner.full + 10].mean()), float(losses[-10:].mean())
+
+
+def learn(case: Case, seed: int = 0) -> Outcome:
     learner = case.learner
     assert learner is not None
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     encoder = ResNet.Config(depth="small", stem="small", width=0.25).build()
     method = (learner.config or case.config).build(encoder, _problem(case))
     before = accuracy(method.encoder, case)
@@ -69,7 +76,7 @@ def learn(case: Case) -> Outcome:
     losses = []
     for step in range(learner.steps):
         if step % EPOCH == 0:
-            method.before_epoch(step // EPOCH, _extract)
+            method.before_epoch(step // EPOCH, partial(_extract, case.per_class > 0))
         views, batch = _batch(case.per_class > 0, case.domains, step)
         out = method(list(views[: case.views]), batch)
         optimizer.zero_grad()
@@ -83,7 +90,7 @@ def learn(case: Case) -> Outcome:
 def accuracy(encoder: nn.Module, case: Case) -> float:
     """Leave-one-out kNN by class; without labels, how often a view's nearest of 20 other views is of its own image."""
     if case.per_class:
-        images, labels = _shapes(True)
+        images, labels = _pictures(True, True)
         features = Features(_embed(encoder, _normalised(images)), labels, torch.arange(len(labels)))
         return knn_accuracy(features, None, k=10, temperature=0.1)["top1"]
     first, second = (F.normalize(_embed(encoder, view)).unflatten(0, (-1, GROUP)) for view in _held_out_views())
@@ -93,7 +100,7 @@ def accuracy(encoder: nn.Module, case: Case) -> float:
 
 @cache
 def _held_out_views() -> list[Tensor]:
-    images, labels = _shapes(True)
+    images, labels = _pictures(False, True)
     batch = Batch(images, labels, torch.arange(len(labels)))
     return Views(Augment(views=(_VIEW,) * 2), seed=0)(batch, 0, torch.device("cpu"))
 
@@ -102,8 +109,8 @@ def _normalised(images: Tensor) -> Tensor:
     return (images.float() / 255 - 0.5) / 0.25
 
 
-def _extract(module: nn.Module) -> Tensor:
-    return _embed(module, _normalised(_shapes(False)[0]))
+def _extract(known: bool, module: nn.Module) -> Tensor:
+    return _embed(module, _normalised(_pictures(known, False)[0]))
 
 
 @torch.no_grad()
@@ -115,17 +122,31 @@ def _embed(module: nn.Module, images: Tensor) -> Tensor:
 
 
 @cache
-def _shapes(held_out: bool) -> tuple[Tensor, Tensor]:
-    """(N, 3, S, S) uint8 and (N,) int64: all of the first shape, then all of the second."""
+def _pictures(known: bool, held_out: bool) -> tuple[Tensor, Tensor]:
+    """(N, 3, S, S) uint8 and (N,) int64: all of the first class, then all of the second; stripes if they are known."""
     count = HELD_OUT if held_out else IMAGES
+    if known:
+        return _stripes(count, held_out), torch.arange(2).repeat_interleave(count)
     source = shapes(count * len(CLASSES), SIZE, "test" if held_out else "train")
     images = torch.cat([source.images[source.labels == CLASSES.index(name)] for name in SHAPES])
     return images, torch.arange(len(SHAPES)).repeat_interleave(count)
 
 
+def _stripes(count: int, held_out: bool) -> Tensor:
+    """(2 count, 3, S, S) uint8: lying, then standing ones; width, place and colours say nothing about the class."""
+    numbers = uniform(0, Stream.SHAPES, torch.arange(2 * count), 8, epoch=int(held_out), view=2)
+    period, place = 4 + 4 * numbers[:, :1], numbers[:, 1:2]
+    wave = torch.sin(2 * math.pi * (torch.arange(SIZE) / period + place))  # (2 count, S)
+    lying = wave[:count, :, None].expand(-1, -1, SIZE)
+    standing = wave[count:, None, :].expand(-1, SIZE, -1)
+    share = (torch.cat([lying, standing]) / 2 + 0.5)[:, None]
+    first, second = numbers[:, 2:].view(-1, 2, 3, 1, 1).unbind(1)
+    return (255 * (share * first + (1 - share) * second)).round().to(torch.uint8)
+
+
 def _labels(known: bool, domains: int) -> Tensor:
     """(images,) int64; of two domains, the odd images have none."""
-    labels = _shapes(False)[1]
+    labels = _pictures(known, False)[1]
     if not known:
         return torch.full_like(labels, -1)
     return labels if domains == 1 else torch.where(torch.arange(len(labels)) % 2 == 0, labels, -1)
@@ -150,7 +171,7 @@ def _problem(case: Case) -> Problem:
 @cache  # the augmentation takes as long as the training, and all cases can share it
 def _batch(known: bool, domains: int, step: int) -> tuple[list[Tensor], Batch]:
     rows = _rows(known, domains, step)
-    batch = Batch(_shapes(False)[0][rows], _labels(known, domains)[rows], rows)
+    batch = Batch(_pictures(known, False)[0][rows], _labels(known, domains)[rows], rows)
     return Views(Augment(views=(_VIEW,) * 2), seed=0)(batch, step // EPOCH, torch.device("cpu")), batch
 
 
