@@ -152,7 +152,7 @@ CASES = [
     # In 100 or 300 steps the hardest triplets move the embeddings together, and no further.
     metric("triplet_hard", pairs.Triplet.Config(mining="hard", soft_margin=True), None),
     metric("triplet_semihard", pairs.Triplet.Config(mining="semihard"), replace(LABELLED, steps=200)),
-    # Of two classes one batch of 32 makes two tuples: the loss falls by four images, and kNN does not rise in 300 steps.
+    # Of two classes one batch of 32 makes two tuples: the loss falls by four images, and kNN does not rise.
     metric("n_pair", pairs.NPair.Config(norm_weight=0.02), None),
     metric("tuplet", pairs.NPair.Config(tuples="all")),
     metric("lifted", pairs.Lifted.Config()),
