@@ -1,6 +1,7 @@
 """Nearest neighbours by inner product or cosine: exact, in bounded memory, one answer from torch and from faiss."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -34,9 +35,11 @@ def nearest_neighbours(
 ) -> tuple[Tensor, Tensor]:
     """The k bank rows with the largest inner products, or cosines, for each query.
 
-    A backend proposes candidates in single precision; their similarities are then recomputed in double precision
-    and ordered by (similarity, lower bank number first), so that the answer does not depend on the backend. Only when
-    more than 16 bank rows tie at the k-th place in single precision may the backends choose differently among them.
+    A backend proposes candidates in single precision, 16 more than are asked for; their similarities are then computed
+    again in double precision and ordered by (similarity, lower bank number first). Where rounding may have hidden a
+    neighbour, because the last candidates are as near as the k-th within the error of a sum of D products, the query is
+    compared with the whole bank in double precision. So the answer is that of a full sort in double precision, whatever
+    the backend.
 
     Beside its arguments and its answer it needs memory for tiles of both, never for Q x N or for a second bank.
 
@@ -73,16 +76,77 @@ def neighbour_tiles(
         raise ValueError(f"k is {k}; it must be between 1 and the number of bank images, {available}")
     if backend == "faiss" and not has_faiss():
         raise ValueError("faiss is not installed; use the torch backend, which gives the same answer")
-    wanted = min(k + _SPARE, len(bank))
-    scale = _inverse_lengths(bank) if cosine else None
+    search = _Search(queries, bank, k, backend, exclude, cosine)
     for start in range(0, len(queries), _QUERIES):
-        part = queries[start : start + _QUERIES]
-        candidates = _candidates(part, bank, scale, wanted, backend)
-        scores = _compared_again(part, bank, scale, candidates)
-        if exclude is not None:
-            scores[candidates == exclude[start : start + _QUERIES, None]] = -torch.inf
+        yield search(slice(start, start + _QUERIES))
+
+
+class _Search:
+    """The arguments of one search, and what its tiles share."""
+
+    def __init__(
+        self, queries: Tensor, bank: Tensor, k: int, backend: Backend, exclude: Tensor | None, cosine: bool
+    ) -> None:
+        self.queries, self.bank, self.k, self.backend, self.exclude = queries, bank, k, backend, exclude
+        self.wanted = min(k + _SPARE, len(bank))
+        inverse = _inverse_lengths(bank)
+        self.scale = inverse if cosine else None
+        # Twice the largest error of a similarity in single precision, for queries of unit norm.
+        self.rounding = (bank.shape[1] + 3) * torch.finfo(torch.float32).eps * (1.0 if cosine else 1 / inverse.min())
+
+    def __call__(self, rows: slice) -> tuple[Tensor, Tensor]:
+        part = self.queries[rows]
+        candidates = _candidates(part, self.bank, self.scale, self.wanted, self.backend)
+        scores = _compared_again(part, self.bank, self.scale, candidates)
+        last = scores.amin(dim=1)  # of a row that is no candidate: at most this, and the error
+        if self.exclude is not None:
+            scores[candidates == self.exclude[rows, None]] = -torch.inf
         scores, order = scores.sort(dim=1, descending=True, stable=True)
-        yield scores[:, :k], candidates.gather(1, order)[:, :k]
+        scores, numbers = scores[:, : self.k], candidates.gather(1, order)[:, : self.k]
+        if self.wanted < len(self.bank):
+            lengths = 1.0 if self.scale is not None else part.double().norm(dim=1)
+            unsure = (scores[:, -1] <= last + self.rounding * lengths).nonzero()[:, 0]
+            for few in unsure.split(max(1, _DOUBLES // len(self.bank))):
+                scores[few], numbers[few] = self.exhaustive(few + rows.start)
+        return scores, numbers
+
+    def exhaustive(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for a few queries at the positions `rows`, by their similarities in double precision to all rows."""
+        asked = self.queries[rows].double()
+        scores = asked.new_empty(len(rows), len(self.bank))
+        step = max(1, _DOUBLES // self.bank.shape[1])
+        for start in range(0, len(self.bank), step):
+            columns = slice(start, start + step)
+            scores[:, columns] = asked @ self.bank[columns].double().T
+        if self.scale is not None:
+            scores *= self.scale
+            scores *= _inverse_lengths(asked)[:, None]
+        scores = scores[:, self.first_equal]  # a matrix product sums equal rows in an order of their places
+        if self.exclude is not None:
+            scores[torch.arange(len(rows), device=rows.device), self.exclude[rows]] = -torch.inf
+        least = scores.topk(self.k, dim=1).values[:, -1:]
+        above, equal = scores > least, scores == least
+        kept = above | (equal & (equal.cumsum(dim=1) <= self.k - above.sum(dim=1, keepdim=True)))
+        numbers = kept.nonzero()[:, 1].view(len(rows), self.k)  # ascending
+        values, order = scores.gather(1, numbers).sort(dim=1, descending=True, stable=True)
+        return values, numbers.gather(1, order)
+
+    @cached_property
+    def first_equal(self) -> Tensor:
+        return first_equal_rows(self.bank)
+
+
+def first_equal_rows(rows: Tensor) -> Tensor:
+    """The number of the first row that is equal to each, (N, D) -> (N,) int64; its own where none before it is."""
+    weights = torch.arange(1, rows.shape[1] + 1, device=rows.device).double().sqrt()
+    parts = rows.split(max(1, _DOUBLES // rows.shape[1]))
+    keys = torch.cat([(part.double() * weights).sum(dim=1) for part in parts])  # equal where rows are, and seldom else
+    order = keys.argsort(stable=True)
+    same = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    for places in torch.arange(1, len(rows), device=rows.device).split(max(1, _DOUBLES // rows.shape[1])):
+        same[places] = (rows[order[places]] == rows[order[places - 1]]).all(dim=1)
+    first = torch.where(same, 0, torch.arange(len(rows), device=rows.device)).cummax(dim=0).values  # of each run
+    return torch.empty_like(order).scatter_(0, order, order[first])
 
 
 def _inverse_lengths(rows: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 A pair loss is a function of `similarity` (B, M), of anchors and references, and of two masks of the same shape that
 say which pairs are positive and which negative; a pair may be neither. References may be the batch, the batches of all
-processes, or a memory. Distances follow from similarities by D^2 = 2 - 2 s: for unit rows s is the inner product, for
-others `distance_similarity` gives it.
+processes, or a memory. Distances follow from similarities by D^2 = 2 - 2 s. A loss of distances takes its similarities
+from `distance_similarity`: in single precision that difference has no digit left where rows are near each other.
 
 With several processes the anchors are those of this process, and `gather` brings (B, k) rows of all of them together:
 each loss first finds what every anchor contributes, and then divides the sums of all anchors, so that the number of
@@ -16,8 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from selfsup.losses.contrastive import full
 from selfsup.losses.contrastive import similarity as inner_products
+
+_ROUNDING = 8 * torch.finfo(torch.float64).eps  # of a squared distance of unit rows
 
 Gather = Callable[[Tensor], Tensor]  # (B, ...) of this process -> (N, ...) of all, differentiable
 
@@ -28,19 +29,23 @@ def alone(rows: Tensor) -> Tensor:
 
 
 def distance_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """1 - |a - b|^2 / 2 of all rows, (B, D) and (M, D) -> (B, M): the inner product where rows are of unit norm."""
-    lengths = _squared_norm(a)[:, None] + _squared_norm(b)  # (B, M)
+    """1 - |a - b|^2 / 2 of all rows, (B, D) and (M, D) -> (B, M): the inner product where rows are of unit norm.
+
+    In double precision, whatever the rows have: there `distances` are right to single precision for unit rows that are
+    1e-4 apart or more, and to three digits down to 1e-6. The gradient is that of the rows' own precision.
+    """
+    a, b = a.double(), b.double()
+    lengths = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1)  # (B, M)
     return 1 - lengths / 2 + inner_products(a, b)
 
 
-def _squared_norm(rows: Tensor) -> Tensor:
-    return full(rows).square().sum(dim=1)
-
-
 def distances(similarity: Tensor) -> Tensor:
-    """sqrt(2 - 2 s), element by element; with gradient 0, and not infinite, where it is 0."""
-    squared = (2 - 2 * similarity).clamp(min=0)
-    apart = squared > 0
+    """sqrt(2 - 2 s), element by element; with gradient 0, and not infinite, where it is 0.
+
+    It is 0 where 2 - 2 s is not above what rounding in double precision leaves of a row and itself.
+    """
+    squared = 2 - 2 * similarity
+    apart = squared > _ROUNDING
     return torch.where(apart, torch.where(apart, squared, 1).sqrt(), 0)
 
 

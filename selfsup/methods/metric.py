@@ -90,7 +90,8 @@ class Metric(Method):
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         pairs = self.pairs(embeddings, batch)
-        return Step(self.loss(pairs), detached(self.figures(pairs)), {})
+        loss = self.loss(pairs).to(pairs.anchors.dtype)  # distances come in double precision
+        return Step(loss, detached(self.figures(pairs)), {})
 
     def pairs(self, embeddings: list[Tensor], batch: Batch) -> Pairs:
         """The rows of all views of this process's images against those of all processes, view after view."""

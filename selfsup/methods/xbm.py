@@ -79,8 +79,10 @@ class XBM(Metric):
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         pairs = self.pairs(embeddings, batch)
-        loss = self.loss(pairs)
-        remembered = torch.where(self.steps >= self.config.memory_start, self.loss(self.remembered(pairs)), 0)
+        precision = pairs.anchors.dtype  # distances come in double precision
+        loss = self.loss(pairs).to(precision)
+        against_memory = self.loss(self.remembered(pairs)).to(precision)
+        remembered = torch.where(self.steps >= self.config.memory_start, against_memory, 0)
         metrics = {"loss_batch": loss, "loss_memory": remembered, **self.figures(pairs)}
         if self.config.drift_every:
             metrics["feature_drift"] = self.feature_drift

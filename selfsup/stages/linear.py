@@ -21,7 +21,7 @@ from selfsup.stages.accuracy import top_figures
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.embed import Features, extract
 from selfsup.stages.encoder import Exported, load_encoder
-from selfsup.stages.logistic import FeatureProbe, probe_features, warn_of_edge
+from selfsup.stages.logistic import FeatureProbe, probe_features, warn
 from selfsup.stages.probes import PROTOCOLS, LinearProbe, Probe, Sweep, probe_settings
 from selfsup.stages.supervised import plain_view, require_labels
 from selfsup.trainer import stage_device
@@ -81,7 +81,7 @@ def _on_features(stage: str, exported: Exported, train: Source, test: Source, se
     network, center = exported.network(settings.layer).to(device), exported.feed.center()
     known, asked = (settings.features(network, part, center, device) for part in (train, test))
     probed = probe_features(known, asked, settings.l2, settings.iterations, device)
-    warn_of_edge(probed, settings.l2)
+    warn(probed, settings.l2, settings.iterations)
     several = len(settings.l2) > 1
     protocol = {
         "protocol": "features",
@@ -92,7 +92,7 @@ def _on_features(stage: str, exported: Exported, train: Source, test: Source, se
         "layer": settings.layer,
         **_common(settings, exported, train, test),
     }
-    about = _about(settings, exported, train) | {"l2": probed.l2}
+    about = _about(settings, exported, train) | {"l2": probed.l2, "converged": probed.converged}
     if several:
         about["l2_at_edge"] = probed.at_edge
     return Evaluated([Result(stage=stage, figures=_found(probed.figures), protocol=protocol, about=about)])

@@ -21,6 +21,8 @@ ONLINE_ITERATIONS = 20  # of the probe during pretraining
 _LEFT_OUT = -100  # the target of a row that is not fitted
 _TILE = 2**24  # numbers of a tile of features or logits
 _JUDGED = 5_000  # training images that suffice to choose by
+_EXCESS = 1e-3  # of an objective over its minimum, in its own unit
+_LOOK_EVERY = 10  # iterations of L-BFGS between looks at the gradient
 _PATIENCE = 4  # smaller weights that are tried after the best one
 
 
@@ -39,7 +41,7 @@ class FeatureProbe(Reading):
         *(1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
         *(1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0),
     )
-    iterations: int = 200
+    iterations: int = 1000  # of each fit, at most
 
     def __post_init__(self) -> None:
         if not self.l2 or min(self.l2) < 0:
@@ -67,13 +69,14 @@ class Probed(NamedTuple):
     figures: dict[str, float]  # top1 and top5 on the images asked
     l2: float  # the weight that was chosen
     at_edge: bool  # whether a smaller or a larger weight than all that were tried might be better
+    converged: bool  # whether the last fit came to its minimum in the iterations it had
 
 
 def probe_features(
     known: Features,
     asked: Features,
     l2: tuple[float, ...],
-    iterations: int = 200,
+    iterations: int = 1000,
     device: torch.device | None = None,
 ) -> Probed:
     """Accuracy of logistic regression on standardised features.
@@ -100,9 +103,9 @@ def probe_features(
     x, y = known.features.to(device or "cpu"), known.labels.to(device or "cpu")
     start = zeros(x, int(max(known.labels.max(), asked.labels.max())) + 1)
     chosen = choose_l2(x, y, start, l2, iterations) if len(l2) > 1 else l2[0]
-    classifier = fit_logistic(x, y, start, chosen, iterations)
+    classifier, converged = fit_logistic(x, y, start, chosen, iterations)
     figures = judge(classifier, asked.features.to(x.device), asked.labels.to(x.device))
-    return Probed(figures, chosen, len(l2) > 1 and chosen in (min(l2), max(l2)))
+    return Probed(figures, chosen, len(l2) > 1 and chosen in (min(l2), max(l2)), converged)
 
 
 def zeros(x: Tensor, num_classes: int) -> Logistic:
@@ -128,7 +131,7 @@ def choose_l2(x: Tensor, y: Tensor, start: Logistic, l2: tuple[float, ...], iter
         hits[weight] = 0
         for number, held in enumerate(parts):
             targets = y.index_fill(0, held, _LEFT_OUT)
-            classifiers[number] = fit_logistic(x, targets, classifiers[number], weight, iterations)
+            classifiers[number], _ = fit_logistic(x, targets, classifiers[number], weight, iterations)
             hits[weight] += round(judge(classifiers[number], x, y, held)["top1"] * len(held))
         best = max(hits, key=lambda tried: (hits[tried], tried))
         if sum(tried < best for tried in hits) == _PATIENCE:
@@ -149,8 +152,11 @@ def hold_out(features: Features) -> tuple[Features, Features]:
     return Features(*(part[kept] for part in features)), Features(*(part[held] for part in features))
 
 
-def fit_logistic(x: Tensor, targets: Tensor, start: Logistic, l2: float, iterations: int) -> Logistic:
-    """Minimise mean cross-entropy + l2/2 |W|^2 by L-BFGS.
+def fit_logistic(x: Tensor, targets: Tensor, start: Logistic, l2: float, iterations: int) -> tuple[Logistic, bool]:
+    """Minimise f = mean cross-entropy + l2/2 |W|^2 by L-BFGS.
+
+    It stops where |gradient|^2 <= 2 l2 f / 1000: f is strongly convex in W, so there it is at most a thousandth of
+    itself above its minimum, however small l2 is; or where rounding lets it fall no further.
 
     Args:
         x: (N, D), not standardised.
@@ -158,21 +164,16 @@ def fit_logistic(x: Tensor, targets: Tensor, start: Logistic, l2: float, iterati
         start: the weights to start from, and how x is standardised.
         l2: in the norm of the weights of standardised features.
         iterations: at most.
+
+    Returns:
+        the classifier, and whether it stopped for one of these two reasons.
     """
     weight, bias = (part.clone().requires_grad_() for part in (start.weight, start.bias))
     classifier = start._replace(weight=weight, bias=bias)
     count = int((targets != _LEFT_OUT).sum())
-    optimizer = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=iterations,
-        history_size=10,
-        tolerance_grad=1e-4,
-        tolerance_change=1e-6,
-        line_search_fn="strong_wolfe",
-    )
 
     def closure() -> Tensor:
-        optimizer.zero_grad()
+        weight.grad = bias.grad = None
         loss = 0.5 * l2 * weight.square().sum()
         loss.backward()
         for rows in _tiles(x, len(bias)):
@@ -181,8 +182,26 @@ def fit_logistic(x: Tensor, targets: Tensor, start: Logistic, l2: float, iterati
             loss = loss.detach() + part.detach()
         return loss
 
-    optimizer.step(closure)
-    return start._replace(weight=weight.detach(), bias=bias.detach())
+    optimizer = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=_LOOK_EVERY,
+        max_eval=2 * _LOOK_EVERY,
+        history_size=10,
+        tolerance_grad=0,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )
+    before, converged = torch.inf, False
+    for done in range(0, iterations, _LOOK_EVERY):
+        optimizer.param_groups[0]["max_iter"] = min(_LOOK_EVERY, iterations - done)
+        optimizer.step(closure)
+        value = float(closure())
+        slope = sum(float(part.grad.double().square().sum()) for part in (weight, bias) if part.grad is not None)
+        converged = slope <= 2 * l2 * value * _EXCESS or not value < before
+        if converged:
+            break
+        before = value
+    return start._replace(weight=weight.detach(), bias=bias.detach()), converged
 
 
 def _tiles(x: Tensor, num_classes: int) -> Iterator[slice]:
@@ -201,8 +220,10 @@ def judge(classifier: Logistic, x: Tensor, y: Tensor, rows: Tensor | None = None
     return {name: count / len(rows) for name, count in hits.items()}
 
 
-def warn_of_edge(probed: Probed, l2: tuple[float, ...]) -> None:
-    """Say that the best weight may not have been tried, once for all processes."""
+def warn(probed: Probed, l2: tuple[float, ...], iterations: int) -> None:
+    """Say that the best weight may not have been tried, or was not fitted to the end, once for all processes."""
+    if not probed.converged and distributed.rank() == 0:
+        message(f"the fit at l2 {probed.l2:g} did not come to its minimum in {iterations} iterations; try --iterations")
     if probed.at_edge and distributed.rank() == 0:
         message(
             f"the best l2, {probed.l2:g}, is the last one at its end of {min(l2):g} to {max(l2):g}; try --l2 beyond"

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfsup.cluster.neighbours import first_equal_rows
 from selfsup.data.sources import Source, identity, open_source, open_test
 from selfsup.randomness import Stream, permutation
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
@@ -58,7 +59,7 @@ def retrieval_figures(
     - r_precision: P(R).
     - map_at_r: the sum of P(i) over the relevant ranks i up to R, over R (Musgrave et al. 2020, section 3.3).
 
-    Similarities are cosines; of equal ones the lower gallery number stands first.
+    Similarities are cosines in double precision; of equal images the lower gallery number stands first.
 
     With cameras, gallery images of the query's identity by the query's own camera are neither right nor wrong: they are
     taken out of its ranking, and are not among its R (Zheng et al. 2015, the protocol of Market-1501).
@@ -121,10 +122,11 @@ def per_query(
     labels, bank_labels = queries.labels.to(device), bank.labels.to(device)
     seen_by, bank_seen_by = (None, None) if cameras is None else (part.to(device) for part in cameras)
     numbers = torch.arange(len(queries.labels), device=device)
+    same = first_equal_rows(unit_bank)
     tiles = []
     for tile in numbers.split(max(1, _SIMILARITIES // len(bank_labels))):
-        # Products in double precision, rounded to single: equal images tie, however their columns were summed up.
-        similarities = (unit_asked[tile] @ unit_bank.T).float()
+        # Of equal images the first one's: a matrix product sums their columns in orders of their places.
+        similarities = (unit_asked[tile] @ unit_bank.T)[:, same]
         relevant = labels[tile][:, None] == bank_labels
         if gallery is None:
             left_out = tile[:, None] == numbers  # the query itself

@@ -67,6 +67,46 @@ def test_equal_rows_tie_to_the_last_bit(backend: Backend, size: int) -> None:
     assert torch.equal(found, torch.arange(size).expand(5, -1))
 
 
+def collapsed(count: int, seed: int) -> torch.Tensor:
+    """(N, 64) single-precision rows that differ by less than its products resolve."""
+    generator = torch.Generator().manual_seed(seed)
+    center = F.normalize(torch.randn(1, 64, generator=torch.Generator().manual_seed(9)))
+    return F.normalize(center + 2e-5 * torch.randn(count, 64, generator=generator))
+
+
+@pytest.mark.parametrize("cosine", [True, False])
+@pytest.mark.parametrize("leave_one_out", [True, False])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_more_ties_in_single_precision_than_spare_candidates(
+    backend: Backend, leave_one_out: bool, cosine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs(backend)
+    monkeypatch.setattr(neighbours, "_QUERIES", 7)
+    monkeypatch.setattr(neighbours, "_DOUBLES", 2048)  # several tiles of the whole comparison, too
+    bank = collapsed(300, 1)
+    bank[250:280] = bank[100:130]  # and rows that tie to the last bit
+    queries = bank if leave_one_out else torch.cat([collapsed(9, 2), F.normalize(torch.randn(3, 64))])
+    exclude = torch.arange(300) if leave_one_out else None
+    values, found = nearest_neighbours(queries, bank, 10, backend, exclude, cosine=cosine)
+    exact = [[float((row.double() * other.double()).sum()) for other in bank] for row in queries]  # equal rows tie
+    if cosine:
+        lengths = bank.double().norm(dim=1)
+        exact = (torch.tensor(exact, dtype=torch.float64) / lengths / queries.double().norm(dim=1)[:, None]).tolist()
+    for row, products in enumerate(exact):
+        numbers = sorted(set(range(300)) - ({row} if leave_one_out else set()), key=lambda n: (-products[n], n))[:10]
+        assert values[row].tolist() == pytest.approx([products[n] for n in numbers], rel=0, abs=1e-14)
+        assert found[row].tolist() == numbers
+
+
+def test_the_first_of_equal_rows() -> None:
+    rows = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    rows[[7, 20, 49]] = rows[3].clone()
+    rows[30] = rows[29].clone()
+    wanted = torch.arange(50)
+    wanted[[7, 20, 49]], wanted[30] = 3, 29
+    assert torch.equal(neighbours.first_equal_rows(rows), wanted)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_memory_is_of_tiles(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither Q x N similarities nor a second bank: no tensor made on the way is larger than its tile."""

@@ -28,7 +28,7 @@ def assert_golden(case, loss, rows, labels, suffix, tolerance, dtype=torch.float
     g = golden(case)
     leaf = g[rows].to(dtype).requires_grad_()
     value = loss(measure(leaf, leaf), *masks(g[labels]))
-    assert value.dtype == dtype
+    assert value.dtype == (torch.float64 if measure is distance_similarity else dtype)
     assert_agree(value, g[f"loss_{suffix}"], tolerance, suffix)
     assert_agree(torch.autograd.grad(value, leaf)[0], g[f"grad_{suffix}"], tolerance, suffix)
 
@@ -98,6 +98,42 @@ def test_golden_of_n_pair():
     for name, value in zip(("loss", "grad_anchor", "grad_positive"), (loss, *gradients), strict=True):
         assert_agree(value, g[name], 1e-12, name)
         assert_agree(value, g[name.replace("loss", "loss_tfa").replace("grad", "grad_tfa")], 5e-6, name)
+
+
+BY_DISTANCE = {
+    "contrastive": partial(contrastive, margin=1e-2),
+    "triplet": partial(triplet, margin=1e-3, mining="all"),
+    "semihard": partial(triplet, margin=1e-3, mining="semihard"),
+    "hard": partial(triplet, margin=1e-3, mining="hard"),
+    "lifted": lifted,
+    "generalized_lifted": generalized_lifted,
+    "margin": partial(margin_loss, beta=2e-3, margin=1e-3),
+}
+
+
+@pytest.mark.parametrize("apart", [1e-2, 1e-3, 3e-4, 1e-5])
+@pytest.mark.parametrize("name", BY_DISTANCE)
+def test_rows_near_each_other_keep_their_distances_and_gradients(name, apart):
+    """Single precision, as in training, against norms of differences in double: 2 - 2 s has no digit left there."""
+    generator = torch.Generator().manual_seed(0)
+    center, spread = torch.randn(1, 16, generator=generator), torch.randn(24, 16, generator=generator)
+    rows = unit(unit(center) + apart * unit(spread) * torch.rand(24, 1, generator=generator))
+    assert rows.dtype == torch.float32
+    labels = torch.arange(24) % 4
+    exact, leaf = rows.double().requires_grad_(), rows.clone().requires_grad_()
+    apart_by = (exact[:, None] - exact).square().sum(dim=2)
+    wanted = BY_DISTANCE[name](1 - apart_by / 2, *masks(labels))
+    found = BY_DISTANCE[name](distance_similarity(leaf, leaf), *masks(labels))
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
+    (gradient,), (right,) = (torch.autograd.grad(value, leaf) for value, leaf in ((found, leaf), (wanted, exact)))
+    assert (gradient - right).norm() <= 1e-5 * right.norm()
+
+
+def test_a_row_is_at_distance_zero_of_its_copy():
+    rows = unit(torch.randn(40, 64, generator=torch.Generator().manual_seed(1))).requires_grad_()
+    apart = distances(distance_similarity(rows, rows)).diagonal()
+    assert not apart.any()
+    assert not torch.autograd.grad(apart.sum(), rows)[0].any()
 
 
 def counts(anchors, others, size):

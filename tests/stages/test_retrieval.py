@@ -37,7 +37,7 @@ def naive(query: torch.Tensor, label: int, gallery: list[tuple[int, torch.Tensor
     def similarity(row: torch.Tensor) -> float:
         a, b = query.double().tolist(), row.double().tolist()
         dot = math.fsum(x * y for x, y in zip(a, b, strict=True))
-        return float(np.float32(dot / math.sqrt(math.fsum(x * x for x in a) * math.fsum(y * y for y in b))))
+        return dot / math.sqrt(math.fsum(x * x for x in a) * math.fsum(y * y for y in b))
 
     ranked = sorted(gallery, key=lambda image: (-similarity(image[1]), image[0]))
     hits = [image[2] == label for image in ranked]
@@ -71,6 +71,21 @@ def test_figures_equal_loops(leave_one_out: bool, tile: int, monkeypatch: pytest
     for name in kept[0]:
         assert ours[name] == pytest.approx(sum(figures[name] for figures in kept) / len(kept), abs=1e-12), name
         assert 0 < ours[name] < 1 or name == "recall_at_50"
+
+
+def test_rows_within_a_hundredth_of_a_radian_are_told_apart() -> None:
+    """Their cosines differ by less than single precision resolves; the angles themselves give the right answer."""
+    generator = torch.Generator().manual_seed(3)
+    angles = 0.01 * torch.rand(200, generator=generator, dtype=torch.float64)
+    rows = torch.stack([angles.cos(), angles.sin()], dim=1).float()
+    labels = (angles * 100 * 20).long()  # 20 identities side by side
+    exact = torch.atan2(rows[:, 1].double(), rows[:, 0].double())
+    apart = (exact[:, None] - exact).abs().fill_diagonal_(torch.inf)
+    asking = torch.tensor([(labels == label).sum() > 1 for label in labels])
+    right = (labels[apart.argmin(dim=1)] == labels)[asking].double().mean().item()
+    assert 0.8 < right < 1
+    found = retrieval_figures(Features(rows, labels, torch.arange(200)), None, (1,))
+    assert found["recall_at_1"] == pytest.approx(right, abs=1e-12)
 
 
 def test_equal_similarities_stand_in_the_order_of_the_gallery() -> None:
