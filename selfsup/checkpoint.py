@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,11 +23,11 @@ from torch import Tensor
 
 from selfsup.sealed import DamagedFile, seal, unseal
 from selfsup.tensor_file import lay_out
-from selfsup.untrusted import parse_json
+from selfsup.untrusted import create, parse_json, read_bytes, require_file, require_room
 
 SCHEMA = 1
 _NAME = re.compile(r"step_(\d{8,})")
-_LEFT_BEHIND = re.compile(r"\..+\.\d+\.(tmp|removed)")
+_LEFT_BEHIND = re.compile(r"\..+\.(\d+|[0-9a-f]{16})\.(tmp|removed)")
 _SPARE = 1 << 20  # bytes left free beside a checkpoint, for the run's other files
 
 
@@ -54,6 +55,11 @@ def serialize(tensors: dict[str, Tensor]) -> bytes:
     return b"".join(lay_out(tensors).pieces())
 
 
+def _hidden(path: Path, why: str) -> Path:
+    """A name beside `path` that `clean` knows and nobody foresees."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.{why}")
+
+
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -65,7 +71,7 @@ def _sync_folder(folder: Path) -> None:
 def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:
     """Write and sync a file; returns its size and SHA-256."""
     digest, size = hashlib.sha256(), 0
-    with open(path, "wb") as file:
+    with create(path) as file:
         reached("opened", path)
         for piece in pieces:
             file.write(piece)
@@ -85,7 +91,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         StorageError: the disk has no room or refuses; what was there before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _hidden(path, "tmp")
     try:
         _write(temporary, [content])
         reached("before-rename", path)
@@ -114,7 +120,7 @@ def save(
         StorageError: no room (checked before anything is written), or the disk refuses. Older ones stay as they are.
     """
     final = folder / f"step_{step:08d}"
-    temporary = folder / f".{final.name}.{os.getpid()}.tmp"
+    temporary = _hidden(final, "tmp")
     files = {f"{name}.safetensors": lay_out(group) for name, group in tensors.items()}
     beside = json.dumps({"step": step, **state}, indent=1).encode()
     needed = sum(file.size for file in files.values()) + len(beside)
@@ -160,7 +166,7 @@ def _prune(folder: Path, step: int, keep_last: int) -> None:
 
 def _remove(path: Path) -> None:
     """Delete a folder, which from the first moment on has a hidden name that `clean` knows."""
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.removed")
+    hidden = _hidden(path, "removed")
     os.replace(path, hidden)
     reached("pruning", path)
     shutil.rmtree(hidden)
@@ -176,7 +182,7 @@ def steps(folder: Path) -> list[int]:
 def clean(folder: Path) -> None:
     """Remove what interrupted saves, and interrupted removals, left behind in a folder that no other process writes."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        if _LEFT_BEHIND.fullmatch(path.name) and path.is_dir():
+        if _LEFT_BEHIND.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif _LEFT_BEHIND.fullmatch(path.name):
             path.unlink()
@@ -228,11 +234,12 @@ def _kept(path: Path) -> bool:
 
 def _verified(path: Path, size: int, digest: str) -> bytes:
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DamagedFile(f"{path}: {error.strerror}") from error
-    if len(content) != size:
-        raise DamagedFile(f"{path}: {len(content)} bytes, {size} expected")
+        found = require_file(path)  # before anything is read
+        content = read_bytes(path) if found == size else b""
+    except (OSError, ValueError) as error:
+        raise DamagedFile(str(error) if isinstance(error, ValueError) else f"{path}: {error.strerror}") from error
+    if found != size or len(content) != size:
+        raise DamagedFile(f"{path}: {found} bytes, {size} expected")
     if hashlib.sha256(content).hexdigest() != digest:
         raise DamagedFile(f"{path}: SHA-256 differs from the manifest")
     return content
@@ -260,11 +267,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file.
 
     Raises:
-        ValueError: there is no such file, or it is not safetensors.
+        ValueError: there is no such file, it is a pipe or a device, larger than the memory, or not safetensors.
     """
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"there is no file {path}")
     try:
+        require_room(path)
         return safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error

@@ -12,6 +12,7 @@ import difflib
 import importlib
 import io
 import json
+import math
 import os
 import pkgutil
 import runpy
@@ -78,6 +79,18 @@ def recipe_summary(name: str) -> str:
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
+def require_finite(config: Any, where: str = "") -> None:
+    """Raise ValueError where a number of a configuration, or of what it nests, is not finite."""
+    for field in fields(config):
+        name, value = f"{where}{field.name}", getattr(config, field.name)
+        for number, item in enumerate(value if isinstance(value, tuple) else (value,)):
+            place = f"{name}.{number}" if isinstance(value, tuple) else name
+            if is_dataclass(item):
+                require_finite(item, f"{place}.")
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise ValueError(f"{place} is {item}; wanted a finite number")
+
+
 # Flags
 
 
@@ -130,9 +143,11 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
     text = io.StringIO()
     try:
         with contextlib.redirect_stderr(text):
-            return tyro.cli(
+            parsed = tyro.cli(
                 type(default), default=default, args=flags, prog=command, config=(tyro.conf.AvoidSubcommands,)
             )
+        require_finite(parsed)
+        return parsed
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -231,7 +246,9 @@ def _restore_dataclass(value: dict[str, Any], kind: Any, where: str) -> Any:
     path = f"{where}." if where else ""
     restored = {key: restore(item, hints[key], path + key) for key, item in value.items() if key != "class"}
     try:
-        return chosen(**restored)
+        made = chosen(**restored)
+        require_finite(made, path)
+        return made
     except ArithmeticError as error:  # what checks of a number make of infinity
         raise ValueError(f"configuration of {name} has a number that makes no sense: {error}") from error
 

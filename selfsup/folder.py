@@ -17,13 +17,14 @@ import torch
 from selfsup import checkpoint, distributed
 from selfsup.config import differences, dump, result_relevant
 from selfsup.sealed import seal, unseal
-from selfsup.untrusted import is_text, read_json
+from selfsup.untrusted import is_text, open_own, read_json, require_own_folder
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_FOLDERS = ("checkpoints", "tensorboard", "results", "captured")  # inside a run folder
 _CONFIG = ("result", "run")  # entries of config.json
 _PACKAGES = ("selfsup", "torch", "torchvision", "kornia", "accelerate", "safetensors", "numpy", "pillow")
 
@@ -100,9 +101,12 @@ class RunFolder:
         """Make the folder and hold its lock, which ends with this process however that ends."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            held = open(self.path / ".lock", "w")  # noqa: SIM115 (closed below)
+            for name in _FOLDERS:
+                require_own_folder(self.path / name)
+            held = open_own(self.path / ".lock", "r+b")
         except OSError as error:
-            raise checkpoint.StorageError(f"cannot make run folder {self.path}: {error.strerror}") from error
+            why = error.strerror or str(error)
+            raise checkpoint.StorageError(f"cannot make run folder {self.path}: {why}") from error
         with held:
             try:
                 if fcntl is not None:  # some systems have no such locks
@@ -136,8 +140,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> Path:
         """Write `name` inside the folder, atomically."""
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = self._place(name)
         checkpoint.write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
         return path
 
@@ -155,9 +158,15 @@ class RunFolder:
 
     def write_sealed(self, name: str, content: dict[str, Any]) -> None:
         """As `write_json`, with a checksum."""
+        checkpoint.write_atomically(self._place(name), seal(content))
+
+    def _place(self, name: str) -> Path:
+        """Of a file inside the folder, whose own folder is made."""
         path = self.path / name
+        if path.parent != self.path:
+            require_own_folder(path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomically(path, seal(content))
+        return path
 
 
 def _completed(saved: Any, config: Any) -> Any:

@@ -20,7 +20,7 @@ from selfsup.monitor.log import message
 from selfsup.parts import own
 from selfsup.state import whole_state
 from selfsup.training import Diverged, Training
-from selfsup.untrusted import plain_name
+from selfsup.untrusted import open_own, plain_name, read_bytes
 
 CAPTURED = 3  # batches that a run keeps; the first ones tell most, and disks are not endless
 _LOOKED_AT = ("loss", "gradient", "memory or running statistics")
@@ -84,7 +84,9 @@ class Guard:
         """How many steps up to this one were left out, and how many of them just before it; forgets later ones."""
         if distributed.rank() > 0 or not self.record.is_file():
             return [0, 0]
-        lines = [line for line in self.record.read_text().splitlines() if line.endswith("}")]  # the last may be cut off
+        lines = [
+            line for line in read_bytes(self.record).decode(errors="replace").splitlines() if line.endswith("}")
+        ]  # the last may be cut off
         steps = {json.loads(line)["step"]: line for line in lines if json.loads(line)["step"] <= step}
         checkpoint.write_atomically(self.record, "".join(f"{line}\n" for line in steps.values()).encode())
         in_a_row = 0
@@ -152,7 +154,7 @@ class Guard:
         if distributed.rank() == 0:
             line = {"step": bad.step, "wrong": bad.wrong, "images": names}
             try:
-                with open(self.record, "a") as file:
+                with open_own(self.record, "a") as file:
                     file.write(json.dumps(line) + "\n")
             except OSError as error:
                 message(f"step {bad.step} could not be noted in {self.record}: {error.strerror}")

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from selfsup.untrusted import read_json
+from selfsup.untrusted import read_bytes, read_json
 
 _CHECKSUM = "checksum"
 
@@ -37,7 +37,7 @@ def unseal(path: Path, older: Collection[str]) -> dict[str, Any]:
     except ValueError as error:
         raise DamagedFile(f"{path} is damaged: {error}") from error
     digest = content.pop(_CHECKSUM, None)
-    if (digest is not None and path.read_bytes() != seal(content)) or (
+    if (digest is not None and read_bytes(path) != seal(content)) or (
         digest is None and not set(content) <= set(older)
     ):
         raise DamagedFile(

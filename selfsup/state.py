@@ -114,18 +114,27 @@ class TrainingState:
         if found.step != step:
             found = checkpoint.load(self.folder.checkpoints / f"step_{step:08d}")
         try:
-            load_whole_state(self.method, found.tensors["method"])
-        except RuntimeError as error:
-            first = "".join(str(error).split("\n")[1:2]).strip()
+            self._restore(found)
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            # load_state_dict lists what does not fit below a first line; a KeyError is the name of a missing part.
+            lines = str(error).split("\n") if isinstance(error, RuntimeError) else [f"{error!s} is missing"]
+            told = str(error) if isinstance(error, ValueError) else " ".join(lines[1:2] or lines).strip()
             raise ValueError(
-                f"{found.path} is of another method, or of another version of it: {plain_name(first, longest=200)}\n"
-                "give this run another --folder"
+                f"{found.path} is of another method, of another version of it, or senseless: "
+                f"{plain_name(told, longest=300)}\ngive this run another --folder"
             ) from error
+        self._begun = found.step
+        return found.step
+
+    def _restore(self, found: checkpoint.Checkpoint) -> None:
+        held = self.method.state_dict()
+        for name, value in found.tensors["method"].items():
+            if name in held and held[name].dtype != value.dtype:
+                raise ValueError(f"method.safetensors: {name} is of {value.dtype}; wanted {held[name].dtype}")
+        load_whole_state(self.method, found.tensors["method"])
         restore_optimizer(self.optimizer, self.names, found.tensors["optimizer"])
         if self.scaler and found.state["scaler"]:
             self.scaler.load_state_dict(found.state["scaler"])
-        self._begun = found.step
-        return found.step
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
@@ -176,8 +185,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
     for key, value in tensors.items():
         name, _, entry = key.rpartition("/")
         if name not in parameters:
-            raise ValueError(f"the checkpoint holds optimiser state of {name!r}, which this method does not have")
+            raise ValueError(f"optimizer.safetensors: state of {name!r}, which this method does not have")
         parameter = parameters[name]
+        single = value.numel() == 1  # a count of steps
+        if not (value.is_floating_point() and value.isfinite().all() and (single or value.shape == parameter.shape)):
+            raise ValueError(
+                f"optimizer.safetensors: {key} is {value.dtype} {tuple(value.shape)}, or holds numbers that are not "
+                f"finite; wanted finite numbers of shape {tuple(parameter.shape)}"
+            )
         # AdamW's count of steps stays on the CPU, also where the parameter is a single number on the device.
         if value.shape == parameter.shape and entry != "step":
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(as_parts(value, parameter))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from selfsup.config import execution
+from selfsup.config import execution, require_finite
 from selfsup.optim import OptimizerConfig
 from selfsup.schedules import Cosine, Schedule
 
@@ -48,6 +48,7 @@ class Training:
     keep_every: int = execution(0)  # epochs between checkpoints that are made, and never removed; 0: none
 
     def __post_init__(self) -> None:
+        require_finite(self)
         for name in ("epochs", "batch_size", "log_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -64,8 +65,8 @@ class Training:
             raise ValueError(f"save_steps is {self.save_steps}; it must be at least 1, or None for save_minutes alone")
         if self.hang_minutes <= 0:
             raise ValueError(f"hang_minutes is {self.hang_minutes}; it must be positive, such as 30")
-        for name in ("seed", "workers", "evaluate_every", "keep_every"):
-            if getattr(self, name) < 0:
+        for name in ("seed", "workers", "evaluate_every", "keep_every", "save_minutes", "max_minutes"):
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
 
     def _check_caching(self) -> None:

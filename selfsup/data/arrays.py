@@ -1,6 +1,7 @@
 """Images in `.npz` and `.npy` files. Nothing is ever unpickled."""
 
 import os
+import secrets
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from selfsup.data.base import ArraySource, NoTestPart
 from selfsup.data.room import free_memory
+from selfsup.untrusted import create
 
 Split = Literal["train", "test"]
 
@@ -101,9 +103,9 @@ def holds_images(path: Path) -> bool:
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray], compress: bool = False) -> None:
     """Write an npz file that is either whole or not there."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
-        with open(part, "wb") as file:
+        with create(part) as file:
             (np.savez_compressed if compress else np.savez)(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())

@@ -16,6 +16,8 @@ from selfsup.untrusted import require_file
 # Named, because Pillow would otherwise try every decoder it has, Ghostscript for an EPS file named .jpg included.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 100_000_000  # read from the header, so that a few bytes cannot ask for gigabytes
+MAX_SCANS = 64  # passes over the pixels of a JPEG
+MAX_SCANNED = 1_500_000_000  # pixels in all passes
 _BACKGROUND = (128, 128, 128)
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
@@ -47,13 +49,14 @@ def decode(file: Path | BinaryIO, name: str, side: int | None = None) -> tuple[I
         The image, mode RGB, and its original (height, width) after orientation.
 
     Raises:
-        UnreadableImage: it is none of FORMATS, damaged, cut short, of more than MAX_PIXELS, or of float pixels; or no
-            file at all, but a pipe or a device.
+        UnreadableImage: it is none of FORMATS, damaged, cut short, of more than MAX_PIXELS or MAX_SCANS, or of float
+            pixels; or no file at all, but a pipe or a device.
     """
     try:
         with _quiet(), _opened(file) as content, Image.open(content, formats=FORMATS) as image:
             width, height = image.size
             _check_size(width, height)
+            _check_scans(content, image)
             if side is not None:
                 image.draft("RGB", (2 * side, 2 * side))
             image.load()
@@ -92,6 +95,22 @@ def _webp_size(head: bytes) -> tuple[int, int]:
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+
+
+def _check_scans(content: BinaryIO, image: Image.Image) -> None:
+    """Raise ValueError for a JPEG that takes many passes over its pixels: each scan of a progressive one is a pass.
+
+    A few hundred kilobytes can ask for thousands of them, which take minutes or hours. Usual are ten.
+    """
+    if image.format != "JPEG":
+        return
+    begin = content.tell()
+    content.seek(0)
+    scans = content.read().count(b"\xff\xda")  # of a thumbnail in it, too; in coded pixels these bytes do not occur
+    content.seek(begin)
+    work = scans * image.width * image.height
+    if scans > MAX_SCANS or work > MAX_SCANNED:
+        raise ValueError(f"{scans} scans of {image.width} x {image.height} pixels, more than anyone needs")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from selfsup.checkpoint import write_atomically
-from selfsup.untrusted import plain
+from selfsup.untrusted import open_own, plain, read_bytes
 
 console = Console(stderr=True, highlight=False)
 
@@ -40,7 +40,7 @@ class Log:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
         _drop_after(metrics, step)
-        self._file = open(metrics, "a", buffering=1)  # noqa: SIM115 (closed by close)
+        self._file = open_own(metrics, "a")
         self._board = SummaryWriter(str(tensorboard), purge_step=step + 1)
         self._last: dict[str, float] = {}
         self._writing = True
@@ -112,7 +112,7 @@ def _drop_after(metrics: Path, step: int) -> None:
     """Drop lines of later steps, and a last line that a crash cut off."""
     if not metrics.is_file():
         return
-    lines, kept = metrics.read_text(errors="replace").splitlines(), []
+    lines, kept = read_bytes(metrics).decode(errors="replace").splitlines(), []
     for line in lines:
         try:
             if json.loads(line)["step"] <= step:

@@ -1,6 +1,7 @@
 """What every stage shares: the form of a result, and of the stage as a command knows it."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 from selfsup.config import Data, restore
 from selfsup.folder import RunFolder
+from selfsup.untrusted import plain_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ def read(folder: RunFolder, stage: str) -> list[Result]:
         return [_result(item) for item in content["results"]]
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{folder.path}/results/{stage}.json holds no results ({error!r}); delete it and evaluate again"
+            f"{folder.path}/results/{stage}.json holds no results ({error}); delete it and evaluate again"
         ) from error
 
 
@@ -98,8 +100,9 @@ def _result(item: dict[str, Any]) -> Result:
     parts = (result.figures, result.protocol, result.about)
     if not isinstance(result.stage, str) or not all(isinstance(part, dict) for part in parts):
         raise TypeError("its parts are of the wrong types")
-    if not all(isinstance(value, int | float) for value in result.figures.values()):
-        raise TypeError("a figure is no number")
+    for name, value in result.figures.items():
+        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+            raise TypeError(f"the figure {plain_name(name, 80)} is {plain_name(value, 80)}, not a finite number")
     return result
 
 

@@ -28,6 +28,7 @@ from selfsup.stages.clustering_figures import (
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer, load_encoder
 from selfsup.trainer import stage_device
+from selfsup.untrusted import as_cell
 
 PROTOCOLS = ("kmeans", "dbscan")
 _CELLS = 2**24  # products of a tile of images with all images
@@ -266,7 +267,9 @@ def _write(path: Path, source: Source, images: Features, clusters: Tensor) -> Pa
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("path", "label", "cluster"))
     columns = (images.indices.tolist(), images.labels.tolist(), clusters.tolist())
-    rows.writerows((source.name(index), label, cluster) for index, label, cluster in zip(*columns, strict=True))
+    rows.writerows(
+        (as_cell(source.name(index)), label, cluster) for index, label, cluster in zip(*columns, strict=True)
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_atomically(path, text.getvalue().encode())
     return path

@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import re
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from rich.text import Text
 from selfsup import checkpoint
 from selfsup.monitor.log import console, message
 from selfsup.stages.comparison import Column, Table, compare, described, mean_and_deviation
-from selfsup.untrusted import plain
+from selfsup.untrusted import as_cell, plain, plain_name
 
 _PANELS = 3  # in a line of the plot
+_LONGEST = 10_000  # characters of a cell or a protocol in a file
 _LETTER = 0.075  # inches that a letter of a run's name takes, generously
 
 
@@ -94,24 +96,33 @@ def as_csv(table: Table) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     full = [f"{column.name} [{described(column.protocol, list(column.protocol))}]" for column in table.columns]
-    writer.writerow(["run", *(f"{name}{what}" for name in full for what in ("", " sd", " n"))])
+    writer.writerow(["run", *(as_cell(f"{name}{what}") for name in full for what in ("", " sd", " n"))])
     for row in table.rows:
         summaries = [[*mean_and_deviation(values), len(values)] if values else ["", "", 0] for values in row.cells]
-        writer.writerow([row.name, *(item for summary in summaries for item in summary)])
+        writer.writerow([as_cell(row.name), *(item for summary in summaries for item in summary)])
     return text.getvalue().encode()
 
 
 def as_markdown(table: Table) -> bytes:
     """The table with its legend."""
-    heading, *rows = ([text.replace("|", "\\|") for text in line] for line in _lines(table))
+    heading, *rows = ([_in_markdown(text) for text in line] for line in _lines(table))
     ruler = ["---", *("---:" for _ in table.columns)]
     lines = [f"| {' | '.join(line)} |" for line in (heading, ruler, *rows)]
-    return "\n".join([*lines, "", *(f"- {line}" for line in legend(table)), ""]).encode()
+    return "\n".join([*lines, "", *(f"- {_in_markdown(line)}" for line in legend(table)), ""]).encode()
+
+
+def _in_markdown(text: str) -> str:
+    """Words that are neither HTML, nor a link, nor the end of a cell."""
+    return re.sub(r"([\\\\`*\[\]|])", r"\\\1", html.escape(plain_name(text, _LONGEST), quote=False))
+
+
+def _in_html(text: str) -> str:
+    return html.escape(plain_name(text, _LONGEST))
 
 
 def as_html(table: Table) -> bytes:
     """A page of its own: the table, its legend, and the plot where there is something to plot."""
-    heading, *rows = ([html.escape(text) for text in line] for line in _lines(table))
+    heading, *rows = ([_in_html(text) for text in line] for line in _lines(table))
     parts = [
         "<!DOCTYPE html>\n<meta charset='utf-8'><title>selfsup compare</title>",
         "<style>body{font-family:sans-serif}td,th{padding:.2em .8em;text-align:right}"
@@ -119,7 +130,7 @@ def as_html(table: Table) -> bytes:
         "<table><tr>" + "".join(f"<th>{text}</th>" for text in heading) + "</tr>",
         *("<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>" for row in rows),
         "</table>",
-        "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in legend(table)) + "</ul>",
+        "<ul>" + "".join(f"<li>{_in_html(line)}</li>" for line in legend(table)) + "</ul>",
     ]
     if _plotted(table):
         drawing = plot(table, "svg").decode()
@@ -163,7 +174,11 @@ def plot(table: Table, form: str) -> bytes:
 
 def _panel(axes: Axes, table: Table, number: int) -> None:
     column = table.columns[number]
-    axes.set_title("\n".join([column.name, *textwrap.wrap(column.differing, 50)]), fontsize=9, parse_math=False)
+    axes.set_title(
+        "\n".join([plain_name(column.name), *textwrap.wrap(plain_name(column.differing), 50)]),
+        fontsize=9,
+        parse_math=False,
+    )
     for place, row in enumerate(table.rows):
         values = row.cells[number]
         if len(values) > 1:
@@ -171,7 +186,7 @@ def _panel(axes: Axes, table: Table, number: int) -> None:
         if values:
             mean, deviation = mean_and_deviation(values)
             axes.errorbar(mean, place, xerr=deviation, fmt="o", color="C0", markersize=5, capsize=3)
-    axes.set_yticks(range(len(table.rows)), [row.name for row in table.rows], fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(table.rows)), [plain_name(row.name) for row in table.rows], fontsize=8, parse_math=False)
     axes.set_ylim(len(table.rows) - 0.5, -0.5)  # the first run on top
     axes.tick_params(axis="x", labelsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(4))

@@ -19,7 +19,7 @@ from selfsup.models.heads import Classifier, HeadConfig
 from selfsup.models.resnet import ResNet
 from selfsup.parts import assembled
 from selfsup.sealed import seal, unseal
-from selfsup.untrusted import plain_name
+from selfsup.untrusted import plain_name, require_room
 
 SCHEMA = 1
 _ABOUT = ("schema", "encoder", "feed", "sha256", "made_by", "head")  # entries of encoder.json
@@ -175,7 +175,9 @@ def load_encoder(path: Path) -> Exported:
 
 
 def _check_digest(path: Path, recorded: str) -> None:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    require_room(path)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != recorded:
         raise ValueError(
             f"{path} is damaged or belongs to another .json: SHA-256 {digest[:12]} is not the recorded one"
@@ -201,7 +203,7 @@ def _filled(build: Callable[[], Built], path: Path) -> Built:
     try:
         with torch.device("meta"):
             wanted = {name: tensor.shape for name, tensor in build().state_dict().items()}
-    except (RuntimeError, OverflowError) as error:  # more than there are numbers for, or no network at all
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:  # numbers too large, or no network at all
         raise ValueError(f"the settings beside {path} describe no network that can be built: {error}") from error
     found = {name: tensor.shape for name, tensor in tensors.items()}
     other = [name for name in sorted(wanted.keys() | found.keys()) if wanted.get(name) != found.get(name)]

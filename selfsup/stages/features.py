@@ -23,6 +23,7 @@ from selfsup.stages.embed import Reading, encoded
 from selfsup.stages.encoder import Layer, load_encoder
 from selfsup.stages.partial import Partial
 from selfsup.trainer import stage_device
+from selfsup.untrusted import as_cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +209,10 @@ def _as_csv(columns: dict[str, list[Any]]) -> bytes:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)
-    table.writerows(zip(*columns.values(), strict=True))
+    table.writerows(
+        [as_cell(item) if isinstance(item, str) else item for item in row]
+        for row in zip(*columns.values(), strict=True)
+    )
     return text.getvalue().encode("utf-8", "surrogateescape")  # names that are no UTF-8 stay as they are on the disk
 
 

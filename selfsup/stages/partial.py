@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from selfsup import checkpoint
 from selfsup.monitor.log import message
-from selfsup.untrusted import read_json
+from selfsup.untrusted import open_own, read_json
 
 _ROW_GROUP = 8192  # rows of a Parquet file that are in memory at once
 
@@ -72,7 +73,7 @@ class Partial:
         """
         done = self.done
         try:
-            with open(self.path, "r+b" if done.rows else "wb") as file:
+            with open_own(self.path, "r+b" if done.rows else "wb") as file:
                 file.truncate(self.offset(done))
                 file.seek(self.offset(done))
                 if len(features) and not done.rows:
@@ -99,7 +100,7 @@ class Partial:
 
     def become_array(self, path: Path, index: bytes) -> None:
         """End as the file `path`, with `index` in its .csv: where the array is, the index is the one of it."""
-        with open(self.path, "r+b") as file:
+        with open_own(self.path, "r+b") as file:
             file.write(_header(self.done))  # now with the number of rows
             file.flush()
             os.fsync(file.fileno())
@@ -114,7 +115,7 @@ class Partial:
         from pyarrow.parquet import ParquetWriter
 
         features = self.features()
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         kinds = {"row": pa.int64(), "path": pa.string(), "label": pa.int64(), "part": pa.string()}
         schema = pa.schema({**kinds, "features": pa.list_(pa.float32(), self.done.dimension)})
         with ParquetWriter(temporary, schema) as writer:

@@ -1,10 +1,12 @@
 """Figures that cannot be written end no run."""
 
 from pathlib import Path
+from typing import IO
 
 import pytest
 from tiny import tiny_run
 
+import selfsup.monitor.log as log_module
 from selfsup.monitor.log import Log
 from selfsup.pretrain import pretrain
 
@@ -12,9 +14,16 @@ FULL = Path("/dev/full")  # a disk without room
 needs_full = pytest.mark.skipif(not FULL.is_char_device(), reason="this system has no /dev/full")
 
 
+def opened_full(path: Path, mode: str) -> IO[str]:
+    return open(FULL, "a", buffering=1)
+
+
 @needs_full
-def test_a_full_disk_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = Log(FULL, tmp_path, 0, 10)
+def test_a_full_disk_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "open_own", opened_full)
+    log = Log(tmp_path / "metrics.jsonl", tmp_path, 0, 10)
     for step in (1, 2, 3):
         log.scalars(step, {"loss": 0.5})
         log.advance(step)
@@ -26,11 +35,9 @@ def test_a_full_disk_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @needs_full
-def test_a_run_whose_figures_cannot_be_written_ends_well(tmp_path: Path) -> None:
+def test_a_run_whose_figures_cannot_be_written_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tiny_run(tmp_path / "run", epochs=1)
     pretrain(tiny_run(tmp_path / "run", epochs=1, max_steps=2))
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    metrics.unlink()
-    metrics.symlink_to(FULL)
+    monkeypatch.setattr(log_module, "open_own", opened_full)
     assert pretrain(run)["reason"] == "finished"
     assert (tmp_path / "run" / "encoder.safetensors").is_file()
