@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
 
 from selfsup.stages import logistic
 from selfsup.stages.embed import Features
@@ -40,9 +39,12 @@ def plain(classes: int) -> Logistic:
 
 @pytest.mark.parametrize("l2", [0.01, 0.3])
 def test_it_reaches_scikit_learns_minimum(l2: float) -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model")
     known = features(300, 0)
     ours = fit_logistic(known.features, known.labels, plain(4), l2, iterations=500)
-    theirs = LogisticRegression(C=1 / (l2 * 300), tol=1e-8, max_iter=5000).fit(known.features, known.labels)
+    theirs = linear_model.LogisticRegression(C=1 / (l2 * 300), tol=1e-8, max_iter=5000).fit(
+        known.features, known.labels
+    )
 
     def loss(weight: torch.Tensor, bias: torch.Tensor) -> float:
         logits = known.features.double() @ weight.double().T + bias.double()
@@ -68,9 +70,10 @@ SETS = {
 @pytest.mark.parametrize("name", SETS)
 def test_as_good_as_scikit_learn_at_its_best_l2(name: str) -> None:
     """scikit-learn's l2 is chosen on the test images themselves, which ours never sees."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
     known, asked = SETS[name]
     x, judged = standardised(known, asked)
-    model = LogisticRegression(max_iter=1000, tol=1e-3, warm_start=True)
+    model = linear_model.LogisticRegression(max_iter=1000, tol=1e-3, warm_start=True)
     best = 0.0
     for weight in torch.logspace(1, -4, 16).tolist():  # three a decade
         model.set_params(C=1 / (weight * len(x)))
