@@ -10,7 +10,7 @@ from gpu.asked import Asked
 from gpu.images import as_array, found_cifar10
 
 from selfsup.config import Data, load_recipe
-from selfsup.data.sources import open_training
+from selfsup.data.joined import open_training
 from selfsup.pretrain import Run, pretrain
 from selfsup.schedules import Horizon
 from selfsup.trainer import device_for

@@ -3,6 +3,7 @@
 import configparser
 import re
 from collections.abc import Iterable
+from functools import cache
 from importlib import metadata
 
 from checkout import ROOT
@@ -36,18 +37,17 @@ def brought(names: Iterable[str]) -> set[str]:
         if name in reached:
             continue
         reached.add(name)
-        for line in _requires(name):
-            one = Requirement(line)
-            if one.marker is None or one.marker.evaluate({"extra": ""}):
-                waiting.append(canonicalize_name(one.name))
+        waiting += [canonicalize_name(one.name) for one in _requires(name)]
     return reached
 
 
-def _requires(name: str) -> list[str]:
+@cache
+def _requires(name: str) -> list[Requirement]:
     try:
-        return metadata.requires(name) or []
+        found = [Requirement(line) for line in metadata.requires(name) or []]
     except metadata.PackageNotFoundError:
         return []
+    return [one for one in found if one.marker is None or one.marker.evaluate({"extra": ""})]
 
 
 def needed(there: Iterable[str] = ()) -> list[str]:
@@ -79,10 +79,11 @@ def table(there: str) -> str:
         there: text with names of packages between spaces or commas, such as the output of `pip list`.
     """
     asked = declared()
+    bring = {other: brought([other]) for other in asked}
     lines = []
     for name in needed(re.findall(r"[A-Za-z0-9][A-Za-z0-9._-]*", there)):
         version = _version(name)
-        users = sorted(other for other in asked if other != name and name in brought([other]))
+        users = sorted(other for other in asked if other != name and name in bring[other])
         why = str(asked[name]) if name in asked else f"for {', '.join(users)}"
         lines.append(f"{name:28} {version or 'not here, nor is known what it needs':38} {why}")
     return "\n".join(lines)

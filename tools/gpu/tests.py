@@ -53,17 +53,21 @@ def files_with_gpu_tests() -> list[str]:
 def check_tests(asked: Asked) -> bool:
     """The tests marked `gpu`, all of them whatever fails; their traces are in <out>/tests.txt."""
     alone = not torch.cuda.is_available()
-    chosen = [ANYWHERE] if alone else ["-m", "gpu", *files_with_gpu_tests()]
     teller = Teller(replace(asked, stream=os.dup(1), out=asked.out.resolve()))
     os.chdir(ROOT)
     # What else is installed for pytest is not ours, and its warnings would be errors here.
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    words = ["-o", "addopts=", "--strict-markers", "-q", "-p", "no:cacheprovider", *chosen]
     with open(teller.asked.out / "tests.txt", "wb") as file:
         os.dup2(file.fileno(), 1)  # of what pytest and the tests say; this process does nothing else
-    code = pytest.main(words, plugins=[teller])
+    code = told(teller, [ANYWHERE] if alone else ["-m", "gpu", *files_with_gpu_tests()])
     well = code == pytest.ExitCode.OK and teller.passed > 0
     left_out = "no GPU: the tests marked gpu are left out" if alone else ""
     counts = {"passed": teller.passed, "failures": teller.failed, "skipped": dict(teller.skipped)}
     teller.asked.tell(ok=well, **counts, left_out=left_out)
     return well
+
+
+def told(teller: Teller, words: list[str]) -> int:
+    """The exit code of pytest with these words, which tells all that fails and stops at none of it."""
+    ways = ["--continue-on-collection-errors", "--strict-markers", "-q", "-p", "no:cacheprovider", "-o", "addopts="]
+    return int(pytest.main([*ways, *words], plugins=[teller]))
