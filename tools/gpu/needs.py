@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 GIVEN = ("torch", "accelerate")
+SERVED = ("faiss-gpu", "faiss-cpu")  # torch finds the same neighbours
 STYLE = ("ruff", "mypy", "pytest-xdist")  # extras for those who change the code
 
 
@@ -57,7 +58,7 @@ def needed(there: Iterable[str] = ()) -> list[str]:
         there: packages that the machine has, beside torch, accelerate and what these bring.
     """
     given = brought(GIVEN) | {canonicalize_name(name) for name in there}
-    return sorted(brought(declared()) - given)
+    return sorted(brought(name for name in declared() if name not in SERVED) - given)
 
 
 def absent() -> list[str]:

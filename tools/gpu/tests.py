@@ -69,5 +69,5 @@ def check_tests(asked: Asked) -> bool:
 
 def told(teller: Teller, words: list[str]) -> int:
     """The exit code of pytest with these words, which tells all that fails and stops at none of it."""
-    ways = ["--continue-on-collection-errors", "--strict-markers", "-q", "-p", "no:cacheprovider", "-o", "addopts="]
+    ways = ["--continue-on-collection-errors", "--strict-markers", "-v", "-p", "no:cacheprovider", "-o", "addopts="]
     return int(pytest.main([*ways, *words], plugins=[teller]))
