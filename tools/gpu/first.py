@@ -51,12 +51,13 @@ def tell_device(asked: Asked) -> bool:
         properties = torch.cuda.get_device_properties(device)
         facts |= {
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
             "capability": f"{properties.major}.{properties.minor}",
             "memory_gb": round(properties.total_memory / 1e9, 1),
             "bf16": torch.cuda.is_bf16_supported(),
         }
     asked.tell(**facts)
+    if device.type == "cuda":
+        asked.tell(cudnn=torch.backends.cudnn.version())  # refuses where another cuDNN is in the way
     return True
 
 
