@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfsup.packages import missing
 from selfsup.untrusted import plain
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ def main() -> None:
     except KeyboardInterrupt:
         print("selfsup: interrupted", file=sys.stderr)
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        sentence = missing(error, "this command")
+        if sentence is None or os.environ.get("SELFSUP_TRACEBACK"):
+            raise
+        print(f"selfsup: {sentence}", file=sys.stderr)
+        sys.exit(2)
     except (ValueError, OSError) as error:
         named = isinstance(error, OSError) and error.filename is not None  # a full disk, a folder without permission
         if not (meant_for_user(error) or named) or os.environ.get("SELFSUP_TRACEBACK"):

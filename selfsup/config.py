@@ -9,12 +9,10 @@ import ast
 import contextlib
 import dataclasses
 import difflib
-import importlib
 import io
 import json
 import math
 import os
-import pkgutil
 import runpy
 import types
 import typing
@@ -22,8 +20,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import tyro
-
+from selfsup.packages import optional
 from selfsup.untrusted import plain_name
 
 Config = TypeVar("Config")
@@ -40,8 +37,22 @@ def nearest(name: str, known: list[str]) -> str:
 
 def recipe_names() -> list[str]:
     """Names of the shipped recipes."""
-    package = importlib.import_module("selfsup.recipes")
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(path.stem for path in recipes_folder().glob("*.py") if path.stem != "__init__")
+
+
+def recipes_folder() -> Path:
+    """Where the shipped recipes are: inside an installed package, beside the package in a checkout.
+
+    Looked for from this file on, never by name: an installation elsewhere on this machine has recipes of its own.
+
+    Raises:
+        ValueError: they are in neither place.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "recipes", package.parent / "recipes"):
+        if (folder / "__init__.py").is_file():
+            return folder
+    raise ValueError(f"the recipes are neither in {package} nor beside it; install selfsup again")
 
 
 def load_recipe(name_or_path: str) -> Any:
@@ -51,31 +62,31 @@ def load_recipe(name_or_path: str) -> Any:
         ValueError: there is no such recipe or file, or the file defines no `recipe`.
     """
     if name_or_path.endswith(".py") or os.sep in name_or_path:
-        path = Path(name_or_path)
-        if not path.is_file():
-            raise ValueError(f"there is no recipe file {path}")
-        try:
-            namespace = runpy.run_path(str(path))
-        except SyntaxError as error:
-            raise ValueError(f"recipe {path} is not valid Python: {error.msg}, line {error.lineno}") from error
-        if not is_dataclass(namespace.get("recipe")):
-            raise ValueError(
-                f"recipe {path} must define `recipe = Run(...)`; see the shipped ones with: selfsup recipes"
-            )
-        return namespace["recipe"]
+        return _recipe_in(Path(name_or_path))
     known = recipe_names()
     if name_or_path not in known:
         raise ValueError(
             f"there is no recipe {name_or_path!r}{nearest(name_or_path, known)}\n"
             f"shipped: {', '.join(known)}; or give the path of a .py file"
         )
-    return importlib.import_module(f"selfsup.recipes.{name_or_path}").recipe
+    return _recipe_in(recipes_folder() / f"{name_or_path}.py")
+
+
+def _recipe_in(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"there is no recipe file {path}")
+    try:
+        namespace = runpy.run_path(str(path))
+    except SyntaxError as error:
+        raise ValueError(f"recipe {path} is not valid Python: {error.msg}, line {error.lineno}") from error
+    if not is_dataclass(namespace.get("recipe")):
+        raise ValueError(f"recipe {path} must define `recipe = Run(...)`; see the shipped ones with: selfsup recipes")
+    return namespace["recipe"]
 
 
 def recipe_summary(name: str) -> str:
     """First line of a shipped recipe's docstring, read without running the recipe."""
-    package = importlib.import_module("selfsup.recipes")
-    source = (Path(package.__path__[0]) / f"{name}.py").read_text()
+    source = (recipes_folder() / f"{name}.py").read_text()
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
@@ -131,8 +142,10 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
         command: how the command is called, for messages.
 
     Raises:
-        ValueError: an unknown flag (with the nearest known one), a missing or a wrong value.
+        ValueError: an unknown flag (with the nearest known one), a missing or a wrong value; or tyro is missing.
     """
+    if not flags:
+        return default
     known = flag_names(default)
     for flag in flags:
         name = flag.split("=")[0]
@@ -140,10 +153,11 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
             raise ValueError(
                 f"unknown flag {name}{nearest(name.replace('_', '-'), known)}\nall flags: {command} --help"
             )
+    tyro = optional("tyro", "a command line with flags")
     text = io.StringIO()
     try:
         with contextlib.redirect_stderr(text):
-            parsed = tyro.cli(
+            parsed: Config = tyro.cli(
                 type(default), default=default, args=flags, prog=command, config=(tyro.conf.AvoidSubcommands,)
             )
         require_finite(parsed)

@@ -203,7 +203,7 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return "checkout" if package == "selfsup" else "not installed"
 
 
 def device_name(device: torch.device) -> str:

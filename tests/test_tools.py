@@ -33,12 +33,3 @@ def test_quickstart_names_a_missing_folder(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "there is no folder" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_the_gpu_check_runs_on_a_cpu() -> None:
-    done = run("gpu_check.py", "--small")
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0, done.stderr
-    assert {line["check"] for line in lines} == {"environment", "tests", "augmentation", "step", "learning", "end"}
-    assert lines[-1]["ok"]
-    assert any("knn_top1" in line for line in lines if line["check"] == "learning")

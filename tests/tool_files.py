@@ -16,6 +16,7 @@ def load_tool(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     before = list(sys.path)  # a tool adds to it
+    sys.path.insert(0, str(TOOLS))  # as where it is started
     spec.loader.exec_module(module)
     sys.path[:] = before
     return module

@@ -13,6 +13,10 @@ import statistics
 import time
 from collections.abc import Callable
 
+import checkout
+
+checkout.use()
+
 import kornia
 import kornia.augmentation as K
 import numpy as np

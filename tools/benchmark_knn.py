@@ -13,14 +13,14 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import torch
-import torch.nn.functional as F
+import checkout
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+checkout.use()
 
 import faiss
+import torch
+import torch.nn.functional as F
 
 from selfsup.cluster.neighbours import Backend
 from selfsup.stages.embed import Features

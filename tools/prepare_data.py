@@ -20,9 +20,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import checkout
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+checkout.use()
+
+import numpy as np
 
 from selfsup.data.arrays import write_npz
 from selfsup.data.cifar import CIFAR10_SHA256, cifar_digest, read_cifar10_packs

@@ -8,6 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import checkout
+
+checkout.use()
+
 import torch
 from rich.console import Console
 from rich.table import Table

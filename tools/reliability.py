@@ -21,10 +21,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # its small worlds serve here too
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "contracts"))
+import checkout
+
+checkout.use("tests", "tests/contracts")  # whose small worlds serve here too
 
 import torch
 from jobs import Job, work_off

@@ -21,13 +21,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import checkout
+
+checkout.use("tests")
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
 from processes import run_processes
 
 from selfsup import distributed

@@ -20,13 +20,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import checkout
+
+checkout.use()
+
 import torch
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from jobs import Job, work_off
+from torch import nn
 from verified import ONCE, START, Figures, table, unmet
 
 from selfsup.config import Data, dump, load_recipe, result_relevant

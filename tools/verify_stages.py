@@ -23,12 +23,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import checkout
+
+checkout.use()
+
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from jobs import Job, work_off
 from worth import Figures, table, unmet
 

@@ -7,13 +7,23 @@ kornia's crop has no antialiasing, so the box is cut out and resized by torch it
 """
 
 import math
+from typing import Any
 
-import kornia
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from selfsup.augment.parameters import Parameters, View
+from selfsup.packages import optional
+
+
+def library() -> Any:
+    """kornia itself, which nothing else needs.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    return optional("kornia", 'augment.backend "kornia" (the backend "fused" makes the same views)')
 
 
 def kornia_view(view: View, images: Tensor, parameters: Parameters, cropped: bool) -> Tensor:
@@ -28,6 +38,7 @@ def kornia_view(view: View, images: Tensor, parameters: Parameters, cropped: boo
     Returns:
         (B, 3, S, T) float32, normalised.
     """
+    kornia = library()
     mean, std = (torch.tensor(values, device=images.device) for values in (view.mean, view.std))
     results = []
     for number, image in enumerate(images):
@@ -57,7 +68,7 @@ def _geometry(view: View, image: Tensor, sample: Parameters, cropped: bool) -> T
         top, left, height, width = sample.boxes.tolist()
         box = image[:, :, top : top + height, left : left + width]
         image = F.interpolate(box, view.shape, mode=view.interpolation, antialias=True).clamp(0, 1)
-    image = kornia.geometry.hflip(image) if sample.flip else image
+    image = library().geometry.hflip(image) if sample.flip else image
     if view.crop == "shifted":
         down, right = sample.shift.tolist()
         image = F.pad(image, (right, -right, down, -down))  # negative: cut there
@@ -65,16 +76,19 @@ def _geometry(view: View, image: Tensor, sample: Parameters, cropped: bool) -> T
 
 
 def _gray(image: Tensor) -> Tensor:
-    return kornia.color.grayscale_to_rgb(kornia.color.rgb_to_grayscale(image))
+    color = library().color
+    gray: Tensor = color.grayscale_to_rgb(color.rgb_to_grayscale(image))
+    return gray
 
 
 def _jitter(image: Tensor, factors: Tensor, order: list[int]) -> Tensor:
+    enhance = library().enhance
     brightness, contrast, saturation, hue = factors
     operations = (
-        lambda x: kornia.enhance.adjust_brightness_accumulative(x, brightness),
-        lambda x: kornia.enhance.adjust_contrast_with_mean_subtraction(x, contrast),
-        lambda x: kornia.enhance.adjust_saturation_with_gray_subtraction(x, saturation),
-        lambda x: kornia.enhance.adjust_hue(x, 2 * math.pi * hue),
+        lambda x: enhance.adjust_brightness_accumulative(x, brightness),
+        lambda x: enhance.adjust_contrast_with_mean_subtraction(x, contrast),
+        lambda x: enhance.adjust_saturation_with_gray_subtraction(x, saturation),
+        lambda x: enhance.adjust_hue(x, 2 * math.pi * hue),
     )
     for operation in order:
         image = operations[operation](image)

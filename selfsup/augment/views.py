@@ -22,7 +22,7 @@ from selfsup.augment.geometry import (
     shift_planes,
     to_planes,
 )
-from selfsup.augment.kornia_reference import kornia_view
+from selfsup.augment.kornia_reference import kornia_view, library
 from selfsup.augment.parameters import Parameters, Size, View, draw, height_and_width
 from selfsup.data.batch import Batch
 from selfsup.randomness import counter
@@ -48,9 +48,14 @@ class Views:
     """The views of a batch: a pure function of (seed, epoch, index, view), without parameters or gradient.
 
     Where an image comes several times in an epoch, how often it has come before counts too: see `randomness.counter`.
+
+    Raises:
+        ValueError: the backend is kornia, and kornia is not installed.
     """
 
     def __init__(self, augment: Augment, seed: int):
+        if augment.backend == "kornia":
+            library()
         self.augment = augment
         self.seed = seed
 

@@ -143,8 +143,14 @@ def _unpickle(content: bytes) -> dict[str, Any]:
     return {key.decode() if isinstance(key, bytes) else key: value for key, value in fields.items()}
 
 
-def read_cifar10_packs(folder: Path) -> Arrays:
+PACKS = ("cifar10_a.zip", "cifar10_b.zip")
+
+
+def read_cifar10_packs(*folders: Path) -> Arrays:
     """CIFAR-10 from `cifar10_a.zip` and `cifar10_b.zip`: lossless mosaics of 50 x 50 images, and labels.
+
+    Args:
+        folders: one or several, between which the packs may be divided.
 
     Returns:
         x_train (50000, 32, 32, 3), y_train (50000,), x_test (10000, 32, 32, 3), y_test (10000,), all uint8, in the
@@ -155,9 +161,11 @@ def read_cifar10_packs(folder: Path) -> Arrays:
     """
     images: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     labels: dict[str, list[np.ndarray]] = {"train": [], "test": []}
-    for path in (folder / "cifar10_a.zip", folder / "cifar10_b.zip"):
-        if not path.is_file():
-            raise ValueError(f"{path} is missing; CIFAR-10 needs cifar10_a.zip and cifar10_b.zip side by side")
+    named = ", ".join(map(str, folders))
+    for wanted in PACKS:
+        path = next((folder / wanted for folder in folders if (folder / wanted).is_file()), None)
+        if path is None:
+            raise ValueError(f"{wanted} is missing in {named}; CIFAR-10 needs both {' and '.join(PACKS)}")
         with zipfile.ZipFile(path) as pack:
             classes = np.array(json.loads(pack.read("classes.json")))
             for name in sorted(pack.namelist()):  # the names carry the number of the first image
@@ -171,7 +179,7 @@ def read_cifar10_packs(folder: Path) -> Arrays:
     for split, count in CIFAR10_COUNTS.items():
         if not len(arrays[f"x_{split}"]) == len(arrays[f"y_{split}"]) == count:
             raise ValueError(
-                f"{folder}: the CIFAR-10 packs hold {len(arrays[f'x_{split}'])} {split} images, wanted {count}; "
+                f"{named}: the CIFAR-10 packs hold {len(arrays[f'x_{split}'])} {split} images, wanted {count}; "
                 "fetch them again"
             )
     return arrays | {"classes": classes}

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torchvision.datasets import CIFAR10
 
 from selfsup.data import cifar
 from selfsup.data.arrays import write_npz
@@ -92,6 +91,8 @@ def _keep(arrays: Arrays, target: Path, message: str, report: Report) -> Path:
 
 def _fetch_archive(report: Report) -> Arrays:
     """The archive of pickled batches, at the address and with the MD5 that torchvision knows."""
+    from torchvision.datasets import CIFAR10  # only here, so that training needs no torchvision
+
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "cifar10.tar.gz"
         _download(CIFAR10.url, archive, report)

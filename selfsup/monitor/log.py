@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from selfsup.checkpoint import write_atomically
+from selfsup.packages import missing
 from selfsup.untrusted import open_own, plain, read_bytes
 
 console = Console(stderr=True, highlight=False)
@@ -37,11 +38,9 @@ class Log:
     """
 
     def __init__(self, metrics: Path, tensorboard: Path, step: int, total: int):
-        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
-
         _drop_after(metrics, step)
         self._file = open_own(metrics, "a")
-        self._board = SummaryWriter(str(tensorboard), purge_step=step + 1)
+        self._board = _board(tensorboard, step)
         self._last: dict[str, float] = {}
         self._writing = True
         self._progress = Progress(
@@ -63,13 +62,13 @@ class Log:
         with self._unless_it_fails() as writing:
             if writing:
                 self._file.write(json.dumps({"step": step, "time": round(time.time(), 3)} | _finite(values)) + "\n")
-                for name, value in values.items():
+                for name, value in values.items() if self._board else ():
                     self._board.add_scalar(name, value, step)
 
     def images(self, name: str, step: int, grid: Tensor) -> None:
         """Log a picture: (3, H, W) in [0, 1]."""
         with self._unless_it_fails() as writing:
-            if writing:
+            if writing and self._board:
                 self._board.add_image(name, grid, step)
 
     @contextlib.contextmanager
@@ -99,9 +98,22 @@ class Log:
     def close(self) -> None:
         self._progress.stop()
         with self._unless_it_fails():
-            self._board.close()
+            if self._board:
+                self._board.close()
         with self._unless_it_fails():
             self._file.close()
+
+
+def _board(folder: Path, step: int) -> Any:
+    """The writer of event files; None, which is said, where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+    except ModuleNotFoundError as error:
+        if (sentence := missing(error, "a picture of the run in TensorBoard")) is None:
+            raise
+        message(f"{sentence}\nthe figures are in metrics.jsonl all the same")
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def _finite(values: dict[str, float]) -> dict[str, Any]:

@@ -196,6 +196,7 @@ def test_erased_boxes_equal_a_naive_loop(view: View) -> None:
 
 
 def test_a_size_is_a_side_or_height_and_width_for_flags_and_files() -> None:
+    pytest.importorskip("tyro")
     square = parse(simclr_cifar(), ["--views.0.size", "24"], "test")
     assert [view.size for view in square.views] == [24, 32]
     assert square.views[0].shape == (24, 24)

@@ -41,6 +41,7 @@ def largest_gap(ours: list[Tensor], theirs: list[Tensor], augment: Augment) -> f
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_fused_equals_kornia(name: str) -> None:
+    pytest.importorskip("kornia")
     augment = PRESETS[name]()
     height, width = (min(extent, 48) for extent in augment.views[0].shape)
     size = (48, 30) if name == "reid" else (height, width)
@@ -118,8 +119,13 @@ def test_a_squeezed_batch_gives_nearly_the_same_views() -> None:
     augment = Augment(views=(View(size=32), View(size=24, interpolation="bicubic")))
     for direct, canvas in zip(Views(augment, 0)(batch, 0, CPU), Views(augment, 0)(squeezed, 0, CPU), strict=True):
         assert (direct - canvas).abs().mean() < 0.01
+
+
+def test_kornia_takes_no_squeezed_batch() -> None:
+    pytest.importorskip("kornia")
+    squeezed = batch_of(4, 32, 32)._replace(sizes=torch.tensor([[60, 72]] * 4))
     with pytest.raises(ValueError, match="kornia backend"):
-        Views(replace(augment, backend="kornia"), 0)(squeezed, 0, CPU)
+        Views(Augment(backend="kornia"), 0)(squeezed, 0, CPU)
 
 
 @pytest.mark.parametrize("size", [(96, 48), (130, 140)])  # in chunks, and one by one

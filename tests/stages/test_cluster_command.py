@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import DBSCAN as ReferenceDBSCAN
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from test_embed_command import exported
 from torch import Tensor
 
@@ -54,12 +52,13 @@ PAIRS = {
 
 @pytest.mark.parametrize("case", PAIRS)
 def test_figures_are_scikit_learns(case: str) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
     labels, clusters = PAIRS[case]()
     table = contingency(labels, clusters)
     assert normalised_mutual_information(table) == pytest.approx(
-        normalized_mutual_info_score(labels, clusters), abs=1e-9
+        metrics.normalized_mutual_info_score(labels, clusters), abs=1e-9
     )
-    assert adjusted_rand_index(table) == pytest.approx(adjusted_rand_score(labels, clusters), abs=1e-12)
+    assert adjusted_rand_index(table) == pytest.approx(metrics.adjusted_rand_score(labels, clusters), abs=1e-12)
 
 
 def test_purity_is_the_share_of_each_clusters_commonest_class() -> None:
@@ -70,13 +69,14 @@ def test_purity_is_the_share_of_each_clusters_commonest_class() -> None:
 
 
 def test_noise_images_are_clusters_of_their_own() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
     labels, clusters = drawn(120, 4, 0), drawn(120, 5, 1)
     noise = torch.arange(120) % 3 == 0
     clusters[noise] = -1
     figures = cluster_figures(labels, clusters)
     alone = torch.where(noise, 1000 + torch.arange(120), clusters)
-    assert figures["nmi"] == pytest.approx(normalized_mutual_info_score(labels, alone), abs=1e-9)
-    assert figures["ari"] == pytest.approx(adjusted_rand_score(labels, alone), abs=1e-12)
+    assert figures["nmi"] == pytest.approx(metrics.normalized_mutual_info_score(labels, alone), abs=1e-9)
+    assert figures["ari"] == pytest.approx(metrics.adjusted_rand_score(labels, alone), abs=1e-12)
     assert figures["purity"] == purity(contingency(labels[~noise], clusters[~noise]))
     assert figures["clusters"] == len(clusters[~noise].unique())
     assert "purity" not in cluster_figures(labels, torch.full((120,), -1))
@@ -102,10 +102,11 @@ def bunches(count: int, groups: int, spread: float, seed: int = 0) -> tuple[Tens
 
 @pytest.mark.parametrize(("eps", "min_samples"), [(0.05, 3), (0.2, 5), (0.6, 8), (1.2, 4)])
 def test_density_clusters_are_scikit_learns(eps: float, min_samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = pytest.importorskip("sklearn.cluster")
     monkeypatch.setattr(cluster, "_CELLS", 1000)  # several tiles
     features, _ = bunches(150, 6, 0.12)
     features = torch.cat([features, features[:5]])  # and equal images
-    reference = ReferenceDBSCAN(eps=eps, min_samples=min_samples, metric="cosine").fit(features.double().numpy())
+    reference = others.DBSCAN(eps=eps, min_samples=min_samples, metric="cosine").fit(features.double().numpy())
     assert dbscan(cosine_graph(features, eps), eps, min_samples).tolist() == reference.labels_.tolist()
 
 
@@ -116,9 +117,10 @@ def test_too_many_close_pairs_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_kmeans_finds_bunches_and_takes_the_best_restart() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
     features, labels = bunches(400, 5, 0.05)
     clusters, cosines = spherical_kmeans(features, 5, repeats=10, iterations=20, seed=2)
-    assert adjusted_rand_score(labels, clusters) == pytest.approx(1)
+    assert metrics.adjusted_rand_score(labels, clusters) == pytest.approx(1)
     assert cosines[0] < max(cosines)  # the first restart alone would not have done
     assert cosines[-1] < max(cosines)
     assert max(cosines) == pytest.approx(mean_cosine(features, clusters), abs=1e-5)

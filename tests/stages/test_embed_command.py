@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pyarrow import parquet
 
 from selfsup.config import Data
 from selfsup.data.base import Source, UnreadableImage
@@ -161,6 +160,7 @@ def test_a_file_of_before_stays_until_the_new_one_is_whole(
 
 
 def test_parquet_holds_the_same(tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr("selfsup.stages.partial._ROW_GROUP", 8)
     out = tmp_path / "new" / "features.parquet"
     interrupt(monkeypatch, encoder, out)

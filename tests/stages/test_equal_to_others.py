@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from pytorch_metric_learning.distances import CosineSimilarity
-from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
-from pytorch_metric_learning.utils.inference import CustomKNN
-from sklearn.neighbors import KNeighborsClassifier
 
 from selfsup.cluster.neighbours import nearest_neighbours
 from selfsup.stages.embed import Features
 from selfsup.stages.knn import knn_accuracy, vote
 from selfsup.stages.retrieval import retrieval_figures
+
+pytest.importorskip("pytorch_metric_learning")
+pytest.importorskip("sklearn")
+
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from pytorch_metric_learning.utils.inference import CustomKNN
+from sklearn.neighbors import KNeighborsClassifier
 
 NAMES = {
     "precision_at_1": "recall_at_1",

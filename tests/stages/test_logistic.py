@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
 
 from selfsup.stages import logistic
 from selfsup.stages.embed import Features
@@ -40,9 +39,12 @@ def plain(classes: int) -> Logistic:
 
 @pytest.mark.parametrize("l2", [0.01, 0.3])
 def test_it_reaches_scikit_learns_minimum(l2: float) -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model")
     known = features(300, 0)
     ours, _ = fit_logistic(known.features, known.labels, plain(4), l2, iterations=500)
-    theirs = LogisticRegression(C=1 / (l2 * 300), tol=1e-8, max_iter=5000).fit(known.features, known.labels)
+    theirs = linear_model.LogisticRegression(C=1 / (l2 * 300), tol=1e-8, max_iter=5000).fit(
+        known.features, known.labels
+    )
 
     def loss(weight: torch.Tensor, bias: torch.Tensor) -> float:
         logits = known.features.double() @ weight.double().T + bias.double()
@@ -55,10 +57,12 @@ def test_it_reaches_scikit_learns_minimum(l2: float) -> None:
 @pytest.mark.parametrize(("l2", "noise"), [(1e-6, 4.0), (1e-5, 2.0)])
 def test_small_weights_are_fitted_to_the_end(l2: float, noise: float) -> None:
     """2,000 x 256, where the objective is as small as 1e-5: no less than a thousandth above scikit-learn's."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
     known = features(2000, 0, classes=10, dim=256, noise=noise)
     ours, converged = fit_logistic(known.features, known.labels, zeros(known.features, 10), l2, 1000)
     x = ((known.features - ours.mean) * ours.factor).double()
-    theirs = LogisticRegression(C=1 / (l2 * 2000), tol=1e-8, max_iter=5000).fit(x.numpy(), known.labels.numpy())
+    model = linear_model.LogisticRegression(C=1 / (l2 * 2000), tol=1e-8, max_iter=5000)
+    theirs = model.fit(x.numpy(), known.labels.numpy())
 
     def loss(weight: torch.Tensor, bias: torch.Tensor) -> float:
         return float(F.cross_entropy(x @ weight.T + bias, known.labels) + 0.5 * l2 * weight.square().sum())
@@ -85,9 +89,10 @@ SETS = {
 @pytest.mark.parametrize("name", SETS)
 def test_as_good_as_scikit_learn_at_its_best_l2(name: str) -> None:
     """scikit-learn's l2 is chosen on the test images themselves, which ours never sees."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
     known, asked = SETS[name]
     x, judged = standardised(known, asked)
-    model = LogisticRegression(max_iter=1000, tol=1e-3, warm_start=True)
+    model = linear_model.LogisticRegression(max_iter=1000, tol=1e-3, warm_start=True)
     best = 0.0
     for weight in torch.logspace(1, -4, 16).tolist():  # three a decade
         model.set_params(C=1 / (weight * len(x)))

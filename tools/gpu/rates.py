@@ -1,0 +1,162 @@
+"""Parts of `tools/gpu_check.py`: views a second, and the whole training step against the bare one."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from gpu.asked import Asked
+from torch import Tensor
+
+from selfsup.augment import presets
+from selfsup.augment.geometry import send
+from selfsup.augment.views import Augment, Views
+from selfsup.config import load_recipe
+from selfsup.data.base import ArraySource
+from selfsup.data.batch import Batch
+from selfsup.data.loader import Loader
+from selfsup.folder import RunFolder
+from selfsup.guard import Guard
+from selfsup.methods.base import Problem, Step
+from selfsup.models.resnet import ResNet
+from selfsup.pretrain import Run
+from selfsup.trainer import device_for, make_accelerator
+
+
+def median_seconds(work: Callable[[], object], device: torch.device, runs: int) -> dict[str, float]:
+    """Median, minimum and maximum of the seconds that `work` takes, after three runs that do not count."""
+    seconds = []
+    for run in range(runs + 3):
+        begin = _now(device)
+        work()
+        if run >= 3:
+            seconds.append(_now(device) - begin)
+    return {"median_s": statistics.median(seconds), "min_s": min(seconds), "max_s": max(seconds), "runs": runs}
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def check_augmentation(asked: Asked, runs: int = 20) -> bool:
+    """Views per second of two views of each image, images on the device already."""
+    device, runs = device_for("auto"), 2 if asked.small else runs
+    settings = ((32, 32, 512, presets.simclr_cifar()), (224, 256, 256, presets.simclr()))
+
+    def measured(size: int, source: int, batch: int, augment: Augment) -> bool:
+        batch = batch // 64 if asked.small else batch
+        images = torch.randint(0, 256, (batch, 3, source, source), dtype=torch.uint8, device=device)
+        given, views = Batch(images, torch.zeros(batch, dtype=torch.int64), torch.arange(batch)), Views(augment, seed=0)
+        seconds = median_seconds(lambda: views(given, 0, device), device, runs)
+        asked.tell(size=size, batch=batch, views_per_second=round(2 * batch / seconds["median_s"]), **seconds)
+        return True
+
+    return all([asked.attempt({"size": setting[0]}, lambda s=setting: measured(*s)) for setting in settings])
+
+
+class Setting(NamedTuple):
+    """A training step: its name, encoder, augmentation, batch and size of the images."""
+
+    name: str
+    encoder: ResNet.Config
+    augment: Augment
+    batch_size: int
+    size: int
+
+
+SETTINGS = (
+    Setting("resnet18_cifar", ResNet.Config(depth=18, stem="cifar"), presets.simclr_cifar(), 512, 32),
+    Setting("resnet50_224", ResNet.Config(depth=50), presets.simclr(), 256, 224),
+)
+SMALL = (Setting("small", ResNet.Config(depth="small", stem="small", width=0.5), presets.simclr_cifar(), 32, 32),)
+
+
+def check_step(asked: Asked, runs: int = 20) -> bool:
+    """Seconds of a whole step of SimCLR in bf16, as the trainer takes it, and its ratio to the bare step."""
+    runs = 3 if asked.small else runs
+
+    def measured(setting: Setting) -> bool:
+        with tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:
+            steps = Steps(setting, Path(folder))
+            whole, bare = (median_seconds(work, steps.device, runs) for work in (steps.whole, steps.bare))
+        asked.tell(
+            setting=setting.name,
+            batch=setting.batch_size,
+            images_per_second=round(setting.batch_size / whole["median_s"]),
+            ratio=whole["median_s"] / bare["median_s"],
+            precision=steps.accelerator.mixed_precision,
+            deterministic=torch.backends.cudnn.deterministic,
+            memory_gb=round(torch.cuda.max_memory_allocated() / 1e9, 2) if steps.device.type == "cuda" else None,
+            whole=whole,
+            bare=bare,
+        )
+        return True
+
+    settings = SMALL if asked.small else SETTINGS
+    return all([asked.attempt({"setting": s.name}, lambda s=s: measured(s)) for s in settings])
+
+
+class Steps:
+    """The step of a training run, whole and bare.
+
+    Whole: batch, views, guard, forward and backward by the engine of real runs, optimizer, `after_step`.
+    Bare: forward, backward and optimizer on views made once.
+    """
+
+    def __init__(self, setting: Setting, folder: Path) -> None:
+        recipe: Run = load_recipe("simclr_cifar10")
+        changed = {"encoder": setting.encoder, "augment": setting.augment, "batch_size": setting.batch_size}
+        precision = "bf16" if device_for("auto").type == "cuda" else "fp32"  # bf16 is slow on most CPUs
+        run = replace(recipe, **changed, precision=precision, folder=str(folder))
+        self.accelerator = make_accelerator(run)
+        self.device = self.accelerator.device
+        torch.backends.cudnn.deterministic = run.deterministic
+        torch.backends.cudnn.benchmark = not run.deterministic
+        source = ArraySource(
+            torch.randint(0, 256, (4 * run.batch_size, 3, setting.size, setting.size), dtype=torch.uint8)
+        )
+        self.loader = Loader(source, batch_size=run.batch_size, seed=0, device=self.device)
+        self.views = Views(run.augment, seed=0)
+        self.method = run.method.build(run.encoder.build(), Problem(len(source), run.batch_size, 0))
+        self.method.to(self.device).to(memory_format=torch.channels_last)
+        self.optimizer = run.optimizer.build(self.method.named_parameters(), run.batch_size)
+        self.model = self.accelerator.prepare_model(self.method)
+        self.guard = Guard(self.method, run, RunFolder(folder), source, self.accelerator, 0)
+        self.stream = self._batches()
+        self.cached = next(self.stream)
+        self.made = self.views(self.cached, 0, self.device)
+
+    def _batches(self) -> Iterator[Batch]:
+        epoch = 0
+        while True:
+            yield from self.loader.epoch(epoch)
+            epoch += 1
+
+    def _forward_and_backward(self, views: list[Tensor], batch: Batch) -> tuple[Step, Batch]:
+        handed = Batch((), batch.labels.to(self.device, non_blocking=True), send(batch.indices, self.device))
+        out: Step = self.model(views, handed)
+        self.accelerator.backward(out.loss)
+        return out, handed
+
+    def whole(self) -> None:
+        batch = next(self.stream)
+        views = self.views(batch, 0, self.device)
+        self.guard.remember()
+        out, handed = self._forward_and_backward(views, batch)
+        if self.guard.leaves_out(0, views, handed, out, None):
+            raise ArithmeticError("the loss or the gradient of a measured step is not finite")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.method.after_step(out.update, 0.0)
+
+    def bare(self) -> None:
+        self._forward_and_backward(self.made, self.cached)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
