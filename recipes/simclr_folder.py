@@ -5,7 +5,7 @@
 A ResNet-18 at 96 pixels, batch 64, so that it starts on a laptop and with a hundred images. Every image is decoded
 once, to 144 pixels, and kept in memory; with --data.canvas None images are decoded at full resolution for every view.
 For more images raise --batch-size; for detail raise the sizes (--augment.views.0.size, --augment.views.1.size,
---data.canvas); for speed on a GPU add --precision bf16.
+--data.canvas).
 """
 
 from selfsup.augment import presets

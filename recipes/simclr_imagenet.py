@@ -1,6 +1,6 @@
 """SimCLR v1 on ImageNet, ResNet-50, as published (Chen et al. 2020, sections 2 and B.6).
 
-    accelerate launch --num_processes 32 -m selfsup pretrain simclr_imagenet --data.root PATH --precision bf16
+    accelerate launch --num_processes 32 -m selfsup pretrain simclr_imagenet --data.root PATH
 
 Batch 4,096, LARS at 0.3 B / 256 = 4.8, decay 1e-6, 100 epochs with 10 of warm-up, temperature 0.1, full augmentation.
 The network is torchvision's; the authors' own differs in max-pooling, shortcuts and start (--encoder.variant simclr).

@@ -1,6 +1,6 @@
 """SimCLRv2 on ImageNet, ResNet-50 with selective kernels, with memory (Chen et al. 2020, "Big self-supervised models").
 
-    accelerate launch --num_processes 32 -m selfsup pretrain simclr_v2_imagenet --data.root PATH --precision bf16
+    accelerate launch --num_processes 32 -m selfsup pretrain simclr_v2_imagenet --data.root PATH
 
 Batch 4,096, LARS at 0.1 sqrt(B) = 6.4, decay 1e-4, 800 epochs with 40 of warm-up, temperature 0.1, head of 3 layers;
 keys by a momentum encoder (0.999) and 65,536 older ones. Larger: --encoder.depth 152 --encoder.width 3. Published by

@@ -215,7 +215,7 @@ def _compare(arguments: list[str]) -> int:
 
 def _replay(arguments: list[str]) -> int:
     """Ends with 0 where the step goes wrong again, with 3 where all is finite this time."""
-    usage = "selfsup replay RUN/captured/STEP [--precision as-captured|fp32|bf16|fp16] [--device auto|cpu]"
+    usage = "selfsup replay RUN/captured/STEP [--precision as-captured|fp32|tf32|bf16|fp16] [--device auto|cpu]"
     name, flags = _first(arguments, "the captured step", usage)
     from selfsup.config import parse
     from selfsup.stages.replay import Replay, run_replay

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from selfsup import checkpoint, distributed
+from selfsup import arithmetic, checkpoint, distributed
 from selfsup.config import differences, dump, result_relevant
 from selfsup.sealed import seal, unseal
 from selfsup.untrusted import is_text, open_own, read_json, require_own_folder
@@ -196,6 +196,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": device_name(device),
         "processes": distributed.world_size(),
         "threads": torch.get_num_threads(),
+        "arithmetic": arithmetic.in_force(),
     }
 
 

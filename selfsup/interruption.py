@@ -9,6 +9,7 @@ from types import FrameType
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from selfsup import distributed
 from selfsup.monitor.log import message
@@ -66,7 +67,7 @@ def leave(number: int) -> int:
 
 
 class Consensus:
-    """Lets all processes take the same decision after every step, over a CPU group so that no GPU is waited for.
+    """What all processes decide or have to know in every step, over a CPU group so that no GPU is waited for.
 
     Args:
         timeout: how long to wait for the others, at most.
@@ -87,3 +88,11 @@ class Consensus:
         tensor = torch.tensor(values)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._group)
         return tuple(tensor.tolist())
+
+    def everyone(self, own: Tensor) -> Tensor:
+        """(B,) numbers on the CPU, as many in every process -> (N,), those of all processes in their order."""
+        if not distributed.is_distributed():
+            return own
+        parts = [torch.empty_like(own) for _ in range(distributed.world_size())]
+        dist.all_gather(parts, own.contiguous(), group=self._group)
+        return torch.cat(parts)

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from selfsup import distributed
+from selfsup import arithmetic, distributed
 from selfsup.augment.geometry import Fit
 from selfsup.augment.views import Augment, Views
 from selfsup.caching import check_chunks
@@ -24,6 +24,7 @@ from selfsup.interruption import caught_signals
 from selfsup.methods.base import Extract, Method, Problem
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.log import message
+from selfsup.precision import described, settled
 from selfsup.stages.embed import Features, extract
 from selfsup.stages.encoder import Feed, export, load_encoder
 from selfsup.stages.knn import check_temperature, knn_accuracy
@@ -78,8 +79,10 @@ def pretrain(run: Run) -> dict[str, Any]:
         ValueError: the configuration, the data or the folder do not fit; the message says how.
     """
     begin = time.monotonic()
-    accelerator = make_accelerator(run)
     folder = RunFolder(Path(run.folder or f"runs/{run.name}"))
+    asked, run = run.precision, settled(run, folder)
+    accelerator = make_accelerator(run)
+    device = accelerator.device
     source = open_training(run.data)
     views = Views(run.augment, run.seed)
     method = build_method(run, source)
@@ -90,9 +93,11 @@ def pretrain(run: Run) -> dict[str, Any]:
     folder.check(run, facts)  # before anything is decoded
     loader = make_loader(run, run.data, source, views, accelerator, run.sampling)
     # None of several processes may end alone: a signal is noted from here on, and all agree before the first step.
-    with folder.claimed(run, facts, accelerator.device), caught_signals():
+    exactness = arithmetic.of_run(run.precision, run.deterministic, device)
+    with exactness, folder.claimed(run, facts, device), caught_signals():
         if distributed.rank() == 0:
             message(f"{len(source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
+            message(described(asked, run))
         result = _trained(run, method, loader, views, folder, accelerator)
     return result | {"seconds": round(time.monotonic() - begin, 1)}
 

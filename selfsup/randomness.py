@@ -33,6 +33,7 @@ class Stream(IntEnum):
     MIXING = 11
     CLASSES = 12
     ERASE = 13
+    CENTRES = 14
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:

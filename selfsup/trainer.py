@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from selfsup import distributed, sharding
+from selfsup import arithmetic, distributed, sharding
 from selfsup.augment.geometry import send
 from selfsup.augment.views import Views
 from selfsup.caching import GradientCache, average_gradients, gradient_cache
@@ -49,11 +49,15 @@ def make_accelerator(training: Training) -> Accelerator:
     # accelerate keeps the first run's precision and device for the whole process; a second run may want others.
     AcceleratorState._reset_state()
     timeout = collective_timeout(training.hang_minutes)
-    distributed.rejoin(device_for(training.device), timeout)
+    device = device_for(training.device)
+    if training.deterministic and device.type == "cuda":
+        arithmetic.reserve_workspace()
+    precision = arithmetic.resolve(training.precision, arithmetic.capability(device))
+    distributed.rejoin(device, timeout)
     with sharding.left_to_us():
         accelerator = Accelerator(
-            mixed_precision="no" if training.precision == "fp32" else training.precision,
-            cpu=device_for(training.device).type == "cpu",
+            mixed_precision=precision if precision in ("bf16", "fp16") else "no",
+            cpu=device.type == "cpu",
             # Banks and queues are buffers: broadcasting them on every forward would cost more than the step.
             kwargs_handlers=[
                 DistributedDataParallelKwargs(broadcast_buffers=False),
@@ -113,8 +117,6 @@ def fit(
         LostRank: another process is gone, or nothing moves any more because of it.
     """
     device = accelerator.device
-    torch.backends.cudnn.deterministic = training.deterministic
-    torch.backends.cudnn.benchmark = not training.deterministic
     sharded = sharding.wanted(training) and sharding.shard(method, device)
     if not sharded:
         method.to(device).to(memory_format=torch.channels_last)
@@ -196,6 +198,8 @@ class _Run(NamedTuple):
             for batch in self.loader.epoch(epoch, position):
                 watch.at("compiling" if training.compile and step == first else "step", step)
                 views = self.views(batch, epoch, self.accelerator.device)
+                if type(self.method).foresee is not Method.foresee:
+                    self.method.foresee(agree.everyone(batch.indices))
                 out = self.step(step, views, batch) or out
                 if log and (step == first or step % horizon.steps_per_epoch == 0):
                     log.images("views", step, view_grid(views, self.views.augment))
@@ -311,7 +315,8 @@ class _Run(NamedTuple):
     def epoch_begin(self, epoch: int, position: int, log: Log | None) -> None:
         """What a method does once per epoch, at its beginning; a run that goes on later has that in its buffers."""
         if position == 0 and self.extract is not None:
-            figures = self.method.before_epoch(epoch, self.extract)
+            with arithmetic.full_precision():
+                figures = self.method.before_epoch(epoch, self.extract)
             self.method.train()
             if log and figures:
                 log.scalars(epoch * self.horizon.steps_per_epoch + 1, figures)  # of the epoch's first step
@@ -321,7 +326,8 @@ class _Run(NamedTuple):
         every = self.training.evaluate_every
         last = epoch == self.training.epochs
         if evaluate and every and (epoch % every == 0 or last):
-            figures = evaluate()
+            with arithmetic.full_precision():
+                figures = evaluate()
             if log:
                 log.scalars(epoch * self.horizon.steps_per_epoch, figures)
             self.method.train()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from selfsup.arithmetic import Precision
 from selfsup.config import execution, require_finite
 from selfsup.optim import OptimizerConfig
 from selfsup.schedules import Cosine, Schedule
@@ -17,9 +18,9 @@ class Training:
     optimizer: OptimizerConfig
     schedule: Schedule = Cosine()
     seed: int = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "auto"  # auto: bf16 on a GPU that has it, else fp32; a run keeps what it began with
     compile: bool = False  # the encoder, by torch.compile
-    deterministic: bool = True  # on a GPU: only convolution kernels that give the same bits every time
+    deterministic: bool = True  # on a GPU: only kernels that give the same bits every time
     clip_norm: float | None = None  # largest norm of the whole gradient
     # Gradient caching, for batches that do not fit into memory: images of each process that are embedded at a time;
     # must divide its part of the batch. None: all at once.

@@ -8,12 +8,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     [
-        *("randomness", "distributed", "parent", "schedules", "config", "data.batch"),
+        *("randomness", "arithmetic", "distributed", "parent", "schedules", "config", "data.batch"),
         *("checkpoint", "sealed", "tensor_file", "saving", "untrusted", "parts", "packages"),
     ],
     ["losses", "memory", "models", "augment", "data", "optim", "cluster", "monitor"],
     ["methods"],
-    ["folder", "interruption", "watch", "training", "sharding", "state", "caching", "guard", "trainer"],
+    ["folder", "interruption", "watch", "training", "sharding", "state", "caching", "guard", "trainer", "precision"],
     ["pretrain", "stages", "catalogue"],
     ["cli", "launch", "__main__", "recipes"],
 ]

@@ -47,5 +47,5 @@ def class_logits(embeddings: Tensor, memory: Tensor, labels: Tensor, temperature
 
 def bounded_nce(own: Tensor, log_sum: Tensor) -> Tensor:
     """-log(p + 1e-6) for p = exp(own) / (exp(log_sum) + 1e-6), element by element."""
-    epsilon = own.new_tensor(_EPSILON)
+    epsilon = own.new_full((), _EPSILON)  # filled on the device: a number that is sent there is waited for
     return -torch.logaddexp(own - torch.logaddexp(log_sum, epsilon), epsilon)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from selfsup.losses.pairs import distances
 
+_WHOLE = 2**52  # what probabilities of sum 1 are counted in: double precision has no finer steps just below 1
 FARTHEST = 1.4  # beyond the learnt boundary of Wu et al. by more than the margin: no negative costs anything there
 
 
@@ -43,13 +44,16 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
         uniforms: (B, n) float64 in [0, 1), one for each draw.
 
     Returns:
-        (B, M) float64, whole numbers. A pure function of its arguments; a column of probability 0 is never drawn.
+        (B, M) float64, whole numbers. A pure function of its arguments; a column of probability 0, or
+        below 2^-52 of its row's sum, is never drawn.
     """
-    sums = probabilities.cumsum(dim=1)
+    # In whole numbers, whose sums do not depend on the order that a GPU adds them in.
+    shares = probabilities / probabilities.sum(dim=1, keepdim=True).clamp(min=torch.finfo(probabilities.dtype).tiny)
+    sums = (shares * _WHOLE).long().cumsum(dim=1)
     total = sums[:, -1:]
-    columns = torch.searchsorted(sums, (uniforms * total).contiguous(), right=True)
-    drawn = (total > 0).to(sums.dtype).expand(columns.shape)
-    return torch.zeros_like(sums).scatter_add_(1, columns.clamp(max=sums.shape[1] - 1), drawn)
+    columns = torch.searchsorted(sums, (uniforms * total).long(), right=True)
+    drawn = (total > 0).to(probabilities.dtype).expand(columns.shape)
+    return torch.zeros_like(probabilities).scatter_add_(1, columns.clamp(max=sums.shape[1] - 1), drawn)
 
 
 def one_pair_per_class(labels: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:

@@ -91,6 +91,11 @@ class ShardedBank(ShardedRows):
         move_rows(self.features, places[mine], features[mine], momentum, repeats)
 
 
+def most_repeated(rows: Tensor) -> int:
+    """How often the most frequent of (N,) int64 rows comes; waits for the device that they are on."""
+    return int(rows.unique(return_counts=True)[1].max())
+
+
 @torch.no_grad()
 def move_rows(memory: Tensor, rows: Tensor, features: Tensor, momentum: float, repeats: int) -> None:
     """M[y] <- norm(m M[y] + (1 - m) x) for each pair (y, x) in their order, in place.
@@ -101,7 +106,8 @@ def move_rows(memory: Tensor, rows: Tensor, features: Tensor, momentum: float, r
         features: (N, D).
         momentum: m, the share of the old row.
         repeats: how often a row may occur; each occurrence starts from what the one before has left, and further ones
-            have no effect. It is not counted here, because that would be to wait for the device.
+            have no effect. It is not counted here, because that would be to wait for the device. The number of
+            operations grows with it and with nothing else.
     """
     order = rows.argsort(stable=True)
     y, x = rows[order], full(features[order])

@@ -80,6 +80,13 @@ class Method(nn.Module):
         """
         return {}
 
+    def foresee(self, indices: Tensor) -> None:
+        """Called before every step with the images of the global batch: (N,) int64 positions, on the CPU.
+
+        For what a method has to know of them in Python, which could be had from the device only by waiting for it.
+        What is kept of them is not state: it must be of no use after `after_step`.
+        """
+
     def queries(self, views: list[Tensor]) -> list[Tensor]:
         """Which of the views `embed` is to see; the others are used without gradient, or not at all."""
         return views

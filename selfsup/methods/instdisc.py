@@ -13,7 +13,7 @@ from selfsup.distributed import gather
 from selfsup.losses.contrastive import first_is_positive, unit
 from selfsup.losses.diagnostics import feature_health
 from selfsup.losses.nce import batch_log_normaliser, nce
-from selfsup.memory.bank import FeatureBank, ShardedBank
+from selfsup.memory.bank import FeatureBank, ShardedBank, most_repeated
 from selfsup.memory.sharded import keep_apart
 from selfsup.methods.base import About, Method, Problem, Step, detached
 from selfsup.models.heads import Head
@@ -85,8 +85,7 @@ class InstDisc(Method):
         _check(config, problem)
         self.config = config
         self.seed = problem.seed
-        # How often an image comes in a batch at most: by class, small classes give theirs again and again.
-        self.repeats = problem.batch_size if problem.per_class else 1
+        self._repeats: int | None = None  # how often an image comes in the batch at most
         self.encoder = convert(encoder, config.batch_norm)
         head = Head.Config(hidden_layers=0, output_dim=config.output_dim)
         self.head = head.build(cast(int, encoder.feature_dim))
@@ -143,11 +142,17 @@ class InstDisc(Method):
             later = torch.logaddexp(later + math.log(share), now + math.log(1 - share))
         return torch.where(self.steps == 0, now, later)
 
+    def foresee(self, indices: Tensor) -> None:
+        self._repeats = most_repeated(indices)
+
     def after_step(self, update: dict[str, Tensor], progress: float) -> None:
         if "log_normaliser" in update:
             self.log_normaliser.copy_(update["log_normaliser"][0])
         features, indices = gather(update["features"]), gather(update["indices"])  # (N, D), (N,)
-        self.bank.update(indices, features, self.config.momentum, self.repeats)
+        # By class, small classes give their images again and again; and one may stand in for another, unreadable one.
+        repeats = most_repeated(indices) if self._repeats is None else self._repeats
+        self._repeats = None
+        self.bank.update(indices, features, self.config.momentum, repeats)
         self.steps += 1
 
 

@@ -14,6 +14,7 @@ from selfsup.data.batch import Batch
 from selfsup.distributed import from_first, gather, rank, world_size
 from selfsup.losses.contrastive import unit
 from selfsup.losses.diagnostics import feature_health
+from selfsup.memory.bank import most_repeated
 from selfsup.memory.hybrid import HybridMemory, ShardedHybridMemory, memory_rows
 from selfsup.memory.sharded import keep_apart
 from selfsup.methods.base import About, Extract, Method, Problem, Step, detached
@@ -101,6 +102,8 @@ class SpCL(Method):
         row_of_image, self.num_classes = memory_rows(labels)
         # A constant of the data set, not of the run: (num_images,).
         self.register_buffer("row_of_image", row_of_image, persistent=False)
+        self._row_on_host = row_of_image  # stays there
+        self._repeats: int | None = None  # how often a row comes in the batch at most
         kind = ShardedHybridMemory if config.shard_memory else HybridMemory
         self.memory = kind(int(row_of_image.max()) + 1, dim)
         keep_apart(self)
@@ -122,10 +125,13 @@ class SpCL(Method):
             metrics |= {"loss_source": source, "loss_target": target}
         return Step(loss, detached(metrics), {"features": x.detach(), "rows": rows})
 
+    def foresee(self, indices: Tensor) -> None:
+        self._repeats = most_repeated(self._row_on_host[indices])
+
     def after_step(self, update: dict[str, Tensor], progress: float) -> None:
         rows = gather(update["rows"])  # (N,)
-        # A GPU must not be waited for, and any of its rows may be the same.
-        repeats = int(rows.unique(return_counts=True)[1].max()) if rows.device.type == "cpu" else len(rows)
+        repeats = most_repeated(rows) if self._repeats is None else self._repeats
+        self._repeats = None
         self.memory.update(gather(update["features"]), rows, self.config.momentum, repeats)
 
     def before_epoch(self, epoch: int, extract: Extract) -> dict[str, float]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from selfsup import checkpoint, distributed
 from selfsup.cluster.criterion import set_apart
 from selfsup.cluster.dbscan import dbscan
+from selfsup.cluster.kmeans import kmeans
 from selfsup.cluster.neighbours import has_faiss
 from selfsup.config import Data
 from selfsup.data.sources import Source, identity, open_source, open_test
@@ -80,12 +81,12 @@ def clustering_settings(protocol: str, data: Data) -> KMeans | DBSCAN:
 
 
 def spherical_kmeans(features: Tensor, k: int, repeats: int, iterations: int, seed: int) -> tuple[Tensor, list[float]]:
-    """Clusters of the best of several restarts, by faiss on the CPU and on all images.
+    """Clusters of the best of several restarts, on the CPU and on all images; by faiss where it is, else by torch.
 
     Args:
         features: (N, D) float32 unit rows.
         k: clusters, at most N; some may end up empty.
-        repeats: restarts, the r-th from faiss's seed `seed * repeats + r`.
+        repeats: restarts, the r-th from the seed `seed * repeats + r`.
         iterations: of each restart.
         seed: of all restarts.
 
@@ -93,31 +94,37 @@ def spherical_kmeans(features: Tensor, k: int, repeats: int, iterations: int, se
         (N,) int64 clusters, numbered without gaps, and the mean cosine of images and their centres in each restart.
 
     Raises:
-        ValueError: faiss is not installed, or k is larger than N.
+        ValueError: k is larger than N.
     """
     _check_k(k, len(features))
-    if not has_faiss():
-        raise ValueError("k-means needs faiss, which is not installed; install faiss-cpu, or use --protocol dbscan")
-    import faiss
-
-    rows = features.cpu().contiguous().numpy()
+    by = _by_faiss if has_faiss() else kmeans
+    rows = features.cpu().contiguous()
     best, objectives = torch.empty(0), []
     for repeat in range(repeats):
-        kmeans = faiss.Kmeans(
-            rows.shape[1],
-            k,
-            niter=iterations,
-            spherical=True,
-            seed=(seed * repeats + repeat) % 2**31,
-            min_points_per_centroid=1,
-            max_points_per_centroid=len(rows),
-        )
-        kmeans.train(rows)
-        cosines, found = kmeans.assign(rows)
-        objectives.append(float(cosines.mean(dtype=np.float64)))
-        if objectives[-1] == max(objectives):
-            best = torch.from_numpy(found)
+        found, objective = by(rows, k, iterations, (seed * repeats + repeat) % 2**31)
+        objectives.append(objective)
+        if objective == max(objectives):
+            best = found
     return best.unique(return_inverse=True)[1], objectives
+
+
+def _by_faiss(features: Tensor, k: int, iterations: int, seed: int) -> tuple[Tensor, float]:
+    """As `kmeans`; the first centres, and what becomes of empty ones, are faiss's own."""
+    import faiss
+
+    rows = features.numpy()
+    clusters = faiss.Kmeans(
+        rows.shape[1],
+        k,
+        niter=iterations,
+        spherical=True,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(rows),
+    )
+    clusters.train(rows)
+    cosines, found = clusters.assign(rows)
+    return torch.from_numpy(found), float(cosines.mean(dtype=np.float64))
 
 
 def _check_k(k: int, count: int) -> None:
@@ -237,7 +244,8 @@ def _clustered(
     k = _clusters_wanted(settings, source)
     clusters, cosines = spherical_kmeans(unit, k, settings.repeats, settings.iterations, settings.seed)
     how = {"k": k, "repeats": settings.repeats, "iterations": settings.iterations}
-    return clusters, how, {"seed": settings.seed, "mean_cosine": max(cosines), "mean_cosines": cosines}
+    about = {"by": "faiss" if has_faiss() else "torch"}  # they begin from other images, as another seed does
+    return clusters, how, about | {"seed": settings.seed, "mean_cosine": max(cosines), "mean_cosines": cosines}
 
 
 def _open(settings: Clustering) -> tuple[str, Source]:

@@ -21,6 +21,7 @@ from selfsup.methods.base import Method
 from selfsup.models.heads import Classifier, Head, HeadConfig
 from selfsup.models.resnet import LAYOUTS, ResNet
 from selfsup.optim import LARS
+from selfsup.precision import settled
 from selfsup.schedules import Cosine
 from selfsup.stages import supervised
 from selfsup.stages.accuracy import top_figures
@@ -119,6 +120,7 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
         _check_classes(teacher.exported, test)
     rows = _labelled_rows(source, teacher, settings)
     folder = RunFolder(Path(settings.folder) if settings.folder else teacher.folder / _folder_name(settings, teacher))
+    settings = settled(settings, folder)
 
     def judge(method: Method, device: torch.device) -> dict[str, float]:
         return judge_student(cast(Taught, method), test, teacher.exported, settings, device)

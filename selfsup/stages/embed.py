@@ -8,7 +8,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from selfsup import distributed
+from selfsup import arithmetic, distributed
 from selfsup.augment.views import Center
 from selfsup.config import Data
 from selfsup.data.loader import evaluation_batches
@@ -92,7 +92,9 @@ def encoded(
         workers=workers,
         unreadable=unreadable,
     ):
-        yield Features(encoder(center(batch.images, batch.sizes, device)).float(), batch.labels, batch.indices)
+        with arithmetic.full_precision():
+            features = encoder(center(batch.images, batch.sizes, device)).float()
+        yield Features(features, batch.labels, batch.indices)
 
 
 @torch.no_grad()

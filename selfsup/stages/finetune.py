@@ -22,6 +22,7 @@ from selfsup.models.norm import convert
 from selfsup.models.resnet import LAYOUTS, ResNet
 from selfsup.monitor.log import message
 from selfsup.optim import LARS, SGD
+from selfsup.precision import settled
 from selfsup.schedules import Cosine
 from selfsup.stages import supervised
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
@@ -202,6 +203,7 @@ def run_finetune(path: Path, settings: Finetune) -> Evaluated:
     kind = "finetune" if settings.start == "pretrained" else "supervised"
     parent = path if path.is_dir() else path.parent
     folder = RunFolder(Path(settings.folder) if settings.folder else parent / f"{kind}_{settings.labelled.name}")
+    settings = settled(settings, folder)
     trained = _train(settings, exported, chosen, test, folder, remarks)
     outcome = trained.outcome
     if not outcome.finished:

@@ -15,6 +15,7 @@ from selfsup.data.labelled import image_names, names_digest
 from selfsup.data.sources import Source, identity, open_source
 from selfsup.folder import RunFolder
 from selfsup.monitor.log import message
+from selfsup.precision import settled
 from selfsup.randomness import Stream, permutation
 from selfsup.stages import supervised
 from selfsup.stages.accuracy import top_figures
@@ -106,6 +107,7 @@ def _with_augmentation(
 ) -> Evaluated:
     parent = path if path.is_dir() else path.parent
     folder = RunFolder(Path(settings.folder) if settings.folder else parent / stage)
+    settings = settled(settings, folder)
     num_classes = int(train.labels.max()) + 1
     learnt, held = split(settings, train)
     rates = settings.learning_rates if isinstance(settings, Sweep) else ()

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selfsup import checkpoint, distributed
+from selfsup import arithmetic, checkpoint, distributed
 from selfsup.catalogue import import_methods
 from selfsup.config import execution, restore
 from selfsup.data.base import Source
@@ -35,7 +35,7 @@ class Replay:
     """How a captured step is run again."""
 
     # fp32 shows whether half precision is to blame.
-    precision: Literal["as-captured", "fp32", "bf16", "fp16"] = execution("as-captured")
+    precision: Literal["as-captured", "fp32", "tf32", "bf16", "fp16"] = execution("as-captured")
     device: Literal["auto", "cpu"] = execution("auto")
 
 
@@ -85,7 +85,7 @@ def run_replay(path: Path, settings: Replay) -> dict[str, Any]:
     torch.manual_seed(_number(found))
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     autocast: AbstractContextManager[Any] = nullcontext() if half is None else torch.autocast(device.type, half)
-    with seen.watching():
+    with arithmetic.products(tf32=precision == "tf32"), seen.watching():
         with autocast:
             out = method(views, batch)
         out.loss.float().backward()

@@ -3,7 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.table import Table
@@ -11,6 +11,7 @@ from rich.table import Table
 from selfsup import checkpoint, distributed
 from selfsup.folder import RunFolder
 from selfsup.monitor.log import console, message
+from selfsup.precision import settled
 from selfsup.pretrain import Run, pretrain
 from selfsup.stages.base import Evaluated, Result, keep, read
 from selfsup.stages.distill import Distill, run_distill
@@ -40,6 +41,7 @@ def run_semi(name: str, settings: Semi) -> Evaluated:
     """
     count, facts = check(name, settings)
     folder = RunFolder(Path(settings.folder or _default_folder(name, settings)))
+    settings = _settled(settings, folder)
     accelerator = make_accelerator(replace(settings.finetune, batch_size=min(settings.finetune.batch_size, count)))
     recipe = isinstance(settings, SemiFromRecipe)
     origin = folder.path / "pretrain" if recipe else Path(name)
@@ -63,6 +65,17 @@ def run_semi(name: str, settings: Semi) -> Evaluated:
     if distributed.rank() == 0:
         console.print(table(result))
     return Evaluated([result], folder=folder.path)
+
+
+def _settled(settings: Semi, folder: RunFolder) -> Semi:
+    """With the precision resolved, in all parts that do not name one."""
+    settings = settled(settings, folder)
+    parts: dict[str, Any] = {
+        name: replace(part, precision=settings.precision)
+        for name, part in settings.parts.items()
+        if part.precision == "auto"
+    }
+    return replace(settings, **parts)
 
 
 class _Limits(NamedTuple):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from selfsup.arithmetic import Precision
 from selfsup.catalogue import catalogue
 from selfsup.config import Data, execution, load_recipe, parse, recipe_names, restore, taken
 from selfsup.data.labelled import Labelled, image_names, names_digest
@@ -32,7 +33,7 @@ class Semi:
     labelled: Labelled = Labelled()  # which images are used with their label, by every part
     data: Data = Data()
     seed: int = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "auto"
     device: Literal["auto", "cpu"] = execution("auto")
     workers: int = execution(2)  # processes that decode photographs; arrays need none
     folder: str = execution("")  # empty: <name>_semi_<labels>, beside the run, or in runs/ for a recipe

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from selfsup import arithmetic
 from selfsup.augment.parameters import View
 from selfsup.augment.views import Augment, Center, Views
 from selfsup.caching import check_chunks
@@ -54,7 +55,7 @@ def train(
     """Train in `folder`, or go on there.
 
     Args:
-        settings: how, and whatever else must be the same when the stage goes on.
+        settings: how, and whatever else must be the same when the stage goes on; its precision is settled.
         build: makes the method, on the CPU; torch's generator is seeded before.
         source: the images that are trained on.
         augment: their views.
@@ -75,7 +76,7 @@ def train(
     check_chunks(method, settings)
     device = accelerator.device
     evaluate: Evaluate | None = None if judge is None else lambda: judge(method, device)
-    with folder.claimed(settings, facts, device):
+    with arithmetic.of_run(settings.precision, settings.deterministic, device), folder.claimed(settings, facts, device):
         outcome = fit(method, loader, views, settings, folder, accelerator, evaluate)
         report_unreadable(loader.unreadable, folder, device)
     return Trained(method, outcome, device)

@@ -198,6 +198,10 @@ class Run:
         if step % EPOCH == 0:
             self.method.before_epoch(step // EPOCH, self.extract)
 
+    def foresee(self, step: int) -> None:
+        """What the trainer tells a method of the global batch before each step."""
+        self.method.foresee(global_batch(self.case, step, self.count, self.batch_size)[1].indices)
+
     def backward(self, step: int) -> Step:
         """Forward and backward, with nothing written yet."""
         out: Step = self.model(*self.batch(step))
@@ -215,6 +219,7 @@ class Run:
 
     def step(self, step: int) -> Step:
         self.begin_epoch(step)
+        self.foresee(step)
         out = self.backward(step)
         self.finish(step, out)
         return out

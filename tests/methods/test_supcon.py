@@ -5,6 +5,7 @@ import pytest
 import torch
 from figures import assert_agree
 from toys import global_batch, toy
+from waiting import no_waits
 
 from selfsup.data.batch import Batch
 from selfsup.losses.contrastive import nt_xent, unit
@@ -83,14 +84,11 @@ def test_a_step_of_supcon_never_waits_for_the_device():
     on_device = [
         ([view.cuda() for view in views], batch._replace(labels=batch.labels.cuda())) for views, batch in batches
     ]
-    try:
-        for step, (views, batch) in enumerate(on_device):
-            torch.cuda.set_sync_debug_mode("error" if step > 0 else "default")  # the first one starts libraries
+    for step, (views, batch) in enumerate(on_device):
+        with no_waits(step > 0):  # the first one starts libraries
             with torch.autocast("cuda", torch.bfloat16):
                 out = method(views, batch)
             out.loss.backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize(

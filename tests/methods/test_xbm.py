@@ -6,6 +6,7 @@ from figures import assert_agree, golden
 from naive_metric import xbm_loss
 from torch import nn
 from toys import toy
+from waiting import no_waits
 
 from selfsup.data.batch import Batch
 from selfsup.methods import pair_losses as losses
@@ -214,16 +215,13 @@ def test_a_step_never_waits_for_the_device():
     optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
     batches = [batch(step) for step in range(4)]
     on_device = [([image.cuda() for image in images], part) for images, part in batches]
-    try:
-        for step, (images, part) in enumerate(on_device):
-            torch.cuda.set_sync_debug_mode("error" if step > 0 else "default")  # the first one starts libraries
+    for step, (images, part) in enumerate(on_device):
+        with no_waits(step > 0):  # the first one starts libraries
             with torch.autocast("cuda", torch.bfloat16):
                 out = method(images, part)
             out.loss.backward()
             optimizer.step()
             method.after_step(out.update, 0.0)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+"""Spherical k-means by torch alone: unit rows, unit centres (Dhillon and Modha 2001)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfsup.randomness import Stream, permutation
+
+_SCORES = 2**26  # cosines of rows and centres that are alive at a time
+
+
+def kmeans(rows: Tensor, k: int, iterations: int, seed: int) -> tuple[Tensor, float]:
+    """Clusters from k different rows as the first centres, in a fixed order of sums: a pure function on the CPU.
+
+    A centre that no row is nearest to moves to the row that is farthest from its own centre.
+
+    Args:
+        rows: (N, D) float32 unit rows, on the CPU.
+        k: clusters, at most N.
+        iterations: of assigning rows and moving centres.
+        seed: of the first centres.
+
+    Returns:
+        (N,) int64 clusters in [0, k), and the mean cosine of rows and their centres.
+    """
+    centres = rows[permutation(seed, Stream.CENTRES, len(rows))[:k]]
+    for _ in range(iterations):
+        cosines, nearest = _assigned(rows, centres)
+        sums = torch.zeros(k, rows.shape[1], dtype=torch.float64).index_add_(0, nearest, rows.double())
+        empty = (nearest.bincount(minlength=k) == 0).nonzero()[:, 0]
+        if len(empty):
+            sums[empty] = rows[cosines.argsort(stable=True)[: len(empty)]].double()
+        centres = F.normalize(sums).to(rows.dtype)
+    cosines, nearest = _assigned(rows, centres)
+    return nearest, float(cosines.double().mean())
+
+
+def _assigned(rows: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine with the nearest centre and its number, the lowest of equally near ones: (N,) each."""
+    parts = [(part @ centres.T).max(dim=1) for part in rows.split(max(1, _SCORES // len(centres)))]
+    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
