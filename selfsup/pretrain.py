@@ -80,6 +80,7 @@ def pretrain(run: Run) -> dict[str, Any]:
     begin = time.monotonic()
     accelerator = make_accelerator(run)
     folder = RunFolder(Path(run.folder or f"runs/{run.name}"))
+    run = folder.as_begun(run)
     source = open_training(run.data)
     views = Views(run.augment, run.seed)
     method = build_method(run, source)

@@ -40,6 +40,7 @@ def run_semi(name: str, settings: Semi) -> Evaluated:
     """
     count, facts = check(name, settings)
     folder = RunFolder(Path(settings.folder or _default_folder(name, settings)))
+    settings = folder.as_begun(settings)
     accelerator = make_accelerator(replace(settings.finetune, batch_size=min(settings.finetune.batch_size, count)))
     recipe = isinstance(settings, SemiFromRecipe)
     origin = folder.path / "pretrain" if recipe else Path(name)
