@@ -1,17 +1,18 @@
 """R12: a run goes on with other numbers of processes and workers, in the middle of an epoch."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from in_double import InDouble
 from processes import run_processes
 from proofs.figure import Figure, Measured
 from proofs.watched import Seen, differing, watched
 from tiny import METHODS, photographs, tiny_run
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfsup import checkpoint
-from selfsup.methods.base import Method, Problem
+from selfsup.methods.base import Method
 from selfsup.methods.moco import MoCo
 from selfsup.methods.xbm import XBM
 from selfsup.pretrain import Run, pretrain
@@ -30,24 +31,6 @@ class Leg(NamedTuple):
 
 
 LEGS = (Leg(2, 1, 0), Leg(4, 2, 2), Leg(6, 3, 0, True), Leg(8, 1, 2), Leg(STEPS, 1, 0))
-
-
-@dataclass(frozen=True, kw_only=True)
-class InDouble(Method.Config):
-    """A method in double precision: in single, rounding decides about values at the kink of a ReLU now and then."""
-
-    method: Method.Config
-
-    def build(self, encoder: nn.Module, problem: Problem) -> Method:
-        method = self.method.build(encoder, problem).double()
-        for name, part in method.named_children():
-            if name.endswith("encoder"):  # what sees the views
-                part.register_forward_pre_hook(_double)
-        return method
-
-
-def _double(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(part.double() for part in inputs)
 
 
 def large_enough(config: Method.Config) -> Method.Config:
