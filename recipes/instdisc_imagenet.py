@@ -6,7 +6,7 @@ Noise-contrastive estimation with 4,096 negatives, Z from the first batch, tempe
 256, SGD at 0.03, decay 1e-4, 200 epochs with drops at 120 and 160. The bank has 1.28 million rows of 128 numbers, 656
 MB (half of that with --method.bank-dtype bfloat16). Published: kNN 41.0 %, and 46.8 % with ResNet-50
 (--encoder.depth 50). The authors' later release, with ResNet-50, --method.loss softmax and --method.num-negatives
-65536, has 58.5 % by linear probe. Not run yet.
+65536, has 58.5 % by linear probe. Batch norm is over all processes, published over each GPU's part. Not run yet.
 """
 
 from selfsup.augment import presets

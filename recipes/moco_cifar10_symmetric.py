@@ -3,7 +3,7 @@
     selfsup pretrain moco_cifar10_symmetric --data.root PATH
 
 Batch 512, SGD at 0.03 B / 256 = 0.06, decay 5e-4, 200 epochs of cosine whose last epoch has rate 0 (as in the demo),
-linear head, queue 4,096, momentum 0.99, temperature 0.1, split batch norm in 8 parts; each view is query and key once.
+linear head, queue 4,096, momentum 0.99, temperature 0.1, batch norm in 8 groups; each view is query and key once.
 Published by kNN (k=200, T=0.1): 85.3, 88.5 and 89.7 after 200, 400 and 800 epochs. Not run by us.
 """
 

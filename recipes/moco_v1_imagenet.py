@@ -2,7 +2,7 @@
 
     accelerate launch --num_processes 8 -m selfsup pretrain moco_v1_imagenet --data.root PATH
 
-Batch 256 on 8 GPUs with shuffled batch norm, SGD at 0.03, decay 1e-4, a tenth at epochs 120 and 160 of 200, linear
+Batch 256, batch norm in 8 groups as on 8 GPUs, SGD at 0.03, decay 1e-4, a tenth at epochs 120 and 160 of 200, linear
 head, queue 65,536, momentum 0.999, temperature 0.07. Published: 60.6 % by linear probe. Not run by us.
 """
 

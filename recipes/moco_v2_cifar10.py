@@ -3,7 +3,7 @@
     selfsup pretrain moco_v2_cifar10 --data.root PATH
 
 Batch 512, SGD at 0.03 B / 256 = 0.06, decay 5e-4, 200 epochs of cosine, queue 4,096, momentum 0.99, temperature 0.1,
-split batch norm in 8 parts (shuffled over processes on several GPUs). The demo (linear head) reports kNN 82.6, 86.3 and
+batch norm in 8 groups. The demo (linear head) reports kNN 82.6, 86.3 and
 88.7 (k=200, T=0.1) after 200, 400 and 800 epochs; with --method.symmetric 85.3, 88.5 and 89.7.
 Our own figure on a GPU is still to be measured.
 """

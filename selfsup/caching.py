@@ -27,7 +27,7 @@ from selfsup.data.batch import Batch
 from selfsup.methods.base import Embed, Method, Step
 from selfsup.models.chunked_norm import Fixed, OneUpdate, collecting, norms_in_training, pooled, with_fixed
 from selfsup.models.domain_norm import DomainBatchNorm
-from selfsup.models.norm import SplitBatchNorm
+from selfsup.models.norm import GroupBatchNorm, SplitBatchNorm
 from selfsup.parts import is_part
 from selfsup.randomness import philox
 from selfsup.training import Training
@@ -183,6 +183,7 @@ def check_chunks(method: Method, training: Training) -> None:
         raise ValueError("grad_cache_chunk is 1, and batch norm needs more than one image in a chunk; give 2 or more")
     parts = {2 for norm in norms if isinstance(norm, DomainBatchNorm)}
     parts |= {norm.splits for norm in norms if isinstance(norm, SplitBatchNorm)}
+    parts |= {norm.groups for norm in norms if isinstance(norm, GroupBatchNorm)}
     for number in parts:
         if chunk % number:
             raise ValueError(

@@ -215,8 +215,8 @@ def _candidates(kind: Any) -> list[type]:
 def restore(value: Any, kind: Any, where: str = "") -> Any:
     """The configuration that `dump` wrote, as an instance of the declared type `kind` or of a subclass of it.
 
-    Fields that the file lacks take their defaults, so that older files load. Nothing but the declared types can come
-    out, whatever the file says: numbers, words, tuples of them, and dataclasses.
+    Fields that the file lacks take the first defaults they had, so that older files load. Nothing but the declared
+    types can come out, whatever the file says: numbers, words, tuples of them, and dataclasses.
 
     Args:
         value: what JSON gave.
@@ -258,6 +258,7 @@ def _restore_dataclass(value: dict[str, Any], kind: Any, where: str) -> Any:
         if absent and field.name not in value:
             raise ValueError(f"configuration of {name} lacks the field {field.name}")
     path = f"{where}." if where else ""
+    value = {f.name: f.metadata["before"] for f in fields(chosen) if "before" in f.metadata} | value
     restored = {key: restore(item, hints[key], path + key) for key, item in value.items() if key != "class"}
     try:
         made = chosen(**restored)
@@ -303,6 +304,20 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 def execution(default: Any) -> Any:
     """A dataclass field that may change when a run is resumed, because it does not change the result."""
     return dataclasses.field(default=default, metadata={"execution": True})
+
+
+# Runs are stored with the number of the newest change of a default that they know.
+CHANGED_DEFAULTS = 1
+
+
+def changed_default(default: Any, *, before: Any, in_number: int) -> Any:
+    """A dataclass field whose default has changed: runs that were begun with the one before go on with it.
+
+    Args:
+        before: the first default; what a stored run lacks had this value.
+        in_number: of the change, at most `CHANGED_DEFAULTS`, which is raised by 1 with every change.
+    """
+    return dataclasses.field(default=default, metadata={"before": before, "in_number": in_number})
 
 
 def result_relevant(config: Any) -> Any:

@@ -7,15 +7,16 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import MISSING, fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from selfsup import arithmetic, checkpoint, distributed
-from selfsup.config import differences, dump, result_relevant
+from selfsup.begun import as_begun, completed, with_processes
+from selfsup.config import CHANGED_DEFAULTS, differences, dump, result_relevant
+from selfsup.monitor.log import message
 from selfsup.sealed import seal, unseal
 from selfsup.untrusted import is_text, open_own, read_json, require_own_folder
 
@@ -27,6 +28,8 @@ except ImportError:  # Windows
 _FOLDERS = ("checkpoints", "tensorboard", "results", "captured")  # inside a run folder
 _CONFIG = ("result", "run")  # entries of config.json
 _PACKAGES = ("selfsup", "torch", "torchvision", "kornia", "accelerate", "safetensors", "numpy", "pillow")
+
+Config = TypeVar("Config")
 
 
 class RunFolder:
@@ -62,8 +65,11 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; give --folder the name of a folder")
         if saved.is_file():
-            old = unseal(saved, _CONFIG).get("result", {})
-            changed = differences(_completed(old, config), _relevant(config, facts))
+            old = completed(unseal(saved, _CONFIG).get("result", {}), config)
+            if isinstance(old.get("facts"), dict):
+                launches = self.read_json("environment.json").get("launches", [])
+                old["facts"] = with_processes(old["facts"], facts, launches)
+            changed = differences(old, _relevant(config, facts))
             if changed:
                 shown = "; ".join(changed[:6]) + ("; ..." if len(changed) > 6 else "")
                 raise ValueError(
@@ -90,11 +96,34 @@ class RunFolder:
             yield
 
     def _write(self, config: Any, relevant: Any, device: torch.device) -> None:
-        self.write_sealed("config.json", {"result": relevant, "run": dump(config)})
+        content = {"result": relevant, "run": dump(config), "defaults": self._defaults()}
+        self.write_sealed("config.json", content)
         known = self.read_json("environment.json").get("launches", [])
         self.write_json("environment.json", {"launches": [*known, environment(device)]})
         checkpoint.clean(self.checkpoints)
         checkpoint.clean(self.path)
+
+    def as_begun(self, config: Config) -> Config:
+        """The configuration, with the defaults of its time where the folder holds a run from before they changed.
+
+        Raises:
+            DamagedFile: config.json is not as it was written.
+        """
+        if not self.holds_run:
+            return config
+        config, notes = as_begun(config, self.saved_run(), self._defaults())
+        if notes and distributed.rank() == 0:
+            message(f"the run goes on with the defaults it was begun with: {', '.join(notes)}")
+        return config
+
+    def _defaults(self) -> int:
+        """The number of the newest changed default that the run was begun with."""
+        if not self.holds_run:
+            return CHANGED_DEFAULTS
+        number = unseal(self.path / "config.json", _CONFIG).get("defaults", 0)
+        if type(number) is not int:
+            raise ValueError(f"{self.path / 'config.json'} does not say which defaults it was begun with")
+        return number
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -167,18 +196,6 @@ class RunFolder:
             require_own_folder(path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
-
-
-def _completed(saved: Any, config: Any) -> Any:
-    """A saved configuration with the fields that its classes have got since: their defaults do what was done before."""
-    if is_dataclass(config) and isinstance(saved, dict):
-        parts = {f.name: getattr(config, f.name) for f in fields(config)}
-        new = {f.name: f.default for f in fields(config) if f.name not in saved and not f.metadata.get("execution")}
-        added = {name: result_relevant(default) for name, default in new.items() if default is not MISSING}
-        return {name: _completed(value, parts.get(name)) for name, value in saved.items()} | added
-    if isinstance(config, tuple) and isinstance(saved, list) and len(config) == len(saved):
-        return [_completed(one, part) for one, part in zip(saved, config, strict=True)]
-    return saved
 
 
 def _relevant(config: Any, facts: dict[str, Any]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def pretrain(run: Run) -> dict[str, Any]:
     """
     begin = time.monotonic()
     folder = RunFolder(Path(run.folder or f"runs/{run.name}"))
-    asked, run = run.precision, settled(run, folder)
+    asked, run = run.precision, settled(folder.as_begun(run), folder)
     accelerator = make_accelerator(run)
     device = accelerator.device
     source = open_training(run.data)

@@ -14,10 +14,9 @@ from selfsup.pretrain import Run, pretrain
 
 
 def runs(folder: Path, method: str) -> tuple[Run, Run]:
-    """The same run with the memory whole and shared, the batch norm over all processes."""
+    """The same run with the memory whole and shared."""
     field = "shard_memory" if method == "spcl" else "shard_bank"
     whole = tiny_run(folder / "whole", method, epochs=2)
-    whole = replace(whole, method=replace(whole.method, batch_norm="sync"))
     shared = replace(whole, folder=str(folder / "shared"), method=replace(whole.method, **{field: True}))
     return whole, shared
 

@@ -40,8 +40,7 @@ def runs(folder: Path) -> dict[str, Run]:
     """Every optimizer, momentum encoders, clipping, chunks, features for clusters and online evaluations."""
 
     def gentle(name: str, method: str, **changes: Any) -> Run:
-        run = tiny_run(folder / name, method, epochs=1, evaluate_every=0, **changes)
-        return replace(run, method=replace(run.method, batch_norm="sync")) if "moco" in method else run
+        return tiny_run(folder / name, method, epochs=1, evaluate_every=0, **changes)
 
     optimizer = tiny_run(folder).optimizer
     return {

@@ -89,8 +89,8 @@ def test_fp16_is_refused_where_it_cannot_run(tmp_path: Path) -> None:
 def test_one_process_equals_two(tmp_path: Path) -> None:
     """20 steps of the global batch 64: the same losses to rounding, with batch norm over all processes."""
     methods = {
-        "simclr": replace(METHODS["simclr"], batch_norm="sync", temperature=0.5),
-        "moco": replace(METHODS["moco"], batch_norm="sync", queue_size=150),
+        "simclr": replace(METHODS["simclr"], temperature=0.5),
+        "moco": replace(METHODS["moco"], queue_size=150),
     }
     assert isinstance(methods["simclr"], SimCLR.Config)
     assert isinstance(methods["moco"], MoCo.Config)
@@ -147,7 +147,7 @@ def replica(run: Run) -> str:
 
 
 def test_replicas_are_identical_to_the_bit(tmp_path: Path) -> None:
-    """MoCo's own batch norm is local (shuffled), so its running statistics are equal only if they are shared."""
+    """MoCo's groups of batch norm are each of one process, so running statistics are equal only if they are shared."""
     first, second = run_processes(2, replica, tiny_run(tmp_path / "run", "moco", epochs=1))
     assert first == second
 

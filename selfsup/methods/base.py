@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from selfsup.data.batch import Batch
+from selfsup.distributed import world_size
 from selfsup.models.heads import Head, HeadConfig
+from selfsup.models.norm import depends_on_processes
 
 
 class Step(NamedTuple):
@@ -70,8 +72,11 @@ class Method(nn.Module):
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """Choices that the configuration left to the circumstances; a run can only go on where they are the same."""
-        return {}
+        """Facts that the configuration left to the circumstances; a run can only go on where they are the same.
+
+        Here "processes", their number, where a batch norm is over each process's own images.
+        """
+        return {"processes": world_size()} if depends_on_processes(self) else {}
 
     def rates(self) -> dict[str, float]:
         """Factors on the learning rate of parameters that learn faster or slower: beginning of their names -> factor.

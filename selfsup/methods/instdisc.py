@@ -7,7 +7,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from selfsup.config import execution
+from selfsup.config import changed_default, execution
 from selfsup.data.batch import Batch
 from selfsup.distributed import gather
 from selfsup.losses.contrastive import first_is_positive, unit
@@ -48,7 +48,7 @@ class InstDisc(Method):
         normaliser_value: float | None = None  # only for fixed
         proximal_weight: float = 0.0  # lambda: times the squared distance to the image's bank row (equation 9)
         bank_dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # how the bank is stored
-        batch_norm: Literal["plain", "sync"] = "plain"
+        batch_norm: Literal["sync", "plain"] = changed_default("sync", before="plain", in_number=1)
         shard_bank: bool = execution(False)  # each process holds a part of the bank: for one too large for a device
 
         def __post_init__(self) -> None:

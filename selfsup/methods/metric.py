@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from selfsup.config import changed_default
 from selfsup.data.batch import Batch
 from selfsup.distributed import gather, rank, world_size
 from selfsup.losses.contrastive import full, similarity, unit
@@ -43,7 +44,8 @@ class Metric(Method):
         neck: Literal["none", "batch_norm"] = "none"
         normalise: bool | None = None  # embeddings of unit norm; None: as the loss was published, so all but N-pair's
         # frozen: statistics stay as they are, as when weights of another training are refined; needs `start`.
-        batch_norm: Literal["plain", "sync", "frozen"] = "plain"
+        # A neck is then over all processes.
+        batch_norm: Literal["sync", "plain", "frozen"] = changed_default("sync", before="plain", in_number=1)
 
         def build(self, encoder: nn.Module, problem: Problem) -> "Metric":
             return Metric(self, encoder, problem)
@@ -59,9 +61,8 @@ class Metric(Method):
         self.encoder = convert(encoder, "sync" if config.batch_norm == "sync" else "plain")
         normed: Literal["none", "all"] = "all" if config.neck == "batch_norm" else "none"
         head = Head.Config(hidden_layers=0, output_dim=config.output_dim, batch_norm=normed)
-        self.head = convert(
-            head.build(cast(int, encoder.feature_dim)), "sync" if config.batch_norm == "sync" else "plain"
-        )
+        kind: Literal["sync", "plain"] = "plain" if config.batch_norm == "plain" else "sync"
+        self.head = convert(head.build(cast(int, encoder.feature_dim)), kind)
         self.loss = config.loss.build(problem, config.output_dim)
         self.normalise = self.loss.norm != "free" if config.normalise is None else config.normalise
         if self.loss.norm == "unit" and not self.normalise:
@@ -72,6 +73,7 @@ class Metric(Method):
         if self.loss.needs_pairs:
             require_pairs(problem, type(self.loss).__name__)
         self.register_buffer("steps", torch.tensor(0))  # applied so far; numbers the draws of negatives
+        self.train()  # what is frozen shows it from the start
 
     def rates(self) -> dict[str, float]:
         return {f"loss.{name}": factor for name, factor in self.loss.rates().items()}

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from selfsup.config import changed_default
 from selfsup.data.batch import Batch
 from selfsup.distributed import gather, rank, world_size
 from selfsup.losses.contrastive import info_nce, unit
@@ -40,10 +41,15 @@ class MoCo(Method):
         final_momentum: float | None = None  # m at the end of training, reached along half a cosine; None: constant
         temperature: float = 0.2  # 0.07 in v1
         head: Head.Config = field(default_factory=Head.Config)  # hidden_layers=0 in v1
-        # A key that shares batch norm with its query can be told by the statistics alone. shuffle: keys are normed with
-        # other processes' samples. split: in parts of a permuted batch, on one process. auto: whichever fits.
-        batch_norm: Literal["auto", "shuffle", "split", "sync", "plain"] = "auto"
-        batch_norm_splits: int = 8
+        # A key that shares batch norm with its query can be told by the statistics alone. groups: batch norm is over
+        # groups of consecutive rows of the global batch, and keys are shuffled over all of it before they are formed;
+        # 8 groups are 8 on one process and 1 on each of 8. shuffle: over each process's images, keys shuffled over all.
+        # split: over interleaved parts of each process's images, its keys permuted. auto: of runs from before there
+        # were groups, "split" on one process and "shuffle" on several.
+        batch_norm: Literal["groups", "sync", "plain", "shuffle", "split", "auto"] = changed_default(
+            "groups", before="auto", in_number=1
+        )
+        batch_norm_splits: int = 8  # the number of groups, or of parts
         symmetric: bool = False  # each view is query and key once (the authors' CIFAR demo)
         batch_negatives: bool = False  # the keys of the batch's other images, too, are negatives
 
@@ -70,9 +76,10 @@ class MoCo(Method):
         self.batch_norm = _batch_norm(config, problem)
         # Shuffling leaves every batch norm as it is: it is the images that move.
         kind = "plain" if self.batch_norm == "shuffle" else self.batch_norm
+        parts = config.batch_norm_splits // (world_size() if kind == "groups" else 1)  # of this process
         head = config.head.build(cast(int, encoder.feature_dim))
-        self.encoder = convert(encoder, kind, config.batch_norm_splits)
-        self.head = convert(head, kind, config.batch_norm_splits)
+        self.encoder = convert(encoder, kind, parts)
+        self.head = convert(head, kind, parts)
         self.key_encoder = deepcopy(self.encoder).requires_grad_(False)
         self.key_head = deepcopy(self.head).requires_grad_(False)
         dim = config.head.output_dim
@@ -81,8 +88,7 @@ class MoCo(Method):
 
     @property
     def resolved(self) -> dict[str, Any]:
-        # What "auto" came to; and shuffled batch norm is over each process's part of the batch.
-        return {"batch_norm": self.batch_norm} | ({"processes": world_size()} if self.batch_norm == "shuffle" else {})
+        return {"batch_norm": self.batch_norm} | super().resolved  # what "auto" came to
 
     def queries(self, views: list[Tensor]) -> list[Tensor]:
         return views if self.config.symmetric else views[:1]
@@ -136,9 +142,9 @@ class MoCo(Method):
     def embed_keys(self, view: Tensor, number: int) -> Tensor:
         """(B, C, S, S) -> (B, D), unit rows without gradient, of images in another order; `number`: which of the step.
 
-        The order is over the batch of all processes, or of this one where batch norm is split.
+        The order is over the batch of all processes, or of this one where its own batch is split.
         """
-        everyone = self.batch_norm == "shuffle"
+        everyone = self.batch_norm != "split"
         images = gather(view) if everyone else view  # (N, C, S, S)
         order = permutation(self.seed, Stream.SHUFFLE, len(images), epoch=2 * self.steps + number)  # (N,)
         first = rank() * len(view) if everyone else 0
@@ -163,7 +169,10 @@ class MoCo(Method):
         self.steps += 1
 
 
-def _batch_norm(config: MoCo.Config, problem: Problem) -> Literal["shuffle", "split", "sync", "plain"]:
+Chosen = Literal["groups", "sync", "plain", "shuffle", "split"]
+
+
+def _batch_norm(config: MoCo.Config, problem: Problem) -> Chosen:
     """What "auto" comes to; and a ValueError for sizes that cannot work."""
     pushed = problem.batch_size * (2 if config.symmetric else 1)
     if config.queue_size == 0 and not config.batch_negatives:
@@ -174,9 +183,11 @@ def _batch_norm(config: MoCo.Config, problem: Problem) -> Literal["shuffle", "sp
             f"(batch_size {problem.batch_size}); use a larger queue, such as {max(4096, 16 * pushed)}"
         )
     if config.batch_norm == "shuffle" and world_size() == 1:
-        raise ValueError('batch_norm "shuffle" needs several processes and this run has one; use "auto" or "split"')
-    fitting: Literal["shuffle", "split"] = "shuffle" if world_size() > 1 else "split"
+        raise ValueError('batch_norm "shuffle" needs several processes and this run has one; use "groups"')
+    fitting: Chosen = "shuffle" if world_size() > 1 else "split"
     kind = fitting if config.batch_norm == "auto" else config.batch_norm
+    if kind == "groups":
+        _check_groups(config.batch_norm_splits, problem.batch_size)
     local = problem.batch_size // world_size()
     if kind == "split" and local % config.batch_norm_splits:
         raise ValueError(
@@ -184,3 +195,20 @@ def _batch_norm(config: MoCo.Config, problem: Problem) -> Literal["shuffle", "sp
             f"use a batch size divisible by {config.batch_norm_splits}, or another batch_norm_splits"
         )
     return kind
+
+
+def _check_groups(groups: int, batch_size: int) -> None:
+    """A ValueError where the batch or the processes cannot be divided into whole groups of at least two images."""
+    if groups % world_size():
+        fitting = ", ".join(str(world) for world in range(1, groups + 1) if groups % world == 0)
+        raise ValueError(
+            f"batch norm is over {groups} groups of the batch (batch_norm_splits), which {world_size()} processes "
+            f"cannot share evenly; start {fitting} of them, or for another recipe give batch_norm_splits a multiple of "
+            f'{world_size()}, or batch_norm "sync"'
+        )
+    if batch_size % groups or batch_size < 2 * groups:
+        raise ValueError(
+            f"a batch of {batch_size} images cannot be divided into {groups} equal groups of at least 2 for batch "
+            f"norm; use a batch_size that is a multiple of {groups} and at least {2 * groups}, or another "
+            "batch_norm_splits"
+        )

@@ -26,7 +26,7 @@ class SimCLRv2(MoCo):
     class Config(MoCo.Config):
         temperature: float = 0.1
         head: Head.Config = field(default_factory=lambda: Head.Config(hidden_layers=2, batch_norm="all"))
-        batch_norm: Literal["auto", "shuffle", "split", "sync", "plain"] = "sync"
+        batch_norm: Literal["groups", "sync", "plain", "shuffle", "split", "auto"] = "sync"
         symmetric: bool = True
         batch_negatives: bool = True
         # mean2n: mean over both views. simclr: their sum, as in the published code of SimCLR and in symmetric MoCo.
@@ -37,7 +37,7 @@ class SimCLRv2(MoCo):
             if not self.symmetric:
                 raise ValueError("SimCLRv2 compares each view with the other; for one direction only use MoCo")
             if self.batch_norm not in ("sync", "plain"):
-                raise ValueError(f'batch_norm is "{self.batch_norm}"; SimCLRv2 takes "sync", or "plain" on one process')
+                raise ValueError(f'batch_norm is "{self.batch_norm}"; SimCLRv2 takes "sync", or "plain"')
 
         def build(self, encoder: nn.Module, problem: Problem) -> "SimCLRv2":
             return SimCLRv2(self, encoder, problem)

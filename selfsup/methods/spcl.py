@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from selfsup.cluster.criterion import independence_threshold, reliable, renumber, set_apart
 from selfsup.cluster.dbscan import dbscan
 from selfsup.cluster.jaccard import jaccard_graph
-from selfsup.config import execution
+from selfsup.config import changed_default, execution
 from selfsup.data.batch import Batch
 from selfsup.distributed import from_first, gather, rank, world_size
 from selfsup.losses.contrastive import unit
@@ -49,7 +49,8 @@ class SpCL(Method):
         # two: labelled source images and unlabelled target images, each domain with batch norm of its own.
         domains: Literal["one", "two"] = "one"
         neck: Literal["batch_norm", "none"] = "batch_norm"  # between the encoder and the unit sphere, as published
-        batch_norm: Literal["plain", "sync"] = "plain"  # sync: over all processes, for one domain
+        # sync: over all processes, of two domains for each of them.
+        batch_norm: Literal["sync", "plain"] = changed_default("sync", before="plain", in_number=1)
         shard_memory: bool = execution(False)  # each process holds the rows of some clusters: for one too large
 
         def __post_init__(self) -> None:
@@ -66,8 +67,6 @@ class SpCL(Method):
                 raise ValueError(f"k1 is {self.k1} and k2 {self.k2}; give 1 <= k2 <= k1, such as 30 and 6")
             if self.min_samples < 2:
                 raise ValueError(f"min_samples is {self.min_samples}; give 2 or more, such as 4")
-            if self.domains == "two" and self.batch_norm == "sync":
-                raise ValueError('batch_norm "sync" does not know two domains; use "plain" with domains "two"')
 
         def build(self, encoder: nn.Module, problem: Problem) -> "SpCL":
             return SpCL(self, encoder, problem)
@@ -88,11 +87,11 @@ class SpCL(Method):
         neck: nn.Module = nn.Identity()
         if config.neck == "batch_norm":
             neck = Neck.Config().build(dim)
-        two = config.domains == "two"
+        two, sync = config.domains == "two", config.batch_norm == "sync"
+        _check_domains(two, sync, problem)
         self.encoder, self.neck = (
-            to_domains(part) if two else convert(part, config.batch_norm) for part in (encoder, neck)
+            to_domains(part, sync) if two else convert(part, config.batch_norm) for part in (encoder, neck)
         )
-        _check_domains(two, problem)
         labels = problem.labels if two else torch.full((problem.num_images,), -1)
         if labels is None or (two and not 0 < int((labels < 0).sum()) < len(labels)):
             raise ValueError(
@@ -194,7 +193,7 @@ class SpCL(Method):
         return self.memory.labels[self.row_of_image].cpu()
 
 
-def _check_domains(two: bool, problem: Problem) -> None:
+def _check_domains(two: bool, sync: bool, problem: Problem) -> None:
     if two != problem.two_domains:
         ask = ("two", "sampling=TwoDomains()") if two else ("one", "sampling=ClassBalanced(), or domains two")
         raise ValueError(
@@ -207,8 +206,9 @@ def _check_domains(two: bool, problem: Problem) -> None:
             f"{local} images per process cannot hold as many of either domain; "
             f"use a batch_size divisible by {2 * world_size()}"
         )
-    if two and local < 4:
+    if two and (problem.batch_size if sync else local) < 4:
+        where = "in all" if sync else "per process"
         raise ValueError(
-            f"{local} images per process leave one of either domain, and batch norm needs at least two; "
-            f"use a batch_size of at least {4 * world_size()}"
+            f"{problem.batch_size if sync else local} images {where} leave one of either domain, and batch norm needs "
+            f"at least two; use a batch_size of at least {4 if sync else 4 * world_size()}"
         )

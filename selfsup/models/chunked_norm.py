@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsup.distributed import mean_over_processes
 from selfsup.models.domain_norm import DomainBatchNorm
-from selfsup.models.norm import SplitBatchNorm, SyncBatchNorm
+from selfsup.models.norm import GroupBatchNorm, SplitBatchNorm, is_synchronised
 
 Statistics = tuple[Tensor, Tensor]  # mean and biased variance, (parts, C) each
 Collected = dict[_BatchNorm, list[Statistics]]  # of every chunk
@@ -64,8 +64,11 @@ def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
         torch._foreach_copy_(targets, sources)
 
 
-def _parts(norm: _BatchNorm) -> list[tuple[slice, str]]:
-    """Which rows are normalised together, and what the names of their scale and shift begin with."""
+def _parts(norm: _BatchNorm, count: int) -> list[tuple[slice, str]]:
+    """Which of `count` rows are normalised together, and what the names of their scale and shift begin with."""
+    if isinstance(norm, GroupBatchNorm):
+        size = count // norm.groups
+        return [(slice(first, first + size), "") for first in range(0, count, size)]
     if isinstance(norm, SplitBatchNorm):
         return [(slice(part, None, norm.splits), "") for part in range(norm.splits)]
     if isinstance(norm, DomainBatchNorm):
@@ -83,7 +86,8 @@ def collecting(norms: list[_BatchNorm]) -> Iterator[Collected]:
         x = inputs[0].detach()
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         axes = [0, *range(2, x.ndim)]
-        variances, means = zip(*(torch.var_mean(x[rows], axes, correction=0) for rows, _ in _parts(norm)), strict=True)
+        parts = [torch.var_mean(x[rows], axes, correction=0) for rows, _ in _parts(norm, len(x))]
+        variances, means = zip(*parts, strict=True)
         found.setdefault(norm, []).append((torch.stack(means), torch.stack(variances)))
 
     handles = [norm.register_forward_pre_hook(note) for norm in norms]
@@ -104,10 +108,10 @@ def pooled(found: Collected) -> Fixed:
     for norm, chunks in found.items():
         means, variances = (torch.stack(parts) for parts in zip(*chunks, strict=True))  # (chunks, parts, C)
         mean = means.mean(dim=0)
-        if isinstance(norm, SyncBatchNorm):
+        if is_synchronised(norm):
             mean = mean_over_processes(mean)
         variance = (variances + (means - mean).square()).mean(dim=0)
-        fixed[norm] = (mean, mean_over_processes(variance) if isinstance(norm, SyncBatchNorm) else variance)
+        fixed[norm] = (mean, mean_over_processes(variance) if is_synchronised(norm) else variance)
     return fixed
 
 
@@ -128,7 +132,7 @@ def _normalise(norm: _BatchNorm, statistics: Statistics, x: Tensor) -> Tensor:
         weight, bias = getattr(norm, f"{prefix}weight"), getattr(norm, f"{prefix}bias")
         return F.batch_norm(x[rows], mean, variance, weight, bias, training=False, eps=norm.eps)
 
-    parts = [(*part, *own) for part, *own in zip(_parts(norm), *statistics, strict=True)]
+    parts = [(*part, *own) for part, *own in zip(_parts(norm, len(x)), *statistics, strict=True)]
     if len(parts) == 1:
         return normed(*parts[0])
     output = torch.empty_like(x)  # also in its layout

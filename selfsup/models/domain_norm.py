@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selfsup.models.norm import AnyBatchNorm
+from selfsup.models.norm import AnyBatchNorm, over_processes
 
 
 class DomainBatchNorm(AnyBatchNorm):
@@ -22,8 +22,9 @@ class DomainBatchNorm(AnyBatchNorm):
     source_running_mean: Tensor
     source_running_var: Tensor
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, synchronised: bool = False) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
+        self.synchronised = synchronised
         self._start_source_as_target()
 
     def _start_source_as_target(self) -> None:
@@ -45,18 +46,24 @@ class DomainBatchNorm(AnyBatchNorm):
             )
         mean, variance, momentum = self._count_batch()
         source_set = (self.source_running_mean, self.source_running_var, self.source_weight, self.source_bias)
+        target_set = (mean, variance, self.weight, self.bias)
         output = torch.empty_like(input)  # also in its layout
-        output[0::2] = F.batch_norm(input[0::2], *source_set, training=True, momentum=momentum, eps=self.eps)
-        output[1::2] = F.batch_norm(
-            input[1::2], mean, variance, self.weight, self.bias, training=True, momentum=momentum, eps=self.eps
-        )
+        for first, tensors in enumerate((source_set, target_set)):
+            rows = input[first::2]
+            if self.synchronised:
+                output[first::2] = over_processes(rows, *tensors, momentum, self.eps)
+            else:
+                output[first::2] = F.batch_norm(rows, *tensors, training=True, momentum=momentum, eps=self.eps)
         return output
 
 
-def to_domains(module: nn.Module) -> nn.Module:
+def to_domains(module: nn.Module, synchronised: bool = False) -> nn.Module:
     """Replace every BatchNorm1d and BatchNorm2d in `module` by a `DomainBatchNorm` that starts both domains from it.
 
     The target's tensors are the old ones themselves; the source's are copies.
+
+    Args:
+        synchronised: whether each domain's statistics are over all processes.
 
     Returns:
         `module`, or its replacement where it is a batch norm itself.
@@ -67,21 +74,21 @@ def to_domains(module: nn.Module) -> nn.Module:
     if isinstance(module, DomainBatchNorm):
         return module
     if isinstance(module, _BatchNorm):
-        return _replacement(module)
+        return _replacement(module, synchronised)
     for name, child in module.named_children():
-        setattr(module, name, to_domains(child))
+        setattr(module, name, to_domains(child, synchronised))
     return module
 
 
-def _replacement(old: _BatchNorm) -> DomainBatchNorm:
+def _replacement(old: _BatchNorm, synchronised: bool) -> DomainBatchNorm:
     complete = old.affine and old.track_running_stats and old.momentum is not None
     if type(old) not in (nn.BatchNorm1d, nn.BatchNorm2d) or not complete:
         raise ValueError(
             f"{old} cannot be kept per domain, only BatchNorm1d and BatchNorm2d with weights and running statistics "
-            f'can; use batch_norm="plain"'
+            'can; use domains="one"'
         )
     assert old.momentum is not None
-    new = DomainBatchNorm(old.num_features, eps=old.eps, momentum=old.momentum)
+    new = DomainBatchNorm(old.num_features, eps=old.eps, momentum=old.momentum, synchronised=synchronised)
     new.weight, new.bias = old.weight, old.bias
     new.running_mean, new.running_var = old.running_mean, old.running_var
     new.num_batches_tracked = old.num_batches_tracked

@@ -110,8 +110,8 @@ def _method(run: Run, found: checkpoint.Checkpoint, device: torch.device) -> Met
     """The method in its state before the step."""
     resolved = found.state["resolved"]
     if resolved.get("batch_norm") == "shuffle":
-        # What several processes with a batch norm each do, in one: parts of the batch, each with one of its own.
-        splits = {"batch_norm": "split", "batch_norm_splits": found.state["processes"]}
+        # What several processes with a batch norm each do, in one: groups of the batch, each with one of its own.
+        splits = {"batch_norm": "groups", "batch_norm_splits": found.state["processes"]}
         run = replace(run, method=replace(run.method, **splits))
     if run.start and not Path(run.start).exists():
         run = replace(run, start="")  # its weights have long become those of the state

@@ -42,6 +42,7 @@ def run_semi(name: str, settings: Semi) -> Evaluated:
     count, facts = check(name, settings)
     folder = RunFolder(Path(settings.folder or _default_folder(name, settings)))
     settings = _settled(settings, folder)
+    settings = folder.as_begun(settings)
     accelerator = make_accelerator(replace(settings.finetune, batch_size=min(settings.finetune.batch_size, count)))
     recipe = isinstance(settings, SemiFromRecipe)
     origin = folder.path / "pretrain" if recipe else Path(name)

@@ -1,5 +1,6 @@
 from collections import OrderedDict
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -108,7 +109,7 @@ def test_golden(case):
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("batch_norm", ["plain", "split"])
+@pytest.mark.parametrize("batch_norm", ["plain", "split", "groups"])
 def test_forward_writes_nothing_but_batch_norm_statistics(symmetric, batch_norm):
     config = MoCo.Config(queue_size=64, head=Head.Config(output_dim=8), symmetric=symmetric, batch_norm=batch_norm)
     method = config.build(toy(True), PROBLEM)
@@ -184,8 +185,8 @@ def test_symmetric_is_both_ways_and_pushes_both_views():
     assert method.queue.pointer == 32
 
 
-@pytest.mark.parametrize("batch_norm", ["plain", "split"])
-def test_split_keys_return_to_their_rows(batch_norm):
+@pytest.mark.parametrize("batch_norm", ["plain", "split", "groups"])
+def test_keys_return_to_their_rows(batch_norm):
     """Without batch norm a key depends on its own image alone, so any permutation must have been undone."""
     method = MoCo.Config(queue_size=64, batch_norm=batch_norm).build(toy(False), PROBLEM)
     view = global_batch(0, 16)[0][0]
@@ -193,9 +194,10 @@ def test_split_keys_return_to_their_rows(batch_norm):
     torch.testing.assert_close(method.embed_keys(view, 0), direct)
 
 
-def test_split_keys_share_batch_norm_with_others_at_every_step():
+@pytest.mark.parametrize("batch_norm", ["split", "groups"])
+def test_keys_share_batch_norm_with_others_at_every_step(batch_norm):
     """Which images a key is normed with changes with the step, and differs from its query's part of the batch."""
-    method = SMALL.build(toy(True), PROBLEM)
+    method = replace(SMALL, batch_norm=batch_norm).build(toy(True), PROBLEM)
     views, _ = global_batch(0, 16)
     keys = [method.embed_keys(views[1], 0)]
     keys.append(method.embed_keys(views[1], 0))
@@ -237,7 +239,9 @@ def test_resumed_run_equals_the_straight_one():
     [
         ({"queue_size": 8}, "queue_size is 8, smaller than the 16 keys"),
         ({"queue_size": 16, "symmetric": True}, r"smaller than the 32 keys of one step \(batch_size 16\)"),
-        ({"batch_norm_splits": 5}, "16 images per process cannot be split into 5 equal parts"),
+        ({"batch_norm_splits": 5}, "a batch of 16 images cannot be divided into 5 equal groups"),
+        ({"batch_norm_splits": 16}, "equal groups of at least 2.* multiple of 16 and at least 32"),
+        ({"batch_norm_splits": 5, "batch_norm": "split"}, "16 images per process cannot be split into 5 equal parts"),
         ({"batch_norm": "shuffle"}, "needs several processes"),
         ({"momentum": 1.5}, "momentum is 1.5"),
         ({"temperature": -1.0}, "temperature is -1"),

@@ -257,12 +257,12 @@ def test_a_step_never_waits_for_the_device(two):
         ({"eps_gap": 0.6}, {}, "eps_gap 0.6"),
         ({"k2": 31}, {}, "k1 is 30 and k2 31"),
         ({"min_samples": 1}, {}, "min_samples is 1"),
-        ({"domains": "two", "batch_norm": "sync"}, {}, "does not know two domains"),
         ({"domains": "two"}, {"two_domains": True}, "labelled source images and unlabelled target images"),
         ({"domains": "two"}, {"two_domains": True, "labels": torch.zeros(IMAGES).long()}, "labelled source images"),
         ({"domains": "two"}, {"labels": MIXED}, "use sampling=TwoDomains"),
         ({}, {"two_domains": True}, "do not fit"),
         ({"domains": "two"}, {"two_domains": True, "labels": MIXED, "batch_size": 9}, "9 images per process"),
+        ({"domains": "two"}, {"two_domains": True, "labels": MIXED, "batch_size": 2}, "2 images in all leave one"),
         ({}, {"num_views": 2}, "1 view of an image and the augmentation makes 2"),
     ],
 )

@@ -3,7 +3,7 @@ import torch
 from figures import assert_agree, golden
 from torch import nn
 
-from selfsup.models.norm import SplitBatchNorm, SyncBatchNorm, convert
+from selfsup.models.norm import GroupBatchNorm, SplitBatchNorm, SyncBatchNorm, convert
 from selfsup.models.resnet import ResNet
 
 
@@ -40,10 +40,33 @@ def test_split_of_a_ragged_batch():
     norm.eval()(torch.randn(6, 3))  # evaluation does not split
 
 
-def test_split_one_is_ordinary():
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_groups_are_the_parts_of_a_split_in_another_order(layout):
+    """Outputs, gradients and running statistics; parts are of every fourth row, groups of consecutive ones."""
+    torch.manual_seed(0)
+    x = torch.randn(12, 3, 2, 5, dtype=torch.float64)
+    order = torch.arange(12).view(3, 4).T.flatten()  # row n of part n mod 4 -> part after part
+    split, groups = SplitBatchNorm(3, 4).double(), GroupBatchNorm(3, 4).double()
+    given = x.clone().to(memory_format=layout).requires_grad_()
+    x.requires_grad_()
+    ours, theirs = groups(given[order].contiguous(memory_format=layout)), split(x)[order]
+    assert ours.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(ours, theirs)
+    (ours**3).sum().backward()
+    (theirs**3).sum().backward()
+    torch.testing.assert_close(given.grad, x.grad)
+    for name, buffer in split.named_buffers():
+        torch.testing.assert_close(dict(groups.named_buffers())[name], buffer)
+    with pytest.raises(ValueError, match="a batch of 6 cannot be divided into 4 equal groups"):
+        groups(x[:6])
+    groups.eval()(x[:6])
+
+
+@pytest.mark.parametrize("kind", [SplitBatchNorm, GroupBatchNorm])
+def test_one_part_is_ordinary(kind):
     torch.manual_seed(0)
     x = torch.randn(6, 3)
-    split, plain = SplitBatchNorm(3, 1), nn.BatchNorm1d(3)
+    split, plain = kind(3, 1), nn.BatchNorm1d(3)
     torch.testing.assert_close(split(x), plain(x))
     torch.testing.assert_close(split.running_var, plain.running_var)
 
@@ -65,7 +88,10 @@ def test_simclr_golden_and_the_moving_variance_that_differs():
     assert_agree(old + (norm.running_var - old) * (count - 1) / count, g["moving_variance1"], 5e-6)
 
 
-@pytest.mark.parametrize(("kind", "cls"), [("sync", SyncBatchNorm), ("split", SplitBatchNorm)])
+KINDS = [("sync", SyncBatchNorm), ("split", SplitBatchNorm), ("groups", GroupBatchNorm)]
+
+
+@pytest.mark.parametrize(("kind", "cls"), KINDS)
 def test_convert_keeps_every_tensor(kind, cls):
     net = ResNet.Config(depth="small", stem="small").build()
     before, order = dict(net.state_dict(keep_vars=True)), list(net.state_dict())
