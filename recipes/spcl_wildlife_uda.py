@@ -24,9 +24,10 @@ recipe = Run(
     augment=presets.reid(size=128, shift=6),
     data=Data(canvas=128),
     sampling=TwoDomains(per_class=4, steps_per_epoch=400),
-    optimizer=AdamW.Config(learning_rate=3.5e-4, weight_decay=5e-4),
+    optimizer=AdamW.Config(learning_rate=3.5e-4, weight_decay=5e-4, decay_norm_and_bias=True),
     schedule=Steps(milestones=(20, 40)),
     epochs=50,
     batch_size=128,
+    test_interpolation="bicubic",
     evaluate_every=10,
 )
