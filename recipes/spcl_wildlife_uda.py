@@ -4,8 +4,7 @@
 
 As spcl_wildlife, with 64 labelled and 64 unlabelled images in every batch, batch norm of its own for each domain, and
 one softmax over the labelled classes, the clusters and the single images (Ge et al. 2020, sections 3.2 and 4.1).
-The encoder that is exported has the unlabelled domain's batch norm. It differs from the publication where
-spcl_wildlife does. Not run yet.
+The encoder that is exported has the unlabelled domain's batch norm. Departures: those of spcl_wildlife. Not run yet.
 """
 
 from selfsup.augment import presets

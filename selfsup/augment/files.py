@@ -77,9 +77,18 @@ def sample(pixels: Tensor, box: tuple[float, float, float, float], size: tuple[i
     top, left, height, width = box
     rows, row_weights = _taps(top, height, size[0], pixels.shape[0])
     columns, column_weights = _taps(left, width, size[1], pixels.shape[1])
-    read = pixels[rows.flatten()][:, columns.flatten()].float().view(size[0], 4, size[1] * 4, 3)
-    across = (read * row_weights[:, :, None, None]).sum(dim=1).view(size[0], size[1], 4, 3)
-    return (across * column_weights[None, :, :, None]).sum(dim=2)
+    if columns.numel() < pixels.shape[1]:  # of a large picture the columns that count, before anything is added up
+        pixels, columns = pixels[:, columns.flatten()], torch.arange(columns.numel()).view_as(columns)
+    made = _added(pixels, 0, rows, row_weights[:, :, None, None])
+    return _added(made, 1, columns, column_weights[:, :, None])
+
+
+def _added(pixels: Tensor, axis: int, places: Tensor, weights: Tensor) -> Tensor:
+    """The sum of four pixels along an axis for each new one; places (size, 4), weights (size, 4, ...)."""
+    total = pixels.index_select(axis, places[:, 0]) * weights[:, 0]
+    for tap in range(1, 4):
+        total.addcmul_(pixels.index_select(axis, places[:, tap]).to(total.dtype), weights[:, tap])
+    return total
 
 
 def _taps(start: float, length: float, size: int, extent: int) -> tuple[Tensor, Tensor]:
