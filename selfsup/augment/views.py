@@ -221,7 +221,8 @@ class Center:
                 crop of 224; 1 takes the whole short side.
             mean: subtracted from values in [0, 1].
             std: divided by.
-            interpolation: "bilinear" or "bicubic", antialiased; or "bicubic_aliased".
+            interpolation: "bilinear" or "bicubic", antialiased; or "bicubic_aliased", as tf.image.resize: SimCLR's code
+                cuts its box out at whole pixels first, here it is resized where it lies.
             fit: "center" keeps the aspect ratio: the box has the view's, the central square for a square view;
                 "whole" squeezes the whole image into the view.
         """
