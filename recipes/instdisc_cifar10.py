@@ -4,7 +4,10 @@
 
 The softmax over all 50,000 images, temperature 0.1, bank momentum 0.5; batch 128, SGD at 0.03 whatever the batch, decay
 5e-4, 200 epochs with drops at 120 and 160; crops and colours, no flip. For the paper's noise-contrastive estimation:
---method.loss nce --method.num-negatives 4096. Not run yet.
+--method.loss nce --method.num-negatives 4096. The published kNN (k = 200, T = 0.1) is on the 128 outputs of the head:
+`selfsup knn RUN --layer embedding`.
+Departures: convolutions start with a normal distribution by their outputs, there as torch starts them; the last,
+smaller batch of an epoch is dropped, there it is kept. Not run yet.
 """
 
 from selfsup.augment import presets

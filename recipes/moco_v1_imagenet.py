@@ -4,6 +4,7 @@
 
 Batch 256, batch norm in 8 groups as on 8 GPUs, SGD at 0.03, decay 1e-4, a tenth at epochs 120 and 160 of 200, linear
 head, queue 65,536, momentum 0.999, temperature 0.07. Published: 60.6 % by linear probe. Not run by us.
+Departure: an image's own older keys in the queue are no negatives; in the published code they are.
 """
 
 from selfsup.augment import presets

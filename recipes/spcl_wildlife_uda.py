@@ -4,8 +4,7 @@
 
 As spcl_wildlife, with 64 labelled and 64 unlabelled images in every batch, batch norm of its own for each domain, and
 one softmax over the labelled classes, the clusters and the single images (Ge et al. 2020, sections 3.2 and 4.1).
-The encoder that is exported has the unlabelled domain's batch norm. It differs from the publication where
-spcl_wildlife does. Not run yet.
+The encoder that is exported has the unlabelled domain's batch norm. Departures: those of spcl_wildlife. Not run yet.
 """
 
 from selfsup.augment import presets
@@ -24,9 +23,10 @@ recipe = Run(
     augment=presets.reid(size=128, shift=6),
     data=Data(canvas=128),
     sampling=TwoDomains(per_class=4, steps_per_epoch=400),
-    optimizer=AdamW.Config(learning_rate=3.5e-4, weight_decay=5e-4),
+    optimizer=AdamW.Config(learning_rate=3.5e-4, weight_decay=5e-4, decay_norm_and_bias=True),
     schedule=Steps(milestones=(20, 40)),
     epochs=50,
     batch_size=128,
+    test_interpolation="bicubic",
     evaluate_every=10,
 )

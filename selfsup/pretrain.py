@@ -11,6 +11,7 @@ from torch import nn
 
 from selfsup import arithmetic, distributed
 from selfsup.augment.geometry import Fit
+from selfsup.augment.parameters import Interpolation
 from selfsup.augment.views import Augment, Views
 from selfsup.caching import check_chunks
 from selfsup.config import Data, differences, dump, execution
@@ -45,6 +46,7 @@ class Run(Training):
     data: Data = Data()
     sampling: Sampling = SHUFFLED
     test_fraction: float = 1.0  # central part of the short side that the encoder sees at test time
+    test_interpolation: Interpolation = "bilinear"  # of the resize at test time, by every stage
     knn_bank: int = execution(10_000)  # training images of the online kNN
     knn_queries: int = execution(2_000)  # test images of the online kNN
     knn_k: int = execution(200)
@@ -66,7 +68,14 @@ class Run(Training):
     def feed(self) -> Feed:
         view = self.augment.views[0]
         fit: Fit = "whole" if view.crop == "shifted" else "center"
-        return Feed(size=view.size, fraction=self.test_fraction, mean=view.mean, std=view.std, fit=fit)
+        return Feed(
+            size=view.size,
+            fraction=self.test_fraction,
+            mean=view.mean,
+            std=view.std,
+            fit=fit,
+            interpolation=self.test_interpolation,
+        )
 
 
 def pretrain(run: Run) -> dict[str, Any]:

@@ -112,11 +112,11 @@ class SupConCosine(Schedule):
     """SupContrast's schedule: a cosine over all epochs, counted from 1, that the warm-up joins where it has fallen to.
 
     Khosla et al. 2020, published code: the final factor is the decay rate cubed; for batches above 256 the rate rises
-    linearly with every step from 0.01 (here a factor of the peak rate) to the cosine's value at the end of warm-up.
+    linearly with every step from a rate of 0.01, whatever the peak, to the cosine's value at the end of warm-up.
     """
 
     warmup_epochs: int = 0  # 10 in SupContrast, 5 in PyContrast, where the batch is above 256
-    warmup_from: float = 0.01
+    warmup_from: float = 0.01  # a share of the peak rate, so for the published start give 0.01 / the peak rate
     final: float = 0.001
 
     def __call__(self, step: int, horizon: Horizon) -> float:

@@ -108,7 +108,7 @@ def _augment_at(size: int, device: torch.device, arguments: argparse.Namespace) 
 
 
 def _kornia_pipeline(view: View) -> Callable[[Tensor], Tensor]:
-    """kornia's own batched operators for the same transform. Its crop is not antialiased, so it does less work."""
+    """kornia's own batched operators for the same transform. Its crop is not antialiased, and no more is ours."""
     jitter = view.jitter
     steps = [
         K.RandomResizedCrop(view.shape, scale=view.crop_scale, ratio=view.crop_ratio, resample="BICUBIC"),

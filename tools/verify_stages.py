@@ -38,6 +38,7 @@ from selfsup.folder import RunFolder, environment
 from selfsup.monitor.log import message
 from selfsup.optim import SGD
 from selfsup.pretrain import Run, pretrain
+from selfsup.schedules import Cosine
 from selfsup.stages.base import Result, keep, read
 from selfsup.stages.distill import Distill, distill_settings, run_distill
 from selfsup.stages.encoder import load_encoder
@@ -88,6 +89,7 @@ def finetuning(data: Data, choice: str, seed: int, start: str) -> Finetune:
             scaling="none",
             weight_decay=1e-4 if pretrained else 5e-4,
         ),
+        schedule=Cosine(),
         layer=0,
         classifier_rate=10.0 if pretrained else 1.0,
         crop_scale=(0.2, 1.0),
@@ -108,6 +110,7 @@ def distilling(data: Data, teacher: Path, pretrained: Path, protocol: str) -> Di
         optimizer=SGD.Config(learning_rate=0.1, scaling="none", weight_decay=5e-4),
         start=str(pretrained) if like else "random",
         crop_scale=(0.7 if like else 0.4, 1.0),
+        crop_sampler="torchvision",
         workers=0,
         precision="bf16",
     )

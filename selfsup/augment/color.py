@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from selfsup.augment.geometry import send
-from selfsup.augment.parameters import CONTRAST, HUE, SATURATION, Parameters
+from selfsup.augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, Parameters
 
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
 _SOLARIZE_THRESHOLD = 0.5
@@ -45,7 +45,7 @@ def hue_place(order: Tensor) -> Tensor:
     return (order == HUE).int().argmax(dim=1)
 
 
-def jitter_(planes: Tensor, factors: Tensor, order: Tensor) -> None:
+def jitter_(planes: Tensor, factors: Tensor, order: Tensor, additive_brightness: bool = False) -> None:
     """Brightness, contrast, saturation and hue in each sample's order, clamped to [0, 1] after each.
 
     The first three are all clamp(f x + (1 - f) t), with t black, the mean of the gray picture, or the gray picture
@@ -55,11 +55,16 @@ def jitter_(planes: Tensor, factors: Tensor, order: Tensor) -> None:
         planes: (3, B, H, W) float32 in [0, 1], changed in place.
         factors: (B, 4) float32 on the CPU: brightness, contrast, saturation, and the hue's shift in turns.
         order: (B, 4) int64 on the CPU: 0 brightness, 1 contrast, 2 saturation, 3 hue, in the order to apply them.
+        additive_brightness: the first of the factors is not multiplied by but added.
     """
     hues = runs(hue_place(order))
     kinds = order[order != HUE].view(-1, 3).T  # (3, B), what the blends are
     kept = factors.T.gather(0, kinds)
-    table = torch.stack([kept, (1 - kept) * (kinds == CONTRAST), (1 - kept) * (kinds == SATURATION)], dim=1)
+    added = torch.zeros_like(kept)
+    if additive_brightness:
+        brightness = kinds == BRIGHTNESS
+        kept, added = torch.where(brightness, 1.0, kept), torch.where(brightness, kept, 0.0)
+    table = torch.stack([kept, (1 - kept) * (kinds == CONTRAST), (1 - kept) * (kinds == SATURATION), added], dim=1)
     present = [set(slot) for slot in kinds.tolist()]
     table = send(table, planes.device)[..., None, None]  # (slot, coefficient, B, 1, 1)
     turns = send(factors[:, HUE].contiguous(), planes.device)
@@ -68,24 +73,28 @@ def jitter_(planes: Tensor, factors: Tensor, order: Tensor) -> None:
             if place == slot:
                 hue_(planes[:, run], turns[run])
         if slot < 3:
-            kept, of_mean, of_gray = table[slot]
+            kept, of_mean, of_gray, added = table[slot]
             _blend_(
                 planes,
                 kept,
                 of_mean if CONTRAST in present[slot] else None,
                 of_gray if SATURATION in present[slot] else None,
+                added if additive_brightness and BRIGHTNESS in present[slot] else None,
             )
 
 
-def _blend_(planes: Tensor, kept: Tensor, of_mean: Tensor | None, of_gray: Tensor | None) -> None:
-    """clamp(kept x + of_mean mean(gray) + of_gray gray), coefficients (B, 1, 1)."""
+def _blend_(planes: Tensor, kept: Tensor, of_mean: Tensor | None, of_gray: Tensor | None, added: Tensor | None) -> None:
+    """clamp(kept x + of_mean mean(gray) + of_gray gray + added), coefficients (B, 1, 1)."""
     if of_mean is None and of_gray is None:
-        planes.mul_(kept).clamp_(0, 1)
+        planes.mul_(kept)
+        (planes if added is None else planes.add_(added)).clamp_(0, 1)
         return
     gray = luma(planes)
     constant = 0.0 if of_mean is None else of_mean * gray.mean(dim=(1, 2), keepdim=True)
-    added = constant if of_gray is None else gray.mul_(of_gray).add_(constant)
-    planes.mul_(kept).add_(added).clamp_(0, 1)
+    if added is not None:
+        constant = constant + added
+    total = constant if of_gray is None else gray.mul_(of_gray).add_(constant)
+    planes.mul_(kept).add_(total).clamp_(0, 1)
 
 
 def luma(planes: Tensor) -> Tensor:

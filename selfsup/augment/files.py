@@ -1,4 +1,8 @@
-"""Crops of pictures of any size by PIL, in a loader's worker: what `geometry` does to batches of one size."""
+"""Crops of pictures of any size in a loader's worker: what `geometry` does to batches of one size.
+
+PIL's resizing is always antialiased; without antialiasing only four pixels of each axis make a new one, and these alone
+are read, whatever the size of the picture.
+"""
 
 from collections.abc import Sequence
 
@@ -7,8 +11,8 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from selfsup.augment.geometry import Fit, Interpolation, center_boxes
-from selfsup.augment.parameters import Size, height_and_width
+from selfsup.augment.geometry import Fit, center_boxes, keys_
+from selfsup.augment.parameters import Interpolation, Size, height_and_width
 
 _RESAMPLING = {"bilinear": PIL.Image.Resampling.BILINEAR, "bicubic": PIL.Image.Resampling.BICUBIC}
 
@@ -20,7 +24,7 @@ def crop_files(images: Sequence[PIL.Image.Image], boxes: Tensor, size: Size, int
         images: B pictures; any mode, read as RGB.
         boxes: (B, 4) int64 top, left, height, width.
         size: the side, or height and width S, T.
-        interpolation: "bilinear" or "bicubic".
+        interpolation: as in `geometry.resized_crop`.
 
     Returns:
         (B, 3, S, T) uint8.
@@ -30,23 +34,74 @@ def crop_files(images: Sequence[PIL.Image.Image], boxes: Tensor, size: Size, int
     for image, (top, left, height, width) in zip(images, boxes.tolist(), strict=True):
         # Cut first: PIL's resize(box=...) would let the pixels around the box in.
         part = image.crop((left, top, left + width, top + height)).convert("RGB")
-        crops.append(np.asarray(part.resize((wanted_width, wanted_height), _RESAMPLING[interpolation])))
+        if interpolation == "bicubic_aliased":
+            crops.append(_sampled(part, (0, 0, height, width), (wanted_height, wanted_width)))
+        else:
+            crops.append(np.asarray(part.resize((wanted_width, wanted_height), _RESAMPLING[interpolation])))
     return to_tensor(crops)
 
 
 def center_files(
     images: Sequence[PIL.Image.Image], size: Size, fraction: float, interpolation: Interpolation, fit: Fit
 ) -> Tensor:
-    """The box of `center_boxes` of each picture, resized by PIL: (B, 3, S, T) uint8."""
+    """The box of `center_boxes` of each picture, resized: (B, 3, S, T) uint8."""
     wanted_height, wanted_width = height_and_width(size)
     boxes = center_boxes(torch.tensor([(image.height, image.width) for image in images]), size, fraction, fit)
     crops = []
     for image, (top, left, height, width) in zip(images, boxes.tolist(), strict=True):
-        part = image.convert("RGB").resize(
-            (wanted_width, wanted_height), _RESAMPLING[interpolation], box=(left, top, left + width, top + height)
-        )
-        crops.append(np.asarray(part))
+        picture = image.convert("RGB")
+        if interpolation == "bicubic_aliased":
+            crops.append(_sampled(picture, (top, left, height, width), (wanted_height, wanted_width)))
+        else:
+            box = (left, top, left + width, top + height)
+            crops.append(np.asarray(picture.resize((wanted_width, wanted_height), _RESAMPLING[interpolation], box=box)))
     return to_tensor(crops)
+
+
+def _sampled(picture: PIL.Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    values = sample(torch.from_numpy(np.array(picture)), box, size)
+    return values.round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def sample(pixels: Tensor, box: tuple[float, float, float, float], size: tuple[int, int]) -> Tensor:
+    """A box resized with four pixels of each axis to a new one, cubic and without antialiasing ("bicubic_aliased").
+
+    Args:
+        pixels: (H, W, 3) of any type.
+        box: top, left, height, width in pixels; those around it count too.
+        size: height and width S, T of the result.
+
+    Returns:
+        (S, T, 3) float32, not clamped.
+    """
+    top, left, height, width = box
+    rows, row_weights = _taps(top, height, size[0], pixels.shape[0])
+    columns, column_weights = _taps(left, width, size[1], pixels.shape[1])
+    if columns.numel() < pixels.shape[1]:  # of a large picture the columns that count, before anything is added up
+        pixels, columns = pixels[:, columns.flatten()], torch.arange(columns.numel()).view_as(columns)
+    made = _added(pixels, 0, rows, row_weights[:, :, None, None])
+    return _added(made, 1, columns, column_weights[:, :, None])
+
+
+def _added(pixels: Tensor, axis: int, places: Tensor, weights: Tensor) -> Tensor:
+    """The sum of four pixels along an axis for each new one; places (size, 4), weights (size, 4, ...)."""
+    total = pixels.index_select(axis, places[:, 0]) * weights[:, 0]
+    for tap in range(1, 4):
+        total.addcmul_(pixels.index_select(axis, places[:, tap]).to(total.dtype), weights[:, tap])
+    return total
+
+
+def _taps(start: float, length: float, size: int, extent: int) -> tuple[Tensor, Tensor]:
+    """The four pixels of an axis of which each new one is made, (size, 4) int64, and their weights, which sum to one.
+
+    Pixels outside of the picture have no weight.
+    """
+    centers = start + torch.arange(0.5, size, dtype=torch.float64) * (length / size)
+    places = (centers - 0.5).floor()[:, None] + torch.arange(-1, 3)
+    weights = keys_((places + 0.5 - centers[:, None]).abs_())
+    weights *= (places >= 0) & (places < extent)
+    weights /= weights.sum(dim=1, keepdim=True)
+    return places.long().clamp(0, extent - 1), weights.float()
 
 
 def to_tensor(pictures: list[np.ndarray]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Crop, flip, antialiased resize and blur: linear maps along the rows and along the columns of an image.
+"""Crop, flip, resize and blur: linear maps along the rows and along the columns of an image.
 
 Crop, flip and resize of a sample are one matrix (S, H) for its rows and one (T, W) for its columns, so that a batch is
 two batched matrix products. Pictures are held as planes, (3, B, H, W): each colour of a batch is one contiguous block,
@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfsup.augment.parameters import Size, height_and_width
+from selfsup.augment.parameters import Interpolation, Size, height_and_width
 
-Interpolation = Literal["bilinear", "bicubic"]
 Border = Literal["reflect", "zero"]
 Fit = Literal["center", "whole"]
 
@@ -29,14 +28,15 @@ def resized_crop(
     interpolation: Interpolation,
     sizes: Tensor | None = None,
 ) -> Tensor:
-    """Each image's box, flipped where told, resized with antialiasing as torchvision's `resized_crop` does it.
+    """Each image's box, flipped where told, resized as torchvision's `resized_crop` does it with antialiasing.
 
     Args:
         images: (B, 3, H, W) uint8 or floating point.
         boxes: (B, 4) top, left, height, width in pixels of the original image, on the CPU.
         flip: (B,) bool, reverse the columns of the result, on the CPU.
         size: of the result: its side, or height and width S, T.
-        interpolation: "bilinear" (triangle) or "bicubic" (Keys 1981, a = -1/2).
+        interpolation: "bilinear" (triangle) or "bicubic" (Keys 1981, a = -1/2), both antialiased; "bicubic_aliased"
+            without, as tf.image.resize does it, but for the steps of 1/1024 pixel in its table of weights.
         sizes: (B, 2) original height and width where each image was squeezed to H x W; None where it was not.
 
     Returns:
@@ -67,7 +67,7 @@ def crop_planes(
         boxes: (B, 4) float32 top, left, height, width in pixels of `images`, on the CPU.
         flip: (B,) bool, on the CPU.
         size: the side, or height and width S, T.
-        interpolation: "bilinear" or "bicubic".
+        interpolation: as in `resized_crop`.
         inside: count only pixels of the box, as if it were cut out before it is resized: those with any part in it, so
             that no box is empty. Otherwise the pixels around it count too, as if the image were resized and cut after.
 
@@ -196,14 +196,15 @@ def erase_(planes: Tensor, boxes: Tensor) -> None:
 def _resize_matrices(steering: Tensor, size: int, extent: int, interpolation: Interpolation) -> Tensor:
     """(N, size, extent) float32: the weights of the pixels of an axis in each pixel of the resized interval.
 
-    The kernel widens with the scale when the interval shrinks, which is the antialiasing; rows sum to one.
+    The kernel widens with the scale when the interval shrinks, which is the antialiasing; not where the interpolation
+    is aliased. Rows sum to one.
 
     Args:
         steering: (6, N) float32: start and length of the interval in pixels; 1 where the order of the new pixels is
             reversed, else 0; the first pixel that counts, and the one after the last; the pixel of the first column.
         size: number of new pixels.
         extent: number of old pixels.
-        interpolation: "bilinear" or "bicubic".
+        interpolation: as in `resized_crop`.
     """
     start, length, mirror, first, last, offset = steering[:, :, None]  # (N, 1) each
     places = torch.arange(0.5, size, device=start.device)  # centres of the new pixels
@@ -211,8 +212,10 @@ def _resize_matrices(steering: Tensor, size: int, extent: int, interpolation: In
     scale = length / size
     centers = start + places * scale  # (N, size) in old pixels
     pixels = offset + torch.arange(0.5, extent, device=start.device)
-    distance = (pixels[:, None, :] - centers[:, :, None]).mul_(1.0 / scale.clamp(min=1.0)[:, :, None]).abs_()
-    weights = _triangle(distance) if interpolation == "bilinear" else _keys(distance)
+    distance = (pixels[:, None, :] - centers[:, :, None]).abs_()
+    if interpolation != "bicubic_aliased":
+        distance.mul_(1.0 / scale.clamp(min=1.0)[:, :, None])
+    weights = _triangle(distance) if interpolation == "bilinear" else keys_(distance)
     weights.mul_(((pixels > first) & (pixels < last))[:, None, :])
     return weights.div_(weights.sum(dim=-1, keepdim=True))
 
@@ -222,7 +225,7 @@ def _triangle(distance: Tensor) -> Tensor:
     return distance.neg_().add_(1.0).clamp_(min=0.0)
 
 
-def _keys(distance: Tensor) -> Tensor:
+def keys_(distance: Tensor) -> Tensor:
     """Cubic convolution with a = -1/2 (Keys 1981, eq. 15), 0 from 2 on, in place.
 
     Without a case for each piece: t^2 (t - 1) / 2 + s^2 (1 - 2 s), with t = max(2 - d, 0) and s = max(1 - d, 0).

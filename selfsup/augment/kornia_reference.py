@@ -3,7 +3,8 @@
 Where kornia's default means something else than torchvision's, the operator that agrees is named: its brightness is
 additive (`adjust_brightness_accumulative` multiplies), its contrast scales about black (`..._with_mean_subtraction`
 about the gray mean), its saturation is HSV's (`..._with_gray_subtraction` blends with gray), its hue is in radians.
-kornia's crop has no antialiasing, so the box is cut out and resized by torch itself.
+kornia's crop has no antialiasing, so the box is cut out and resized by torch itself; torch's cubic without antialiasing
+is another one than TensorFlow's (a = -3/4), which `files.sample` computes pixel by pixel.
 """
 
 import math
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfsup.augment.files import sample
 from selfsup.augment.parameters import Parameters, View
 from selfsup.packages import optional
 
@@ -42,35 +44,39 @@ def kornia_view(view: View, images: Tensor, parameters: Parameters, cropped: boo
     mean, std = (torch.tensor(values, device=images.device) for values in (view.mean, view.std))
     results = []
     for number, image in enumerate(images):
-        sample = Parameters(*(values[number] for values in parameters))
-        x = _geometry(view, image[None].float() / 255, sample, cropped)
-        if sample.grayscale and view.grayscale_first:
+        drawn = Parameters(*(values[number] for values in parameters))
+        x = _geometry(view, image[None].float() / 255, drawn, cropped)
+        if drawn.grayscale and view.grayscale_first:
             x = _gray(x)
-        if sample.jitter:
-            x = _jitter(x, sample.factors.to(x.device), sample.order.tolist())
-        if sample.grayscale and not view.grayscale_first:
+        if drawn.jitter:
+            x = _jitter(x, drawn.factors.to(x.device), drawn.order.tolist(), view.jitter.additive_brightness)
+        if drawn.grayscale and not view.grayscale_first:
             x = _gray(x)
-        if sample.blur:
-            sigma = float(sample.sigma)
+        if drawn.blur:
+            sigma = float(drawn.sigma)
             border = "reflect" if view.blur.border == "reflect" else "constant"
             x = kornia.filters.gaussian_blur2d(x, view.blur.kernel_size, (sigma, sigma), border)
-        if sample.solarize:
+        if drawn.solarize:
             x = kornia.enhance.solarize(x, 0.5)
         x = kornia.enhance.normalize(x, mean, std)
-        top, left, height, width = sample.erase.tolist()
+        top, left, height, width = drawn.erase.tolist()
         x[:, :, top : top + height, left : left + width] = 0
         results.append(x)
     return torch.cat(results)
 
 
-def _geometry(view: View, image: Tensor, sample: Parameters, cropped: bool) -> Tensor:
+def _geometry(view: View, image: Tensor, drawn: Parameters, cropped: bool) -> Tensor:
     if not cropped:
-        top, left, height, width = sample.boxes.tolist()
+        top, left, height, width = drawn.boxes.tolist()
         box = image[:, :, top : top + height, left : left + width]
-        image = F.interpolate(box, view.shape, mode=view.interpolation, antialias=True).clamp(0, 1)
-    image = library().geometry.hflip(image) if sample.flip else image
+        if view.interpolation == "bicubic_aliased":
+            resized = sample(box[0].permute(1, 2, 0), (0, 0, height, width), view.shape).permute(2, 0, 1)[None]
+        else:
+            resized = F.interpolate(box, view.shape, mode=view.interpolation, antialias=True)
+        image = resized.clamp(0, 1)
+    image = library().geometry.hflip(image) if drawn.flip else image
     if view.crop == "shifted":
-        down, right = sample.shift.tolist()
+        down, right = drawn.shift.tolist()
         image = F.pad(image, (right, -right, down, -down))  # negative: cut there
     return image
 
@@ -81,11 +87,12 @@ def _gray(image: Tensor) -> Tensor:
     return gray
 
 
-def _jitter(image: Tensor, factors: Tensor, order: list[int]) -> Tensor:
-    enhance = library().enhance
+def _jitter(image: Tensor, factors: Tensor, order: list[int], additive_brightness: bool) -> Tensor:
     brightness, contrast, saturation, hue = factors
+    enhance = library().enhance
+    brighten = enhance.adjust_brightness if additive_brightness else enhance.adjust_brightness_accumulative
     operations = (
-        lambda x: enhance.adjust_brightness_accumulative(x, brightness),
+        lambda x: brighten(x, brightness),
         lambda x: enhance.adjust_contrast_with_mean_subtraction(x, contrast),
         lambda x: enhance.adjust_saturation_with_gray_subtraction(x, saturation),
         lambda x: enhance.adjust_hue(x, 2 * math.pi * hue),

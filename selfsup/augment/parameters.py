@@ -11,9 +11,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from selfsup.augment.crops import LEAST_COVERED, Sampler, between, corners, shapes
 from selfsup.randomness import Stream, uniform
 
 Size = int | tuple[int, int]  # pixels: the side of a square, or height and width
+# Resizing is antialiased as PIL's is, but for bicubic_aliased: four pixels of each axis whatever the scale, as
+# TensorFlow's tf.image.resize does it.
+Interpolation = Literal["bilinear", "bicubic", "bicubic_aliased"]
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # torchvision's numbering of the four colour operations
 _ORDERS = tuple(itertools.permutations(range(4)))
 _FIRST_ATTEMPTS = 10  # enough for all but one sample in a million; the others draw on
@@ -39,6 +43,8 @@ class Jitter:
     saturation: float = 0.0  # likewise
     hue: float = 0.0  # the shift is uniform in [-hue, hue], in turns of the colour wheel
     probability: float = 1.0  # of a sample to be jittered at all
+    # Brightness is added, uniform in [-brightness, brightness], instead of multiplied by (SimCLR's first version).
+    additive_brightness: bool = False
 
     def __post_init__(self) -> None:
         for name in ("brightness", "contrast", "saturation"):
@@ -97,7 +103,10 @@ class View:
     crop_scale: tuple[float, float] = (0.2, 1.0)  # resized: share of the image's area, uniform between the two
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height, log-uniform between the two
     crop_attempts: int = 10  # to find a box that fits; after that the largest central one of an allowed ratio
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # always antialiased
+    # How a box is drawn: as by torchvision; or as by TensorFlow for SimCLR: height and ratio uniform, no box below a
+    # tenth of the image, after all attempts the whole image.
+    crop_sampler: Sampler = "torchvision"
+    interpolation: Interpolation = "bilinear"
     flip: float = 0.5  # probability of a horizontal flip
     jitter: Jitter = field(default_factory=Jitter)
     grayscale: float = 0.0  # probability
@@ -116,9 +125,9 @@ class View:
             f"View.shift is {self.shift} for a view of {self.size} pixels and crop={self.crop!r}; give 0 or more, less "
             "than the view's shorter side, and crop='shifted' with it.",
         )
-        low, high = self.crop_scale
+        low, high_share = self.crop_scale
         _require(
-            0 < low <= high <= 1,
+            0 < low <= high_share <= 1,
             f"View.crop_scale is {self.crop_scale}; give (smallest, largest) share of the area, above 0 and up to 1.",
         )
         low, high = self.crop_ratio
@@ -126,6 +135,11 @@ class View:
         _require(
             1 <= self.crop_attempts <= 1000,
             f"View.crop_attempts is {self.crop_attempts}; give 1 to 1000, 10 as in torchvision.",
+        )
+        _require(
+            self.crop_sampler == "torchvision" or high_share >= LEAST_COVERED,
+            f"View.crop_scale is {self.crop_scale} with crop_sampler='tensorflow', which rejects crops below "
+            f"{LEAST_COVERED} of the area; give a larger share, or crop_sampler='torchvision'.",
         )
         for name in ("flip", "grayscale", "solarize"):
             _check_probability(f"View.{name}", getattr(self, name))
@@ -147,7 +161,7 @@ class Parameters(NamedTuple):
 
     boxes: Tensor  # (B, 4) int64: top, left, height, width of the crop, in pixels of the original image
     flip: Tensor  # (B,) bool
-    factors: Tensor  # (B, 4) float32: brightness, contrast, saturation, and hue in turns
+    factors: Tensor  # (B, 4) float32: brightness (or what is added), contrast, saturation, and hue in turns
     order: Tensor  # (B, 4) int64: the operations 0 brightness, 1 contrast, 2 saturation, 3 hue as they follow
     jitter: Tensor  # (B,) bool, whether the jitter is applied
     grayscale: Tensor  # (B,) bool
@@ -173,23 +187,17 @@ def draw(view: View, seed: int, epoch: int | Tensor, indices: Tensor, number: in
         number: which view of the sample, in [0, 1024).
         sizes: (B, 2) int64, height and width of the original images in pixels.
 
-    Crops follow torchvision's RandomResizedCrop (Szegedy et al. 2015): area and log ratio are uniform, the first box
-    that fits is taken, and after `crop_attempts` failures the largest central box of an allowed ratio.
+    Crops follow one of two samplers, see `crops.shapes`: the first box that fits is taken.
     Arithmetic is in double precision, so that every device rounds to the same pixel and the same float32.
     """
     boxes, flip, shift = _boxes(view, seed, epoch, indices, number, sizes)
     jitter = view.jitter
     color = uniform(seed, Stream.COLOR, indices, 7, epoch, number)
-    factors = torch.stack(
-        [
-            *(
-                _between(color[:, i], max(0.0, 1.0 - strength), 1.0 + strength)
-                for i, strength in enumerate((jitter.brightness, jitter.contrast, jitter.saturation))
-            ),
-            _between(color[:, HUE], -jitter.hue, jitter.hue),
-        ],
-        dim=1,
-    )
+    strengths = (jitter.brightness, jitter.contrast, jitter.saturation)
+    ranges = [(max(0.0, 1.0 - strength), 1.0 + strength) for strength in strengths] + [(-jitter.hue, jitter.hue)]
+    if jitter.additive_brightness:
+        ranges[BRIGHTNESS] = (-jitter.brightness, jitter.brightness)
+    factors = torch.stack([between(color[:, i], *ends) for i, ends in enumerate(ranges)], dim=1)
     orders = torch.tensor(_ORDERS, device=indices.device)
     blur = uniform(seed, Stream.BLUR, indices, 3, epoch, number)
     return Parameters(
@@ -201,7 +209,7 @@ def draw(view: View, seed: int, epoch: int | Tensor, indices: Tensor, number: in
         grayscale=color[:, 6] < view.grayscale,
         blur=blur[:, 0] < view.blur.probability,
         solarize=blur[:, 2] < view.solarize,
-        sigma=_between(blur[:, 1], *view.blur.sigma).float(),
+        sigma=between(blur[:, 1], *view.blur.sigma).float(),
         shift=shift,
         erase=_erased(view, seed, epoch, indices, number),
     )
@@ -227,27 +235,12 @@ def _boxes(
         again = epoch if isinstance(epoch, int) else epoch[rest]
         more = uniform(seed, Stream.CROP, indices[rest], 3 + 2 * view.crop_attempts, again, number)
         shape[rest], found[rest] = _attempt(view, more[:, 3:], sizes[rest])
-    room = sizes - shape
-    offset = torch.where(found[:, None], (numbers[:, :2] * (room + 1)).long(), room // 2)
+    offset = corners(view.crop_sampler, numbers[:, :2], sizes, shape, found)
     return torch.cat([offset, shape], dim=1), numbers[:, 2] < view.flip, torch.zeros_like(offset)
 
 
 def _attempt(view: View, numbers: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """The first (height, width) that fits, (B, 2) int64, else the fallback; and whether one was found, (B,) bool."""
-    height, width = sizes[:, :1].double(), sizes[:, 1:].double()
-    area = height * width * _between(numbers[:, 0::2], *view.crop_scale)  # (B, attempts)
-    low, high = (torch.tensor(ratio, dtype=torch.float64).log().item() for ratio in view.crop_ratio)
-    ratio = _between(numbers[:, 1::2], low, high).exp()
-    widths, heights = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
-    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-    found, first = fits.max(dim=1)  # the position of the first one that is true
-    drawn = torch.cat([heights.gather(1, first[:, None]), widths.gather(1, first[:, None])], dim=1)
-
-    narrow, wide = view.crop_ratio
-    tall = torch.minimum(height, (width / narrow).round())  # only what the allowed ratios cut off is lost
-    broad = torch.minimum(width, (height * wide).round())
-    fallback = torch.cat([tall, broad], dim=1).clamp(min=1)
-    return torch.where(found[:, None], drawn, fallback).long(), found
+    return shapes(view.crop_sampler, numbers, sizes, view.crop_scale, view.crop_ratio)
 
 
 def _erased(view: View, seed: int, epoch: int | Tensor, indices: Tensor, number: int) -> Tensor:
@@ -259,18 +252,14 @@ def _erased(view: View, seed: int, epoch: int | Tensor, indices: Tensor, number:
         return torch.zeros(len(indices), 4, dtype=torch.int64, device=indices.device)
     height, width = view.shape
     numbers = uniform(seed, Stream.ERASE, indices, 3 + 2 * _ERASE_ATTEMPTS, epoch, number)
-    area = height * width * _between(numbers[:, 3::2], *view.erase.area)  # (B, attempts)
-    aspect = _between(numbers[:, 4::2], *view.erase.aspect)
+    area = height * width * between(numbers[:, 3::2], *view.erase.area)  # (B, attempts)
+    aspect = between(numbers[:, 4::2], *view.erase.aspect)
     heights, widths = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
     found, first = ((heights < height) & (widths < width)).max(dim=1)  # the position of the first one that is true
     shape = torch.cat([heights.gather(1, first[:, None]), widths.gather(1, first[:, None])], dim=1)
     room = torch.tensor([height, width], device=indices.device) - shape
     boxes = torch.cat([(numbers[:, 1:3] * (room + 1)).floor(), shape], dim=1)
     return torch.where((found & (numbers[:, 0] < view.erase.probability))[:, None], boxes, 0).long()
-
-
-def _between(numbers: Tensor, low: float, high: float) -> Tensor:
-    return numbers * (high - low) + low
 
 
 def _check_probability(name: str, value: float) -> None:

@@ -1,7 +1,7 @@
 """The augmentations of the published methods.
 
 All jitter is torchvision's, in which contrast blends with the mean of the gray picture and saturation with the gray
-picture; and all resizing is antialiased, as PIL's is.
+picture; and all resizing is antialiased, as PIL's is, but SimCLR's, as TensorFlow's is not.
 """
 
 from collections.abc import Callable
@@ -81,24 +81,29 @@ def moco_cifar(size: int = 32) -> Augment:
     return Augment(views=(view, view))
 
 
-def simclr(size: int = 224, strength: float = 1.0, blur: float = 0.5) -> Augment:
+def simclr(size: int = 224, strength: float = 1.0, blur: float = 0.5, additive_brightness: bool = False) -> Augment:
     """SimCLR (Chen et al. 2020, appendix A; simclr `data_util.py`): values stay in [0, 1], without mean and deviation.
 
-    Departures from the authors' TensorFlow code: jitter has torchvision's meaning (theirs has contrast about the mean
-    of each channel and saturation in HSV); the width of the blur is drawn for each view, not for a whole batch; and
-    their crop sampler differs in rounding. The blur has their number of taps, 2 (size // 10 // 2) + 1, 23 for 224
-    pixels, and their zero border.
+    Crops are drawn and resized as by TensorFlow: at most 100 attempts, none below a tenth of the image, cubic without
+    antialiasing. The blur has the published number of taps, 2 (size // 10 // 2) + 1, 23 for 224 pixels, and its zero
+    border. Departures from the published code:
+    - the jitter has torchvision's meaning; theirs has contrast about the mean of each channel and saturation in HSV;
+    - the width of the blur is drawn for each view, not for a whole batch;
+    - what a cubic resize overshoots is cut to [0, 1] at once, there after the first colour operation; and resizing is
+      that of the code for TensorFlow 2 (pixels have centres, a = -1/2), in TensorFlow 1 it is shifted, with a = -3/4.
 
     Args:
         size: of a view, in pixels.
         strength: s, of the colour jitter: 1 for ImageNet, 0.5 for CIFAR.
         blur: probability of the blur.
+        additive_brightness: brightness is added, as in the code's first version ("simclrv1"), instead of multiplied.
     """
     view = View(
         size=size,
         crop_scale=(0.08, 1.0),
         crop_attempts=100,
-        interpolation="bicubic",
+        crop_sampler="tensorflow",
+        interpolation="bicubic_aliased",
         flip=0.5,
         jitter=Jitter(
             brightness=0.8 * strength,
@@ -106,6 +111,7 @@ def simclr(size: int = 224, strength: float = 1.0, blur: float = 0.5) -> Augment
             saturation=0.8 * strength,
             hue=0.2 * strength,
             probability=0.8,
+            additive_brightness=additive_brightness,
         ),
         grayscale=0.2,
         blur=Blur(probability=blur, sigma=(0.1, 2.0), kernel_size=2 * (size // 10 // 2) + 1, border="zero"),
@@ -146,7 +152,8 @@ def reid(size: Size = (256, 128), shift: int = 10) -> Augment:
 
     The image is resized to the size whatever its aspect ratio, flipped, padded with black and cut again at random,
     normalised, and a box of it is erased. The authors' code erases with the values of the ImageNet mean after the
-    normalisation; here the box has the value 0 then, which is the mean itself.
+    normalisation; here the box has the value 0 then, which is the mean itself. A box that fits is sought in 10
+    attempts, there in 100.
 
     Args:
         size: of the view in pixels: height and width, as people stand upright, or the side of a square.
@@ -160,7 +167,7 @@ def reid(size: Size = (256, 128), shift: int = 10) -> Augment:
         flip=0.5,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        erase=Erase(probability=0.5, area=(0.02, 0.4), aspect=(0.3, 3.3)),
+        erase=Erase(probability=0.5, area=(0.02, 0.4), aspect=(0.3, 1 / 0.3)),
     )
     return Augment(views=(view,))
 
@@ -174,6 +181,8 @@ def multi_crop(
 ) -> Augment:
     """Multi-crop (Caron et al. 2020, SwAV, sec. 3.3): the views of `base` from large boxes, then small ones.
 
+    Boxes are drawn by torchvision's sampler, as in the published code, whatever that of `base` is.
+
     Args:
         base: gives the large views, and to the small ones all but size and scale.
         small_size: side of a small view in pixels.
@@ -183,7 +192,10 @@ def multi_crop(
     """
     if count < 1:
         raise ValueError(f"multi_crop's count is {count}; give at least 1 small view, or leave multi_crop out.")
-    large = tuple(replace(view, crop="resized", shift=0, crop_scale=large_scale) for view in base.views)
+    large = tuple(
+        replace(view, crop="resized", shift=0, crop_scale=large_scale, crop_sampler="torchvision")
+        for view in base.views
+    )
     small = replace(large[0], size=small_size, crop_scale=small_scale)
     return replace(base, views=large + (small,) * count)
 

@@ -12,7 +12,6 @@ from selfsup.augment.color import grayscale_, jitter_, processing_order, runs_of
 from selfsup.augment.files import center_files, crop_files
 from selfsup.augment.geometry import (
     Fit,
-    Interpolation,
     blur_planes,
     canvas_boxes,
     center_boxes,
@@ -23,7 +22,7 @@ from selfsup.augment.geometry import (
     to_planes,
 )
 from selfsup.augment.kornia_reference import kornia_view, library
-from selfsup.augment.parameters import Parameters, Size, View, draw, height_and_width
+from selfsup.augment.parameters import Interpolation, Parameters, Size, View, draw, height_and_width
 from selfsup.data.batch import Batch
 from selfsup.randomness import counter
 
@@ -197,7 +196,7 @@ def _color_(view: View, planes: Tensor, chosen: Parameters) -> None:
         for run in grays:
             grayscale_(planes[:, run])
     for run in runs_of_true(chosen.jitter):
-        jitter_(planes[:, run], chosen.factors[run], chosen.order[run])
+        jitter_(planes[:, run], chosen.factors[run], chosen.order[run], view.jitter.additive_brightness)
     if not view.grayscale_first:
         for run in grays:
             grayscale_(planes[:, run])
@@ -227,7 +226,8 @@ class Center:
                 crop of 224; 1 takes the whole short side.
             mean: subtracted from values in [0, 1].
             std: divided by.
-            interpolation: "bilinear" or "bicubic", antialiased.
+            interpolation: "bilinear" or "bicubic", antialiased; or "bicubic_aliased", as tf.image.resize: SimCLR's code
+                cuts its box out at whole pixels first, here it is resized where it lies.
             fit: "center" keeps the aspect ratio: the box has the view's, the central square for a square view;
                 "whole" squeezes the whole image into the view.
         """

@@ -5,6 +5,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +29,9 @@ class Labelled:
     per_class: int | None = None  # this many of every class
     file: str = execution("")  # a text file with one image name a line, as the published 1 % and 10 % lists
     balanced: bool = True  # a fraction is taken of every class on its own, rounded; False: of all images at random
+    # proportional: of every class its fraction; equal: of every class as many, give or take one, as in the published
+    # lists for ImageNet (SimCLR: 12 or 13, and 128 or 129, of every class, however large).
+    shares: Literal["proportional", "equal"] = "proportional"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -38,12 +42,17 @@ class Labelled:
             raise ValueError(f"labelled.fraction is {self.fraction}; it must be above 0 and at most 1, such as 0.01")
         if self.per_class is not None and self.per_class < 1:
             raise ValueError(f"labelled.per_class is {self.per_class}; it must be at least 1, such as 10")
+        if self.shares == "equal" and (self.fraction is None or not self.balanced):
+            raise ValueError(
+                "labelled.shares is equal, which is a way to divide a balanced fraction among the classes; give "
+                "labelled.fraction, or leave shares as it is"
+            )
         if self.seed < 0:
             raise ValueError(f"labelled.seed is {self.seed}; it must not be negative")
 
     @property
     def name(self) -> str:
-        """For folders: all, 1pct, 0.5pct, 1pct_unbalanced, 10_per_class, listed, 1pct_seed1."""
+        """For folders: all, 1pct, 0.5pct, 1pct_unbalanced, 1pct_equal, 10_per_class, listed, 1pct_seed1."""
         if self.file:
             return "listed"
         if self.fraction is None and self.per_class is None:
@@ -51,7 +60,8 @@ class Labelled:
         seed = f"_seed{self.seed}" if self.seed else ""
         if self.fraction is None:
             return f"{self.per_class}_per_class{seed}"
-        return f"{100 * self.fraction:g}pct{'' if self.balanced else '_unbalanced'}{seed}"
+        kind = "_equal" if self.shares == "equal" else "" if self.balanced else "_unbalanced"
+        return f"{100 * self.fraction:g}pct{kind}{seed}"
 
     def described(self, chosen: Source) -> str:
         """What a protocol says of the images that were chosen: the seed plays no part, the content of a list does."""
@@ -76,6 +86,8 @@ class Labelled:
             self._check_per_class(source, self.per_class)
         elif self.fraction is None:
             chosen = torch.arange(len(source))[source.labels >= 0]
+        elif self.shares == "equal":
+            chosen = _first_of_each(source, self._equal(source, self.fraction), self.seed)
         elif self.balanced:
             chosen = _first_of_each(source, _rounded(self.fraction * _class_sizes(source).double()), self.seed)
             least = 0.5 / int(_class_sizes(source)[source.labels[source.labels >= 0]].min())
@@ -83,6 +95,30 @@ class Labelled:
         else:
             chosen = self._at_random(source, self.fraction)
         return chosen.sort().values
+
+    def _equal(self, source: Source, fraction: float) -> Tensor:
+        """How many of each class, (classes,) int64: classes that come first in the random order have one more."""
+        sizes = _class_sizes(source)
+        total = int(_rounded(fraction * sizes.sum().double()))
+        present = sizes > 0
+        share, more = divmod(total, int(present.sum()))
+        labels = source.labels[_random_order(source, self.seed)]
+        turn = torch.stack([(labels == label).nonzero()[0, 0] for label in present.nonzero()[:, 0]]).argsort().argsort()
+        wanted = torch.zeros_like(sizes)
+        wanted[present] = share + (turn < more).long()
+        if not share:
+            raise ValueError(
+                f"labelled.fraction {fraction} gives {total} images for {int(present.sum())} classes; "
+                f"{_would_do((int(present.sum()) - 0.5) / int(sizes.sum()))}"
+            )
+        short = [label for label in range(len(sizes)) if int(sizes[label]) < int(wanted[label])]
+        if short:
+            raise ValueError(
+                f"labelled.shares equal wants {int(wanted[short[0]])} images of every class, but of "
+                f"{_classes(source, short)} there are only {int(sizes[short].min())}; give a smaller "
+                "labelled.fraction, or labelled.shares proportional"
+            )
+        return wanted
 
     def _at_random(self, source: Source, fraction: float) -> Tensor:
         order = _random_order(source, self.seed)

@@ -239,7 +239,7 @@ class MultiSimilarity(PairLoss):
     @dataclass(frozen=True, kw_only=True)
     class Config(PairLoss.Config):
         alpha: float = 2.0  # sharpness of the positives
-        beta: float = 50.0  # sharpness of the negatives; 40 in XBM's code
+        beta: float = 50.0  # sharpness of the negatives, the paper's; 40 in the published code, and in XBM's
         threshold: float = 0.5  # lambda; 1 in the paper, 0.5 in the published code
         epsilon: float = 0.1  # of the mining
 

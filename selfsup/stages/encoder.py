@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from selfsup import checkpoint, distributed
 from selfsup.augment.geometry import Fit
-from selfsup.augment.parameters import Size
+from selfsup.augment.parameters import Interpolation, Size
 from selfsup.augment.views import Center
 from selfsup.config import class_name, dump, restore
 from selfsup.methods.base import Method
@@ -38,6 +38,7 @@ class Feed:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fit: Fit = "center"  # whole: the whole image squeezed to the size, as training by shifts sees it
+    interpolation: Interpolation = "bilinear"  # what all encoders were fed by before there was a choice
 
     def __post_init__(self) -> None:
         sides = self.size if isinstance(self.size, tuple) else (self.size,)
@@ -48,13 +49,22 @@ class Feed:
             )
 
     def center(self) -> Center:
-        return Center(self.size, self.fraction, self.mean, self.std, fit=self.fit)
+        return Center(self.size, self.fraction, self.mean, self.std, self.interpolation, self.fit)
 
     @property
     def transform(self) -> str:
         """What an evaluation says of it."""
         part = "of the short side" if self.fit == "center" else "of both sides"
-        return f"centre {self.fraction} {part}, resized to {self.size}"
+        said = f"centre {self.fraction} {part}, resized to {self.size}"
+        return said + ("" if self.interpolation == "bilinear" else f", {self.interpolation}")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a stage must find again when it goes on; the same as ever where images are fed as they ever were."""
+        fed: dict[str, Any] = dump(self)
+        if self.interpolation == "bilinear":
+            del fed["interpolation"]
+        return fed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfsup import checkpoint, distributed
-from selfsup.augment.views import Augment
 from selfsup.config import Data, dump, execution
 from selfsup.data.batch import Batch
 from selfsup.data.labelled import Labelled, image_names, names_digest
@@ -27,7 +26,7 @@ from selfsup.schedules import Cosine
 from selfsup.stages import supervised
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.encoder import Exported, export, load_encoder
-from selfsup.stages.supervised import Supervised, Trained, plain_view, require_labels
+from selfsup.stages.supervised import Supervised, Trained, require_labels
 
 PROTOCOLS = ("simclr_v2", "simclr_v1", "sgd")
 
@@ -50,7 +49,6 @@ class Finetune(Supervised):
     classifier_rate: float = 1.0  # rate of the new linear layer over the full one
     initial_std: float = 0.0  # of the new linear layer's weights
     label_smoothing: float = 0.0
-    crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area, of the random crop
     evaluate_every: int = execution(0)  # epochs between looks at the test images, which are not for choosing; 0: never
 
     def __post_init__(self) -> None:
@@ -79,10 +77,14 @@ def finetune_settings(protocol: str, data: Data) -> Finetune:
     """The published settings of a protocol for 1 % of the labels (see docs/protocols.md); any can be overridden.
 
     simclr_v2: Chen et al. 2020, "Big self-supervised models", published code: LARS, rate 0.005 sqrt(B), cosine, from
-    the head's first hidden layer; 30 epochs for 10 % and 100 %, and layer 0 for 100 %.
+    the head's first hidden layer; 30 epochs for 10 % and 100 %, and layer 0 for 100 %. The kept layer of the head is
+    trained, as in the code for TensorFlow 2 and by the author's word; the code for TensorFlow 1 leaves it as it is.
     simclr_v1: Chen et al. 2020, appendix B.5: Nesterov SGD, rate 0.05 B / 256, no decay; 30 epochs for 10 %. The
     schedule, which the paper leaves open, and the zero start are those of the published code.
-    sgd: Zbontar et al. 2021, published code: SGD, rate 0.005 at batch 256 and a hundred times that of the classifier.
+    Both crop as TensorFlow draws boxes.
+    sgd: Zbontar et al. 2021, published code (evaluate.py): SGD, rates 0.005 of the backbone and 0.5 of the classifier
+    whatever the batch, cosine from epoch to epoch. Departures: batch norm is over all processes, there over each GPU's
+    part; the last, smaller batch of an epoch is dropped, there it is kept; judged is the last epoch, there the best.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
@@ -97,6 +99,7 @@ def finetune_settings(protocol: str, data: Data) -> Finetune:
             ),
             schedule=Cosine(),
             layer=None,
+            crop_sampler="tensorflow",
         )
     if protocol == "simclr_v1":
         return Finetune(
@@ -106,14 +109,15 @@ def finetune_settings(protocol: str, data: Data) -> Finetune:
             batch_size=4096,
             optimizer=SGD.Config(learning_rate=0.05, nesterov=True, weight_decay=0.0),
             schedule=Cosine(),
+            crop_sampler="tensorflow",
         )
     return Finetune(
         protocol="sgd",
         data=data,
         epochs=20,
         batch_size=256,
-        optimizer=SGD.Config(learning_rate=0.005, weight_decay=0.0),
-        schedule=Cosine(),
+        optimizer=SGD.Config(learning_rate=0.005, scaling="none", weight_decay=0.0),
+        schedule=Cosine(per="epoch"),
         classifier_rate=100.0,
         initial_std=0.01,
     )
@@ -249,7 +253,8 @@ def _resolved(settings: Finetune, exported: Exported, count: int) -> tuple[Finet
         )
     batch_size = min(settings.batch_size, count)
     if batch_size < settings.batch_size:
-        remarks.append(f"the {count} labelled images are one batch, instead of {settings.batch_size}; so are the rates")
+        rates = "" if settings.optimizer.scaling == "none" else "; the rates are those of that batch"
+        remarks.append(f"the {count} labelled images are one batch, instead of {settings.batch_size}{rates}")
     if batch_size % (processes := distributed.launched()):
         raise ValueError(
             f"{count} labelled images cannot be one batch of {processes} processes; "
@@ -285,16 +290,21 @@ def _train(
 
     # From scratch only the architecture counts, so that runs of one share their baseline.
     start = exported.sha256 if settings.start == "pretrained" else dump(exported.config)
-    augment = Augment(views=(replace(plain_view(exported.feed), crop_scale=settings.crop_scale),))
     hidden, _ = _hidden_layers(exported.head)
     facts = {
         "encoder": start,
         "labelled": chosen.digest,
-        "feed": dump(exported.feed),
+        "feed": exported.feed.record,
         "hidden": dump(hidden) if settings.layer else None,
     }
     trained = supervised.train(
-        settings, build, chosen.images, augment, folder, facts, judge if settings.evaluate_every else None
+        settings,
+        build,
+        chosen.images,
+        settings.augment(exported.feed),
+        folder,
+        facts,
+        judge if settings.evaluate_every else None,
     )
     if distributed.rank() == 0:
         listed = "".join(f"{name}\n" for name in chosen.names)
@@ -320,7 +330,7 @@ def _export(method: FineTuned, exported: Exported, folder: RunFolder, steps: int
 def _protocol(settings: Finetune, exported: Exported, images: Source, test: Source) -> dict[str, Any]:
     shared = (
         "protocol start layer train_after epochs batch_size optimizer schedule layer_decay classifier_rate initial_std "
-        "label_smoothing crop_scale precision clip_norm"
+        "label_smoothing precision clip_norm"
     )
     return {
         "labels": settings.labelled.described(images),
@@ -331,6 +341,7 @@ def _protocol(settings: Finetune, exported: Exported, images: Source, test: Sour
         "canvas": settings.data.canvas,
         "peak_learning_rate": settings.optimizer.peak(settings.batch_size),
         **{name: dump(getattr(settings, name)) for name in shared.split()},
+        **settings.crops,
     }
 
 

@@ -1,7 +1,6 @@
 """Linear classification on frozen features: probes that are trained on augmented images, and a fast one."""
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +8,7 @@ import torch
 from torch import nn
 
 from selfsup import checkpoint, distributed
-from selfsup.augment.views import Augment, Center
+from selfsup.augment.views import Center
 from selfsup.config import dump
 from selfsup.data.labelled import image_names, names_digest
 from selfsup.data.sources import Source, identity, open_source
@@ -24,7 +23,7 @@ from selfsup.stages.embed import Features, extract
 from selfsup.stages.encoder import Exported, load_encoder
 from selfsup.stages.logistic import FeatureProbe, probe_features, warn
 from selfsup.stages.probes import PROTOCOLS, LinearProbe, Probe, Sweep, probe_settings
-from selfsup.stages.supervised import plain_view, require_labels
+from selfsup.stages.supervised import require_labels
 from selfsup.trainer import stage_device
 
 
@@ -116,7 +115,7 @@ def _with_augmentation(
         settings,
         lambda: LinearProbe(exported.encoder, num_classes, settings.initialisation, rates),
         learnt,
-        Augment(views=(replace(plain_view(exported.feed), crop_scale=settings.crop_scale),)),
+        settings.augment(exported.feed),
         folder,
         {"encoder": exported.sha256, "labelled": names_digest(image_names(train))},
     )
@@ -139,7 +138,7 @@ def _with_augmentation(
         "precision": settings.precision,
         "clip_norm": settings.clip_norm,
         "initialisation": settings.initialisation,
-        "crop_scale": settings.crop_scale,
+        **settings.crops,
         "layer": "backbone",
         **_common(settings, exported, train, test),
     }

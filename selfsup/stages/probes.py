@@ -28,7 +28,6 @@ class Probe(Supervised):
     protocol: Literal["moco", "simclr", "supcon", "sweep"]
     # Of the classifier. normal: weights N(0, 0.01^2), bias 0; uniform: both within 1 / sqrt(D), as torch draws them.
     initialisation: Literal["zeros", "normal", "uniform"] = "zeros"
-    crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area that a training crop covers
     labelled: Labelled = Labelled()
 
 
@@ -52,7 +51,8 @@ def probe_settings(protocol: str, data: Data) -> Probe | FeatureProbe:
     """The published settings of a protocol (see docs/protocols.md); any of them can be overridden.
 
     moco: He et al. 2020, section 4.1: SGD, rate 30 at batch 256, 100 epochs, a tenth at 60 and 80, no decay.
-    simclr: Chen et al. 2020, published CIFAR command: Nesterov SGD, rate 0.1 B / 256, 100 epochs, cosine, zero start.
+    simclr: Chen et al. 2020, published CIFAR command: Nesterov SGD, rate 0.1 B / 256, 100 epochs, cosine, zero start,
+        crops as TensorFlow draws them.
     supcon: Khosla et al. 2020, published CIFAR command (SupContrast): SGD, rate 5 at batch 512, 100 epochs, a fifth at
         60, 75 and 90, crops of 0.2 to 1, no decay. The published probe of a SimCLR run has rate 1.
     sweep: our own: SGD, eight rates from 0.01 B / 256 to 30 B / 256 at once, 30 epochs, cosine, zero start.
@@ -79,6 +79,7 @@ def probe_settings(protocol: str, data: Data) -> Probe | FeatureProbe:
             batch_size=512,
             optimizer=SGD.Config(learning_rate=0.1, nesterov=True, weight_decay=0.0),
             schedule=Cosine(),
+            crop_sampler="tensorflow",
         )
     if protocol == "supcon":
         return Probe(

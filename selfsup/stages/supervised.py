@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from selfsup import arithmetic
-from selfsup.augment.parameters import View
+from selfsup.augment.crops import Sampler
+from selfsup.augment.parameters import View, height_and_width
 from selfsup.augment.views import Augment, Center, Views
 from selfsup.caching import check_chunks
 from selfsup.config import Data
@@ -28,6 +29,18 @@ class Supervised(Training):
     """Settings of a stage that trains on one augmented view of each image."""
 
     data: Data = Data()
+    crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area that a training crop covers
+    crop_sampler: Sampler = "torchvision"  # of the training crops: see View.crop_sampler
+
+    def augment(self, feed: Feed) -> Augment:
+        """The view that is trained on, of an encoder that is fed with `feed`."""
+        return Augment(views=(plain_view(feed, self.crop_scale, self.crop_sampler),))
+
+    @property
+    def crops(self) -> dict[str, Any]:
+        """What a result says of the training crops; torchvision's sampler goes without saying, as it always did."""
+        named = {} if self.crop_sampler == "torchvision" else {"crop_sampler": self.crop_sampler}
+        return {"crop_scale": list(self.crop_scale), **named}
 
     def judge(self, network: nn.Module, test: Source, center: Center, device: torch.device) -> dict[str, float]:
         """`top_figures` of `network`, images to logits, on the central crops of the test images."""
@@ -82,9 +95,26 @@ def train(
     return Trained(method, outcome, device)
 
 
-def plain_view(feed: Feed) -> View:
-    """Random resized crop and flip, nothing else, as the papers train their probes and classifiers."""
-    return View(size=feed.size, crop_scale=(0.08, 1.0), flip=0.5, mean=feed.mean, std=feed.std)
+def plain_view(
+    feed: Feed, crop_scale: tuple[float, float] = (0.08, 1.0), crop_sampler: Sampler = "torchvision"
+) -> View:
+    """Random resized crop and flip, nothing else, as the papers train their probes and classifiers.
+
+    Resized as at test time. SimCLR's ("tensorflow") has 100 attempts, and ratios relative to the view's own.
+    """
+    height, width = height_and_width(feed.size)
+    ratio = width / height if crop_sampler == "tensorflow" else 1.0
+    return View(
+        size=feed.size,
+        crop_scale=crop_scale,
+        crop_ratio=(3 / 4 * ratio, 4 / 3 * ratio),
+        crop_attempts=100 if crop_sampler == "tensorflow" else 10,
+        crop_sampler=crop_sampler,
+        interpolation=feed.interpolation,
+        flip=0.5,
+        mean=feed.mean,
+        std=feed.std,
+    )
 
 
 def require_labels(train: Source, test: Source) -> None:

@@ -39,12 +39,31 @@ def test_so_many_of_each_class() -> None:
     assert at_random != [8, 20, 12]
 
 
+def test_equal_shares_hold_as_many_of_every_class_as_the_published_lists() -> None:
+    data = source(40, 100, 61, unlabelled=30)
+    assert sorted(counts(data, Labelled(fraction=0.1, shares="equal").choose(data))) == [6, 7, 7]  # of 20.1
+    assert counts(data, Labelled(fraction=0.15, shares="equal").choose(data)) == [10, 10, 10]
+    firsts = [counts(data, Labelled(fraction=0.1, shares="equal", seed=seed).choose(data)) for seed in range(30)]
+    assert {tuple(first) for first in firsts} == {(6, 7, 7), (7, 6, 7), (7, 7, 6)}  # the seed says who has one more
+    assert Labelled(fraction=0.1, shares="equal").name == "10pct_equal"
+    with pytest.raises(ValueError, match="wants 50 images of every class, but of class ant there are only 40"):
+        Labelled(fraction=0.75, shares="equal").choose(data)
+    with pytest.raises(ValueError, match=r"gives 2 images for 3 classes; the smallest that would do is 0\.01244"):
+        Labelled(fraction=0.01, shares="equal").choose(data)
+    assert counts(data, Labelled(fraction=0.01244, shares="equal").choose(data)) == [1, 1, 1]
+    with pytest.raises(ValueError, match="shares is equal"):
+        Labelled(per_class=3, shares="equal")
+    with pytest.raises(ValueError, match="shares is equal"):
+        Labelled(fraction=0.5, shares="equal", balanced=False)
+
+
 def test_choices_of_one_seed_are_nested_and_those_of_another_differ() -> None:
     data = source(40, 100, 61, unlabelled=30)
     chains = [
         [Labelled(per_class=n, seed=3) for n in (1, 4, 10, 40)],
         [Labelled(fraction=f, seed=3) for f in (0.02, 0.1, 0.11, 0.5, 1.0)],
         [Labelled(fraction=f, seed=3, balanced=False) for f in (0.05, 0.1, 0.5, 1.0)],
+        [Labelled(fraction=f, seed=3, shares="equal") for f in (0.015, 0.1, 0.11, 0.3, 0.5)],
         [Labelled(per_class=4, seed=3), Labelled(fraction=0.1, seed=3)],
     ]
     for chain in chains:

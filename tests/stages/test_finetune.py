@@ -1,6 +1,7 @@
 """Fine-tuning: the published settings, what is trained and how fast, the same bits after any interruption."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,11 @@ def test_published_settings() -> None:
     assert isinstance(second.optimizer, LARS.Config)
     assert second.optimizer.momentum == 0.9
     assert [first.layer, second.layer, plain.layer] == [0, None, 0]
+    assert [p.crop_sampler for p in (first, second, plain)] == ["tensorflow", "tensorflow", "torchvision"]
+    # barlowtwins evaluate.py:100-104 and 203: rates as they stand, whatever the batch; a cosine from epoch to epoch.
+    assert plain.optimizer.peak(64) == pytest.approx(0.005)
+    steps = [plain.schedule(step, Horizon(12811, 256, 20)) for step in (0, 49, 50, 99)]
+    assert steps == pytest.approx([1.0, 1.0, 0.5 * (1 + math.cos(math.pi / 20)), 0.5 * (1 + math.cos(math.pi / 20))])
     horizon = Horizon(12811, 1024, 60)
     for preset in presets.values():
         assert preset.optimizer.weight_decay == 0
