@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeVar
 
 import tyro
 
+from selfsup.data.levels import parse_levels
 from selfsup.untrusted import plain_name
 
 Config = TypeVar("Config")
@@ -293,9 +294,13 @@ class Data:
     labels: Literal["auto", "none"] = "auto"  # auto: from the folders or the file, where they are there
     limit: int | None = None  # this many images, drawn once; None: all
     canvas: int | None = None  # decode each image once, to this size; None: at full resolution for every view
+    # What becomes black and white, of files of more than 8 bits a pixel. type: the ends of the pixels' type; file: each
+    # file's lowest and highest pixel; p1: its 1st percentile and its 99th; 0:4095: these values.
+    range: str = "type"
 
     def __post_init__(self) -> None:
         for name in ("limit", "canvas"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"data.{name} is {value}; it must be at least 1, or None")
+        parse_levels(self.range)

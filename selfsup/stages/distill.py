@@ -15,7 +15,8 @@ from selfsup.augment.parameters import height_and_width
 from selfsup.augment.views import Augment
 from selfsup.config import Data, differences, dump, execution
 from selfsup.data.labelled import Labelled
-from selfsup.data.sources import Source, identity, open_source, open_test
+from selfsup.data.opening import labelled_part, open_part, open_test_part
+from selfsup.data.sources import Source, identity
 from selfsup.folder import RunFolder
 from selfsup.methods.base import Method
 from selfsup.models.heads import Classifier, Head, HeadConfig
@@ -111,8 +112,9 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
     """
     teacher = _read_teacher(path, settings)
     data = settings.data
-    source = open_source(data.root, "train", labels=data.labels, limit=data.limit)
-    test = open_test(data.root, data.labels)
+    source = open_part(data, "train")
+    test = open_test_part(data)
+    test = test and labelled_part(test, "test")
     if test is None or int(test.labels.min()) < 0:
         test = _only_labels_of(source, torch.tensor([], dtype=torch.int64))
     elif settings.protocol != "features":

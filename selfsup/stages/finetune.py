@@ -13,7 +13,8 @@ from selfsup.augment.views import Augment
 from selfsup.config import Data, dump, execution
 from selfsup.data.batch import Batch
 from selfsup.data.labelled import Labelled, image_names, names_digest
-from selfsup.data.sources import Source, identity, open_source
+from selfsup.data.opening import labelled_part, open_part
+from selfsup.data.sources import Source, identity
 from selfsup.folder import RunFolder
 from selfsup.methods.base import Method, Step
 from selfsup.models.heads import Classifier, Head, HeadConfig
@@ -191,8 +192,8 @@ def run_finetune(path: Path, settings: Finetune) -> Evaluated:
     """
     exported = load_encoder(path)
     data = settings.data
-    train = open_source(data.root, "train", labels=data.labels, limit=data.limit)
-    test = open_source(data.root, "test", labels=data.labels)
+    train = labelled_part(open_part(data, "train"), "train")
+    test = labelled_part(open_part(data, "test"), "test")
     images = train.select(settings.labelled.choose(train))
     require_labels(images, test)
     names = image_names(images)

@@ -12,7 +12,8 @@ from selfsup import checkpoint, distributed
 from selfsup.augment.views import Augment, Center
 from selfsup.config import dump
 from selfsup.data.labelled import image_names, names_digest
-from selfsup.data.sources import Source, identity, open_source
+from selfsup.data.opening import labelled_part, open_part
+from selfsup.data.sources import Source, identity
 from selfsup.folder import RunFolder
 from selfsup.monitor.log import message
 from selfsup.randomness import Stream, permutation
@@ -39,8 +40,8 @@ def run_linear(path: Path, settings: Probe | FeatureProbe) -> Evaluated:
     """
     exported = load_encoder(path)
     data, labelled = settings.data, settings.labelled
-    train = open_source(data.root, "train", labels=data.labels, limit=data.limit)
-    test = open_source(data.root, "test", labels=data.labels)
+    train = labelled_part(open_part(data, "train"), "train")
+    test = labelled_part(open_part(data, "test"), "test")
     if labelled.name != "all":
         train = train.select(labelled.choose(train))
     require_labels(train, test)
