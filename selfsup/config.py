@@ -122,6 +122,9 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
         ValueError: an unknown flag (with the nearest known one), a missing or a wrong value.
     """
     known = flag_names(default)
+    if flags and not flags[0].startswith("-"):
+        hint = f"; to name the images give --data.root {flags[0]}" if "--data.root" in known else ""
+        raise ValueError(f"{plain_name(flags[0])} is no flag{hint}\nall flags: {command} --help")
     for flag in flags:
         name = flag.split("=")[0]
         if name.startswith("--") and name.replace("_", "-") not in known and name != "--help":

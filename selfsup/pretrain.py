@@ -67,7 +67,9 @@ class Run(Training):
     def feed(self) -> Feed:
         view = self.augment.views[0]
         fit: Fit = "whole" if view.crop == "shifted" else "center"
-        return Feed(size=view.size, fraction=self.test_fraction, mean=view.mean, std=view.std, fit=fit)
+        return Feed(
+            size=view.size, fraction=self.test_fraction, mean=view.mean, std=view.std, fit=fit, range=self.data.range
+        )
 
 
 def pretrain(run: Run) -> dict[str, Any]:

@@ -57,13 +57,13 @@ def test_a_folder_of_photographs_without_labels(
     root = photographs(tmp_path / "photos", 101, broken=1)
     sizes = "--augment.views.0.size 24 --augment.views.1.size 24 --encoder.depth small --data.canvas".split()
     words = ["pretrain", "simclr_folder", "--data.root", root, "--folder", tmp_path / "run", *SMALL, *sizes, canvas]
-    assert call(monkeypatch, *words) == 0
+    assert call(monkeypatch, *words, "--data.labels", "none") == 0
     assert result(capsys)["reason"] == "finished"
     unreadable = json.loads((tmp_path / "run" / "unreadable.json").read_text())
     assert [Path(name).name for name in unreadable] == ["0000.JPG"]
     assert (tmp_path / "run" / "encoder.safetensors").is_file()
     assert call(monkeypatch, "knn", tmp_path / "run") == 2
-    assert "needs labels" in capsys.readouterr().err
+    assert "needs labels: data.labels is none; give --data.labels auto" in capsys.readouterr().err
 
 
 def test_pretrain_then_knn_then_linear(

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfsup.data.deep import Depth
+from selfsup.data.formats import FORMATS
 from selfsup.data.found import Found
 from selfsup.untrusted import plain_name
 
@@ -127,7 +128,7 @@ def check_unreadable(source: Source, unreadable: dict[int, str]) -> None:
     if not any(_readable(source, index) for index in range(len(source)) if index not in unreadable):
         raise TooManyUnreadable(
             f"no readable image among {len(source)}: {'; '.join(first)}\n"
-            "point the data option at a folder of JPEG, PNG, WebP, BMP, GIF, TIFF or PPM images"
+            f"point the data option at a folder of images of these formats: {', '.join(FORMATS)}"
         )
     raise TooManyUnreadable(
         f"{len(unreadable)} of {len(source)} images cannot be read, more than {TOLERATED:.0%}: {'; '.join(first)}\n"

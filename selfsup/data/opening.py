@@ -63,7 +63,7 @@ def told(source: Source, split: Split) -> str:
     else:
         line += f", {classes:,} class{'' if classes == 1 else 'es'}"
         if len(labelled) < len(source):
-            line += f", {len(source) - len(labelled):,} images without a label"
+            line += f", {len(source) - len(labelled):,} without a label"
     if source.found.read_as:
         line += f"; {'; '.join(source.found.read_as)}"
     if source.found.left_out:

@@ -14,7 +14,7 @@ from selfsup.data.arrays import holds_images, images_from_array, open_npy, open_
 from selfsup.data.base import ArraySource, NoTestPart, Source, TooManyUnreadable, UnreadableImage
 from selfsup.data.cifar import read_cifar
 from selfsup.data.files import FileSource, ZipSource
-from selfsup.data.formats import SUFFIXES
+from selfsup.data.formats import FORMATS
 from selfsup.data.found import by_suffix, named
 from selfsup.data.layout import Split, arrange, folders_wanted
 from selfsup.data.levels import Levels, parse_levels
@@ -174,9 +174,7 @@ def _open_files(folder: Path, split: Split, levels: Levels) -> FileSource:
 def _open_zip(path: Path, split: Split, levels: Levels) -> ZipSource:
     listing = list_archive(path)
     if not listing.images:
-        raise ValueError(
-            f"{path} holds no image; wanted entries named {', '.join(sorted(SUFFIXES))}{_instead(listing)}"
-        )
+        raise ValueError(f"{path} holds no image; wanted {', '.join(FORMATS)} files{_instead(listing)}")
     part = arrange(listing, split, str(path))
     _require_images(part.paths, listing, path / part.prefix)
     source = ZipSource(path, part.prefix, part.paths, part.labels, part.classes, levels)
@@ -187,8 +185,7 @@ def _open_zip(path: Path, split: Split, levels: Levels) -> ZipSource:
 def _require_images(paths: list[str], listing: Listing, where: Path) -> None:
     if not paths:
         hint = "; for the packs in it run tools/prepare_data.py first" if any(where.glob("*.zip")) else ""
-        wanted = ", ".join(sorted(SUFFIXES))
-        raise ValueError(f"no image in {where}; wanted files named {wanted}{_instead(listing)}{hint}")
+        raise ValueError(f"no image in {where}; wanted {', '.join(FORMATS)} files{_instead(listing)}{hint}")
 
 
 def _instead(listing: Listing) -> str:

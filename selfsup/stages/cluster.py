@@ -20,7 +20,7 @@ from selfsup.config import Data
 from selfsup.data.layout import Split
 from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.sources import Source, identity
-from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.clustering_figures import (
     adjusted_rand_index,
     contingency,
@@ -212,7 +212,7 @@ def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
         **how,
         "layer": settings.layer,
         "transform": exported.feed.transform,
-        "canvas": settings.data.canvas,
+        **as_read(settings.data),
         "part": part,
         "data": identity(source),
         "images": len(images.labels),

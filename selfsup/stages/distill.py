@@ -25,7 +25,7 @@ from selfsup.optim import LARS
 from selfsup.schedules import Cosine
 from selfsup.stages import supervised
 from selfsup.stages.accuracy import top_figures
-from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import extract
 from selfsup.stages.encoder import Exported, Feed, export, load_encoder
 from selfsup.stages.supervised import Supervised, plain_view
@@ -307,7 +307,8 @@ def _export(method: Taught, settings: Distill, teacher: Teacher, folder: RunFold
         "epochs": settings.epochs,
         "seed": settings.seed,
     }
-    return export(method, folder.encoder, settings.student, teacher.exported.feed, made_by)
+    feed = replace(teacher.exported.feed, range=settings.data.range)
+    return export(method, folder.encoder, settings.student, feed, made_by)
 
 
 def _protocol(settings: Distill, exported: Exported, images: int, chosen: Source, judged: Source) -> dict[str, Any]:
@@ -332,7 +333,7 @@ def _protocol(settings: Distill, exported: Exported, images: int, chosen: Source
         "data": identity(judged),
         "judged_images": len(judged),
         "transform": exported.feed.transform,
-        "canvas": settings.data.canvas,
+        **as_read(settings.data),
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
         "optimizer": dump(settings.optimizer),

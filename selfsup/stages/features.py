@@ -19,7 +19,7 @@ from selfsup.data.base import check_unreadable
 from selfsup.data.opening import open_part, open_test_part
 from selfsup.data.sources import Source, fingerprint
 from selfsup.monitor.log import console, message
-from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import Reading, encoded
 from selfsup.stages.encoder import Layer, load_encoder
 from selfsup.stages.partial import Partial
@@ -140,7 +140,7 @@ def run_embed(path: Path, settings: Embed) -> Evaluated:
         **protocol,
         **exported.about,
         "data": {part.name: fingerprint(part.source) for part in parts},
-        "canvas": settings.data.canvas,
+        **as_read(settings.data),
         "batch_size": settings.batch_size,
         "save_every": settings.save_every,
         "device": device.type,

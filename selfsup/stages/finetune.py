@@ -24,7 +24,7 @@ from selfsup.monitor.log import message
 from selfsup.optim import LARS, SGD
 from selfsup.schedules import Cosine
 from selfsup.stages import supervised
-from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.encoder import Exported, export, load_encoder
 from selfsup.stages.supervised import Supervised, Trained, plain_view, require_labels
 
@@ -288,7 +288,7 @@ def _train(
     facts = {
         "encoder": start,
         "labelled": chosen.digest,
-        "feed": dump(exported.feed),
+        "feed": {name: value for name, value in dump(exported.feed).items() if name != "range"},  # it is in the data
         "hidden": dump(hidden) if settings.layer else None,
     }
     trained = supervised.train(
@@ -312,7 +312,8 @@ def _export(method: FineTuned, exported: Exported, folder: RunFolder, steps: int
     }
     if settings.start == "pretrained":
         made_by["from"] = exported.sha256
-    return export(method, folder.encoder, exported.config, exported.feed, made_by)
+    feed = replace(exported.feed, range=settings.data.range)
+    return export(method, folder.encoder, exported.config, feed, made_by)
 
 
 def _protocol(settings: Finetune, exported: Exported, images: Source, test: Source) -> dict[str, Any]:
@@ -326,7 +327,7 @@ def _protocol(settings: Finetune, exported: Exported, images: Source, test: Sour
         "data": identity(test),
         "test_images": len(test),
         "transform": exported.feed.transform,
-        "canvas": settings.data.canvas,
+        **as_read(settings.data),
         "peak_learning_rate": settings.optimizer.peak(settings.batch_size),
         **{name: dump(getattr(settings, name)) for name in shared.split()},
     }

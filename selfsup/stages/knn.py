@@ -11,7 +11,7 @@ from torch import Tensor
 from selfsup.cluster.neighbours import Backend, neighbour_tiles
 from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.sources import Source, identity
-from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer, load_encoder
 from selfsup.trainer import stage_device
@@ -171,7 +171,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
         "metric": "cosine",
         "layer": settings.layer,
         "transform": exported.feed.transform,
-        "canvas": settings.data.canvas,
+        **as_read(settings.data),
         "data": identity(train) if test is None else identity(train, test),
         "bank_images": len(bank.labels),
         "query_images": len(bank.labels if queries is None else queries.labels),

@@ -19,7 +19,7 @@ from selfsup.monitor.log import message
 from selfsup.randomness import Stream, permutation
 from selfsup.stages import supervised
 from selfsup.stages.accuracy import top_figures
-from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import Features, extract
 from selfsup.stages.encoder import Exported, load_encoder
 from selfsup.stages.logistic import FeatureProbe, probe_features, warn_of_edge
@@ -59,7 +59,7 @@ def _common(settings: Probe | FeatureProbe, exported: Exported, train: Source, t
         "train_images": len(train),
         "test_images": len(test),
         "transform": exported.feed.transform,
-        "canvas": settings.data.canvas,
+        **as_read(settings.data),
     }
 
 

@@ -15,7 +15,7 @@ from selfsup.data.layout import Split
 from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.sources import Source, identity
 from selfsup.randomness import Stream, permutation
-from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer, load_encoder
 from selfsup.trainer import stage_device
@@ -274,7 +274,7 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
         "metric": "cosine",
         "layer": settings.layer,
         "transform": exported.feed.transform,
-        "canvas": settings.data.canvas,
+        **as_read(settings.data),
         "query_images": asked,
         "queries_left_out": left_out,
         "gallery_images": len(images.labels) if gallery is None else len(gallery.labels),

@@ -187,7 +187,7 @@ def test_shapes_by_word():
     ("make", "message"),
     [
         (lambda root: root / "missing", "no file or folder .*missing"),
-        (lambda root: root, "no image in .*; wanted files named .bmp, .gif"),
+        (lambda root: root, "no image in .*; wanted JPEG, PNG, .*files; found 1 .txt"),
         (lambda root: "shapes:many", "'shapes:many' names no data; wanted 'shapes' or 'shapes:COUNT'"),
         (
             lambda root: written(root / "a.txt", b""),
