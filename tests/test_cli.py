@@ -284,6 +284,15 @@ def test_a_file_where_the_run_folder_should_be(
     assert_short_message(call(monkeypatch, *words), capsys.readouterr().err, "is a file")
 
 
+def test_a_path_where_flags_are_wanted_is_taken_for_the_images(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "pretrain", "simclr_folder", "/photos") == 2
+    assert "/photos is no flag; to name the images give --data.root /photos\n" in capsys.readouterr().err
+    assert call(monkeypatch, "knn", "runs/none", "/photos") == 2
+    assert "give --data.root /photos" in capsys.readouterr().err
+
+
 def test_unlabelled_test_images_do_not_end_a_labelled_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
