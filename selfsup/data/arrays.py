@@ -76,21 +76,13 @@ def open_npz(path: Path, split: Split) -> ArraySource:
         ValueError: not an npz file, no such arrays, a wrong shape or type.
     """
     with _reading(path), open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
-        if f"x_{split}" in file:
-            images, labels = f"x_{split}", f"y_{split}"
-        elif split == "train" and "images" in file:
-            images, labels = "images", "labels"
-        elif split == "test" and ("images" in file or "x_train" in file):
-            raise NoTestPart(f"{path} has no test part; add x_test and y_test to it, or evaluate on other data")
-        else:
-            raise ValueError(
-                f"{path} holds {', '.join(sorted(file)) or 'nothing'}; "
-                "wanted x_train, y_train, x_test, y_test, or images and labels"
-            )
+        images, labels = _names(path, file, split)
         _check_room(path, file.zip, [images, labels, "classes"])
         names = tuple(str(name) for name in file["classes"]) if "classes" in file else ()
-        given = _labels(file[labels], f"{path}[{labels}]") if labels in file else None
-        pixels = images_from_array(file[images], f"{path}[{images}]", None if given is None else len(given))
+        numbers = file.get(labels)
+        count = None if numbers is None else next(iter(numbers.shape), 0)
+        pixels = images_from_array(file[images], f"{path}[{images}]", count)
+        given = None if numbers is None else _labels(numbers, f"{path}[{labels}]")
         source = ArraySource(pixels, given, names if given is not None else (), str(path))
         others = sorted(set(file) - _ARRAYS - {images, labels})
         source.found = Found(
@@ -98,6 +90,20 @@ def open_npz(path: Path, split: Split) -> ArraySource:
             no_labels=f"add the array {labels} to {path}, with a number from 0 for each image",
         )
         return source
+
+
+def _names(path: Path, file: Mapping[str, np.ndarray], split: Split) -> tuple[str, str]:
+    """Of the arrays of images and of labels."""
+    if f"x_{split}" in file:
+        return f"x_{split}", f"y_{split}"
+    if split == "train" and "images" in file:
+        return "images", "labels"
+    if split == "test" and ("images" in file or "x_train" in file):
+        raise NoTestPart(f"{path} has no test part; add x_test and y_test to it, or evaluate on other data")
+    raise ValueError(
+        f"{path} holds {', '.join(sorted(file)) or 'nothing'}; "
+        "wanted x_train, y_train, x_test, y_test, or images and labels"
+    )
 
 
 def open_npy(path: Path, split: Split) -> ArraySource:
