@@ -63,6 +63,7 @@ def test_every_suffix_of_the_families_counts(place: Place) -> None:
     source = open_source(place(files))
     assert len(source) == len(files)
     assert source.classes == ("a", "b")
+    assert "first bytes" not in told(source, "train")  # by their names alone
     for index in range(len(source)):
         assert source.load(index).size == (20, 14)
 
