@@ -31,6 +31,11 @@ def catalogue() -> list[Entry]:
     ]
 
 
+def method_of(config: Method.Config) -> type[Method]:
+    """The method whose settings these are."""
+    return next(kind for kind in _subclasses(Method) if kind.__dict__.get("Config") is type(config))
+
+
 def import_methods() -> None:
     """Make every method of `selfsup.methods` known to `selfsup.config.restore`."""
     for module in pkgutil.iter_modules(selfsup.methods.__path__):

@@ -20,6 +20,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from selfsup.data.levels import parse_levels
 from selfsup.packages import optional
 from selfsup.untrusted import plain_name
 
@@ -147,6 +148,9 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
     if not flags:
         return default
     known = flag_names(default)
+    if flags and not flags[0].startswith("-"):
+        hint = f"; to name the images give --data.root {flags[0]}" if "--data.root" in known else ""
+        raise ValueError(f"{plain_name(flags[0])} is no flag{hint}\nall flags: {command} --help")
     for flag in flags:
         name = flag.split("=")[0]
         if name.startswith("--") and name.replace("_", "-") not in known and name != "--help":
@@ -339,9 +343,13 @@ class Data:
     labels: Literal["auto", "none"] = "auto"  # auto: from the folders or the file, where they are there
     limit: int | None = None  # this many images, drawn once; None: all
     canvas: int | None = None  # decode each image once, to this size; None: at full resolution for every view
+    # What becomes black and white, of files of more than 8 bits a pixel. type: the ends of the pixels' type; file: each
+    # file's lowest and highest pixel; p1: its 1st percentile and its 99th; 0:4095: these values.
+    range: str = "type"
 
     def __post_init__(self) -> None:
         for name in ("limit", "canvas"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"data.{name} is {value}; it must be at least 1, or None")
+        parse_levels(self.range)

@@ -14,12 +14,14 @@ from selfsup.augment.geometry import Fit
 from selfsup.augment.parameters import Interpolation
 from selfsup.augment.views import Augment, Views
 from selfsup.caching import check_chunks
+from selfsup.catalogue import method_of
 from selfsup.config import Data, differences, dump, execution
 from selfsup.data.joined import open_training
 from selfsup.data.loader import Loader
+from selfsup.data.opening import labelled_part, open_test_part
 from selfsup.data.resident import Squeezed
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
-from selfsup.data.sources import ArraySource, Source, fingerprint, open_test, subset
+from selfsup.data.sources import ArraySource, Source, fingerprint, subset
 from selfsup.folder import RunFolder, device_name
 from selfsup.interruption import caught_signals
 from selfsup.methods.base import Extract, Method, Problem
@@ -75,6 +77,7 @@ class Run(Training):
             std=view.std,
             fit=fit,
             interpolation=self.test_interpolation,
+            range=self.data.range,
         )
 
 
@@ -92,7 +95,7 @@ def pretrain(run: Run) -> dict[str, Any]:
     asked, run = run.precision, settled(folder.as_begun(run), folder)
     accelerator = make_accelerator(run)
     device = accelerator.device
-    source = open_training(run.data)
+    source = learnt_from(run, open_training(run.data))
     views = Views(run.augment, run.seed)
     method = build_method(run, source)
     check_chunks(method, run)
@@ -109,6 +112,13 @@ def pretrain(run: Run) -> dict[str, Any]:
             message(described(asked, run))
         result = _trained(run, method, loader, views, folder, accelerator)
     return result | {"seconds": round(time.monotonic() - begin, 1)}
+
+
+def learnt_from(run: Run, source: Source) -> Source:
+    """The images that a method learns from: those with a label, where it needs labels and some images have none."""
+    about = method_of(run.method).about
+    by_class = isinstance(run.sampling, ClassBalanced) and run.sampling.singletons == "skip"
+    return labelled_part(source, "train") if about.labels == "needed" or by_class else source
 
 
 def _trained(
@@ -216,15 +226,15 @@ def online_evaluation(run: Run, source: Source, encoder: nn.Module, device: torc
 
     By kNN, and by logistic regression where there is a `probe_l2`, as the commands knn and linear do on these images.
     """
-    if not run.evaluate_every or int(source.labels.min()) < 0 or int(source.labels.max()) < 1:
+    if not run.evaluate_every or len(source.labels[source.labels >= 0].unique()) < 2:
         return None
     data = run.data
-    parts = [subset(source, run.knn_bank)]
-    test = open_test(data.root, data.labels)
-    if test is not None and int(test.labels.min()) < 0:
+    parts = [subset(labelled_part(source, "train"), run.knn_bank)]
+    test = open_test_part(data)
+    if test is not None and int(test.labels.max()) < 0:
         message("the test images have no labels: training images are left out for the online evaluation instead")
     elif test is not None:
-        test = subset(test, run.knn_queries)
+        test = subset(labelled_part(test, "test"), run.knn_queries)
         if data.canvas is not None and not isinstance(test, ArraySource):
             test = Squeezed(test, data.canvas)  # decoded once, not in every evaluation
         parts.append(test)

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from selfsup.data.formats import FORMATS
+
 
 def picture(number: int, width: int = 20, height: int = 14) -> Image.Image:
     """A picture unlike any other number's."""
@@ -193,6 +195,7 @@ def sound_images() -> dict[str, bytes]:
         **{f"tiff by {name.removeprefix('tiff_')}": _saved(plain, "TIFF", compression=name) for name in tiffs},
         "tiff by fax": _saved(plain.convert("1"), "TIFF", compression="group4"),
         "ppm": _saved(plain, "PPM"),
+        **{form: _saved(plain, form) for form in ("AVIF", "JPEG2000") if form in FORMATS},
     }
 
 

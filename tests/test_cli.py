@@ -57,13 +57,13 @@ def test_a_folder_of_photographs_without_labels(
     root = photographs(tmp_path / "photos", 101, broken=1)
     sizes = "--augment.views.0.size 24 --augment.views.1.size 24 --encoder.depth small --data.canvas".split()
     words = ["pretrain", "simclr_folder", "--data.root", root, "--folder", tmp_path / "run", *SMALL, *sizes, canvas]
-    assert call(monkeypatch, *words) == 0
+    assert call(monkeypatch, *words, "--data.labels", "none") == 0
     assert result(capsys)["reason"] == "finished"
     unreadable = json.loads((tmp_path / "run" / "unreadable.json").read_text())
     assert [Path(name).name for name in unreadable] == ["0000.JPG"]
     assert (tmp_path / "run" / "encoder.safetensors").is_file()
     assert call(monkeypatch, "knn", tmp_path / "run") == 2
-    assert "needs labels" in capsys.readouterr().err
+    assert "needs labels: data.labels is none; give --data.labels auto" in capsys.readouterr().err
 
 
 def test_pretrain_then_knn_then_linear(
@@ -127,7 +127,7 @@ def bad_roots(tmp_path: Path) -> dict[str, tuple[Path | str, str]]:
 
 def assert_short_message(code: int, error: str, *named: str) -> None:
     assert code == 2, error
-    lines = [line for line in error.splitlines() if line.startswith("selfsup: ") or not line.startswith("epoch")]
+    lines = error.partition("selfsup: ")[2].splitlines()  # what was found before is told before
     assert "Traceback" not in error
     assert 1 <= len(lines) <= 3, error
     for name in named:
@@ -282,6 +282,15 @@ def test_a_file_where_the_run_folder_should_be(
     (tmp_path / "run").write_text("")
     words = ["pretrain", "simclr_cifar10", "--data.root", "shapes:600", "--folder", tmp_path / "run"]
     assert_short_message(call(monkeypatch, *words), capsys.readouterr().err, "is a file")
+
+
+def test_a_path_where_flags_are_wanted_is_taken_for_the_images(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "pretrain", "simclr_folder", "/photos") == 2
+    assert "/photos is no flag; to name the images give --data.root /photos\n" in capsys.readouterr().err
+    assert call(monkeypatch, "knn", "runs/none", "/photos") == 2
+    assert "give --data.root /photos" in capsys.readouterr().err
 
 
 def test_unlabelled_test_images_do_not_end_a_labelled_run(

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     [
-        *("randomness", "arithmetic", "distributed", "parent", "schedules", "config", "data.batch"),
+        *("randomness", "arithmetic", "distributed", "parent", "schedules", "config", "data.batch", "data.levels"),
         *("checkpoint", "sealed", "tensor_file", "saving", "untrusted", "parts", "packages"),
     ],
     ["losses", "memory", "models", "augment", "data", "optim", "cluster", "monitor"],

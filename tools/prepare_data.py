@@ -28,7 +28,7 @@ import numpy as np
 
 from selfsup.data.arrays import write_npz
 from selfsup.data.cifar import CIFAR10_SHA256, cifar_digest, read_cifar10_packs
-from selfsup.data.files import list_images
+from selfsup.data.listing import list_folder
 
 OMNIGLOT_SIDE = 105
 
@@ -63,7 +63,7 @@ def build_folder(item: Item, packs: Path, target: Path) -> None:
                 check_disk(packs / name, archive, target.parent)
                 archive.extractall(folder)  # drops `..` and leading slashes from names
         for part, count in item.counts.items():
-            check_count(f"{target.name}/{part}", len(list_images(folder / part)), count)
+            check_count(f"{target.name}/{part}", len(list_folder(folder / part).images), count)
         if (small := folder / "omniglot_mini.npz").is_file():
             write_omniglot(small, small, {})
         os.rename(folder, target)

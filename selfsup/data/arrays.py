@@ -5,35 +5,39 @@ import secrets
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from selfsup.data.base import ArraySource, NoTestPart
+from selfsup.data.found import Found, named
+from selfsup.data.layout import Split
 from selfsup.data.room import free_memory
 from selfsup.untrusted import create
 
-Split = Literal["train", "test"]
+_ARRAYS = {"x_train", "y_train", "x_test", "y_test", "classes"}
 
 
-def images_from_array(array: np.ndarray, origin: str) -> Tensor:
+def images_from_array(array: np.ndarray, origin: str, count: int | None = None) -> Tensor:
     """An array of images as (N, 3, H, W) uint8.
 
     Args:
         array: (N, H, W, 3), (N, 3, H, W), (N, H, W), (N, H, W, 1) or (N, 1, H, W) uint8. Gray is repeated to three
             channels, as a view that takes no memory.
         origin: for the message.
+        count: number of the labels, where there are any.
 
     Raises:
-        ValueError: another type or shape, or no image.
+        ValueError: another type or shape, one that can be read in two ways, or no image.
     """
     if array.dtype != np.uint8:
         raise ValueError(
             f"{origin} is {array.dtype}; wanted uint8 in 0..255\n"
             "for floats in 0..1 save (x * 255).round().astype(numpy.uint8)"
         )
+    if reading := _second_reading(array.shape, count):
+        raise ValueError(f"{origin} has shape {array.shape}, which can be read in two ways: {reading}")
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim == 4 and array.shape[-1] in (1, 3):
@@ -46,34 +50,62 @@ def images_from_array(array: np.ndarray, origin: str) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
+def _second_reading(shape: tuple[int, ...], count: int | None) -> str:
+    """Two ways to read an array of this shape, and what to do; "" where there is one."""
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[3] in (1, 3):
+        images, rows, columns, last = shape
+        return (
+            f"{images} images of {rows} x {columns} pixels and {last} channel(s), or of {columns} x {last} pixels with "
+            f"{rows} channel(s) first; pad or resize the images, so that no side is 1 or 3 pixels"
+        )
+    if len(shape) == 3 and count != shape[0] and (shape[0] == 3 or shape[2] in (1, 3)):
+        first, second, third = shape
+        one = f"{second} x {third} pixels, channels first" if first == 3 else f"{first} x {second} pixels"
+        return (
+            f"{first} gray images of {second} x {third} pixels, or one image of {one}; save it as "
+            f"({first}, {second}, {third}, 1), or as one image with a first dimension of 1"
+        )
+    return ""
+
+
 def open_npz(path: Path, split: Split) -> ArraySource:
     """The images `x_train` or `x_test` with labels `y_train`, `y_test`; or `images` with `labels`, for training.
 
-    Labels are integers, (N,) or (N, 1), and may be absent. An array `classes` of strings names the classes.
+    Labels are integers, (N,) or (N, 1), -1 where an image has none, and may be absent. An array `classes` of strings
+    names the classes.
 
     Raises:
         ValueError: not an npz file, no such arrays, a wrong shape or type.
     """
     with _reading(path), open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
-        if f"x_{split}" in file:
-            images, labels = f"x_{split}", f"y_{split}"
-        elif split == "train" and "images" in file:
-            images, labels = "images", "labels"
-        elif split == "test" and ("images" in file or "x_train" in file):
-            raise NoTestPart(f"{path} has no test part; add x_test and y_test to it, or evaluate on other data")
-        else:
-            raise ValueError(
-                f"{path} holds {', '.join(sorted(file)) or 'nothing'}; "
-                "wanted x_train, y_train, x_test, y_test, or images and labels"
-            )
+        images, labels = _names(path, file, split)
         _check_room(path, file.zip, [images, labels, "classes"])
         names = tuple(str(name) for name in file["classes"]) if "classes" in file else ()
-        return ArraySource(
-            images_from_array(file[images], f"{path}[{images}]"),
-            _labels(file[labels], f"{path}[{labels}]") if labels in file else None,
-            names if labels in file else (),
-            str(path),
+        numbers = file.get(labels)
+        count = None if numbers is None else next(iter(numbers.shape), 0)
+        pixels = images_from_array(file[images], f"{path}[{images}]", count)
+        given = None if numbers is None else _labels(numbers, f"{path}[{labels}]")
+        source = ArraySource(pixels, given, names if given is not None else (), str(path))
+        others = sorted(set(file) - _ARRAYS - {images, labels})
+        source.found = Found(
+            left_out=(f"{named(others, 'array')} of another name",) if others else (),
+            no_labels=f"add the array {labels} to {path}, with a number from 0 for each image",
         )
+        return source
+
+
+def _names(path: Path, file: Mapping[str, np.ndarray], split: Split) -> tuple[str, str]:
+    """Of the arrays of images and of labels."""
+    if f"x_{split}" in file:
+        return f"x_{split}", f"y_{split}"
+    if split == "train" and "images" in file:
+        return "images", "labels"
+    if split == "test" and ("images" in file or "x_train" in file):
+        raise NoTestPart(f"{path} has no test part; add x_test and y_test to it, or evaluate on other data")
+    raise ValueError(
+        f"{path} holds {', '.join(sorted(file)) or 'nothing'}; "
+        "wanted x_train, y_train, x_test, y_test, or images and labels"
+    )
 
 
 def open_npy(path: Path, split: Split) -> ArraySource:
@@ -83,7 +115,9 @@ def open_npy(path: Path, split: Split) -> ArraySource:
     with _reading(path):
         # Mapped, because numpy then compares the file's length with its header before anything is allocated.
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        return ArraySource(images_from_array(np.array(mapped), str(path)), origin=str(path))
+        source = ArraySource(images_from_array(np.array(mapped), str(path)), origin=str(path))
+        source.found = Found(no_labels="a .npy file has none; save an npz with images and labels")
+        return source
 
 
 def _check_room(path: Path, archive: zipfile.ZipFile, names: list[str]) -> None:
@@ -119,6 +153,8 @@ def _labels(array: np.ndarray, origin: str) -> Tensor:
         array = array[:, 0]
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ValueError(f"{origin} is {array.dtype} of shape {array.shape}; wanted integers of shape (N,)")
+    if array.size and array.min() < -1:
+        raise ValueError(f"{origin} holds {array.min()}; wanted numbers from 0, or -1 where an image has no label")
     return torch.from_numpy(array.astype(np.int64))
 
 

@@ -8,6 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from selfsup.data.deep import Depth
+from selfsup.data.formats import FORMATS
+from selfsup.data.found import Found
 from selfsup.untrusted import plain_name
 
 TOLERATED = 0.01  # share of the images that may be unreadable before the run stops
@@ -38,6 +41,7 @@ class Source(ABC):
 
     labels: Tensor  # (N,) int64; -1 where there is none
     classes: tuple[str, ...]  # class names in the order of labels; () where there are no labels
+    found: Found = Found()  # how the data were read, and what was left out
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,6 +58,14 @@ class Source(ABC):
         """Image `index` in a resolution that suffices for `side` x `side` pixels, and its original (height, width)."""
         image = self.load(index)
         return image, (image.height, image.width)
+
+    def depth(self, index: int) -> Depth | None:
+        """Of an image whose file has more than 8 bits a pixel, what range they fill."""
+        return None
+
+    def class_name(self, label: int) -> str:
+        """What a class is called; its number where it has no name."""
+        return self.classes[label] if label < len(self.classes) else str(label)
 
     def select(self, rows: Tensor) -> Self:
         """The images of `rows`, an (M,) int64 tensor, in that order."""
@@ -116,7 +128,7 @@ def check_unreadable(source: Source, unreadable: dict[int, str]) -> None:
     if not any(_readable(source, index) for index in range(len(source)) if index not in unreadable):
         raise TooManyUnreadable(
             f"no readable image among {len(source)}: {'; '.join(first)}\n"
-            "point the data option at a folder of JPEG, PNG, WebP, BMP, GIF, TIFF or PPM images"
+            f"point the data option at a folder of images of these formats: {', '.join(FORMATS)}"
         )
     raise TooManyUnreadable(
         f"{len(unreadable)} of {len(source)} images cannot be read, more than {TOLERATED:.0%}: {'; '.join(first)}\n"

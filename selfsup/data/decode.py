@@ -7,14 +7,14 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from selfsup.data.base import UnreadableImage
+from selfsup.data.deep import Deep, Depth, deep_pixels, to_bytes
+from selfsup.data.formats import FORMATS
+from selfsup.data.levels import FULL, Levels
 from selfsup.untrusted import require_file
 
-# Named, because Pillow would otherwise try every decoder it has, Ghostscript for an EPS file named .jpg included.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 100_000_000  # read from the header, so that a few bytes cannot ask for gigabytes
 MAX_SCANS = 64  # passes over the pixels of a JPEG
 MAX_SCANNED = 1_500_000_000  # pixels in all passes
@@ -31,26 +31,29 @@ _UPRIGHT = {
 }
 
 
-def decode(file: Path | BinaryIO, name: str, side: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
+def decode(
+    file: Path | BinaryIO, name: str, side: int | None = None, levels: Levels = FULL
+) -> tuple[Image.Image, tuple[int, int]]:
     """Decode the first frame of an image, whatever its name ends in.
 
     The EXIF orientation is applied, which torchvision's data sets of files leave out: what is upright for a viewer is
-    upright here. 16-bit gray is scaled to 8 bits, not clipped. CMYK, palettes and gray become RGB. Transparent pixels
-    are laid over middle gray: the colours hidden under them mean nothing, and on gray neither a black nor a white
-    drawing vanishes.
+    upright here. Gray of more than 8 bits is scaled to 8 by `levels`. CMYK, palettes and gray become RGB. Transparent
+    pixels are laid over middle gray: the colours hidden under them mean nothing, and on gray neither a black nor a
+    white drawing vanishes.
 
     Args:
         file: path or open binary file.
         name: of the image, for the message.
         side: where the image will be squeezed to `side` x `side`: a JPEG is then decoded at the smallest of libjpeg's
             resolutions (1/2, 1/4, 1/8) that leaves at least twice as many pixels each way.
+        levels: what becomes black and white, of pixels of more than 8 bits.
 
     Returns:
         The image, mode RGB, and its original (height, width) after orientation.
 
     Raises:
         UnreadableImage: it is none of FORMATS, damaged, cut short, of more than MAX_PIXELS or MAX_SCANS, or of float
-            pixels; or no file at all, but a pipe or a device.
+            pixels whose range is not given; or no file at all, but a pipe or a device.
     """
     try:
         with _quiet(), _opened(file) as content, Image.open(content, formats=FORMATS) as image:
@@ -59,9 +62,11 @@ def decode(file: Path | BinaryIO, name: str, side: int | None = None) -> tuple[I
             _check_scans(content, image)
             if side is not None:
                 image.draft("RGB", (2 * side, 2 * side))
+            deep = deep_pixels(image)  # before they are loaded, when Pillow forgets how they are stored
             image.load()
             orientation = _orientation(image)
-            upright = image.transpose(_UPRIGHT[orientation]) if orientation > 1 else image
+            flat = _flat(image, deep, levels)
+            upright = flat.transpose(_UPRIGHT[orientation]) if orientation > 1 else flat
             return _to_rgb(upright), ((width, height) if orientation >= 5 else (height, width))
     except UnidentifiedImageError as error:
         raise UnreadableImage(name, f"it is none of {', '.join(FORMATS)}, or its header is damaged") from error
@@ -122,12 +127,31 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in _UPRIGHT else 1
 
 
+def _flat(image: Image.Image, deep: Deep | None, levels: Levels) -> Image.Image:
+    """The image with 8 bits a channel."""
+    if deep is None:
+        return image
+    if deep.colour:
+        if levels != FULL:
+            raise ValueError("pixels are colours of 16 bits, of which 8 can be read; data.range is for gray ones")
+        return image
+    return Image.fromarray(to_bytes(deep.values(image), deep, levels))
+
+
+def measured_depth(file: Path | BinaryIO) -> Depth | None:
+    """What range the pixels of a file fill, where they have more than 8 bits; None of all other files."""
+    try:
+        with _quiet(), _opened(file) as content, Image.open(content, formats=FORMATS) as image:
+            deep = deep_pixels(image)
+            if deep is None:
+                return None
+            _check_size(*image.size)
+            return deep.measured(image)
+    except Exception:  # it cannot be read, which is told where it is
+        return None
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("pixels are floating-point numbers, which have no agreed range")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        wide = np.asarray(image).clip(0, 65535).astype(np.int32)  # Pillow holds 16-bit gray as I;16 or as I
-        return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
     layer = image.convert("RGBA")

@@ -1,12 +1,15 @@
 """Two data sets as one: labelled images of one domain, then unlabelled ones of another."""
 
+from dataclasses import replace
+
 import torch
 from PIL import Image
 from torch import Tensor
 
 from selfsup.config import Data
 from selfsup.data.base import Source
-from selfsup.data.sources import open_source
+from selfsup.data.deep import Depth
+from selfsup.data.opening import labelled_part, open_part
 
 
 class JoinedSource(Source):
@@ -35,6 +38,10 @@ class JoinedSource(Source):
         part, row = self._part(index)
         return part.load_for_canvas(row, side)
 
+    def depth(self, index: int) -> Depth | None:
+        part, row = self._part(index)
+        return part.depth(row)
+
     def select(self, rows: Tensor) -> "JoinedSource":
         part = super().select(rows)
         part.rows = self.rows[rows]
@@ -48,11 +55,8 @@ def open_training(data: Data) -> Source:
         ValueError: as `open_source`; the labelled images have no labels.
     """
     if not data.labelled_root:
-        return open_source(data.root, "train", labels=data.labels, limit=data.limit)
-    first = open_source(data.labelled_root, "train", limit=data.limit)
+        return open_part(data, "train")
+    first = labelled_part(open_part(replace(data, root=data.labelled_root, labels="auto"), "train"), "train")
     if int(first.labels.min()) < 0:
-        raise ValueError(
-            f"data.labelled_root {data.labelled_root} has no labels; put the images of each class in "
-            "a folder of its own"
-        )
-    return JoinedSource(first, open_source(data.root, "train", labels="none", limit=data.limit))
+        raise ValueError(f"data.labelled_root {data.labelled_root} has no labels: {first.found.no_labels}")
+    return JoinedSource(first, open_part(replace(data, labels="none"), "train"))

@@ -77,7 +77,7 @@ class Labelled:
                 images that are not there.
         """
         if not len(source) or int(source.labels.max()) < 0:
-            raise ValueError("the images have no labels; put the images of each class in a folder of its own")
+            raise ValueError(f"the images have no labels: {source.found.no_labels}")
         if self.file:
             chosen = _listed(Path(self.file), source)
             _check_classes(source, chosen, f"the list {self.file}", "add images of theirs to it")
@@ -218,6 +218,6 @@ def _check_classes(source: Source, chosen: Tensor, what: str, remedy: str) -> No
 
 
 def _classes(source: Source, labels: list[int]) -> str:
-    names = [source.classes[label] if label < len(source.classes) else str(label) for label in labels]
+    names = [source.class_name(label) for label in labels]
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return f"{'class' if len(names) == 1 else 'classes'} {shown}"

@@ -2,19 +2,26 @@
 
 import hashlib
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from selfsup import randomness
-from selfsup.data.arrays import Split, holds_images, images_from_array, open_npy, open_npz
+from selfsup.data.arrays import holds_images, images_from_array, open_npy, open_npz
 from selfsup.data.base import ArraySource, NoTestPart, Source, TooManyUnreadable, UnreadableImage
 from selfsup.data.cifar import read_cifar
-from selfsup.data.files import SUFFIXES, FileSource, ZipSource, folder_labels, list_archive, list_images, split_archive
+from selfsup.data.files import FileSource, ZipSource
+from selfsup.data.formats import FORMATS
+from selfsup.data.found import by_suffix, named
+from selfsup.data.layout import Split, arrange, folders_wanted
+from selfsup.data.levels import Levels, parse_levels
+from selfsup.data.listing import Listing, list_archive, list_folder
 from selfsup.data.shapes import shapes
 from selfsup.randomness import Stream
-from selfsup.untrusted import require_file
+from selfsup.untrusted import plain_name, require_file
 
 __all__ = [
     "ArraySource",
@@ -29,25 +36,28 @@ __all__ = [
 Labels = Literal["auto", "none"]
 
 
-def open_source(root: str, split: Split = "train", labels: Labels = "auto", limit: int | None = None) -> Source:
+def open_source(
+    root: str, split: Split = "train", labels: Labels = "auto", limit: int | None = None, range: str = "type"
+) -> Source:
     """Find the data that `root` names.
 
     In this order: the word `shapes` or `shapes:COUNT`, a generated data set (write `./shapes` for a folder of that
     name); a `.npz`, `.npy` or `.zip` file; a folder with `cifar10.npz`, or with exactly one npz file of images; with
-    CIFAR-10 or CIFAR-100 as published; with `train` and `test` or `val` folders; with exactly one zip archive; else
-    the folder itself. An archive may hold `train` and `test` or `val` folders, too.
+    CIFAR-10 or CIFAR-100 as published; a folder of exactly one zip archive and no folder; else the folder itself. What
+    parts and classes a folder or an archive has is told by `layout.arrange`. What was left out is in `Source.found`.
 
     Args:
         root: word, file or folder.
         split: which part. Data without a division is all training data.
-        labels: "auto" takes an array's labels, and a folder's where every image lies exactly one folder deep and there
-            are two folders or more; "none" takes none, so that all labels are -1.
+        labels: "auto" takes an array's labels, and a folder's by its folders; "none" takes none, so that all are -1.
         limit: at most so many images: the first of a fixed random order, put back in the order of numbering, so that
             classes stay balanced on average. (The first files by name would be one class.)
+        range: what becomes black and white, of files of more than 8 bits a pixel; see `levels.parse_levels`.
 
     Raises:
         ValueError: nothing there, no image, no such part, a file of the wrong kind.
     """
+    levels = parse_levels(range)
     if limit is not None and limit < 1:
         raise ValueError(f"the limit is {limit}; wanted at least 1, or none for all images")
     if not root:
@@ -55,16 +65,20 @@ def open_source(root: str, split: Split = "train", labels: Labels = "auto", limi
             "no images are named: give --data.root a folder, a .zip, .npz or .npy file, or the word shapes"
         )
     word, _, count = root.partition(":")
-    source = _open_shapes(root, count, split) if word == "shapes" else _open_path(Path(root).expanduser(), split)
+    if word == "shapes":
+        source: Source = _open_shapes(root, count, split)
+    else:
+        source = _open_path(Path(root).expanduser(), split, levels)
     if labels == "none":
         source.labels, source.classes = torch.full((len(source),), -1), ()
+        source.found = replace(source.found, no_labels="data.labels is none; give --data.labels auto")
     return source if limit is None else subset(source, limit)
 
 
-def open_test(root: str, labels: Labels = "auto") -> Source | None:
+def open_test(root: str, labels: Labels = "auto", range: str = "type") -> Source | None:
     """The test part, or None where the data have none."""
     try:
-        return open_source(root, "test", labels)
+        return open_source(root, "test", labels, range=range)
     except NoTestPart:
         return None
 
@@ -102,24 +116,28 @@ def _open_shapes(root: str, count: str, split: Split) -> Source:
     return shapes(int(count), split=split)
 
 
-def _open_path(path: Path, split: Split) -> Source:
-    if path.is_dir():
-        return _open_folder(path, split)
+def _open_path(path: Path, split: Split, levels: Levels) -> Source:
     if not path.exists():
         raise ValueError(f"no file or folder {path}; wanted images, or the word 'shapes' for generated ones")
-    openers = {".npz": open_npz, ".npy": open_npy, ".zip": _open_zip}
-    if path.suffix.lower() not in openers:
-        raise ValueError(f"{path} is no data set; wanted a folder, or a file that ends in {', '.join(openers)}")
+    if path.is_dir():
+        return _open_folder(path, split, levels)
+    suffix = path.suffix.lower()
+    if suffix not in (".npz", ".npy", ".zip"):
+        raise ValueError(f"{path} is no data set; wanted a folder, or a file that ends in .npz, .npy, .zip")
     require_file(path)
-    return openers[path.suffix.lower()](path, split)
+    if suffix == ".zip":
+        return _open_zip(path, split, levels)
+    return open_npz(path, split) if suffix == ".npz" else open_npy(path, split)
 
 
-def _open_folder(folder: Path, split: Split) -> Source:
+def _open_folder(folder: Path, split: Split, levels: Levels) -> Source:
+    if not os.access(folder, os.R_OK | os.X_OK):  # before a file is looked for in it that may not be there
+        raise ValueError(f"the folder {folder} may not be read; change its permissions, or name other data")
     if (folder / "cifar10.npz").is_file():
-        return open_npz(folder / "cifar10.npz", split)
+        return _alone(open_npz(folder / "cifar10.npz", split), folder, "cifar10.npz")
     archives = sorted(path for path in folder.glob("*.npz") if path.is_file())
     if len(archives) == 1 and holds_images(archives[0]):
-        return open_npz(archives[0], split)
+        return _alone(open_npz(archives[0], split), folder, archives[0].name)
     if (arrays := read_cifar(folder)) is not None:
         return ArraySource(
             images_from_array(arrays[f"x_{split}"], str(folder)),
@@ -128,52 +146,47 @@ def _open_folder(folder: Path, split: Split) -> Source:
             str(folder),
         )
     visible = {child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")}
-    if (part := _part(visible, split, folder)) is not None:
-        known = folder_labels(list_images(folder / "train"))[1] if split == "test" else ()
-        return _open_files(folder / part, known)
     archives = sorted(path for path in folder.glob("*.zip") if path.is_file())
     if not visible and len(archives) == 1:
-        return _open_zip(archives[0], split)
-    if split == "test":
-        raise NoTestPart(_no_test_part(folder))
-    return _open_files(folder)
+        return _alone(_open_zip(archives[0], split, levels), folder, archives[0].name)
+    return _open_files(folder, split, levels)
 
 
-def _part(folders: set[str], split: Split, where: Path) -> str | None:
-    """The folder of the wanted part; None where `folders` are no parts (a class may well be called `train`)."""
-    tests = [name for name in ("test", "val") if name in folders]
-    if "train" not in folders or not (tests or folders == {"train"}):
-        return None
-    if split == "train":
-        return "train"
-    if not tests:
-        raise NoTestPart(_no_test_part(where))
-    return tests[0]
+def _alone(source: Source, folder: Path, taken: str) -> Source:
+    """Of a folder one file is the data: say what lies beside it."""
+    beside = sorted(child.name for child in folder.iterdir() if child.name != taken)
+    if beside:
+        told = f"{named(beside, 'name')} beside {plain_name(taken)}"
+        source.found = replace(source.found, left_out=(*source.found.left_out, told))
+    return source
 
 
-def _open_files(folder: Path, known: tuple[str, ...] = ()) -> Source:
-    paths = list_images(folder)
+def _open_files(folder: Path, split: Split, levels: Levels) -> FileSource:
+    listing = list_folder(folder, lambda folders: folders_wanted(folders, split, str(folder)))
+    part = arrange(listing, split, str(folder))
+    root = folder / os.fsdecode(part.prefix.encode("utf-8", "surrogateescape"))
+    _require_images(part.paths, listing, root)
+    source = FileSource(root, part.paths, part.labels, part.classes, levels)
+    source.found = part.found
+    return source
+
+
+def _open_zip(path: Path, split: Split, levels: Levels) -> ZipSource:
+    listing = list_archive(path)
+    if not listing.images:
+        raise ValueError(f"{path} holds no image; wanted {', '.join(FORMATS)} files{_instead(listing)}")
+    part = arrange(listing, split, str(path))
+    _require_images(part.paths, listing, path / part.prefix)
+    source = ZipSource(path, part.prefix, part.paths, part.labels, part.classes, levels)
+    source.found = part.found
+    return source
+
+
+def _require_images(paths: list[str], listing: Listing, where: Path) -> None:
     if not paths:
-        hint = "; for the packs in it run tools/prepare_data.py first" if any(folder.glob("*.zip")) else ""
-        raise ValueError(f"no image in {folder}; wanted files named {', '.join(sorted(SUFFIXES))}{hint}")
-    return FileSource(folder, paths, *folder_labels(paths, known))
+        hint = "; for the packs in it run tools/prepare_data.py first" if any(where.glob("*.zip")) else ""
+        raise ValueError(f"no image in {where}; wanted {', '.join(FORMATS)} files{_instead(listing)}{hint}")
 
 
-def _open_zip(path: Path, split: Split) -> Source:
-    prefix, rest = split_archive(list_archive(path))
-    part = _part({name.partition("/")[0] for name in rest if "/" in name}, split, path)
-    if part is None and split == "test" and prefix.rstrip("/").rpartition("/")[2] not in ("test", "val"):
-        raise NoTestPart(_no_test_part(path))
-    known: tuple[str, ...] = ()
-    if part is not None:
-        known = folder_labels(_below("train/", rest))[1] if split == "test" else ()
-        prefix, rest = f"{prefix}{part}/", _below(f"{part}/", rest)
-    return ZipSource(path, prefix, rest, *folder_labels(rest, known))
-
-
-def _below(folder: str, names: list[str]) -> list[str]:
-    return [name.removeprefix(folder) for name in names if name.startswith(folder)]
-
-
-def _no_test_part(path: Path) -> str:
-    return f"{path} has no test part; wanted a folder 'test' or 'val' beside 'train', or name other data to evaluate on"
+def _instead(listing: Listing) -> str:
+    return f"; found {by_suffix(listing.others)}" if listing.others else ""

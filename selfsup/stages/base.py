@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from selfsup.config import Data, restore
 from selfsup.folder import RunFolder
+from selfsup.stages.encoder import trained_range
 from selfsup.untrusted import plain_name
 
 
@@ -58,10 +59,17 @@ class Stage(NamedTuple):
 
 
 def data_of(path: Path) -> Data:
-    """The data that a run was trained on; no data, where `path` is not a run folder."""
+    """The data that a run was trained on; of an encoder alone only how they were read."""
     folder = RunFolder(path)
-    data: Data = restore(folder.saved_run().get("data", {}), Data) if folder.holds_run else Data()
+    if not folder.holds_run:
+        return Data(range=trained_range(path))
+    data: Data = restore(folder.saved_run().get("data", {}), Data)
     return data
+
+
+def as_read(data: Data) -> dict[str, Any]:
+    """What a protocol says of how images are read."""
+    return {"canvas": data.canvas} | ({} if data.range == "type" else {"range": data.range})
 
 
 def keep(folder: RunFolder, results: list[Result]) -> None:

@@ -18,8 +18,10 @@ from selfsup.cluster.dbscan import dbscan
 from selfsup.cluster.kmeans import kmeans
 from selfsup.cluster.neighbours import has_faiss
 from selfsup.config import Data
-from selfsup.data.sources import Source, identity, open_source, open_test
-from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.data.layout import Split
+from selfsup.data.opening import labelled_part, open_part, open_test_part
+from selfsup.data.sources import Source, identity
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.clustering_figures import (
     adjusted_rand_index,
     contingency,
@@ -218,7 +220,7 @@ def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
         **how,
         "layer": settings.layer,
         "transform": exported.feed.transform,
-        "canvas": settings.data.canvas,
+        **as_read(settings.data),
         "part": part,
         "data": identity(source),
         "images": len(images.labels),
@@ -249,13 +251,11 @@ def _clustered(
 
 
 def _open(settings: Clustering) -> tuple[str, Source]:
-    data = settings.data
-    if settings.part == "test":
-        return "test", open_source(data.root, "test", labels=data.labels)
-    test = open_test(data.root, data.labels) if settings.part == "auto" else None
-    if test is not None:
-        return "test", test
-    return "train", open_source(data.root, "train", labels=data.labels, limit=data.limit)
+    """The part that is clustered: where only some images have a label these, so that figures are of all of them."""
+    test = open_test_part(settings.data) if settings.part == "auto" else None
+    part: Split = "train" if settings.part != "test" and test is None else "test"
+    source = test or open_part(settings.data, part)
+    return part, labelled_part(source, part)
 
 
 def _has_labels(source: Source) -> bool:
@@ -266,7 +266,9 @@ def _clusters_wanted(settings: KMeans, source: Source) -> int:
     if settings.k is not None:
         return settings.k
     if not _has_labels(source):
-        raise ValueError("the images have no labels to take the number of clusters from; give --k")
+        raise ValueError(
+            f"the images have no labels to take the number of clusters from; give --k ({source.found.no_labels})"
+        )
     return len(source.labels.unique())
 
 

@@ -14,7 +14,8 @@ from selfsup import checkpoint
 from selfsup.augment.parameters import height_and_width
 from selfsup.config import Data, differences, dump, execution
 from selfsup.data.labelled import Labelled
-from selfsup.data.sources import Source, identity, open_source, open_test
+from selfsup.data.opening import labelled_part, open_part, open_test_part
+from selfsup.data.sources import Source, identity
 from selfsup.folder import RunFolder
 from selfsup.methods.base import Method
 from selfsup.models.heads import Classifier, Head, HeadConfig
@@ -24,7 +25,7 @@ from selfsup.precision import settled
 from selfsup.schedules import Cosine
 from selfsup.stages import supervised
 from selfsup.stages.accuracy import top_figures
-from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import extract
 from selfsup.stages.encoder import Exported, Feed, export, load_encoder
 from selfsup.stages.supervised import Supervised
@@ -116,8 +117,9 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
     """
     teacher = _read_teacher(path, settings)
     data = settings.data
-    source = open_source(data.root, "train", labels=data.labels, limit=data.limit)
-    test = open_test(data.root, data.labels)
+    source = open_part(data, "train")
+    test = open_test_part(data)
+    test = test and labelled_part(test, "test")
     if test is None or int(test.labels.min()) < 0:
         test = _only_labels_of(source, torch.tensor([], dtype=torch.int64))
     elif settings.protocol != "features":
@@ -311,7 +313,8 @@ def _export(method: Taught, settings: Distill, teacher: Teacher, folder: RunFold
         "epochs": settings.epochs,
         "seed": settings.seed,
     }
-    return export(method, folder.encoder, settings.student, teacher.exported.feed, made_by)
+    feed = replace(teacher.exported.feed, range=settings.data.range)
+    return export(method, folder.encoder, settings.student, feed, made_by)
 
 
 def _protocol(settings: Distill, exported: Exported, images: int, chosen: Source, judged: Source) -> dict[str, Any]:
@@ -336,7 +339,7 @@ def _protocol(settings: Distill, exported: Exported, images: int, chosen: Source
         "data": identity(judged),
         "judged_images": len(judged),
         "transform": exported.feed.transform,
-        "canvas": settings.data.canvas,
+        **as_read(settings.data),
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
         "optimizer": dump(settings.optimizer),

@@ -14,6 +14,7 @@ from selfsup.augment.geometry import Fit
 from selfsup.augment.parameters import Interpolation, Size
 from selfsup.augment.views import Center
 from selfsup.config import class_name, dump, restore
+from selfsup.data.levels import parse_levels
 from selfsup.methods.base import Method
 from selfsup.models.heads import Classifier, HeadConfig
 from selfsup.models.resnet import ResNet
@@ -39,6 +40,7 @@ class Feed:
     std: tuple[float, float, float]
     fit: Fit = "center"  # whole: the whole image squeezed to the size, as training by shifts sees it
     interpolation: Interpolation = "bilinear"  # what all encoders were fed by before there was a choice
+    range: str = "type"  # data.range of training, which stages take where they are given no other
 
     def __post_init__(self) -> None:
         sides = self.size if isinstance(self.size, tuple) else (self.size,)
@@ -47,6 +49,7 @@ class Feed:
                 f"an encoder cannot be fed with size {self.size}, fraction {self.fraction} and std {self.std}; wanted "
                 f"1 to {_LARGEST} pixels, a fraction above 0 and at most 1, and positive standard deviations"
             )
+        parse_levels(self.range)
 
     def center(self) -> Center:
         return Center(self.size, self.fraction, self.mean, self.std, self.interpolation, self.fit)
@@ -62,6 +65,7 @@ class Feed:
     def record(self) -> dict[str, Any]:
         """What a stage must find again when it goes on; the same as ever where images are fed as they ever were."""
         fed: dict[str, Any] = dump(self)
+        del fed["range"]  # is in the data
         if self.interpolation == "bilinear":
             del fed["interpolation"]
         return fed
@@ -151,13 +155,27 @@ def export(method: Method, path: Path, config: ResNet.Config, feed: Feed, made_b
     return digest
 
 
+def _weights(path: Path) -> Path:
+    return path / "encoder.safetensors" if path.is_dir() else path
+
+
+def trained_range(path: Path) -> str:
+    """`data.range` of the images that an encoder was trained on; "type" where none can be read."""
+    try:
+        found = unseal(_weights(path).with_suffix(".json"), _ABOUT)["feed"]["range"]
+        parse_levels(found)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):  # load_encoder tells what is wrong
+        return "type"
+    return str(found)
+
+
 def load_encoder(path: Path) -> Exported:
     """Read an encoder from a run folder or from its encoder.safetensors.
 
     Raises:
         ValueError: no encoder is there, the two files do not belong together, or one of them is damaged.
     """
-    weights = path / "encoder.safetensors" if path.is_dir() else path
+    weights = _weights(path)
     if not weights.is_file():
         unfinished = path.is_dir() and (path / "config.json").is_file()
         remedy = "run the same pretrain command again to finish it" if unfinished else "give a run folder or the file"

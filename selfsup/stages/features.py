@@ -16,9 +16,10 @@ from torch import nn
 
 from selfsup.augment.views import Center
 from selfsup.data.base import check_unreadable
-from selfsup.data.sources import Source, fingerprint, open_source, open_test
+from selfsup.data.opening import open_part, open_test_part
+from selfsup.data.sources import Source, fingerprint
 from selfsup.monitor.log import console, message
-from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import Reading, encoded
 from selfsup.stages.encoder import Layer, load_encoder
 from selfsup.stages.partial import Partial
@@ -140,7 +141,7 @@ def run_embed(path: Path, settings: Embed) -> Evaluated:
         **protocol,
         **exported.about,
         "data": {part.name: fingerprint(part.source) for part in parts},
-        "canvas": settings.data.canvas,
+        **as_read(settings.data),
         "batch_size": settings.batch_size,
         "save_every": settings.save_every,
         "device": device.type,
@@ -185,10 +186,10 @@ def _parts(settings: Embed) -> list[Part]:
     data = settings.data
     parts = []
     if settings.part != "test":
-        parts.append(Part("train", open_source(data.root, "train", labels=data.labels, limit=data.limit)))
+        parts.append(Part("train", open_part(data, "train")))
     if settings.part == "test":
-        parts.append(Part("test", open_source(data.root, "test", labels=data.labels)))
-    elif settings.part == "all" and (test := open_test(data.root, data.labels)) is not None:
+        parts.append(Part("test", open_part(data, "test")))
+    elif settings.part == "all" and (test := open_test_part(data)) is not None:
         parts.append(Part("test", test))
     return parts
 

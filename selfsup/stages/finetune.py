@@ -12,7 +12,8 @@ from selfsup import checkpoint, distributed
 from selfsup.config import Data, dump, execution
 from selfsup.data.batch import Batch
 from selfsup.data.labelled import Labelled, image_names, names_digest
-from selfsup.data.sources import Source, identity, open_source
+from selfsup.data.opening import labelled_part, open_part
+from selfsup.data.sources import Source, identity
 from selfsup.folder import RunFolder
 from selfsup.losses.contrastive import full
 from selfsup.methods.base import Method, Step
@@ -24,7 +25,7 @@ from selfsup.optim import LARS, SGD
 from selfsup.precision import settled
 from selfsup.schedules import Cosine
 from selfsup.stages import supervised
-from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.encoder import Exported, export, load_encoder
 from selfsup.stages.supervised import Supervised, Trained, require_labels
 
@@ -197,8 +198,8 @@ def run_finetune(path: Path, settings: Finetune) -> Evaluated:
     """
     exported = load_encoder(path)
     data = settings.data
-    train = open_source(data.root, "train", labels=data.labels, limit=data.limit)
-    test = open_source(data.root, "test", labels=data.labels)
+    train = labelled_part(open_part(data, "train"), "train")
+    test = labelled_part(open_part(data, "test"), "test")
     images = train.select(settings.labelled.choose(train))
     require_labels(images, test)
     names = image_names(images)
@@ -324,7 +325,8 @@ def _export(method: FineTuned, exported: Exported, folder: RunFolder, steps: int
     }
     if settings.start == "pretrained":
         made_by["from"] = exported.sha256
-    return export(method, folder.encoder, exported.config, exported.feed, made_by)
+    feed = replace(exported.feed, range=settings.data.range)
+    return export(method, folder.encoder, exported.config, feed, made_by)
 
 
 def _protocol(settings: Finetune, exported: Exported, images: Source, test: Source) -> dict[str, Any]:
@@ -338,7 +340,7 @@ def _protocol(settings: Finetune, exported: Exported, images: Source, test: Sour
         "data": identity(test),
         "test_images": len(test),
         "transform": exported.feed.transform,
-        "canvas": settings.data.canvas,
+        **as_read(settings.data),
         "peak_learning_rate": settings.optimizer.peak(settings.batch_size),
         **{name: dump(getattr(settings, name)) for name in shared.split()},
         **settings.crops,

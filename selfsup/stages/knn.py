@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from selfsup.cluster.neighbours import Backend, neighbour_tiles
-from selfsup.data.sources import Source, identity, open_source, open_test
-from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.data.opening import labelled_part, open_part, open_test_part
+from selfsup.data.sources import Source, identity
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer, load_encoder
 from selfsup.trainer import stage_device
@@ -125,13 +126,14 @@ def knn_accuracy(
 def _check_classes(train: Source, test: Source | None) -> None:
     """Raise ValueError where kNN cannot judge anything, before features are computed."""
     parts = [train] if test is None else [train, test]
-    if min(int(part.labels.min()) for part in parts) < 0:
-        raise ValueError("kNN needs labels: put the images of each class in a folder of its own")
+    for part in parts:
+        if int(part.labels.min()) < 0:
+            raise ValueError(f"kNN needs labels: {part.found.no_labels}")
     known = set(train.labels.tolist())
     if len(known) < 2:
         raise ValueError("there is only one class among the training images; kNN needs at least two to tell apart")
     if test is not None and (lacking := sorted(set(test.labels.tolist()) - known)):
-        names = ", ".join(test.classes[label] if test.classes else str(label) for label in lacking[:5])
+        names = ", ".join(test.class_name(label) for label in lacking[:5])
         raise ValueError(
             f"{len(lacking)} of the test classes have no training image: {names}{', ...' if lacking[5:] else ''}\n"
             "kNN could never be right there; judge unseen classes by `selfsup retrieval`, or raise --data.limit"
@@ -152,10 +154,13 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
     device = stage_device(settings.device)
     encoder, center = exported.network(settings.layer).to(device), exported.feed.center()
     data = settings.data
-    train = open_source(data.root, "train", labels=data.labels, limit=data.limit)
-    test = None if settings.mode == "leave_one_out" else open_test(data.root, data.labels)
+    train = labelled_part(open_part(data, "train"), "train")
+    test = None
     if settings.mode == "train_test":
-        test = open_source(data.root, "test", labels=data.labels)  # says what is missing, where it is
+        test = open_part(data, "test")  # says what is missing, where it is
+    elif settings.mode == "auto":
+        test = open_test_part(data)
+    test = test and labelled_part(test, "test")
     _check_classes(train, test)
     bank = settings.features(encoder, train, center, device)
     queries = None if test is None else settings.features(encoder, test, center, device)
@@ -166,7 +171,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
         "metric": "cosine",
         "layer": settings.layer,
         "transform": exported.feed.transform,
-        "canvas": settings.data.canvas,
+        **as_read(settings.data),
         "data": identity(train) if test is None else identity(train, test),
         "bank_images": len(bank.labels),
         "query_images": len(bank.labels if queries is None else queries.labels),

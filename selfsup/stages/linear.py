@@ -11,14 +11,15 @@ from selfsup import checkpoint, distributed
 from selfsup.augment.views import Center
 from selfsup.config import dump
 from selfsup.data.labelled import image_names, names_digest
-from selfsup.data.sources import Source, identity, open_source
+from selfsup.data.opening import labelled_part, open_part
+from selfsup.data.sources import Source, identity
 from selfsup.folder import RunFolder
 from selfsup.monitor.log import message
 from selfsup.precision import settled
 from selfsup.randomness import Stream, permutation
 from selfsup.stages import supervised
 from selfsup.stages.accuracy import top_figures
-from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import Features, extract
 from selfsup.stages.encoder import Exported, load_encoder
 from selfsup.stages.logistic import FeatureProbe, probe_features, warn
@@ -39,8 +40,8 @@ def run_linear(path: Path, settings: Probe | FeatureProbe) -> Evaluated:
     """
     exported = load_encoder(path)
     data, labelled = settings.data, settings.labelled
-    train = open_source(data.root, "train", labels=data.labels, limit=data.limit)
-    test = open_source(data.root, "test", labels=data.labels)
+    train = labelled_part(open_part(data, "train"), "train")
+    test = labelled_part(open_part(data, "test"), "test")
     if labelled.name != "all":
         train = train.select(labelled.choose(train))
     require_labels(train, test)
@@ -58,7 +59,7 @@ def _common(settings: Probe | FeatureProbe, exported: Exported, train: Source, t
         "train_images": len(train),
         "test_images": len(test),
         "transform": exported.feed.transform,
-        "canvas": settings.data.canvas,
+        **as_read(settings.data),
     }
 
 

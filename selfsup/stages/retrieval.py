@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfsup.cluster.neighbours import first_equal_rows
-from selfsup.data.sources import Source, identity, open_source, open_test
+from selfsup.data.layout import Split
+from selfsup.data.opening import labelled_part, open_part, open_test_part
+from selfsup.data.sources import Source, identity
 from selfsup.randomness import Stream, permutation
-from selfsup.stages.base import Evaluated, Result, Stage, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer, load_encoder
 from selfsup.trainer import stage_device
@@ -249,8 +251,11 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
     exported = load_encoder(path)
     device = stage_device(settings.device)
     data = settings.data
-    test = open_test(data.root, data.labels)
-    source = open_source(data.root, "train", labels=data.labels, limit=data.limit) if test is None else test
+    test = open_test_part(data)
+    part: Split = "train" if test is None else "test"
+    source = labelled_part(open_part(data, "train") if test is None else test, part)
+    if int(source.labels.max()) < 0:
+        raise ValueError(f"retrieval needs identities: {source.found.no_labels}")
     roles = None if settings.mode == "leave_one_out" else read_index(data.root, source, "role")
     asks_gallery = roles is not None or settings.mode == "query_gallery"
     seen_by, same_camera = _cameras(settings, source) if asks_gallery else (None, "kept")
@@ -271,11 +276,11 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
         "metric": "cosine",
         "layer": settings.layer,
         "transform": exported.feed.transform,
-        "canvas": settings.data.canvas,
+        **as_read(settings.data),
         "query_images": asked,
         "queries_left_out": left_out,
         "gallery_images": len(images.labels) if gallery is None else len(gallery.labels),
-        "part": "train" if test is None else "test",
+        "part": part,
         "data": identity(source),
         "split": split,
         "same_camera": same_camera,

@@ -8,6 +8,7 @@ from selfsup.arithmetic import Precision
 from selfsup.catalogue import catalogue
 from selfsup.config import Data, execution, load_recipe, parse, recipe_names, restore, taken
 from selfsup.data.labelled import Labelled, image_names, names_digest
+from selfsup.data.opening import with_labels
 from selfsup.data.sources import fingerprint, open_source
 from selfsup.folder import RunFolder
 from selfsup.models.resnet import ResNet
@@ -187,10 +188,10 @@ def check(name: str, settings: Semi) -> tuple[int, dict[str, Any]]:
         _check_maker(name, str(exported.made_by.get("method", "")))
         check_student(student, exported.config, exported.feed)
     data = settings.data
-    train = open_source(data.root, "train", labels=data.labels, limit=data.limit)
+    train = open_source(data.root, "train", data.labels, data.limit, data.range)
     images = train.select(settings.labelled.choose(train))
-    test = open_source(data.root, "test", labels=data.labels)
-    require_labels(images, test)
+    test = open_source(data.root, "test", data.labels, range=data.range)
+    require_labels(images, with_labels(test))
     chosen = names_digest(image_names(images))
     return len(images), {"images": fingerprint(train), "test": fingerprint(test), "labelled": chosen}
 

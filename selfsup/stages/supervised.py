@@ -121,9 +121,13 @@ def require_labels(train: Source, test: Source) -> None:
     """Raise ValueError where a classifier cannot be trained and judged."""
     for name, source in (("training", train), ("test", test)):
         if int(source.labels.min()) < 0:
-            raise ValueError(f"the {name} images have no labels; put the images of each class in a folder of its own")
+            raise ValueError(f"the {name} images have no labels: {source.found.no_labels}")
     missing = sorted(set(test.labels.tolist()) - set(train.labels.tolist()))
     if missing:
-        raise ValueError(f"test classes {missing[:5]} have no training image; a probe cannot learn them")
+        names = ", ".join(test.class_name(label) for label in missing[:5]) + (", ..." if missing[5:] else "")
+        raise ValueError(
+            f"{len(missing)} of the test classes have no training image: {names}\n"
+            "a classifier cannot learn them; add images of theirs, or raise --data.limit"
+        )
     if len(train.labels.unique()) < 2:
         raise ValueError("there is only one class; a classifier needs at least two")

@@ -14,9 +14,9 @@ from pictures import broken_folder, damaged, encoded, odd_images, picture, sound
 from PIL import EpsImagePlugin, Image, ImageOps
 
 from selfsup.data import decode as decode_module
-from selfsup.data import files
 from selfsup.data.base import TooManyUnreadable, UnreadableImage
 from selfsup.data.decode import decode
+from selfsup.data.listing import list_folder
 from selfsup.data.loader import Loader, evaluation_batches
 from selfsup.data.sources import open_source
 
@@ -161,7 +161,7 @@ def test_a_folder_with_an_image_s_name_is_a_folder_while_there_are_images_in_it(
     for name in ("a.jpg/1.png", "b.jpg/2.png", "b.jpg/c.png/readme.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(encoded(picture(0)))
-    assert files.list_images(tmp_path) == ["a.jpg/1.png", "b.jpg/2.png", "b.jpg/c.png"]
+    assert list_folder(tmp_path).images == ["a.jpg/1.png", "b.jpg/2.png", "b.jpg/c.png"]
 
 
 def test_a_file_without_permission_is_reported() -> None:

@@ -62,7 +62,7 @@ def encoder(tmp_path: Path) -> Path:
 
 def embed(monkeypatch: pytest.MonkeyPatch, encoder: Path, source: Source, out: Path, **changes: Any) -> dict[str, Any]:
     """Embed `source` as training images, 5 images a batch and 7 or less a chunk; returns the JSON object."""
-    monkeypatch.setattr(features, "open_source", lambda *_, **__: source)
+    monkeypatch.setattr(features, "open_part", lambda *_: source)
     settings = Embed(out=str(out), part="train", batch_size=5, save_every=7, workers=0, device="cpu")
     return run_embed(encoder, replace(settings, **changes)).line()
 

@@ -197,9 +197,11 @@ def test_bad_data_are_named(finished: Path, tmp_path: Path) -> None:
 
     images = np.zeros((20, 16, 16, 3), dtype=np.uint8)
     parts = {"x_train": images, "y_train": np.arange(20) % 2, "x_test": images, "y_test": np.full(20, 5)}
-    np.savez(tmp_path / "a.npz", **parts)
-    with pytest.raises(ValueError, match=r"test classes \[5\] have no training image"):
-        run_linear(finished, FeatureProbe(data=Data(root=str(tmp_path / "a.npz"))))
+    names = np.array(["ape", "bat", "cat", "cow", "dog", "eel"])
+    for beside, named in (({}, "5"), ({"classes": names}, "eel")):
+        np.savez(tmp_path / "a.npz", **parts, **beside)
+        with pytest.raises(ValueError, match=f"1 of the test classes have no training image: {named}\n"):
+            run_linear(finished, FeatureProbe(data=Data(root=str(tmp_path / "a.npz"))))
     np.savez(tmp_path / "b.npz", **parts | {"y_train": np.zeros(20, dtype=int), "y_test": np.zeros(20, dtype=int)})
     with pytest.raises(ValueError, match="only one class"):
         run_linear(finished, FeatureProbe(data=Data(root=str(tmp_path / "b.npz"))))

@@ -1,0 +1,99 @@
+"""How every command opens its data: with a line that says what was found, and with labels where labels are needed."""
+
+from selfsup import distributed
+from selfsup.config import Data
+from selfsup.data.base import NoTestPart, Source
+from selfsup.data.layout import Split
+from selfsup.data.levels import FULL, Levels, parse_levels
+from selfsup.data.sources import open_source
+from selfsup.monitor.log import message
+
+_LOOKED_AT = 16  # files whose pixels are looked at, spread evenly
+_NAMES = {"train": "training", "test": "test"}
+
+
+def open_part(data: Data, split: Split) -> Source:
+    """A part of the data that a command names, after a line that says what was found there.
+
+    Args:
+        data: where, and how it is read; `limit` is of the training part.
+        split: which part.
+
+    Raises:
+        ValueError: as `open_source`.
+    """
+    limit = data.limit if split == "train" else None
+    source = open_source(data.root, split, data.labels, limit, data.range)
+    if distributed.rank() == 0:
+        message(f"{data.root}: {told(source, split)}")
+        for remark in _of_depth(source, parse_levels(data.range)):
+            message(remark)
+    return source
+
+
+def open_test_part(data: Data) -> Source | None:
+    """The test part, or None where the data have none."""
+    try:
+        return open_part(data, "test")
+    except NoTestPart:
+        return None
+
+
+def labelled_part(source: Source, split: Split) -> Source:
+    """The images that have a label, which is said where they are not all. Of data without labels, all."""
+    part = with_labels(source)
+    if len(part) < len(source) and distributed.rank() == 0:
+        message(f"{len(part):,} of {len(source):,} {_NAMES[split]} images have a label; the others are left out here")
+    return part
+
+
+def with_labels(source: Source) -> Source:
+    """`labelled_part` without a word."""
+    rows = (source.labels >= 0).nonzero().flatten()
+    return source if len(rows) in (0, len(source)) else source.select(rows)
+
+
+def told(source: Source, split: Split) -> str:
+    """One line: how many images and classes, how they were read, and what was left out."""
+    labelled = source.labels[source.labels >= 0]
+    classes = len(labelled.unique())
+    line = f"{len(source):,} {_NAMES[split]} images"
+    if not len(labelled):
+        line += f" without labels ({source.found.no_labels})"
+    else:
+        line += f", {classes:,} class{'' if classes == 1 else 'es'}"
+        if len(labelled) < len(source):
+            line += f", {len(source) - len(labelled):,} without a label"
+    if source.found.read_as:
+        line += f"; {'; '.join(source.found.read_as)}"
+    if source.found.left_out:
+        line += f"; left out: {'; '.join(source.found.left_out)}"
+    return line
+
+
+def _of_depth(source: Source, levels: Levels) -> list[str]:
+    """What is to be said of pixels of more than 8 bits, by looking at a few of the files."""
+    count = min(_LOOKED_AT, len(source))
+    places = [number * len(source) // count for number in range(count)]
+    found = [depth for place in places if (depth := source.depth(place)) is not None]
+    if not found:
+        if levels == FULL:
+            return []
+        return [f"data.range plays no part: of {count} images looked at none has more than 8 bits a pixel"]
+    kinds = ", ".join(sorted({depth.kind for depth in found}))
+    lowest, highest = min(depth.lowest for depth in found), max(depth.highest for depth in found)
+    seen = f"{kinds} pixels, which are from {lowest:g} to {highest:g} in {len(found)} images looked at"
+    proposal = f"give --data.range {lowest:g}:{highest:g}, file or p1"
+    if levels.kind == "fixed" and (lowest < levels.low or highest > levels.high):
+        return [f"{seen}: what lies outside {levels.low:g} to {levels.high:g} becomes black or white"]
+    if levels != FULL:
+        return []
+    can = found[0].can
+    if can is None:
+        return [f"{seen}; they have no agreed range: {proposal}"]
+    grays = 1 + round(255 * (highest - lowest) / (can[1] - can[0]))
+    if grays > 64:
+        return []
+    if "colour" in kinds:
+        return [f"{seen} of {can[0]:g} to {can[1]:g}: about {grays} of 256 levels are left; save them with 8 bits"]
+    return [f"{seen} of {can[0]:g} to {can[1]:g}: about {grays} of 256 gray levels are left; {proposal}"]
