@@ -14,11 +14,12 @@ from selfsup.augment.geometry import Fit
 from selfsup.augment.views import Augment, Views
 from selfsup.caching import check_chunks
 from selfsup.config import Data, differences, dump, execution
+from selfsup.data.identity import content_of, fingerprint_before
 from selfsup.data.joined import open_training
 from selfsup.data.loader import Loader
 from selfsup.data.resident import Squeezed
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
-from selfsup.data.sources import ArraySource, Source, fingerprint, open_test, subset
+from selfsup.data.sources import ArraySource, Source, open_test, subset
 from selfsup.folder import RunFolder, device_name
 from selfsup.interruption import caught_signals
 from selfsup.methods.base import Extract, Method, Problem
@@ -39,7 +40,8 @@ class Run(Training):
     name: str = execution("run")  # names the run folder
     method: Method.Config
     encoder: ResNet.Config
-    start: str = execution("")  # a run folder or an encoder.safetensors whose weights training starts from; empty: none
+    # A run folder or an encoder.safetensors whose weights training starts from; empty: none.
+    start: str = execution("", path=True)
     augment: Augment
     data: Data = Data()
     sampling: Sampling = SHUFFLED
@@ -84,13 +86,14 @@ def pretrain(run: Run) -> dict[str, Any]:
     views = Views(run.augment, run.seed)
     method = build_method(run, source)
     check_chunks(method, run)
-    facts: dict[str, Any] = {"images": fingerprint(source), "method": method.resolved}
+    facts: dict[str, Any] = {"method": method.resolved}
     if run.start:
         facts["start"] = load_encoder(Path(run.start)).sha256
-    folder.check(run, facts)  # before anything is decoded
+    contents = {"images": content_of(source, run.data.verify, {"images": fingerprint_before(source)})}
+    folder.check(run, facts, contents)  # before anything is decoded
     loader = make_loader(run, run.data, source, views, accelerator, run.sampling)
     # None of several processes may end alone: a signal is noted from here on, and all agree before the first step.
-    with folder.claimed(run, facts, accelerator.device), caught_signals():
+    with folder.claimed(run, facts, accelerator.device, contents), caught_signals():
         if distributed.rank() == 0:
             message(f"{len(source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
         result = _trained(run, method, loader, views, folder, accelerator)

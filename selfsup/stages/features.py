@@ -16,7 +16,8 @@ from torch import nn
 
 from selfsup.augment.views import Center
 from selfsup.data.base import check_unreadable
-from selfsup.data.sources import Source, fingerprint, open_source, open_test
+from selfsup.data.identity import identity
+from selfsup.data.sources import Source, open_source, open_test
 from selfsup.monitor.log import console, message
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.embed import Reading, encoded
@@ -134,11 +135,11 @@ def run_embed(path: Path, settings: Embed) -> Evaluated:
         "layer": settings.layer,
         "transform": exported.feed.transform,
         "part": settings.part,
+        "data": identity(settings.data.verify, *(part.source for part in parts)),
     }
     content = {
         **protocol,
         **exported.about,
-        "data": {part.name: fingerprint(part.source) for part in parts},
         "canvas": settings.data.canvas,
         "batch_size": settings.batch_size,
         "save_every": settings.save_every,

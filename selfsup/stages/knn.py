@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from selfsup.cluster.neighbours import Backend, neighbour_tiles
-from selfsup.data.sources import Source, identity, open_source, open_test
+from selfsup.data.identity import identity
+from selfsup.data.sources import Source, open_source, open_test
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer, load_encoder
@@ -167,7 +168,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
         "layer": settings.layer,
         "transform": exported.feed.transform,
         "canvas": settings.data.canvas,
-        "data": identity(train) if test is None else identity(train, test),
+        "data": identity(data.verify, train, *([] if test is None else [test])),
         "bank_images": len(bank.labels),
         "query_images": len(bank.labels if queries is None else queries.labels),
         "classes": len(bank.labels.unique()),

@@ -2,6 +2,8 @@
 
 import contextlib
 import csv
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfsup.data.sources import Source, identity, open_source, open_test
+from selfsup.data.identity import identity
+from selfsup.data.sources import Source, open_source, open_test
 from selfsup.randomness import Stream, permutation
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.embed import Features, Reading
@@ -233,6 +236,14 @@ def _cameras(settings: Retrieval, source: Source) -> tuple[Tensor | None, str]:
     return torch.tensor([numbers[word] for word in words]), "excluded"
 
 
+def _index_digest(roles: list[str] | None, cameras: Tensor | None) -> str:
+    """What tells one index.csv from another by what is used of it; empty where nothing is."""
+    if roles is None and cameras is None:
+        return ""
+    used = [roles, None if cameras is None else cameras.tolist()]
+    return hashlib.sha256(json.dumps(used).encode()).hexdigest()[:16]
+
+
 def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
     """Retrieval by an exported encoder among the test images, or among all images where there is no test part.
 
@@ -274,10 +285,12 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
         "queries_left_out": left_out,
         "gallery_images": len(images.labels) if gallery is None else len(gallery.labels),
         "part": "train" if test is None else "test",
-        "data": identity(source),
+        "data": identity(data.verify, source),
         "split": split,
         "same_camera": same_camera,
     }
+    if index := _index_digest(roles, seen_by):
+        protocol["index"] = index
     about = exported.about | ({"queries_seed": settings.seed} if asks_gallery and roles is None else {})
     return Evaluated([Result(stage="retrieval", figures=figures, protocol=protocol, about=about)])
 
