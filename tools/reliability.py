@@ -35,7 +35,17 @@ from selfsup.monitor.log import message
 
 ROOT = Path(__file__).resolve().parents[1]
 # In the order of the record.
-MODULES: tuple[str, ...] = ("equivalence", "resume", "crash", "hostile", "finite", "elastic", "lasting", "caching")
+MODULES: tuple[str, ...] = (
+    "equivalence",
+    "resume",
+    "crash",
+    "hostile",
+    "finite",
+    "elastic",
+    "lasting",
+    "caching",
+    "content",
+)
 
 
 def figures() -> list[Figure]:
