@@ -175,8 +175,18 @@ def _stage(command: str, arguments: list[str]) -> int:
             raise ValueError("--protocol is given twice; give it once")
         if protocol not in stage.protocols:
             raise ValueError(f"there is no protocol {protocol!r}; choose one of {', '.join(stage.protocols)}")
-    evaluated = stage.run(path, parse(stage.defaults(path, protocol), flags, called))
-    return _kept(evaluated, path)
+    settings = parse(stage.defaults(path, protocol), flags, called)
+    _require_data_of_run(path, settings, flags)
+    return _kept(stage.run(path, settings), path)
+
+
+def _require_data_of_run(path: Path, settings: Any, flags: list[str]) -> None:
+    """Of data that nobody named: that they are still the run's."""
+    from selfsup.stages.run_data import require_data_of_run
+
+    named = any(flag.partition("=")[0].replace("_", "-") == "--data.root" for flag in flags)
+    if not named and os.environ.get("RANK", "0") == "0":  # of several processes the first looks, once
+        require_data_of_run(path, settings.data.verify)
 
 
 def _kept(evaluated: "Evaluated", path: Path) -> int:
@@ -199,7 +209,9 @@ def _semi(arguments: list[str]) -> int:
     from selfsup.stages.semi import run_semi
     from selfsup.stages.semi_settings import parse_semi
 
-    return _kept(run_semi(name, parse_semi(name, flags)), Path(name))
+    settings = parse_semi(name, flags)
+    _require_data_of_run(Path(name), settings, flags)
+    return _kept(run_semi(name, settings), Path(name))
 
 
 def _compare(arguments: list[str]) -> int:

@@ -305,9 +305,35 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 # Fields that change how a run is executed, not what it computes
 
 
-def execution(default: Any) -> Any:
-    """A dataclass field that may change when a run is resumed, because it does not change the result."""
-    return dataclasses.field(default=default, metadata={"execution": True})
+def execution(default: Any, path: bool = False) -> Any:
+    """A dataclass field that may change when a run is resumed, because it does not change the result.
+
+    Args:
+        default: of the field.
+        path: whether it names a file or folder, which `placed` makes absolute.
+    """
+    return dataclasses.field(default=default, metadata={"execution": True, "path": path})
+
+
+def placed(config: Any) -> Any:
+    """The same configuration with absolute paths, to be stored: it may be read from another current folder."""
+    if is_dataclass(config) and not isinstance(config, type):
+        return dataclasses.replace(
+            config,
+            **{
+                f.name: _absolute(getattr(config, f.name))
+                if f.metadata.get("path")
+                else placed(getattr(config, f.name))
+                for f in fields(config)
+                if f.init
+            },
+        )
+    return tuple(placed(item) for item in config) if isinstance(config, tuple) else config
+
+
+def _absolute(path: str) -> str:
+    """Empty, and the word for generated data, stay as they are."""
+    return path if not path or path.partition(":")[0] == "shapes" else os.path.abspath(os.path.expanduser(path))
 
 
 # Runs are stored with the number of the newest change of a default that they know.
@@ -334,18 +360,23 @@ def result_relevant(config: Any) -> Any:
     return config
 
 
+Verify = Literal["auto", "full"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """Which images. Everything that reads images shares these fields."""
 
-    root: str = execution("")  # a folder, a .zip, .npz or .npy file, or "shapes" for the generated data set
-    labelled_root: str = execution("")  # labelled images of another domain, trained on beside those of root
+    root: str = execution("", path=True)  # a folder, a .zip, .npz or .npy file, or "shapes" for the generated data set
+    labelled_root: str = execution("", path=True)  # labelled images of another domain, trained on beside those of root
     labels: Literal["auto", "none"] = "auto"  # auto: from the folders or the file, where they are there
     limit: int | None = None  # this many images, drawn once; None: all
     canvas: int | None = None  # decode each image once, to this size; None: at full resolution for every view
     # What becomes black and white, of files of more than 8 bits a pixel. type: the ends of the pixels' type; file: each
     # file's lowest and highest pixel; p1: its 1st percentile and its 99th; 0:4095: these values.
     range: str = "type"
+    # auto: files whose size, times and inode are those of the last look are taken as unchanged; full: all are read.
+    verify: Verify = execution("auto")
 
     def __post_init__(self) -> None:
         for name in ("limit", "canvas"):

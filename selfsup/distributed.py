@@ -157,6 +157,18 @@ def gather_json(value: Any, device: torch.device) -> list[Any]:
     return [json.loads(bytes(part.tolist())) for part in parts]
 
 
+def json_from_first(value: Any) -> Any:
+    """The first process's JSON value in every process; nothing is pickled."""
+    if not is_distributed():
+        return value
+    on_gpu = dist.get_backend() == "nccl"
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
+    length = from_first(torch.tensor([len(content)], device=device))
+    content = content if rank() == 0 else torch.zeros(int(length), dtype=torch.uint8, device=device)
+    return json.loads(bytes(from_first(content).tolist()))
+
+
 def gather_ragged(local: Tensor) -> Tensor:
     """Rows of all processes in the order of ranks, where their numbers differ; without gradient."""
     if not is_distributed():

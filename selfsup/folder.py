@@ -6,17 +6,20 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
 
 from selfsup import arithmetic, checkpoint, distributed
 from selfsup.begun import as_begun, completed, with_processes
-from selfsup.config import CHANGED_DEFAULTS, differences, dump, result_relevant
+from selfsup.config import CHANGED_DEFAULTS, differences, dump, placed, result_relevant
+from selfsup.data.identity import Content
 from selfsup.monitor.log import message
+from selfsup.same_data import brought_up, data_differences, keep_manifests, with_content
 from selfsup.sealed import seal, unseal
 from selfsup.untrusted import is_text, open_own, read_json, require_own_folder
 
@@ -27,6 +30,7 @@ except ImportError:  # Windows
 
 _FOLDERS = ("checkpoints", "tensorboard", "results", "captured")  # inside a run folder
 _CONFIG = ("result", "run")  # entries of config.json
+_NO_DATA: Mapping[str, Content] = MappingProxyType({})
 _PACKAGES = ("selfsup", "torch", "torchvision", "kornia", "accelerate", "safetensors", "numpy", "pillow")
 
 Config = TypeVar("Config")
@@ -46,15 +50,17 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.encoder = path / "encoder.safetensors"
 
-    def check(self, config: Any, facts: dict[str, Any]) -> None:
-        """Make sure that the folder is free, or was made for this configuration and these facts.
+    def check(self, config: Any, facts: dict[str, Any], contents: Mapping[str, Content] = _NO_DATA) -> None:
+        """Make sure that the folder is free, or was made for this configuration, these facts and these data.
 
         Args:
             config: fields declared with `execution` may differ, such as where the data lie.
-            facts: what else must be the same, such as what the data are.
+            facts: what else must be the same, such as the encoder's hash.
+            contents: of the data, by name: "images" for those that are trained on.
 
         Raises:
-            ValueError: the folder holds a run of another configuration (what differs is listed), or something else.
+            ValueError: the folder holds a run of another configuration or of other data (what differs is listed), or
+                something else.
         """
         saved = self.path / "config.json"
         if not is_text(str(self.path.resolve())):  # TensorBoard takes no other names
@@ -65,38 +71,54 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; give --folder the name of a folder")
         if saved.is_file():
-            old = completed(unseal(saved, _CONFIG).get("result", {}), config)
-            if isinstance(old.get("facts"), dict):
-                launches = self.read_json("environment.json").get("launches", [])
-                old["facts"] = with_processes(old["facts"], facts, launches)
-            changed = differences(old, _relevant(config, facts))
-            if changed:
-                shown = "; ".join(changed[:6]) + ("; ..." if len(changed) > 6 else "")
-                raise ValueError(
-                    f"run folder {self.path} belongs to another configuration: {shown}\n"
-                    "give this run another --folder, or the old settings to go on with the old run"
-                )
+            self._check_same(unseal(saved, _CONFIG).get("result", {}), config, facts, contents)
         elif self.path.exists() and any(self.path.iterdir()):
             raise ValueError(f"folder {self.path} is not empty and holds no run; give another --folder")
 
+    def _check_same(self, old: Any, config: Any, facts: dict[str, Any], contents: Mapping[str, Content]) -> None:
+        now = with_content(facts, contents)
+        known = brought_up(old.get("facts", {}), now, contents)
+        known = with_processes(known, facts, self.read_json("environment.json").get("launches", []))
+        # What differs of the data is said in words, not by digests.
+        other_data = data_differences(self.path, known, contents)
+        known = known | {name: content.fact for name, content in contents.items()}
+        changed = differences(completed(old | {"facts": known}, config), _relevant(config, now))
+        if other_data:  # the names of labelled images follow from them
+            changed = [line for line in changed if not line.startswith("facts.labelled:")]
+        if changed:
+            shown = "; ".join([*changed[:6], *(["..."] if len(changed) > 6 else []), *other_data])
+            raise ValueError(
+                f"run folder {self.path} belongs to another configuration: {shown}\n"
+                "give this run another --folder, or the old settings to go on with the old run"
+            )
+        if other_data:
+            raise ValueError(
+                f"run folder {self.path} belongs to other data; {'; '.join(other_data)}\n"
+                "give this run another --folder, or by --data.root the old data to go on with the old run"
+            )
+
     @contextlib.contextmanager
-    def claimed(self, config: Any, facts: dict[str, Any], device: torch.device) -> Iterator[None]:
+    def claimed(
+        self, config: Any, facts: dict[str, Any], device: torch.device, contents: Mapping[str, Content] = _NO_DATA
+    ) -> Iterator[None]:
         """`check`, then make the folder or note another launch in it, and keep other launches out meanwhile.
 
         Raises:
             ValueError: as `check`, or another process is at work in the folder.
             StorageError: the folder cannot be written.
         """
-        self.check(config, facts)
+        self.check(config, facts, contents)
         distributed.barrier()  # every process has looked before the first one writes
         with self._locked() if distributed.rank() == 0 else contextlib.nullcontext():
             if distributed.rank() == 0:
-                self._write(config, _relevant(config, facts), device)
+                self._write(config, facts, contents, device)
             distributed.barrier()
             yield
 
-    def _write(self, config: Any, relevant: Any, device: torch.device) -> None:
-        content = {"result": relevant, "run": dump(config), "defaults": self._defaults()}
+    def _write(self, config: Any, facts: dict[str, Any], contents: Mapping[str, Content], device: torch.device) -> None:
+        keep_manifests(self.path, self.facts(), contents)
+        result = _relevant(config, with_content(facts, contents))
+        content = {"result": result, "run": dump(placed(config)), "defaults": self._defaults()}
         self.write_sealed("config.json", content)
         known = self.read_json("environment.json").get("launches", [])
         self.write_json("environment.json", {"launches": [*known, environment(device)]})
@@ -162,6 +184,12 @@ class RunFolder:
         if not isinstance(run, dict):
             raise ValueError(f"{self.path / 'config.json'} does not say what was run; the file is damaged")
         return run
+
+    def facts(self) -> dict[str, Any]:
+        """What the run records of its data and all else that must stay the same; nothing where there is no run."""
+        result = unseal(self.path / "config.json", _CONFIG).get("result", {}) if self.holds_run else {}
+        facts: dict[str, Any] = result.get("facts", {})
+        return facts
 
     def read_json(self, name: str) -> dict[str, Any]:
         """What `write_json` wrote, or an empty dictionary where there is no such file."""

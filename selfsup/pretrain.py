@@ -16,12 +16,13 @@ from selfsup.augment.views import Augment, Views
 from selfsup.caching import check_chunks
 from selfsup.catalogue import method_of
 from selfsup.config import Data, differences, dump, execution
+from selfsup.data.identity import content_of, fingerprint_before
 from selfsup.data.joined import open_training
 from selfsup.data.loader import Loader
 from selfsup.data.opening import labelled_part, open_test_part
 from selfsup.data.resident import Squeezed
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
-from selfsup.data.sources import ArraySource, Source, fingerprint, subset
+from selfsup.data.sources import ArraySource, Source, subset
 from selfsup.folder import RunFolder, device_name
 from selfsup.interruption import caught_signals
 from selfsup.methods.base import Extract, Method, Problem
@@ -43,7 +44,8 @@ class Run(Training):
     name: str = execution("run")  # names the run folder
     method: Method.Config
     encoder: ResNet.Config
-    start: str = execution("")  # a run folder or an encoder.safetensors whose weights training starts from; empty: none
+    # A run folder or an encoder.safetensors whose weights training starts from; empty: none.
+    start: str = execution("", path=True)
     augment: Augment
     data: Data = Data()
     sampling: Sampling = SHUFFLED
@@ -99,14 +101,15 @@ def pretrain(run: Run) -> dict[str, Any]:
     views = Views(run.augment, run.seed)
     method = build_method(run, source)
     check_chunks(method, run)
-    facts: dict[str, Any] = {"images": fingerprint(source), "method": method.resolved}
+    facts: dict[str, Any] = {"method": method.resolved}
     if run.start:
         facts["start"] = load_encoder(Path(run.start)).sha256
-    folder.check(run, facts)  # before anything is decoded
+    contents = {"images": content_of(source, run.data.verify, {"images": fingerprint_before(source)})}
+    folder.check(run, facts, contents)  # before anything is decoded
     loader = make_loader(run, run.data, source, views, accelerator, run.sampling)
     # None of several processes may end alone: a signal is noted from here on, and all agree before the first step.
     exactness = arithmetic.of_run(run.precision, run.deterministic, device)
-    with exactness, folder.claimed(run, facts, device), caught_signals():
+    with exactness, folder.claimed(run, facts, device, contents), caught_signals():
         if distributed.rank() == 0:
             message(f"{len(source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
             message(described(asked, run))

@@ -16,6 +16,7 @@ LAYERS = [
     [
         "begun",
         "folder",
+        "same_data",
         "interruption",
         "watch",
         "training",

@@ -24,8 +24,9 @@ from selfsup.pretrain import Run, pretrain
 
 sys.path.append(str(TOOLS))  # processes that are started here look for the proofs as well
 reliability = load_tool("reliability")
-equivalence, lasting, moving, omitted, resume, watched = (
-    import_module(f"proofs.{name}") for name in ("equivalence", "lasting", "moving", "omitted", "resume", "watched")
+content, equivalence, lasting, moving, omitted, resume, watched = (
+    import_module(f"proofs.{name}")
+    for name in ("content", "equivalence", "lasting", "moving", "omitted", "resume", "watched")
 )
 Figure, Measured = (getattr(import_module("proofs.figure"), name) for name in ("Figure", "Measured"))
 NAMED = {case.name: case for case in CASES}
@@ -141,6 +142,14 @@ def test_a_chain_is_exact_and_a_restart_of_the_optimizer_is_not(
     found = resume.interrupted([trial], str(tmp_path))
     assert list(found["xbm"]["inexact"]) == ["step 2", "step 3", "step 4"]
     assert resume.judged({1: found}).good is False
+
+
+def test_data_that_are_mistaken_and_data_that_are_refused_are_counted() -> None:
+    sound = {name: dict.fromkeys(content.CONSUMERS, change.equal) for name, change in content.CHANGES.items()}
+    assert content.judged(sound).good
+    for name, words in (("moved", "moved: embed"), ("file renamed", "file renamed: embed")):
+        wrong = sound | {name: sound[name] | {"embed": not sound[name]["embed"]}}
+        assert (content.judged(wrong).good, content.judged(wrong).reason) == (False, words)
 
 
 def test_samples_that_are_lost_or_move_are_counted(tmp_path: Path) -> None:

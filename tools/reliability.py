@@ -44,6 +44,7 @@ MODULES: tuple[str, ...] = (
     "elastic",
     "lasting",
     "caching",
+    "content",
 )
 
 

@@ -106,6 +106,18 @@ class ZipSource(Source):
     def depth(self, index: int) -> Depth | None:
         return measured_depth(self._read(index))
 
+    def content(self, index: int) -> bytes:
+        """The bytes of entry `index`. Raises UnreadableImage."""
+        return self._read(index).getvalue()
+
+    def sizes(self) -> np.ndarray:
+        """(N,) int64: bytes of the entries, as the archive states them; -1 where it cannot be read."""
+        try:
+            archive = self._archive()
+            return np.array([archive.getinfo(self._entry(index)).file_size for index in range(len(self))], np.int64)
+        except Exception:  # damaged archives raise nearly every class there is
+            return np.full(len(self), -1)
+
     def _entry(self, index: int) -> str:
         return self.prefix + self.paths[index].decode("utf-8", "surrogateescape")
 

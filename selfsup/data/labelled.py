@@ -27,7 +27,7 @@ class Labelled:
 
     fraction: float | None = None  # of the images, in (0, 1]
     per_class: int | None = None  # this many of every class
-    file: str = execution("")  # a text file with one image name a line, as the published 1 % and 10 % lists
+    file: str = execution("", path=True)  # a text file with one image name a line, as the published 1 % and 10 % lists
     balanced: bool = True  # a fraction is taken of every class on its own, rounded; False: of all images at random
     # proportional: of every class its fraction; equal: of every class as many, give or take one, as in the published
     # lists for ImageNet (SimCLR: 12 or 13, and 128 or 129, of every class, however large).
@@ -66,7 +66,7 @@ class Labelled:
     def described(self, chosen: Source) -> str:
         """What a protocol says of the images that were chosen: the seed plays no part, the content of a list does."""
         if self.file:
-            return f"listed {names_digest(image_names(chosen))}"
+            return f"listed {choice_digest(chosen)}"
         return replace(self, seed=0).name
 
     def choose(self, source: Source) -> Tensor:
@@ -150,8 +150,19 @@ def image_names(source: Source) -> list[str]:
     return [source.name(index) for index in range(len(source))]
 
 
+def choice_digest(chosen: Source) -> str:
+    """What tells one choice of images from another, for the record; the name of an array's file plays no part."""
+    names = image_names(chosen)
+    return names_digest([_place(name) for name in names] if isinstance(chosen, ArraySource) else names)
+
+
+def _place(name: str) -> str:
+    """`[17]` of `file.npz[17]`."""
+    return name[max(0, name.rfind("[")) :]
+
+
 def names_digest(names: list[str]) -> str:
-    """What tells one choice of images from another, for the record."""
+    """A digest of names, in their order."""
     return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
@@ -160,12 +171,13 @@ def _listed(file: Path, source: Source) -> Tensor:
         lines = read_bytes(file).decode("utf-8", "surrogateescape").splitlines()
     except OSError as error:
         raise ValueError(f"cannot read labelled.file {file}: {error.strerror}") from error
-    wanted = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    array = isinstance(source, ArraySource)  # whose file may have got another name
+    wanted = list(dict.fromkeys(_place(line.strip()) if array else line.strip() for line in lines if line.strip()))
     if not wanted:
         raise ValueError(f"labelled.file {file} is empty; wanted one image name a line")
     places: dict[str, list[int]] = defaultdict(list)
     for position, name in enumerate(image_names(source)):
-        for key in {name, PurePosixPath(name).name}:
+        for key in {_place(name)} if array else {name, PurePosixPath(name).name}:
             places[key].append(position)
     _refuse([name for name in wanted if name not in places], file, "that are not in the data", "check --data.root")
     several = [name for name in wanted if len(places[name]) > 1]

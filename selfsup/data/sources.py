@@ -1,11 +1,9 @@
 """From what a user names to a data set: `open_source`."""
 
-import hashlib
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -88,22 +86,6 @@ def subset(source: Source, limit: int) -> Source:
     if limit >= len(source):
         return source
     return source.select(randomness.permutation(0, Stream.SUBSET, len(source))[:limit].sort().values)
-
-
-def fingerprint(source: Source) -> dict[str, Any]:
-    """What tells one data set from another, wherever it lies: its size, its labels, names of a few images."""
-    places = sorted({0, len(source) // 2, len(source) - 1})
-    return {
-        "count": len(source),
-        "labels_sha256": hashlib.sha256(source.labels.numpy().tobytes()).hexdigest()[:16],
-        "names": [Path(source.name(place)).name for place in places],
-    }
-
-
-def identity(*sources: Source) -> str:
-    """A short name of what is judged, for the protocol of a result: the same wherever the images lie."""
-    content = json.dumps([fingerprint(source) for source in sources], sort_keys=True)
-    return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 def _open_shapes(root: str, count: str, split: Split) -> Source:

@@ -18,9 +18,10 @@ from selfsup.cluster.dbscan import dbscan
 from selfsup.cluster.kmeans import kmeans
 from selfsup.cluster.neighbours import has_faiss
 from selfsup.config import Data
+from selfsup.data.identity import identity
 from selfsup.data.layout import Split
 from selfsup.data.opening import labelled_part, open_part, open_test_part
-from selfsup.data.sources import Source, identity
+from selfsup.data.sources import Source
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.clustering_figures import (
     adjusted_rand_index,
@@ -222,13 +223,14 @@ def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
         "transform": exported.feed.transform,
         **as_read(settings.data),
         "part": part,
-        "data": identity(source),
+        "data": identity(settings.data.verify, source),
         "images": len(images.labels),
         "classes": len(images.labels.unique()) if labelled else None,
     }
     name = "kmeans" if isinstance(settings, KMeans) else "dbscan"
     if path.is_dir() and distributed.rank() == 0:
-        about["file"] = str(_write(path / "results" / f"clusters_{name}.csv", source, images, clusters))
+        file = f"clusters_{name}_{str(protocol['data']).removeprefix('content ')[:8]}.csv"  # one for each data set
+        about["file"] = str(_write(path / "results" / file, source, images, clusters))
     figures = cluster_figures(images.labels if labelled else None, clusters)
     if name == "dbscan":
         figures["noise"] = (clusters < 0).double().mean().item()

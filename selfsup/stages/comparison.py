@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from selfsup.folder import RunFolder
+from selfsup.same_data import from_before_content
 from selfsup.stages.base import Result, read
 
 
@@ -156,7 +157,8 @@ def identity(run: Path) -> Identity:
     labelled = apart.get("labelled", {})
     if labelled.get("fraction") is not None or labelled.get("per_class") is not None:  # the seed has drawn the images
         facts.pop("labelled", None)
-        facts["images"] = facts.get("images", {}).get("count")
+        if from_before_content(facts.get("images")):  # it was of the chosen images
+            facts["images"] = facts["images"].get("count")
     for name, origin in _origins(run, config).items():
         facts[name] = origin.apart
         seeds += origin.seeds

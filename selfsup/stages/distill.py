@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from selfsup import checkpoint
 from selfsup.augment.parameters import height_and_width
 from selfsup.config import Data, differences, dump, execution
+from selfsup.data.identity import identity
 from selfsup.data.labelled import Labelled
 from selfsup.data.opening import labelled_part, open_part, open_test_part
-from selfsup.data.sources import Source, identity
+from selfsup.data.sources import Source
 from selfsup.folder import RunFolder
 from selfsup.methods.base import Method
 from selfsup.models.heads import Classifier, Head, HeadConfig
@@ -139,6 +140,8 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
         folder,
         teacher.facts,
         judge if settings.evaluate_every else None,
+        whole=source,
+        labelled=source.select(rows) if len(rows) else None,
     )
     outcome, method = trained.outcome, cast(Taught, trained.method)
     if not outcome.finished:
@@ -146,7 +149,7 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
     result = Result(
         stage="distill",
         figures=judge(method, trained.device),
-        protocol=_protocol(settings, teacher.exported, len(source), source.select(rows), test),
+        protocol=_protocol(settings, teacher.exported, source, source.select(rows), test),
         about={
             "encoder_sha256": _export(method, settings, teacher, folder, outcome.step),
             "teacher_sha256": teacher.exported.sha256,
@@ -317,7 +320,7 @@ def _export(method: Taught, settings: Distill, teacher: Teacher, folder: RunFold
     return export(method, folder.encoder, settings.student, feed, made_by)
 
 
-def _protocol(settings: Distill, exported: Exported, images: int, chosen: Source, judged: Source) -> dict[str, Any]:
+def _protocol(settings: Distill, exported: Exported, source: Source, chosen: Source, judged: Source) -> dict[str, Any]:
     if not len(chosen):
         labels = "none"
     elif settings.labelled == Labelled():
@@ -334,9 +337,9 @@ def _protocol(settings: Distill, exported: Exported, images: int, chosen: Source
         "alpha": settings.alpha,
         "labels": labels,
         "labelled_images": len(chosen),
-        "train_images": images,
+        "train_images": len(source),
         "judged_on": "training images" if int(judged.labels.min()) < 0 else "test images",
-        "data": identity(judged),
+        "data": identity(settings.data.verify, source, judged),
         "judged_images": len(judged),
         "transform": exported.feed.transform,
         **as_read(settings.data),

@@ -16,8 +16,9 @@ from torch import nn
 
 from selfsup.augment.views import Center
 from selfsup.data.base import check_unreadable
+from selfsup.data.identity import identity
 from selfsup.data.opening import open_part, open_test_part
-from selfsup.data.sources import Source, fingerprint
+from selfsup.data.sources import Source
 from selfsup.monitor.log import console, message
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import Reading, encoded
@@ -136,11 +137,11 @@ def run_embed(path: Path, settings: Embed) -> Evaluated:
         "layer": settings.layer,
         "transform": exported.feed.transform,
         "part": settings.part,
+        "data": identity(settings.data.verify, *(part.source for part in parts)),
     }
     content = {
         **protocol,
         **exported.about,
-        "data": {part.name: fingerprint(part.source) for part in parts},
         **as_read(settings.data),
         "batch_size": settings.batch_size,
         "save_every": settings.save_every,

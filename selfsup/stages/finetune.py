@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from selfsup import checkpoint, distributed
 from selfsup.config import Data, dump, execution
 from selfsup.data.batch import Batch
-from selfsup.data.labelled import Labelled, image_names, names_digest
+from selfsup.data.identity import identity
+from selfsup.data.labelled import Labelled, choice_digest, image_names
 from selfsup.data.opening import labelled_part, open_part
-from selfsup.data.sources import Source, identity
+from selfsup.data.sources import Source
 from selfsup.folder import RunFolder
 from selfsup.losses.contrastive import full
 from selfsup.methods.base import Method, Step
@@ -178,6 +179,7 @@ class _Chosen(NamedTuple):
     """The labelled images of a stage, and all that is said of them."""
 
     images: Source
+    whole: Source  # all training images
     names: list[str]  # as a list names them
     digest: str
 
@@ -202,8 +204,7 @@ def run_finetune(path: Path, settings: Finetune) -> Evaluated:
     test = labelled_part(open_part(data, "test"), "test")
     images = train.select(settings.labelled.choose(train))
     require_labels(images, test)
-    names = image_names(images)
-    chosen = _Chosen(images, names, names_digest(names))
+    chosen = _Chosen(images, train, image_names(images), choice_digest(images))
     settings, remarks = _resolved(settings, exported, len(images))
     kind = "finetune" if settings.start == "pretrained" else "supervised"
     parent = path if path.is_dir() else path.parent
@@ -223,7 +224,7 @@ def run_finetune(path: Path, settings: Finetune) -> Evaluated:
         "labelled_seed": settings.labelled.seed,
         "labelled_sha256": chosen.digest,
     }
-    protocol = _protocol(settings, exported, images, test)
+    protocol = _protocol(settings, exported, chosen, test)
     found = {f"finetune_{name}": value for name, value in figures.items()}
     return Evaluated([Result(stage=kind, figures=found, protocol=protocol, about=about)], folder=folder.path)
 
@@ -294,7 +295,6 @@ def _train(
     hidden, _ = _hidden_layers(exported.head)
     facts = {
         "encoder": start,
-        "labelled": chosen.digest,
         "feed": exported.feed.record,
         "hidden": dump(hidden) if settings.layer else None,
     }
@@ -306,6 +306,8 @@ def _train(
         folder,
         facts,
         judge if settings.evaluate_every else None,
+        whole=chosen.whole,
+        labelled=chosen.images,
     )
     if distributed.rank() == 0:
         listed = "".join(f"{name}\n" for name in chosen.names)
@@ -329,15 +331,15 @@ def _export(method: FineTuned, exported: Exported, folder: RunFolder, steps: int
     return export(method, folder.encoder, exported.config, feed, made_by)
 
 
-def _protocol(settings: Finetune, exported: Exported, images: Source, test: Source) -> dict[str, Any]:
+def _protocol(settings: Finetune, exported: Exported, chosen: _Chosen, test: Source) -> dict[str, Any]:
     shared = (
         "protocol start layer train_after epochs batch_size optimizer schedule layer_decay classifier_rate initial_std "
         "label_smoothing precision clip_norm"
     )
     return {
-        "labels": settings.labelled.described(images),
-        "labelled_images": len(images),
-        "data": identity(test),
+        "labels": settings.labelled.described(chosen.images),
+        "labelled_images": len(chosen.images),
+        "data": identity(settings.data.verify, chosen.whole, test),
         "test_images": len(test),
         "transform": exported.feed.transform,
         **as_read(settings.data),

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from selfsup.cluster.neighbours import Backend, neighbour_tiles
+from selfsup.data.identity import identity
 from selfsup.data.opening import labelled_part, open_part, open_test_part
-from selfsup.data.sources import Source, identity
+from selfsup.data.sources import Source
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer, load_encoder
@@ -172,7 +173,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
         "layer": settings.layer,
         "transform": exported.feed.transform,
         **as_read(settings.data),
-        "data": identity(train) if test is None else identity(train, test),
+        "data": identity(data.verify, train, *([] if test is None else [test])),
         "bank_images": len(bank.labels),
         "query_images": len(bank.labels if queries is None else queries.labels),
         "classes": len(bank.labels.unique()),

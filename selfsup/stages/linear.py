@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -10,9 +10,10 @@ from torch import nn
 from selfsup import checkpoint, distributed
 from selfsup.augment.views import Center
 from selfsup.config import dump
-from selfsup.data.labelled import image_names, names_digest
+from selfsup.data.identity import identity
+from selfsup.data.labelled import choice_digest
 from selfsup.data.opening import labelled_part, open_part
-from selfsup.data.sources import Source, identity
+from selfsup.data.sources import Source
 from selfsup.folder import RunFolder
 from selfsup.monitor.log import message
 from selfsup.precision import settled
@@ -40,24 +41,31 @@ def run_linear(path: Path, settings: Probe | FeatureProbe) -> Evaluated:
     """
     exported = load_encoder(path)
     data, labelled = settings.data, settings.labelled
-    train = labelled_part(open_part(data, "train"), "train")
+    whole = labelled_part(open_part(data, "train"), "train")
     test = labelled_part(open_part(data, "test"), "test")
-    if labelled.name != "all":
-        train = train.select(labelled.choose(train))
+    train = whole if labelled.name == "all" else whole.select(labelled.choose(whole))
     require_labels(train, test)
+    parts = _Parts(whole, train, test)
     subset = "" if labelled.name == "all" else f"_{labelled.name}"
     if isinstance(settings, FeatureProbe):
-        return _on_features(f"linear_features{subset}", exported, train, test, settings)
-    return _with_augmentation(path, f"linear_{settings.protocol}{subset}", exported, train, test, settings)
+        return _on_features(f"linear_features{subset}", exported, parts, settings)
+    return _with_augmentation(path, f"linear_{settings.protocol}{subset}", exported, parts, settings)
 
 
-def _common(settings: Probe | FeatureProbe, exported: Exported, train: Source, test: Source) -> dict[str, Any]:
-    labelled = settings.labelled
+class _Parts(NamedTuple):
+    """The images of a probe."""
+
+    whole: Source  # all training images
+    train: Source  # those of them whose labels are used
+    test: Source
+
+
+def _common(settings: Probe | FeatureProbe, exported: Exported, parts: _Parts) -> dict[str, Any]:
     return {
-        "labels": labelled.described(train),
-        "data": identity(test) if labelled.name != "all" else identity(train, test),
-        "train_images": len(train),
-        "test_images": len(test),
+        "labels": settings.labelled.described(parts.train),
+        "data": identity(settings.data.verify, parts.whole, parts.test),
+        "train_images": len(parts.train),
+        "test_images": len(parts.test),
         "transform": exported.feed.transform,
         **as_read(settings.data),
     }
@@ -66,7 +74,7 @@ def _common(settings: Probe | FeatureProbe, exported: Exported, train: Source, t
 def _about(settings: Probe | FeatureProbe, exported: Exported, train: Source) -> dict[str, Any]:
     if settings.labelled.name == "all":
         return exported.about
-    chosen = {"labels_seed": settings.labelled.seed, "labels_sha256": names_digest(image_names(train))}
+    chosen = {"labels_seed": settings.labelled.seed, "labels_sha256": choice_digest(train)}
     return exported.about | chosen
 
 
@@ -77,10 +85,10 @@ def _found(figures: dict[str, float]) -> dict[str, float]:
 # On features
 
 
-def _on_features(stage: str, exported: Exported, train: Source, test: Source, settings: FeatureProbe) -> Evaluated:
+def _on_features(stage: str, exported: Exported, parts: _Parts, settings: FeatureProbe) -> Evaluated:
     device = stage_device(settings.device)
     network, center = exported.network(settings.layer).to(device), exported.feed.center()
-    known, asked = (settings.features(network, part, center, device) for part in (train, test))
+    known, asked = (settings.features(network, part, center, device) for part in (parts.train, parts.test))
     probed = probe_features(known, asked, settings.l2, settings.iterations, device)
     warn(probed, settings.l2, settings.iterations)
     several = len(settings.l2) > 1
@@ -91,9 +99,9 @@ def _on_features(stage: str, exported: Exported, train: Source, test: Source, se
         "iterations": settings.iterations,
         "chosen_on": "tenths of the training images" if several else "nothing",
         "layer": settings.layer,
-        **_common(settings, exported, train, test),
+        **_common(settings, exported, parts),
     }
-    about = _about(settings, exported, train) | {"l2": probed.l2, "converged": probed.converged}
+    about = _about(settings, exported, parts.train) | {"l2": probed.l2, "converged": probed.converged}
     if several:
         about["l2_at_edge"] = probed.at_edge
     return Evaluated([Result(stage=stage, figures=_found(probed.figures), protocol=protocol, about=about)])
@@ -102,9 +110,8 @@ def _on_features(stage: str, exported: Exported, train: Source, test: Source, se
 # With augmentation
 
 
-def _with_augmentation(
-    path: Path, stage: str, exported: Exported, train: Source, test: Source, settings: Probe
-) -> Evaluated:
+def _with_augmentation(path: Path, stage: str, exported: Exported, parts: _Parts, settings: Probe) -> Evaluated:
+    train = parts.train
     parent = path if path.is_dir() else path.parent
     folder = RunFolder(Path(settings.folder) if settings.folder else parent / stage)
     settings = settled(settings, folder)
@@ -118,7 +125,9 @@ def _with_augmentation(
         learnt,
         settings.augment(exported.feed),
         folder,
-        {"encoder": exported.sha256, "labelled": names_digest(image_names(train))},
+        {"encoder": exported.sha256},
+        whole=parts.whole,
+        labelled=train,
     )
     outcome, method = trained.outcome, cast(LinearProbe, trained.method)
     if _digest(method.encoder) != before:
@@ -128,7 +137,7 @@ def _with_augmentation(
     center = exported.feed.center()
     number, choice = _chosen(settings, method, held, center, trained.device)
     network = nn.Sequential(method.encoder, method.heads[number])
-    figures = settings.judge(network, test, center, trained.device)
+    figures = settings.judge(network, parts.test, center, trained.device)
     protocol = {
         "protocol": settings.protocol,
         "epochs": settings.epochs,
@@ -141,7 +150,7 @@ def _with_augmentation(
         "initialisation": settings.initialisation,
         **settings.crops,
         "layer": "backbone",
-        **_common(settings, exported, train, test),
+        **_common(settings, exported, parts),
     }
     about = _about(settings, exported, train) | {"seed": settings.seed, "probe_folder": str(folder.path)}
     if isinstance(settings, Sweep):

@@ -2,6 +2,8 @@
 
 import contextlib
 import csv
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfsup.cluster.neighbours import first_equal_rows
+from selfsup.data.identity import identity
 from selfsup.data.layout import Split
 from selfsup.data.opening import labelled_part, open_part, open_test_part
-from selfsup.data.sources import Source, identity
+from selfsup.data.sources import Source
 from selfsup.randomness import Stream, permutation
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import Features, Reading
@@ -237,6 +240,14 @@ def _cameras(settings: Retrieval, source: Source) -> tuple[Tensor | None, str]:
     return torch.tensor([numbers[word] for word in words]), "excluded"
 
 
+def _index_digest(roles: list[str] | None, cameras: Tensor | None) -> str:
+    """What tells one index.csv from another by what is used of it; empty where nothing is."""
+    if roles is None and cameras is None:
+        return ""
+    used = [roles, None if cameras is None else cameras.tolist()]
+    return hashlib.sha256(json.dumps(used).encode()).hexdigest()[:16]
+
+
 def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
     """Retrieval by an exported encoder among the test images, or among all images where there is no test part.
 
@@ -281,10 +292,12 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
         "queries_left_out": left_out,
         "gallery_images": len(images.labels) if gallery is None else len(gallery.labels),
         "part": part,
-        "data": identity(source),
+        "data": identity(data.verify, source),
         "split": split,
         "same_camera": same_camera,
     }
+    if index := _index_digest(roles, seen_by):
+        protocol["index"] = index
     about = exported.about | ({"queries_seed": settings.seed} if asks_gallery and roles is None else {})
     return Evaluated([Result(stage="retrieval", figures=figures, protocol=protocol, about=about)])
 

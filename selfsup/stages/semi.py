@@ -9,6 +9,7 @@ import torch
 from rich.table import Table
 
 from selfsup import checkpoint, distributed
+from selfsup.data.labelled import choice_digest
 from selfsup.folder import RunFolder
 from selfsup.monitor.log import console, message
 from selfsup.precision import settled
@@ -39,17 +40,20 @@ def run_semi(name: str, settings: Semi) -> Evaluated:
     Raises:
         ValueError: no labels are named, settings of the parts contradict each other, or the data or folders do not fit.
     """
-    count, facts = check(name, settings)
+    images = check(name, settings)
     folder = RunFolder(Path(settings.folder or _default_folder(name, settings)))
-    settings = _settled(settings, folder)
-    settings = folder.as_begun(settings)
-    accelerator = make_accelerator(replace(settings.finetune, batch_size=min(settings.finetune.batch_size, count)))
+    settings = _settled(folder.as_begun(settings), folder)
+    accelerator = make_accelerator(
+        replace(settings.finetune, batch_size=min(settings.finetune.batch_size, len(images.labelled)))
+    )
+    facts: dict[str, Any] = {"labelled": choice_digest(images.labelled)}
+    contents = images.contents(settings)
     recipe = isinstance(settings, SemiFromRecipe)
     origin = folder.path / "pretrain" if recipe else Path(name)
     if not recipe:
         facts["start"] = load_encoder(origin).sha256
     limits, used = _Limits(settings, time.monotonic(), accelerator.device), 0
-    with folder.claimed(settings, facts, accelerator.device):
+    with folder.claimed(settings, facts, accelerator.device, contents):
         for number, (part, training) in enumerate(settings.parts.items(), start=1):
             place = folder.path / part
             if not _finished(place):

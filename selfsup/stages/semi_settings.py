@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from selfsup.arithmetic import Precision
 from selfsup.catalogue import catalogue
 from selfsup.config import Data, execution, load_recipe, parse, recipe_names, restore, taken
+from selfsup.data.base import Source
+from selfsup.data.identity import Content, content_of, fingerprint_before
 from selfsup.data.labelled import Labelled, image_names, names_digest
 from selfsup.data.opening import with_labels
-from selfsup.data.sources import fingerprint, open_source
+from selfsup.data.sources import open_source
 from selfsup.folder import RunFolder
 from selfsup.models.resnet import ResNet
 from selfsup.pretrain import Run
@@ -158,8 +160,25 @@ def _is_run(name: str) -> bool:
 # What cannot be done
 
 
-def check(name: str, settings: Semi) -> tuple[int, dict[str, Any]]:
-    """The number of labelled images, and what must be the same when the whole goes on: the images and the labels.
+class Images(NamedTuple):
+    """What the parts have in common."""
+
+    train: Source
+    test: Source
+    labelled: Source
+
+    def contents(self, settings: Semi) -> dict[str, Content]:
+        """Of the data, which must be the same when the whole goes on. All processes must call it."""
+        labelled = names_digest(image_names(self.labelled))
+        before = {"images": fingerprint_before(self.train), "labelled": labelled}
+        return {
+            "images": content_of(self.train, settings.data.verify, before),
+            "test": content_of(self.test, settings.data.verify, {"test": fingerprint_before(self.test)}),
+        }
+
+
+def check(name: str, settings: Semi) -> Images:
+    """The images that the parts are about.
 
     Raises ValueError for what would fail after hours, or mean something else.
     """
@@ -192,8 +211,7 @@ def check(name: str, settings: Semi) -> tuple[int, dict[str, Any]]:
     images = train.select(settings.labelled.choose(train))
     test = open_source(data.root, "test", data.labels, range=data.range)
     require_labels(images, with_labels(test))
-    chosen = names_digest(image_names(images))
-    return len(images), {"images": fingerprint(train), "test": fingerprint(test), "labelled": chosen}
+    return Images(train, test, images)
 
 
 def _check_shared(part: str, training: Training, settings: Semi) -> None:

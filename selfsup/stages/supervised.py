@@ -13,7 +13,9 @@ from selfsup.augment.parameters import View, height_and_width
 from selfsup.augment.views import Augment, Center, Views
 from selfsup.caching import check_chunks
 from selfsup.config import Data
-from selfsup.data.sources import Source, fingerprint
+from selfsup.data.identity import content_of, fingerprint_before
+from selfsup.data.labelled import choice_digest, image_names, names_digest
+from selfsup.data.sources import Source
 from selfsup.folder import RunFolder
 from selfsup.methods.base import Method
 from selfsup.pretrain import make_loader, report_unreadable
@@ -64,6 +66,8 @@ def train(
     folder: RunFolder,
     facts: dict[str, Any],
     judge: Callable[[Method, torch.device], dict[str, float]] | None = None,
+    whole: Source | None = None,
+    labelled: Source | None = None,
 ) -> Trained:
     """Train in `folder`, or go on there.
 
@@ -75,21 +79,30 @@ def train(
         folder: of this stage.
         facts: what else must be the same, such as the encoder's hash.
         judge: called between epochs; its figures are logged.
+        whole: the images that `source` was chosen from, whose content must be the same; None: `source` itself.
+        labelled: the images whose labels are used, which must be the same; None where nothing was chosen.
 
     Raises:
         ValueError: the folder belongs to another configuration, or the data do not fit.
     """
     accelerator = make_accelerator(settings)
     views = Views(augment, settings.seed)
-    facts = {"images": fingerprint(source), **facts}
-    folder.check(settings, facts)  # before anything is decoded
+    before: dict[str, Any] = {"images": fingerprint_before(source)}
+    if labelled is not None:
+        facts = {**facts, "labelled": choice_digest(labelled)}
+        before["labelled"] = names_digest(image_names(labelled))
+    contents = {"images": content_of(whole or source, settings.data.verify, before)}
+    folder.check(settings, facts, contents)  # before anything is decoded
     loader = make_loader(settings, settings.data, source, views, accelerator)
     torch.manual_seed(settings.seed)
     method = build()
     check_chunks(method, settings)
     device = accelerator.device
     evaluate: Evaluate | None = None if judge is None else lambda: judge(method, device)
-    with arithmetic.of_run(settings.precision, settings.deterministic, device), folder.claimed(settings, facts, device):
+    with (
+        arithmetic.of_run(settings.precision, settings.deterministic, device),
+        folder.claimed(settings, facts, device, contents),
+    ):
         outcome = fit(method, loader, views, settings, folder, accelerator, evaluate)
         report_unreadable(loader.unreadable, folder, device)
     return Trained(method, outcome, device)

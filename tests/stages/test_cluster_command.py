@@ -159,7 +159,8 @@ def test_the_command_tells_figures_and_writes_clusters(protocol: str, run: Path)
     assert result.protocol["canvas"] == 16
     assert ("k" in result.protocol, "eps" in result.protocol) == (protocol == "kmeans", protocol == "dbscan")
     assert not any("seed" in name or "sha256" in name for name in result.protocol)
-    with open(run / "results" / f"clusters_{protocol}.csv", newline="") as file:
+    (written,) = (run / "results").glob(f"clusters_{protocol}_*.csv")
+    with open(written, newline="") as file:
         rows = list(csv.DictReader(file))
     labels, clusters = (torch.tensor([int(row[name]) for row in rows]) for name in ("label", "cluster"))
     assert len({row["path"] for row in rows}) == 60

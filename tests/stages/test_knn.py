@@ -15,7 +15,8 @@ from tool_files import load_tool
 from selfsup.cluster import neighbours
 from selfsup.cluster.neighbours import Backend, nearest_neighbours
 from selfsup.config import Data
-from selfsup.data.sources import identity, open_source
+from selfsup.data.identity import identity
+from selfsup.data.sources import open_source
 from selfsup.models.resnet import ResNet
 from selfsup.stages import knn
 from selfsup.stages.base import Result
@@ -139,7 +140,7 @@ def test_results_of_a_list(tmp_path: Path) -> None:
         "layer": "backbone",
         "transform": "centre 1.0 of the short side, resized to 8",
         "canvas": None,
-        "data": identity(open_source(str(root)), open_source(str(root), "test")),
+        "data": identity("auto", open_source(str(root)), open_source(str(root), "test")),
         "bank_images": 15,
         "query_images": 4,
         "classes": 3,

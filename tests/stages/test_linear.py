@@ -150,7 +150,7 @@ def test_a_list_that_was_changed_is_another_probe(finished: Path, tmp_path: Path
 def test_crops_are_those_of_the_protocol(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     views = []
 
-    def record(settings: Probe, build: object, source: object, augment: Augment, folder: object, facts: object) -> None:
+    def record(settings: Probe, build: object, source: object, augment: Augment, *_: object, **chosen: object) -> None:
         views.extend(augment.views)
         raise InterruptedError
 

@@ -183,6 +183,9 @@ def test_cameras_of_an_index(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"dog/3\.png the camera ''.*\n.*--same-camera keep"):
         run()
     assert run(same_camera="keep") == kept
+    turned = [(path, role, camera) for (path, *_, camera), role in zip(rows, roles[1:] + roles[:1], strict=True)]
+    write_index(tmp_path / "zoo", turned, "role", "camera")
+    assert run(same_camera="keep")["index"] != kept["index"]  # as many queries, other ones
     # Cameras without roles: one random query of each identity.
     write_index(tmp_path / "zoo", [(path, camera) for path, _, camera in rows], "camera")
     assert run(mode="query_gallery")["same_camera"] == "excluded"

@@ -1,0 +1,58 @@
+"""Whether the data that a stage takes from a run are still the ones that the run was trained on."""
+
+from pathlib import Path
+from typing import Any
+
+from selfsup.config import Data, Verify
+from selfsup.data.identity import content_of, fingerprint_before
+from selfsup.data.joined import open_training
+from selfsup.data.sources import open_source
+from selfsup.folder import RunFolder
+from selfsup.monitor.log import message
+from selfsup.same_data import brought_up, data_differences, from_before_content, with_content
+from selfsup.stages.base import data_of
+
+
+def require_data_of_run(path: Path, verify: Verify = "auto") -> None:
+    """Make sure that what lies where the run's data were is what the run was trained on.
+
+    A stage calls it before it judges on data that nobody named for it. Nothing is asked of an encoder without a run,
+    and of generated data.
+
+    Args:
+        path: a run folder or an encoder file.
+        verify: "full" reads all files anew.
+
+    Raises:
+        ValueError: nothing is there any more, or something else; what differs is said, and the flag to give.
+    """
+    folder = RunFolder(path)
+    if not folder.holds_run:
+        return
+    data, facts = data_of(path), folder.facts()
+    if "images" not in facts or data.root.partition(":")[0] in ("", "shapes"):
+        return
+    for root in (data.root, data.labelled_root):
+        if root and not Path(root).expanduser().exists():
+            raise ValueError(
+                f"the data of {path} were at {root}, and nothing is there any more\n"
+                "where they have been moved, say it by --data.root; to judge on other data, give these"
+            )
+    differing = _differing(path, data, facts, verify)
+    if differing:
+        raise ValueError(
+            f"what is at {data.root} is not what {path} was trained on; {'; '.join(differing)}\n"
+            f"give by --data.root where the run's data are now; to judge on these all the same, --data.root {data.root}"
+        )
+
+
+def _differing(path: Path, data: Data, facts: dict[str, Any], verify: Verify) -> list[str]:
+    pretrained = "method" in facts  # stages have no second domain
+    source = open_training(data) if pretrained else open_source(data.root, "train", data.labels, data.limit)
+    content = content_of(source, verify, {"images": fingerprint_before(source)})
+    contents = {"images": content}
+    if from_before_content(facts["images"]) and not pretrained:
+        # What was recorded then is of the images that were chosen from these: too little to tell them by.
+        message(f"{path} is of an earlier release, which tells its data by a few names; they are taken as they are")
+        return []
+    return data_differences(path, brought_up(facts, with_content({}, contents), contents), contents)
