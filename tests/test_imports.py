@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     [
         *("randomness", "distributed", "parent", "schedules", "config", "data.batch"),
-        *("checkpoint", "sealed", "tensor_file", "saving", "untrusted", "parts"),
+        *("checkpoint", "sealed", "tensor_file", "saving", "untrusted", "parts", "output"),
     ],
     ["losses", "memory", "models", "augment", "data", "optim", "cluster", "monitor"],
     ["methods"],

@@ -10,7 +10,6 @@ its name, so an item is whole or not there. One JSON line per item goes to stand
 """
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -27,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 from selfsup.data.arrays import write_npz
 from selfsup.data.cifar import CIFAR10_SHA256, cifar_digest, read_cifar10_packs
 from selfsup.data.files import list_images
+from selfsup.output import print_figures, program
 
 OMNIGLOT_SIDE = 105
 
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.folder.mkdir(parents=True, exist_ok=True)
         for name in names:
             print(f"{name} ...", file=sys.stderr)
-            print(json.dumps(prepare(name, options.packs, options.folder)), flush=True)
+            print_figures(prepare(name, options.packs, options.folder))
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         print(f"prepare_data: {error}", file=sys.stderr)
         return 2
@@ -163,4 +163,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with program():
+        sys.exit(main())

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from selfsup import output
 from selfsup.checkpoint import write_atomically
 from selfsup.untrusted import plain
 
-console = Console(stderr=True, highlight=False)
+console = Console(file=output.errors, highlight=False)  # type: ignore[arg-type]
 
 
 def message(text: str) -> None:
