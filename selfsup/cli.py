@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfsup.output import complain, print_figures, program
+from selfsup.parent import follow_launcher
 
 if TYPE_CHECKING:
     from selfsup.stages.base import Evaluated
@@ -58,6 +59,7 @@ def _carried_out(arguments: list[str]) -> int:
         from selfsup.launch import start_missing_processes
 
         start_missing_processes(arguments)
+    follow_launcher()  # before torch is imported, which takes seconds
     try:
         command = _command(arguments[0])
         _require_temporary_folder()

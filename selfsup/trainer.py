@@ -27,6 +27,7 @@ from selfsup.models.resnet import ResNet
 from selfsup.monitor.grid import view_grid
 from selfsup.monitor.health import Health
 from selfsup.monitor.log import Log, message
+from selfsup.parent import follow_launcher
 from selfsup.parts import clip_grad_norm_, own
 from selfsup.schedules import Horizon
 from selfsup.state import TrainingState
@@ -43,6 +44,7 @@ def make_accelerator(training: Training) -> Accelerator:
         ValueError: the batch cannot be divided among the processes, the device lacks the precision, or the encoder is
             to be sharded in a way that is not known.
     """
+    follow_launcher()  # of a program that only imports selfsup; the commands have done so long ago
     sharding.wanted(training)
     if not distributed.is_distributed():
         PartialState._reset_state()

@@ -165,8 +165,9 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def _left_to_parent() -> list[signal.Signals]:
-    # Windows has no SIGUSR1.
-    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    # Windows has neither SIGUSR1 nor SIGHUP.
+    names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 
 def _leave_signals_to_parent(worker: int) -> None:
