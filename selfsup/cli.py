@@ -55,12 +55,12 @@ def main() -> None:
 
 def _carried_out(arguments: list[str]) -> int:
     """The exit code of a command."""
-    if "ACCELERATE_MIXED_PRECISION" in os.environ:
-        from selfsup.launch import start_missing_processes
-
-        start_missing_processes(arguments)
-    follow_launcher()  # before torch is imported, which takes seconds
     try:
+        if "ACCELERATE_MIXED_PRECISION" in os.environ:
+            from selfsup.launch import start_missing_processes
+
+            start_missing_processes(arguments)
+        follow_launcher()  # before torch is imported, which takes seconds
         command = _command(arguments[0])
         _require_temporary_folder()
         return command(arguments[1:])

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from selfsup import checkpoint, distributed
+from selfsup import checkpoint, distributed, inherited
 from selfsup.config import differences, dump, result_relevant
 from selfsup.sealed import seal, unseal
 from selfsup.untrusted import is_text, read_json
@@ -187,6 +187,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": device_name(device),
         "processes": distributed.world_size(),
         "threads": torch.get_num_threads(),
+        "launcher": inherited.recorded(),
     }
 
 

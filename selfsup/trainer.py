@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from selfsup import distributed, sharding
+from selfsup import distributed, inherited, sharding
 from selfsup.augment.geometry import send
 from selfsup.augment.views import Views
 from selfsup.caching import GradientCache, average_gradients, gradient_cache
@@ -45,6 +45,7 @@ def make_accelerator(training: Training) -> Accelerator:
             to be sharded in a way that is not known.
     """
     follow_launcher()  # of a program that only imports selfsup; the commands have done so long ago
+    inherited.check(training.precision)
     sharding.wanted(training)
     if not distributed.is_distributed():
         PartialState._reset_state()
@@ -52,9 +53,10 @@ def make_accelerator(training: Training) -> Accelerator:
     AcceleratorState._reset_state()
     timeout = collective_timeout(training.hang_minutes)
     distributed.rejoin(device_for(training.device), timeout)
-    with sharding.left_to_us():
+    with inherited.hidden():
         accelerator = Accelerator(
             mixed_precision="no" if training.precision == "fp32" else training.precision,
+            gradient_accumulation_steps=1,
             cpu=device_for(training.device).type == "cpu",
             # Banks and queues are buffers: broadcasting them on every forward would cost more than the step.
             kwargs_handlers=[
@@ -73,16 +75,19 @@ def make_accelerator(training: Training) -> Accelerator:
 
 
 def device_for(device: Literal["auto", "cpu"]) -> torch.device:
-    """The device of what runs in one process."""
-    return torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
+    """The device of what runs in one process; the CPU too where accelerate was launched with --cpu."""
+    gpu = device == "auto" and torch.cuda.is_available() and not inherited.is_set("ACCELERATE_USE_CPU")
+    return torch.device("cuda" if gpu else "cpu")
 
 
 def stage_device(device: Literal["auto", "cpu"]) -> torch.device:
     """The device of a stage that trains nothing; of several processes, which join here and share the encoding, each."""
+    inherited.check("fp32")
     if distributed.launched() == 1:
         return device_for(device)
     distributed.rejoin(device_for(device), collective_timeout(Training.hang_minutes))
-    joined: torch.device = PartialState(cpu=device_for(device).type == "cpu").device
+    with inherited.hidden():
+        joined: torch.device = PartialState(cpu=device_for(device).type == "cpu").device
     return joined
 
 

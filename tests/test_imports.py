@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     [
-        *("randomness", "distributed", "parent", "schedules", "config", "data.batch"),
+        *("randomness", "distributed", "parent", "inherited", "schedules", "config", "data.batch"),
         *("checkpoint", "sealed", "tensor_file", "saving", "untrusted", "parts", "output"),
     ],
     ["losses", "memory", "models", "augment", "data", "optim", "cluster", "monitor"],
