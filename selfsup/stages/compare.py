@@ -223,6 +223,8 @@ def run_compare(runs: list[Path], settings: Compare) -> dict[str, Any]:
         wide.print(shown, markup=False)
     for line in legend(table):
         message(line)
+    for name, reason in table.skipped.items():
+        message(f"skipped: {reason}" if name in reason else f"skipped: {name}: {reason}")
     if out is None:
         return table.line()
     message(f"written to {out}")
