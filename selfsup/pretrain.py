@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from torch import nn
 
 from selfsup import distributed
-from selfsup.augment.geometry import Fit
 from selfsup.augment.views import Augment, Views
 from selfsup.caching import check_chunks
 from selfsup.config import Data, differences, dump, execution
@@ -25,7 +24,7 @@ from selfsup.methods.base import Extract, Method, Problem
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.log import message
 from selfsup.stages.embed import Features, extract
-from selfsup.stages.encoder import Feed, export, load_encoder
+from selfsup.stages.encoder import Feed, export, feed_of, load_encoder
 from selfsup.stages.knn import check_temperature, knn_accuracy
 from selfsup.stages.logistic import ONLINE_ITERATIONS, hold_out, probe_features
 from selfsup.trainer import Evaluate, fit, make_accelerator
@@ -63,9 +62,7 @@ class Run(Training):
 
     @property
     def feed(self) -> Feed:
-        view = self.augment.views[0]
-        fit: Fit = "whole" if view.crop == "shifted" else "center"
-        return Feed(size=view.size, fraction=self.test_fraction, mean=view.mean, std=view.std, fit=fit)
+        return feed_of(self.augment, self.test_fraction)
 
 
 def pretrain(run: Run) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from selfsup import checkpoint, distributed
 from selfsup.augment.geometry import Fit
 from selfsup.augment.parameters import Size
-from selfsup.augment.views import Center
+from selfsup.augment.views import Augment, Center
 from selfsup.config import class_name, dump, restore
 from selfsup.methods.base import Method
 from selfsup.models.heads import Classifier, HeadConfig
@@ -57,6 +57,13 @@ class Feed:
         return f"centre {self.fraction} {part}, resized to {self.size}"
 
 
+def feed_of(augment: Augment, fraction: float) -> Feed:
+    """What an encoder wants to be fed that was trained on these views, at this fraction of the short side."""
+    view = augment.views[0]
+    fit: Fit = "whole" if view.crop == "shifted" else "center"
+    return Feed(size=view.size, fraction=fraction, mean=view.mean, std=view.std, fit=fit)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exported:
     """An encoder read from disk, in evaluation mode."""
@@ -67,6 +74,18 @@ class Exported:
     feed: Feed
     sha256: str
     made_by: dict[str, Any]
+    step: int | None = None  # of the checkpoint that it is from; None where the run was finished
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What figures of this encoder are to be told apart by: the transform, and the step of an unfinished run."""
+        unfinished = {} if self.step is None else {"pretraining_step": self.step}
+        return {"transform": self.feed.transform, **unfinished}
+
+    @property
+    def suffix(self) -> str:
+        """Ends the names of folders of stages that train; empty where the run was finished."""
+        return "" if self.step is None else f"_step{self.step}"
 
     @property
     def about(self) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from selfsup.optim import LARS, SGD
 from selfsup.schedules import Cosine
 from selfsup.stages import supervised
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
-from selfsup.stages.encoder import Exported, export, load_encoder
+from selfsup.stages.encoder import Exported, export
+from selfsup.stages.newest import newest_encoder
 from selfsup.stages.supervised import Supervised, Trained, plain_view, require_labels
 
 PROTOCOLS = ("simclr_v2", "simclr_v1", "sgd")
@@ -189,7 +190,7 @@ def run_finetune(path: Path, settings: Finetune) -> Evaluated:
     Raises:
         ValueError: labels, a layer or a stage are missing, or the data or the folder do not fit the settings.
     """
-    exported = load_encoder(path)
+    exported = newest_encoder(path)
     data = settings.data
     train = open_source(data.root, "train", labels=data.labels, limit=data.limit)
     test = open_source(data.root, "test", labels=data.labels)
@@ -200,7 +201,8 @@ def run_finetune(path: Path, settings: Finetune) -> Evaluated:
     settings, remarks = _resolved(settings, exported, len(images))
     kind = "finetune" if settings.start == "pretrained" else "supervised"
     parent = path if path.is_dir() else path.parent
-    folder = RunFolder(Path(settings.folder) if settings.folder else parent / f"{kind}_{settings.labelled.name}")
+    name = f"{kind}_{settings.labelled.name}{exported.suffix if kind == 'finetune' else ''}"
+    folder = RunFolder(Path(settings.folder) if settings.folder else parent / name)
     trained = _train(settings, exported, chosen, test, folder, remarks)
     outcome = trained.outcome
     if not outcome.finished:
@@ -324,7 +326,7 @@ def _protocol(settings: Finetune, exported: Exported, images: Source, test: Sour
         "labelled_images": len(images),
         "data": identity(test),
         "test_images": len(test),
-        "transform": exported.feed.transform,
+        **exported.protocol,
         "canvas": settings.data.canvas,
         "peak_learning_rate": settings.optimizer.peak(settings.batch_size),
         **{name: dump(getattr(settings, name)) for name in shared.split()},

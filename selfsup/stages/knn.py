@@ -12,7 +12,8 @@ from selfsup.cluster.neighbours import Backend, neighbour_tiles
 from selfsup.data.sources import Source, identity, open_source, open_test
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.embed import Features, Reading
-from selfsup.stages.encoder import Layer, load_encoder
+from selfsup.stages.encoder import Layer
+from selfsup.stages.newest import newest_encoder
 from selfsup.trainer import stage_device
 
 
@@ -148,7 +149,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
     Raises:
         ValueError: there are no labels, one class only, test classes without a training image, or no test part.
     """
-    exported = load_encoder(path)
+    exported = newest_encoder(path)
     device = stage_device(settings.device)
     encoder, center = exported.network(settings.layer).to(device), exported.feed.center()
     data = settings.data
@@ -165,7 +166,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
     shared = {
         "metric": "cosine",
         "layer": settings.layer,
-        "transform": exported.feed.transform,
+        **exported.protocol,
         "canvas": settings.data.canvas,
         "data": identity(train) if test is None else identity(train, test),
         "bank_images": len(bank.labels),

@@ -20,8 +20,9 @@ from selfsup.stages import supervised
 from selfsup.stages.accuracy import top_figures
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.embed import Features, extract
-from selfsup.stages.encoder import Exported, load_encoder
+from selfsup.stages.encoder import Exported
 from selfsup.stages.logistic import FeatureProbe, probe_features, warn_of_edge
+from selfsup.stages.newest import newest_encoder
 from selfsup.stages.probes import PROTOCOLS, LinearProbe, Probe, Sweep, probe_settings
 from selfsup.stages.supervised import plain_view, require_labels
 from selfsup.trainer import stage_device
@@ -37,7 +38,7 @@ def run_linear(path: Path, settings: Probe | FeatureProbe) -> Evaluated:
     Raises:
         ValueError: no labels, no test part, or the data do not fit the settings.
     """
-    exported = load_encoder(path)
+    exported = newest_encoder(path)
     data, labelled = settings.data, settings.labelled
     train = open_source(data.root, "train", labels=data.labels, limit=data.limit)
     test = open_source(data.root, "test", labels=data.labels)
@@ -57,7 +58,7 @@ def _common(settings: Probe | FeatureProbe, exported: Exported, train: Source, t
         "data": identity(test) if labelled.name != "all" else identity(train, test),
         "train_images": len(train),
         "test_images": len(test),
-        "transform": exported.feed.transform,
+        **exported.protocol,
         "canvas": settings.data.canvas,
     }
 
@@ -105,7 +106,7 @@ def _with_augmentation(
     path: Path, stage: str, exported: Exported, train: Source, test: Source, settings: Probe
 ) -> Evaluated:
     parent = path if path.is_dir() else path.parent
-    folder = RunFolder(Path(settings.folder) if settings.folder else parent / stage)
+    folder = RunFolder(Path(settings.folder) if settings.folder else parent / f"{stage}{exported.suffix}")
     num_classes = int(train.labels.max()) + 1
     learnt, held = split(settings, train)
     rates = settings.learning_rates if isinstance(settings, Sweep) else ()

@@ -15,7 +15,8 @@ from selfsup.data.sources import Source, identity, open_source, open_test
 from selfsup.randomness import Stream, permutation
 from selfsup.stages.base import Evaluated, Result, Stage, data_of
 from selfsup.stages.embed import Features, Reading
-from selfsup.stages.encoder import Layer, load_encoder
+from selfsup.stages.encoder import Layer
+from selfsup.stages.newest import newest_encoder
 from selfsup.trainer import stage_device
 
 RECALL_AT = (1, 2, 4, 8, 10)
@@ -244,7 +245,7 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
         ValueError: there are no labels, queries or gallery, or no more than one identity to find; or index.csv does not
             fit the data.
     """
-    exported = load_encoder(path)
+    exported = newest_encoder(path)
     device = stage_device(settings.device)
     data = settings.data
     test = open_test(data.root, data.labels)
@@ -268,7 +269,7 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
     protocol = {
         "metric": "cosine",
         "layer": settings.layer,
-        "transform": exported.feed.transform,
+        **exported.protocol,
         "canvas": settings.data.canvas,
         "query_images": asked,
         "queries_left_out": left_out,
