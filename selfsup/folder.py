@@ -25,6 +25,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _CONFIG = ("result", "run")  # entries of config.json
+EXTENSIONS = "extensions"  # the fact that lists what a run was extended by, in order
+_MORE_EPOCHS = "; a finished pretraining gets more epochs by --extend.to-epoch"
 _PACKAGES = ("selfsup", "torch", "torchvision", "kornia", "accelerate", "safetensors", "numpy", "pillow")
 
 
@@ -47,7 +49,7 @@ class RunFolder:
 
         Args:
             config: fields declared with `execution` may differ, such as where the data lie.
-            facts: what else must be the same, such as what the data are.
+            facts: what else must be the same, such as what the data are; the list of `EXTENSIONS` may have grown.
 
         Raises:
             ValueError: the folder holds a run of another configuration (what differs is listed), or something else.
@@ -61,13 +63,14 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; give --folder the name of a folder")
         if saved.is_file():
-            old = unseal(saved, _CONFIG).get("result", {})
+            old = _as_extended(unseal(saved, _CONFIG).get("result", {}), facts)
             changed = differences(_completed(old, config), _relevant(config, facts))
             if changed:
                 shown = "; ".join(changed[:6]) + ("; ..." if len(changed) > 6 else "")
                 raise ValueError(
                     f"run folder {self.path} belongs to another configuration: {shown}\n"
                     "give this run another --folder, or the old settings to go on with the old run"
+                    + (_MORE_EPOCHS if any(line.startswith("epochs: ") for line in changed) else "")
                 )
         elif self.path.exists() and any(self.path.iterdir()):
             raise ValueError(f"folder {self.path} is not empty and holds no run; give another --folder")
@@ -130,6 +133,12 @@ class RunFolder:
             raise ValueError(f"{self.path / 'config.json'} does not say what was run; the file is damaged")
         return run
 
+    def extensions(self) -> list[dict[str, Any]]:
+        """What the run was extended by, in order; empty where there is no run yet."""
+        result = unseal(self.path / "config.json", _CONFIG).get("result", {}) if self.holds_run else {}
+        found: list[dict[str, Any]] = result.get("facts", {}).get(EXTENSIONS, [])
+        return found
+
     def read_json(self, name: str) -> dict[str, Any]:
         """What `write_json` wrote, or an empty dictionary where there is no such file."""
         return read_json(self.path / name) if (self.path / name).is_file() else {}
@@ -158,6 +167,13 @@ class RunFolder:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_atomically(path, seal(content))
+
+
+def _as_extended(saved: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """What was saved, with the new list of extensions where that begins with the old one."""
+    old, new = saved.get("facts", {}), facts.get(EXTENSIONS, [])
+    known = old.get(EXTENSIONS, [])
+    return saved | {"facts": old | {EXTENSIONS: new}} if new and new[: len(known)] == known else saved
 
 
 def _completed(saved: Any, config: Any) -> Any:

@@ -1,7 +1,7 @@
 """A pretraining run: its configuration, and the function that carries it out."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from selfsup.data.loader import Loader
 from selfsup.data.resident import Squeezed
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
 from selfsup.data.sources import ArraySource, Source, fingerprint, open_test, subset
-from selfsup.folder import RunFolder, device_name
+from selfsup.extending import Extend, Extended, Segment, extended_history
+from selfsup.folder import EXTENSIONS, RunFolder, device_name
 from selfsup.interruption import caught_signals
 from selfsup.methods.base import Extract, Method, Problem
 from selfsup.models.resnet import ResNet
@@ -47,6 +48,7 @@ class Run(Training):
     knn_queries: int = execution(2_000)  # test images of the online kNN
     knn_k: int = execution(200)
     knn_temperature: float = execution(0.1)
+    extend: Extend = execution(Extend())  # more epochs for a finished run
     probe_l2: float | None = execution(0.01)  # of the online linear probe, on the images of the online kNN; None: off
 
     def __post_init__(self) -> None:
@@ -84,13 +86,16 @@ def pretrain(run: Run) -> dict[str, Any]:
     facts: dict[str, Any] = {"images": fingerprint(source), "method": method.resolved}
     if run.start:
         facts["start"] = load_encoder(Path(run.start)).sha256
+    history = extended_history(run.extend, run.epochs, run.schedule, folder, _steps_per_epoch(run, source))
+    if history:
+        facts[EXTENSIONS] = [dump(segment) for segment in history]
     folder.check(run, facts)  # before anything is decoded
     loader = make_loader(run, run.data, source, views, accelerator, run.sampling)
     # None of several processes may end alone: a signal is noted from here on, and all agree before the first step.
     with folder.claimed(run, facts, accelerator.device), caught_signals():
         if distributed.rank() == 0:
             message(f"{len(source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
-        result = _trained(run, method, loader, views, folder, accelerator)
+        result = _trained(extended(run, history), method, loader, views, folder, accelerator)
     return result | {"seconds": round(time.monotonic() - begin, 1)}
 
 
@@ -157,6 +162,18 @@ def make_loader(
     )
 
 
+def _steps_per_epoch(run: Run, source: Source) -> int:
+    return run.sampling.build(source.labels, run.batch_size, run.seed).steps_per_epoch
+
+
+def extended(run: Run, history: tuple[Segment, ...]) -> Run:
+    """The run as it is carried out with its extensions."""
+    if not history:
+        return run
+    schedule = Extended(own=run.schedule, own_epochs=run.epochs, segments=history)
+    return replace(run, epochs=history[-1].to_epoch, schedule=schedule)
+
+
 def build_method(run: Run, source: Source) -> Method:
     """The method with its encoder, initialised from the run's seed."""
     problem = Problem(
@@ -166,7 +183,7 @@ def build_method(run: Run, source: Source) -> Method:
         num_classes=len(source.classes),
         num_views=len(run.augment.views),
         view_size=run.augment.views[0].shape,
-        steps_per_epoch=run.sampling.build(source.labels, run.batch_size, run.seed).steps_per_epoch,
+        steps_per_epoch=_steps_per_epoch(run, source),
         two_domains=isinstance(run.sampling, TwoDomains),
         per_class=run.sampling.images_per_class,
         labels=source.labels,

@@ -273,7 +273,7 @@ class _Run(NamedTuple):
         self.stepper.zero_grad()
         average_running_statistics(self.method)
         if not self.accelerator.optimizer_step_was_skipped:
-            self.method.after_step(out.update, step / self.horizon.total_steps)
+            self.method.after_step(out.update, training.schedule.progress(step, self.horizon))
         if self.sharded:
             sharding.forget_forward_passes(self.method)
         return out

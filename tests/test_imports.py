@@ -13,7 +13,7 @@ LAYERS = [
     ],
     ["losses", "memory", "models", "augment", "data", "optim", "cluster", "monitor"],
     ["methods"],
-    ["folder", "interruption", "watch", "training", "sharding", "state", "caching", "guard", "trainer"],
+    ["folder", "extending", "interruption", "watch", "training", "sharding", "state", "caching", "guard", "trainer"],
     ["pretrain", "stages", "catalogue"],
     ["cli", "launch", "__main__", "recipes"],
 ]
