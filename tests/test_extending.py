@@ -9,7 +9,7 @@ import pytest
 from launching import same_weights
 from tiny import tiny_run
 
-from selfsup.extending import Extend, Extended, Segment
+from selfsup.extending import Extend, Extended, Rate, Segment
 from selfsup.pretrain import pretrain
 from selfsup.schedules import Constant, Cosine, Horizon, Steps
 from selfsup.stages.comparison import identity
@@ -17,10 +17,8 @@ from selfsup.stages.comparison import identity
 RESTART = Extend(to_epoch=3, schedule="restart", peak=0.5, warmup_epochs=0.25)
 
 
-def segment(begin: int, end: int, **how: object) -> Segment:
-    return Segment(
-        **{"schedule": "restart", "peak": 1.0, "warmup_epochs": 0.0, **how, "from_epoch": begin, "to_epoch": end}
-    )  # type: ignore[arg-type]
+def segment(begin: int, end: int, schedule: Rate = "restart", peak: float = 1.0, warmup_epochs: float = 0) -> Segment:
+    return Segment(from_epoch=begin, to_epoch=end, schedule=schedule, peak=peak, warmup_epochs=warmup_epochs)
 
 
 def test_each_extension_has_its_own_rate() -> None:

@@ -36,7 +36,9 @@ from selfsup.output import print_figures, program
 
 ROOT = Path(__file__).resolve().parents[1]
 # In the order of the record.
-MODULES: tuple[str, ...] = ("equivalence", "resume", "crash", "hostile", "finite", "elastic", "lasting", "caching")
+MODULES: tuple[str, ...] = (
+    *("equivalence", "resume", "crash", "hostile", "finite", "elastic", "outliving", "lasting", "caching"),
+)
 
 
 def figures() -> list[Figure]:
