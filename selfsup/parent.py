@@ -49,6 +49,9 @@ def follow_launcher() -> None:
     if not any(mark in os.environ for mark in _MARKS) or not _following.acquire(blocking=False):
         return
     ancestors = psutil.Process().parents()
+    if _TORCHRUN in os.environ and ancestors and _came_too_late(ancestors[0]):
+        threading.Thread(target=_end, args=(ancestors[0],), name="selfsup.launcher", daemon=True).start()
+        return
     places = {mark: _place(ancestors, mark) for mark in _MARKS if mark in os.environ}
     if places.get(_TORCHRUN) == 1:
         end_with_parent(signal.SIGKILL)  # torchrun starts ranks from its main thread
@@ -79,6 +82,14 @@ def _is_none(process: psutil.Process, mark: str) -> bool:
         return by_hand or _outlived(process)
     except (psutil.Error, OSError):
         return True
+
+
+def _came_too_late(parent: psutil.Process) -> bool:
+    """Whether torchrun's agent, a Python program, was lost before this process looked: its parent is another now."""
+    try:
+        return _TORCHRUN not in parent.environ() and "py" not in os.path.basename(parent.exe())
+    except (psutil.Error, OSError):
+        return False
 
 
 def _environment(process: psutil.Process) -> dict[str, str] | None:
@@ -112,7 +123,7 @@ def _watch(launchers: list[psutil.Process], end: Callable[[psutil.Process], None
 def _end(launcher: psutil.Process) -> None:
     """Ask this process to end, and end it."""
     text = (
-        f"selfsup: process {launcher.pid}, which started this one, is gone: saving if that is done in {GRACE:.0f} s, "
+        f"selfsup: what started this process is gone (process {launcher.pid}): saving, if {GRACE:.0f} s are enough, "
         "and ending; the same command goes on from the last checkpoint\n"
     )
     with contextlib.suppress(OSError):  # not by `message`: a thread that is stuck may hold the lock of the terminal

@@ -50,7 +50,10 @@ class Started:
     def gone(self, seconds: float) -> bool:
         with contextlib.suppress(psutil.TimeoutExpired):
             self.rank.wait(seconds)
-        return not self.rank.is_running() or self.rank.status() == psutil.STATUS_ZOMBIE
+        try:
+            return not self.rank.is_running() or self.rank.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
 
 
 @contextlib.contextmanager
@@ -105,6 +108,12 @@ def test_a_rank_ends_with_what_is_between(tmp_path: Path) -> None:
         assert between is not None
         assert between.pid != run.process.pid
         assert run.ends(between)
+
+
+def test_an_agent_that_was_lost_before_its_rank_looked_is_missed(tmp_path: Path) -> None:
+    """Its rank is the child of something else by then, here of a shell."""
+    command = ["sh", "-c", 'TORCHELASTIC_RUN_ID=1 "$@"; true', "sh", *ranked(tmp_path / "pid", SLEEPING)]
+    subprocess.run(command, env=unmarked(), stderr=subprocess.DEVNULL, check=True, timeout=50)
 
 
 @pytest.mark.parametrize(
