@@ -33,7 +33,7 @@ class Steady(io.TextIOBase):
         self._stream, self._number = stream, number
         self.problem = ""  # why something was not written
         self.carries_figures = False
-        self._gone = False
+        self._dead: TextIO | None = None  # the stream that is gone for good; another may have taken its place
 
     def write(self, text: str) -> int:
         self._attempt(lambda stream: stream.write(text))
@@ -44,21 +44,21 @@ class Steady(io.TextIOBase):
 
     def _attempt(self, act: Callable[[TextIO], object]) -> None:
         stream = self._stream()
-        if stream is None or self._gone:
+        if stream is None or stream is self._dead:
             return
         try:
             act(stream)
         except OSError as error:
             self.problem = self.problem or error.strerror or str(error)
-            self._gone = error.errno in _GONE
+            if error.errno in _GONE:
+                self.give_up()
         except ValueError as error:  # closed, by the program around this one
-            self.problem, self._gone = self.problem or str(error), True
-        if self._gone:
+            self.problem = self.problem or str(error)
             self.give_up()
 
     def give_up(self) -> None:
         """Write to nowhere from now on; what is still in a buffer goes there too."""
-        self._gone = True
+        self._dead = self._stream()
         if self._number is not None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._number)
@@ -66,7 +66,7 @@ class Steady(io.TextIOBase):
 
     def isatty(self) -> bool:
         stream = self._stream()
-        return stream is not None and not self._gone and not stream.closed and stream.isatty()
+        return stream is not None and stream is not self._dead and not stream.closed and stream.isatty()
 
     def fileno(self) -> int:
         stream = self._stream()
