@@ -65,14 +65,15 @@ def _outlived(case: _Case, folder: Path) -> dict[str, Any]:
         begun = (folder / "hangs.1").is_file if case.hangs else lambda: steps_logged(run) > 3
         await_(begun, launcher, _PLENTY)
         below = psutil.Process(launcher.pid).children(recursive=True)
+        ranks = [one for one in below if "torch.distributed.run" not in one.cmdline()]  # and not torchrun's agent
         victim = psutil.Process(launcher.pid) if case.victim == "launcher" else below[0]
         victim.send_signal(getattr(signal, case.act))
         with contextlib.suppress(psutil.TimeoutExpired):
             victim.wait(_PLENTY)
         lost = time.monotonic()
-        while any(map(_alive, below)) and time.monotonic() < lost + 3 * _SECONDS:
+        while (any(map(_alive, ranks)) or not _is_free(run)) and time.monotonic() < lost + 3 * _SECONDS:
             time.sleep(0.05)
-        seconds, left = time.monotonic() - lost, sum(map(_alive, below))
+        seconds, left = time.monotonic() - lost, sum(map(_alive, ranks))
         row = case._asdict() | {"seconds": round(seconds, 1), "left": left, "free": _is_free(run)}
     return row
 
