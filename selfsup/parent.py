@@ -22,8 +22,8 @@ import psutil
 _TORCHRUN, _BY_HAND, _ACCELERATE = "TORCHELASTIC_RUN_ID", "RANK", "ACCELERATE_MIXED_PRECISION"
 _MARKS = (_TORCHRUN, _BY_HAND, "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", _ACCELERATE)
 _SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "csh", "tcsh", "busybox")
-_TICK = 1.0  # seconds between two looks
-GRACE = 5.0  # seconds for finishing a step and saving it; with two ticks well below 10, also on a busy machine
+_TICK = 0.5  # seconds between two looks
+GRACE = 4.0  # seconds for finishing a step and saving it; with two ticks well below 10, also on a busy machine
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h, as where another rank is lost
 _following = threading.Lock()  # held from the first look on
 
@@ -43,7 +43,7 @@ def follow_launcher() -> None:
 
     Where torchrun's agent is lost the system kills the process at once, also inside a call that never returns: the last
     checkpoint stands. Where another launcher is lost a thread sends SIGTERM, by which a run finishes its step and
-    saves, and ends the process after 5 seconds at the latest. To be called as early as possible; later calls do
+    saves, and ends the process after 4 seconds at the latest. To be called as early as possible; later calls do
     nothing.
     """
     if not any(mark in os.environ for mark in _MARKS) or not _following.acquire(blocking=False):
