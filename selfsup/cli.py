@@ -1,6 +1,5 @@
 """The commands. torch is imported inside them only, so that help answers at once."""
 
-import json
 import os
 import sys
 import tempfile
@@ -10,8 +9,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfsup.output import complain, print_figures, program
 from selfsup.packages import missing
-from selfsup.untrusted import plain
+from selfsup.parent import follow_launcher
 
 if TYPE_CHECKING:
     from selfsup.stages.base import Evaluated
@@ -41,41 +41,48 @@ The last line on standard output is a JSON object with the figures; messages go 
 def main() -> None:
     """Entry point of `selfsup` and `python -m selfsup`.
 
-    Exits with 0; 2: cannot be done as asked; 75: another process of the run is gone or stuck; 128 + signal.
+    Exits with 0; 2: cannot be done as asked; 74: the figures could not be printed; 75: another process of the run is
+    gone or stuck; 128 + signal.
     """
     arguments = sys.argv[1:]
     # Threads that wait by spinning take the core from the ones they wait for; must be set before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_USAGE, end="")
-        return
-    if "ACCELERATE_MIXED_PRECISION" in os.environ:
-        from selfsup.launch import start_missing_processes
+    with program():
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(_USAGE, end="")
+        else:
+            sys.exit(_carried_out(arguments))
 
-        start_missing_processes(arguments)
+
+def _carried_out(arguments: list[str]) -> int:
+    """The exit code of a command."""
     try:
+        if "ACCELERATE_MIXED_PRECISION" in os.environ:
+            from selfsup.launch import start_missing_processes
+
+            start_missing_processes(arguments)
+        follow_launcher()  # before torch is imported, which takes seconds
         command = _command(arguments[0])
         _require_temporary_folder()
-        sys.exit(command(arguments[1:]))
+        return command(arguments[1:])
     except KeyboardInterrupt:
-        print("selfsup: interrupted", file=sys.stderr)
-        sys.exit(130)
+        complain("selfsup: interrupted")
+        return 130
     except ModuleNotFoundError as error:
         sentence = missing(error, "this command")
         if sentence is None or os.environ.get("SELFSUP_TRACEBACK"):
             raise
-        print(f"selfsup: {sentence}", file=sys.stderr)
-        sys.exit(2)
+        complain(f"selfsup: {sentence}")
+        return 2
     except (ValueError, OSError) as error:
         named = isinstance(error, OSError) and error.filename is not None  # a full disk, a folder without permission
         if not (meant_for_user(error) or named) or os.environ.get("SELFSUP_TRACEBACK"):
             raise
-        print(f"selfsup: {plain(str(error))}", file=sys.stderr)
-        code = getattr(error, "exit_code", 2)
+        complain(f"selfsup: {error}")
+        code: int = getattr(error, "exit_code", 2)
         if code != 2:  # an orderly end could wait for a process that is gone
-            sys.stderr.flush()
             os._exit(code)
-        sys.exit(code)
+        return code
 
 
 def _require_temporary_folder() -> None:
@@ -135,7 +142,7 @@ def _print_result(result: dict[str, Any]) -> int:
     from selfsup import distributed
 
     if distributed.rank() == 0:
-        print(json.dumps(result), flush=True)
+        print_figures(result)
     code = 0
     if result.get("signal"):
         from selfsup.interruption import leave
@@ -197,9 +204,11 @@ def _kept(evaluated: "Evaluated", path: Path) -> int:
 
     where = evaluated.folder or path
     kept = evaluated.results and where.is_dir() and distributed.rank() == 0
-    code = _print_result(evaluated.line())  # first: an old file that cannot be read costs no figures
-    if kept:
-        keep(RunFolder(where), evaluated.results)
+    try:
+        if kept:
+            keep(RunFolder(where), evaluated.results)
+    finally:  # after they are kept, for output may be lost; but an old file that cannot be read costs no figures
+        code = _print_result(evaluated.line())
     return code
 
 

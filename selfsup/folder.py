@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from selfsup import arithmetic, checkpoint, distributed
+from selfsup import arithmetic, checkpoint, distributed, inherited
 from selfsup.begun import as_begun, completed, with_processes
 from selfsup.config import CHANGED_DEFAULTS, differences, dump, placed, result_relevant
 from selfsup.data.identity import Content
@@ -30,6 +30,8 @@ except ImportError:  # Windows
 
 _FOLDERS = ("checkpoints", "tensorboard", "results", "captured")  # inside a run folder
 _CONFIG = ("result", "run")  # entries of config.json
+EXTENSIONS = "extensions"  # the fact that lists what a run was extended by, in order
+_MORE_EPOCHS = "; a finished pretraining gets more epochs by --extend.to-epoch"
 _NO_DATA: Mapping[str, Content] = MappingProxyType({})
 _PACKAGES = ("selfsup", "torch", "torchvision", "kornia", "accelerate", "safetensors", "numpy", "pillow")
 
@@ -55,7 +57,7 @@ class RunFolder:
 
         Args:
             config: fields declared with `execution` may differ, such as where the data lie.
-            facts: what else must be the same, such as the encoder's hash.
+            facts: what else must be the same, such as the encoder's hash; the list of `EXTENSIONS` may have grown.
             contents: of the data, by name: "images" for those that are trained on.
 
         Raises:
@@ -76,7 +78,7 @@ class RunFolder:
             raise ValueError(f"folder {self.path} is not empty and holds no run; give another --folder")
 
     def _check_same(self, old: Any, config: Any, facts: dict[str, Any], contents: Mapping[str, Content]) -> None:
-        now = with_content(facts, contents)
+        old, now = _as_extended(old, facts), with_content(facts, contents)
         known = brought_up(old.get("facts", {}), now, contents)
         known = with_processes(known, facts, self.read_json("environment.json").get("launches", []))
         # What differs of the data is said in words, not by digests.
@@ -90,6 +92,7 @@ class RunFolder:
             raise ValueError(
                 f"run folder {self.path} belongs to another configuration: {shown}\n"
                 "give this run another --folder, or the old settings to go on with the old run"
+                + (_MORE_EPOCHS if any(line.startswith("epochs: ") for line in changed) else "")
             )
         if other_data:
             raise ValueError(
@@ -191,6 +194,11 @@ class RunFolder:
         facts: dict[str, Any] = result.get("facts", {})
         return facts
 
+    def extensions(self) -> list[dict[str, Any]]:
+        """What the run was extended by, in order; empty where there is no run yet."""
+        found: list[dict[str, Any]] = self.facts().get(EXTENSIONS, [])
+        return found
+
     def read_json(self, name: str) -> dict[str, Any]:
         """What `write_json` wrote, or an empty dictionary where there is no such file."""
         return read_json(self.path / name) if (self.path / name).is_file() else {}
@@ -226,6 +234,13 @@ class RunFolder:
         return path
 
 
+def _as_extended(saved: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """What was saved, with the new list of extensions where that begins with the old one."""
+    old, new = saved.get("facts", {}), facts.get(EXTENSIONS, [])
+    known = old.get(EXTENSIONS, [])
+    return saved | {"facts": old | {EXTENSIONS: new}} if new and new[: len(known)] == known else saved
+
+
 def _relevant(config: Any, facts: dict[str, Any]) -> dict[str, Any]:
     return result_relevant(config) | {"facts": facts}
 
@@ -242,6 +257,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "processes": distributed.world_size(),
         "threads": torch.get_num_threads(),
         "arithmetic": arithmetic.in_force(),
+        "launcher": inherited.recorded(),
     }
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from types import FrameType
@@ -14,12 +15,13 @@ from torch import Tensor
 from selfsup import distributed
 from selfsup.monitor.log import message
 
-# What ends a run: a launcher or a person, the terminal, a scheduler that warns before its limit.
+# What ends a run: a launcher or a person, the terminal, a scheduler that warns before its limit, a closed terminal.
 SIGNALS = tuple(
     getattr(signal, name)
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1")
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
     if hasattr(signal, name)  # not on Windows
 )
+_elsewhere = threading.local()  # whether this thread, which is not the main one, has been told of that
 
 
 class _Note:
@@ -39,21 +41,42 @@ class _Note:
 
 @contextlib.contextmanager
 def caught_signals() -> Iterator[list[int]]:
-    """SIGTERM, SIGINT and SIGUSR1 are noted in the list instead of ending the process.
+    """SIGTERM, SIGINT, SIGUSR1 and SIGHUP are noted in the list instead of ending the process.
 
     In a run of one process a second SIGINT interrupts at once. Inside another `caught_signals` the list is that one's.
+    SIGHUP stays ignored where nohup had it ignored. In a thread other than the main one, where Python can catch no
+    signals, the list stays empty, and that is said.
     """
     outer = signal.getsignal(signal.SIGTERM)
     if isinstance(outer, _Note):
         yield outer.caught
         return
+    if threading.current_thread() is not threading.main_thread():
+        _say_uncaught()
+        yield []
+        return
     note = _Note()
-    previous = {number: signal.signal(number, note) for number in SIGNALS}
+    previous = {number: signal.signal(number, note) for number in SIGNALS if not _ignored(number)}
     try:
         yield note.caught
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _ignored(number: int) -> bool:
+    """Whether nohup asks to go on when the terminal closes. torchrun ends its ranks then, whatever nohup asks for."""
+    hangs_up = hasattr(signal, "SIGHUP") and number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
+    return hangs_up and "TORCHELASTIC_RUN_ID" not in os.environ
+
+
+def _say_uncaught() -> None:
+    if not getattr(_elsewhere, "told", False):
+        message(
+            "this run is not in the main thread, so no signal is caught: Ctrl-C or SIGTERM ends it without saving, and "
+            "the same run goes on from its last checkpoint; max_steps and max_minutes stop it with one"
+        )
+    _elsewhere.told = True
 
 
 def leave(number: int) -> int:

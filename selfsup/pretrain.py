@@ -1,7 +1,7 @@
 """A pretraining run: its configuration, and the function that carries it out."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from torch import nn
 
 from selfsup import arithmetic, distributed
-from selfsup.augment.geometry import Fit
 from selfsup.augment.parameters import Interpolation
 from selfsup.augment.views import Augment, Views
 from selfsup.caching import check_chunks
@@ -23,14 +22,15 @@ from selfsup.data.opening import labelled_part, open_test_part
 from selfsup.data.resident import Squeezed
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
 from selfsup.data.sources import ArraySource, Source, subset
-from selfsup.folder import RunFolder, device_name
+from selfsup.extending import Extend, Extended, Segment, extended_history
+from selfsup.folder import EXTENSIONS, RunFolder, device_name
 from selfsup.interruption import caught_signals
 from selfsup.methods.base import Extract, Method, Problem
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.log import message
 from selfsup.precision import described, settled
 from selfsup.stages.embed import Features, extract
-from selfsup.stages.encoder import Feed, export, load_encoder
+from selfsup.stages.encoder import Feed, export, feed_of, load_encoder
 from selfsup.stages.knn import check_temperature, knn_accuracy
 from selfsup.stages.logistic import ONLINE_ITERATIONS, hold_out, probe_features
 from selfsup.trainer import Evaluate, fit, make_accelerator
@@ -55,6 +55,7 @@ class Run(Training):
     knn_queries: int = execution(2_000)  # test images of the online kNN
     knn_k: int = execution(200)
     knn_temperature: float = execution(0.1)
+    extend: Extend = execution(Extend())  # more epochs for a finished run
     probe_l2: float | None = execution(0.01)  # of the online linear probe, on the images of the online kNN; None: off
 
     def __post_init__(self) -> None:
@@ -70,17 +71,7 @@ class Run(Training):
 
     @property
     def feed(self) -> Feed:
-        view = self.augment.views[0]
-        fit: Fit = "whole" if view.crop == "shifted" else "center"
-        return Feed(
-            size=view.size,
-            fraction=self.test_fraction,
-            mean=view.mean,
-            std=view.std,
-            fit=fit,
-            interpolation=self.test_interpolation,
-            range=self.data.range,
-        )
+        return feed_of(self.augment, self.test_fraction, self.test_interpolation, self.data.range)
 
 
 def pretrain(run: Run) -> dict[str, Any]:
@@ -104,6 +95,9 @@ def pretrain(run: Run) -> dict[str, Any]:
     facts: dict[str, Any] = {"method": method.resolved}
     if run.start:
         facts["start"] = load_encoder(Path(run.start)).sha256
+    history = extended_history(run.extend, run.epochs, run.schedule, folder, _steps_per_epoch(run, source))
+    if history:
+        facts[EXTENSIONS] = [dump(segment) for segment in history]
     contents = {"images": content_of(source, run.data.verify, {"images": fingerprint_before(source)})}
     folder.check(run, facts, contents)  # before anything is decoded
     loader = make_loader(run, run.data, source, views, accelerator, run.sampling)
@@ -113,7 +107,7 @@ def pretrain(run: Run) -> dict[str, Any]:
         if distributed.rank() == 0:
             message(f"{len(source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
             message(described(asked, run))
-        result = _trained(run, method, loader, views, folder, accelerator)
+        result = _trained(extended(run, history), method, loader, views, folder, accelerator)
     return result | {"seconds": round(time.monotonic() - begin, 1)}
 
 
@@ -187,6 +181,18 @@ def make_loader(
     )
 
 
+def _steps_per_epoch(run: Run, source: Source) -> int:
+    return run.sampling.build(source.labels, run.batch_size, run.seed).steps_per_epoch
+
+
+def extended(run: Run, history: tuple[Segment, ...]) -> Run:
+    """The run as it is carried out with its extensions."""
+    if not history:
+        return run
+    schedule = Extended(own=run.schedule, own_epochs=run.epochs, segments=history)
+    return replace(run, epochs=history[-1].to_epoch, schedule=schedule)
+
+
 def build_method(run: Run, source: Source) -> Method:
     """The method with its encoder, initialised from the run's seed."""
     problem = Problem(
@@ -196,7 +202,7 @@ def build_method(run: Run, source: Source) -> Method:
         num_classes=len(source.classes),
         num_views=len(run.augment.views),
         view_size=run.augment.views[0].shape,
-        steps_per_epoch=run.sampling.build(source.labels, run.batch_size, run.seed).steps_per_epoch,
+        steps_per_epoch=_steps_per_epoch(run, source),
         two_domains=isinstance(run.sampling, TwoDomains),
         per_class=run.sampling.images_per_class,
         labels=source.labels,

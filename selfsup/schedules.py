@@ -39,6 +39,10 @@ class Schedule:
         """The factor on the peak rate at `step`, counted from 0."""
         raise NotImplementedError(f"{type(self).__qualname__} gives no rate")
 
+    def progress(self, step: int, horizon: Horizon) -> float:
+        """How far the run is, from 0 to 1: what a method's own schedules, such as of a momentum, go by."""
+        return step / horizon.total_steps
+
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Schedule):

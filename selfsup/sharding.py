@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from selfsup import distributed
+from selfsup.inherited import is_set
 from selfsup.memory.sharded import ShardedRows
 from selfsup.methods.base import Method
 from selfsup.models.blocks import BasicBlock, Bottleneck
@@ -30,10 +31,6 @@ _ASKED = "ACCELERATE_USE_FSDP"
 _UNKNOWN = ("fsdp_offload_params", "fsdp_activation_checkpointing")
 
 
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "false").lower() in ("true", "1")
-
-
 def wanted(training: Training) -> bool:
     """Whether the encoder is to be divided: by the settings, or because accelerate was launched with --use_fsdp.
 
@@ -41,15 +38,15 @@ def wanted(training: Training) -> bool:
         ValueError: in a way that is not known here, or together with settings that cannot work.
     """
     for name, word in (("DEEPSPEED", "deepspeed"), ("MEGATRON_LM", "megatron_lm")):
-        if _is_set(f"ACCELERATE_USE_{name}"):
+        if is_set(f"ACCELERATE_USE_{name}"):
             raise ValueError(
                 f"accelerate is asked for {name}, which divides weights in a way that momentum encoders and "
                 f"checkpoints here do not know\nlaunch without --use_{word}, or ACCELERATE_USE_{name}; "
                 "where memory is short: --shard-encoder, --grad-cache-chunk 64, --precision bf16"
             )
-    if _is_set(_ASKED):
+    if is_set(_ASKED):
         _check_launcher()
-    if distributed.launched() == 1 or not (training.shard_encoder or _is_set(_ASKED)):
+    if distributed.launched() == 1 or not (training.shard_encoder or is_set(_ASKED)):
         return False
     if training.precision == "fp16":
         raise ValueError("a sharded encoder trains in fp32 or bf16: the loss scaler of fp16 looks at whole gradients")
@@ -66,22 +63,11 @@ def _check_launcher() -> None:
             "momentum encoders here need each by itself; launch with --fsdp_version 2"
         )
     for word in _UNKNOWN:
-        if _is_set(word.upper()):
+        if is_set(word.upper()):
             raise ValueError(
                 f"accelerate is asked for {word}, which is not supported; launch without it\n"
                 "where memory is short: --grad-cache-chunk 64, --precision bf16"
             )
-
-
-@contextmanager
-def left_to_us() -> Iterator[None]:
-    """Within, accelerate does not see that it was launched with --use_fsdp: it would divide all that it prepares."""
-    asked = os.environ.pop(_ASKED, None)
-    try:
-        yield
-    finally:
-        if asked is not None:
-            os.environ[_ASKED] = asked
 
 
 # Dividing, and bringing together

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from selfsup import arithmetic, distributed, sharding
+from selfsup import arithmetic, distributed, inherited, sharding
 from selfsup.augment.geometry import send
 from selfsup.augment.views import Views
 from selfsup.caching import GradientCache, average_gradients, gradient_cache
@@ -27,6 +27,7 @@ from selfsup.models.resnet import ResNet
 from selfsup.monitor.grid import view_grid
 from selfsup.monitor.health import Health
 from selfsup.monitor.log import Log, message
+from selfsup.parent import follow_launcher
 from selfsup.parts import clip_grad_norm_, own
 from selfsup.schedules import Horizon
 from selfsup.state import TrainingState
@@ -43,20 +44,23 @@ def make_accelerator(training: Training) -> Accelerator:
         ValueError: the batch cannot be divided among the processes, the device lacks the precision, or the encoder is
             to be sharded in a way that is not known.
     """
+    follow_launcher()  # of a program that only imports selfsup; the commands have done so long ago
+    device = device_for(training.device)
+    precision = arithmetic.resolve(training.precision, arithmetic.capability(device))
+    inherited.check(precision)
     sharding.wanted(training)
     if not distributed.is_distributed():
         PartialState._reset_state()
     # accelerate keeps the first run's precision and device for the whole process; a second run may want others.
     AcceleratorState._reset_state()
     timeout = collective_timeout(training.hang_minutes)
-    device = device_for(training.device)
     if training.deterministic and device.type == "cuda":
         arithmetic.reserve_workspace()
-    precision = arithmetic.resolve(training.precision, arithmetic.capability(device))
     distributed.rejoin(device, timeout)
-    with sharding.left_to_us():
+    with inherited.hidden():
         accelerator = Accelerator(
             mixed_precision=precision if precision in ("bf16", "fp16") else "no",
+            gradient_accumulation_steps=1,
             cpu=device.type == "cpu",
             # Banks and queues are buffers: broadcasting them on every forward would cost more than the step.
             kwargs_handlers=[
@@ -75,16 +79,19 @@ def make_accelerator(training: Training) -> Accelerator:
 
 
 def device_for(device: Literal["auto", "cpu"]) -> torch.device:
-    """The device of what runs in one process."""
-    return torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
+    """The device of what runs in one process; the CPU too where accelerate was launched with --cpu."""
+    gpu = device == "auto" and torch.cuda.is_available() and not inherited.is_set("ACCELERATE_USE_CPU")
+    return torch.device("cuda" if gpu else "cpu")
 
 
 def stage_device(device: Literal["auto", "cpu"]) -> torch.device:
     """The device of a stage that trains nothing; of several processes, which join here and share the encoding, each."""
+    inherited.check("fp32")
     if distributed.launched() == 1:
         return device_for(device)
     distributed.rejoin(device_for(device), collective_timeout(Training.hang_minutes))
-    joined: torch.device = PartialState(cpu=device_for(device).type == "cpu").device
+    with inherited.hidden():
+        joined: torch.device = PartialState(cpu=device_for(device).type == "cpu").device
     return joined
 
 
@@ -270,7 +277,7 @@ class _Run(NamedTuple):
         self.stepper.zero_grad()
         average_running_statistics(self.method)
         if not self.accelerator.optimizer_step_was_skipped:
-            self.method.after_step(out.update, step / self.horizon.total_steps)
+            self.method.after_step(out.update, training.schedule.progress(step, self.horizon))
         if self.sharded:
             sharding.forget_forward_passes(self.method)
         return out

@@ -8,8 +8,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     [
-        *("randomness", "arithmetic", "distributed", "parent", "schedules", "config", "data.batch", "data.levels"),
-        *("checkpoint", "sealed", "tensor_file", "saving", "untrusted", "parts", "packages"),
+        *(
+            "randomness",
+            "arithmetic",
+            "distributed",
+            "parent",
+            "inherited",
+            "schedules",
+            "config",
+            "data.batch",
+            "data.levels",
+        ),
+        *("checkpoint", "sealed", "tensor_file", "saving", "untrusted", "parts", "packages", "output"),
     ],
     ["losses", "memory", "models", "augment", "data", "optim", "cluster", "monitor"],
     ["methods"],
@@ -17,6 +27,7 @@ LAYERS = [
         "begun",
         "folder",
         "same_data",
+        "extending",
         "interruption",
         "watch",
         "training",

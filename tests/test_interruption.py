@@ -2,10 +2,15 @@
 
 import os
 import signal
+import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
+from tiny import tiny_run
 
 from selfsup.interruption import SIGNALS, caught_signals, leave
+from selfsup.pretrain import pretrain
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -45,3 +50,29 @@ def test_a_launcher_does_not_restart_what_was_asked_to_stop(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no terminals that hang up")
+@pytest.mark.parametrize("launcher", [False, True])
+def test_nohup_is_heard_except_below_torchrun(monkeypatch: pytest.MonkeyPatch, launcher: bool) -> None:
+    """torchrun passes SIGHUP on and kills its ranks 30 seconds later, whatever nohup said."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if launcher:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with caught_signals() as caught:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert bool(caught) == launcher
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_in_a_thread_goes_without_signals_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results: list[dict[str, Any]] = []
+    run = tiny_run(tmp_path / "run", max_steps=2)
+    thread = threading.Thread(target=lambda: results.append(pretrain(run)))
+    thread.start()
+    thread.join()
+    assert [result["step"] for result in results] == [2]
+    assert capsys.readouterr().err.count("not in the main thread") == 1

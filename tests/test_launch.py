@@ -19,22 +19,39 @@ def test_the_launchers_command_line_is_understood() -> None:
     assert launch.asked("accelerate launch --max_restarts 4 -m selfsup".split(), "--num_processes") is None
 
 
-@pytest.mark.parametrize(("words", "restarts"), [("", 0), ("--max_restarts 3", 3)])
-def test_as_many_processes_and_restarts_as_were_asked_for(
-    monkeypatch: pytest.MonkeyPatch, words: str, restarts: int
-) -> None:
-    line = f"accelerate launch --num_processes 2 {words} -m selfsup pretrain r.py".split()
+def started_by(monkeypatch: pytest.MonkeyPatch, words: str, port: str) -> list[list[str]]:
+    """What this process would be replaced by, where `accelerate launch` with these words started it."""
+    line = f"accelerate launch {words} -m selfsup pretrain r.py".split()
     parent = SimpleNamespace(cmdline=lambda: line)
     monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(parent=lambda: parent))
     monkeypatch.setattr(launch, "end_with_parent", lambda number: None)
     begun: list[list[str]] = []
-    monkeypatch.setattr(os, "execv", lambda program, command: begun.append(command))
-    environment = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500", "OMP_NUM_THREADS": "1"}
+    monkeypatch.setattr(os, "execv", lambda path, command: begun.append(command))
     for name in ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
+    for name, value in {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
     launch.start_missing_processes(["pretrain", "r.py"])
+    return begun
+
+
+def test_any_free_port_is_found_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's launcher would tell its processes that the port is 0, and they would wait for it for minutes."""
+    (command,) = started_by(monkeypatch, "--num_processes 2 --main_process_port 0", "0")
+    (port,) = (word.partition("=")[2] for word in command if word.startswith("--master-port"))
+    assert int(port) > 0
+
+
+def test_several_machines_are_not_taken_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="torchrun"):
+        started_by(monkeypatch, "--num_processes 4 --num_machines 2", "29500")
+
+
+@pytest.mark.parametrize(("words", "restarts"), [("", 0), ("--max_restarts 3", 3)])
+def test_as_many_processes_and_restarts_as_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch, words: str, restarts: int
+) -> None:
+    begun = started_by(monkeypatch, f"--num_processes 2 {words}", "29500")
     options = ["--nproc-per-node=2", "--master-port=29500", f"--max-restarts={restarts}"]
     assert begun == [
         [sys.executable, "-m", "torch.distributed.run", *options, "--", "-m", "selfsup", "pretrain", "r.py"]

@@ -6,7 +6,6 @@ on shared CPUs only the ratios do.
 """
 
 import argparse
-import json
 import platform
 import random
 import statistics
@@ -32,6 +31,7 @@ from selfsup.augment.parameters import View
 from selfsup.augment.presets import simclr, simclr_cifar
 from selfsup.augment.views import Augment, Views
 from selfsup.data.batch import Batch
+from selfsup.output import print_figures, program
 
 _CPU = torch.device("cpu")
 
@@ -67,7 +67,7 @@ def report(name: str, amounts: dict[str, int], seconds: dict[str, list[float]], 
             "max": _short(max(rates)),
             "ratio_of_ours": _short(own / rate),
         }
-        print(json.dumps(figure), flush=True)
+        print_figures(figure)
 
 
 def augment(arguments: argparse.Namespace) -> None:
@@ -184,4 +184,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with program():
+        main()

@@ -6,7 +6,6 @@ called on them.
 """
 
 import argparse
-import json
 import os
 import platform
 import resource
@@ -23,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from selfsup.cluster.neighbours import Backend
+from selfsup.output import print_figures, program
 from selfsup.stages.embed import Features
 from selfsup.stages.knn import KNN, knn_accuracies
 
@@ -82,8 +82,9 @@ def main() -> None:
         return
     torch.set_num_threads(arguments.threads)
     faiss.omp_set_num_threads(arguments.threads)
-    print(json.dumps(knn_memory(arguments.images, arguments.queries, arguments.dim, arguments.backend)), flush=True)
+    print_figures(knn_memory(arguments.images, arguments.queries, arguments.dim, arguments.backend))
 
 
 if __name__ == "__main__":
-    main()
+    with program():
+        main()

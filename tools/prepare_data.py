@@ -10,7 +10,6 @@ its name, so an item is whole or not there. One JSON line per item goes to stand
 """
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -29,6 +28,7 @@ import numpy as np
 from selfsup.data.arrays import write_npz
 from selfsup.data.cifar import CIFAR10_SHA256, cifar_digest, read_cifar10_packs
 from selfsup.data.listing import list_folder
+from selfsup.output import print_figures, program
 
 OMNIGLOT_SIDE = 105
 
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.folder.mkdir(parents=True, exist_ok=True)
         for name in names:
             print(f"{name} ...", file=sys.stderr)
-            print(json.dumps(prepare(name, options.packs, options.folder)), flush=True)
+            print_figures(prepare(name, options.packs, options.folder))
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         print(f"prepare_data: {error}", file=sys.stderr)
         return 2
@@ -165,4 +165,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with program():
+        sys.exit(main())

@@ -1,7 +1,6 @@
 """The main job from nothing: find images, pretrain, judge. Started by tools/quickstart, which installs selfsup."""
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import replace
@@ -13,7 +12,6 @@ import checkout
 checkout.use()
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -22,7 +20,8 @@ from selfsup.config import Data, load_recipe
 from selfsup.data.download import cache_folder, fetch_cifar10
 from selfsup.data.sources import open_source
 from selfsup.folder import RunFolder, device_name
-from selfsup.monitor.log import message
+from selfsup.monitor.log import console, message
+from selfsup.output import print_figures, program
 from selfsup.pretrain import Run, pretrain
 from selfsup.stages.base import keep
 from selfsup.stages.embed import extract
@@ -47,7 +46,7 @@ def main() -> None:
         sys.exit(2)
     if "signal" in result:
         sys.exit(128 + result["signal"])
-    print(json.dumps(result | {"seconds": round(time.monotonic() - begin, 1), "device": device_name(device)}))
+    print_figures(result | {"seconds": round(time.monotonic() - begin, 1), "device": device_name(device)})
 
 
 def parsed() -> argparse.Namespace:
@@ -131,9 +130,9 @@ def show(figures: dict[str, float], knn: dict[str, Any], run: Run) -> None:
     table.add_row("raw pixels", f"{figures['pixels_knn_top1']:.3f}", "")
     table.add_row("untrained encoder", f"{figures['untrained_knn_top1']:.3f}", "")
     table.add_row("pretrained encoder", f"{figures['knn_top1']:.3f}", f"{figures['linear_top1']:.3f}")
-    console = Console(stderr=True)
     console.print(table)
     message(f"run folder: {run.folder}  (weights: {run.folder}/encoder.safetensors)")
 
 
-main()
+with program():
+    main()

@@ -31,6 +31,7 @@ from proofs.figure import Figure
 
 from selfsup.folder import environment
 from selfsup.monitor.log import message
+from selfsup.output import print_figures, program
 
 ROOT = Path(__file__).resolve().parents[1]
 # In the order of the record.
@@ -42,6 +43,7 @@ MODULES: tuple[str, ...] = (
     "hostile",
     "finite",
     "elastic",
+    "outliving",
     "lasting",
     "caching",
     "content",
@@ -157,9 +159,10 @@ def main() -> int:
     known = write(every, options.runs, out, options.quick)
     missed = [figure.name for figure, found in known if found["good"] is False]
     message(f"{len(known)} figures, {len(missed)} goals missed{': ' + ', '.join(missed) if missed else ''}")
-    print(json.dumps({"figures": len(known), "missed": missed}))
+    print_figures({"figures": len(known), "missed": missed})
     return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with program():
+        sys.exit(main())

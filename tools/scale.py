@@ -35,6 +35,7 @@ from selfsup.folder import environment
 from selfsup.memory import hybrid
 from selfsup.memory.bank import ShardedBank
 from selfsup.memory.hybrid import ShardedHybridMemory
+from selfsup.output import print_figures, program
 
 ROOT = Path(__file__).resolve().parents[1]
 SCORES = hybrid._SCORES
@@ -281,7 +282,7 @@ def main() -> int:
         print(f"scale: {options.constants}: {error}", file=sys.stderr)
         return 2
     found = measured()
-    print(json.dumps(found))
+    print_figures(found)
     if not options.only_measure:
         facts = environment(torch.device("cpu"))
         about = {
@@ -296,4 +297,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with program():
+        sys.exit(main())

@@ -34,6 +34,7 @@ from selfsup.data.sources import open_source, open_test
 from selfsup.folder import environment
 from selfsup.methods import pair_losses as losses
 from selfsup.monitor.log import message
+from selfsup.output import program
 from selfsup.pretrain import Run, pretrain
 from selfsup.stages.embed import Features, extract
 from selfsup.stages.knn import KNN, knn_accuracy, run_knn
@@ -325,4 +326,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with program():
+        sys.exit(main())

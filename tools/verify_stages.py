@@ -37,6 +37,7 @@ from selfsup.data.labelled import Labelled
 from selfsup.folder import RunFolder, environment
 from selfsup.monitor.log import message
 from selfsup.optim import SGD
+from selfsup.output import program
 from selfsup.pretrain import Run, pretrain
 from selfsup.schedules import Cosine
 from selfsup.stages.base import Result, keep, read
@@ -232,4 +233,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with program():
+        sys.exit(main())

@@ -1,10 +1,13 @@
 """Photographs that are read anew in every epoch: worker processes decode and crop them at full resolution."""
 
 import contextlib
+import functools
 import multiprocessing.context
+import os
 import shutil
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import popen_fork
 from pathlib import Path
@@ -15,8 +18,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from selfsup import distributed
 from selfsup.data.base import Source, TooManyUnreadable, UnreadableImage, check_unreadable
 from selfsup.data.batch import Batch, Key
+from selfsup.monitor.log import message
 from selfsup.parent import end_with_parent
 from selfsup.randomness import counter
 
@@ -118,17 +123,31 @@ class Streaming:
         # Forked workers start at once and need nothing picklable. That is safe after CUDA has been initialised as long
         # as they do not touch it, and they decode on the CPU alone, with one thread each (the loader sees to that).
         fork = sys.platform == "linux" and self.workers > 0
-        return DataLoader(
-            self.rows,
-            batch_size=None,
-            sampler=keys,
-            num_workers=self.workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_leave_signals_to_parent,
-            pin_memory=self.device.type == "cuda",
-            multiprocessing_context=_Fork() if fork else None,
-            generator=torch.Generator(),  # of its own: the loader draws from it, and the global state is not its to use
-        )
+        _say_where_too_many(self.workers, _cores())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="This DataLoader will create")  # said above, in our words
+            return DataLoader(
+                self.rows,
+                batch_size=None,
+                sampler=keys,
+                num_workers=self.workers,
+                collate_fn=_as_it_is,
+                worker_init_fn=_leave_signals_to_parent,
+                pin_memory=self.device.type == "cuda",
+                multiprocessing_context=_Fork() if fork else None,
+                generator=torch.Generator(),  # of its own: it is drawn from, and the global state is not for that
+            )
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache  # once, although every epoch and evaluation starts workers
+def _say_where_too_many(workers: int, cores: int) -> None:
+    if workers > cores and distributed.rank() == 0:
+        message(f"{workers} workers share {cores} cores, and decode no faster than {cores}; give --workers {cores}")
 
 
 class _Killed(popen_fork.Popen):
@@ -165,8 +184,9 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def _left_to_parent() -> list[signal.Signals]:
-    # Windows has no SIGUSR1.
-    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    # Windows has neither SIGUSR1 nor SIGHUP.
+    names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 
 def _leave_signals_to_parent(worker: int) -> None:

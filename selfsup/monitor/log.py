@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from selfsup import output
 from selfsup.checkpoint import write_atomically
 from selfsup.packages import missing
 from selfsup.untrusted import open_own, plain, read_bytes
 
-console = Console(stderr=True, highlight=False)
+console = Console(file=output.errors, highlight=False)  # type: ignore[arg-type]
 
 
 def message(text: str) -> None:

@@ -73,7 +73,10 @@ def as_read(data: Data) -> dict[str, Any]:
 
 
 def keep(folder: RunFolder, results: list[Result]) -> None:
-    """Add results to the folder's files, in place of those with the same protocol and of those of another encoder."""
+    """Add results to the folder's files, in place of those with the same protocol and of those of another encoder.
+
+    What was found of steps of the run before its end stays: the step stands in its protocol.
+    """
     for stage in dict.fromkeys(result.stage for result in results):
         new = [result for result in results if result.stage == stage]
         encoder = new[0].about.get("encoder_sha256")
@@ -81,7 +84,8 @@ def keep(folder: RunFolder, results: list[Result]) -> None:
         kept = [
             old
             for old in read(folder, stage)
-            if old.about.get("encoder_sha256") == encoder and _as_json(old.protocol) not in said
+            if (old.about.get("encoder_sha256") == encoder or "pretraining_step" in old.protocol)
+            and _as_json(old.protocol) not in said
         ]
         folder.write_sealed(f"results/{stage}.json", {"results": [asdict(result) for result in [*new, *kept]]})
 

@@ -1,7 +1,9 @@
 """Clusters of features: spherical k-means or DBSCAN, and how well they agree with the labels."""
 
 import csv
+import hashlib
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +32,8 @@ from selfsup.stages.clustering_figures import (
     purity,
 )
 from selfsup.stages.embed import Features, Reading
-from selfsup.stages.encoder import Layer, load_encoder
+from selfsup.stages.encoder import Layer
+from selfsup.stages.newest import newest_encoder
 from selfsup.trainer import stage_device
 from selfsup.untrusted import as_cell
 
@@ -202,7 +205,7 @@ def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
     Raises:
         ValueError: no images, only one class, k cannot be known or is too large, or the features are not finite.
     """
-    exported = load_encoder(path)
+    exported = newest_encoder(path)
     device = stage_device(settings.device)
     part, source = _open(settings)
     labelled = _has_labels(source)
@@ -220,7 +223,7 @@ def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
         "metric": "cosine",
         **how,
         "layer": settings.layer,
-        "transform": exported.feed.transform,
+        **exported.protocol,
         **as_read(settings.data),
         "part": part,
         "data": identity(settings.data.verify, source),
@@ -229,8 +232,9 @@ def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
     }
     name = "kmeans" if isinstance(settings, KMeans) else "dbscan"
     if path.is_dir() and distributed.rank() == 0:
-        file = f"clusters_{name}_{str(protocol['data']).removeprefix('content ')[:8]}.csv"  # one for each data set
-        about["file"] = str(_write(path / "results" / file, source, images, clusters))
+        # One file for each protocol, as there is one entry in the results: of other data, another k, another step.
+        said = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:8]
+        about["file"] = str(_write(path / "results" / f"clusters_{name}_{said}.csv", source, images, clusters))
     figures = cluster_figures(images.labels if labelled else None, clusters)
     if name == "dbscan":
         figures["noise"] = (clusters < 0).double().mean().item()

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
-from selfsup import checkpoint
+from selfsup import checkpoint, output
 from selfsup.monitor.log import console, message
 from selfsup.stages.comparison import Column, Table, compare, described, mean_and_deviation
 from selfsup.untrusted import as_cell, plain, plain_name
@@ -229,15 +229,18 @@ def run_compare(runs: list[Path], settings: Compare) -> dict[str, Any]:
     table = compare(runs)
     out = Path(settings.out) if settings.out else None
     content = _FORMS[out.suffix](table) if out is not None else b""
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_atomically(out, content)
     # Where there is no terminal, lines are as long as they need to be.
-    wide = console if console.is_terminal else Console(stderr=True, highlight=False, width=1000)
+    wide = console if console.is_terminal else Console(file=output.errors, highlight=False, width=1000)  # type: ignore[arg-type]
     for shown in terminal_tables(table):
         wide.print(shown, markup=False)
     for line in legend(table):
         message(line)
+    for name, reason in table.skipped.items():
+        message(f"skipped: {reason}" if name in reason else f"skipped: {name}: {reason}")
     if out is None:
         return table.line()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_atomically(out, content)
     message(f"written to {out}")
     return table.line() | {"out": str(out)}

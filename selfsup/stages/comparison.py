@@ -55,6 +55,7 @@ class Table(NamedTuple):
 
     columns: list[Column]
     rows: list[Row]
+    skipped: dict[str, str]  # folders that have nothing to compare, and why
 
     def line(self) -> dict[str, Any]:
         """The JSON object of the command."""
@@ -68,7 +69,7 @@ class Table(NamedTuple):
             }
             for row in self.rows
         ]
-        return {"columns": columns, "rows": rows}
+        return {"columns": columns, "rows": rows} | ({"skipped": self.skipped} if self.skipped else {})
 
 
 def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
@@ -173,12 +174,20 @@ def _origins(run: Path, config: dict[str, Any]) -> dict[str, Identity]:
     near = [parent, *sorted(parent.iterdir()), *([Path(start)] if start else [])]
     weights: dict[str, Path] = {}
     for folder in near:
-        exported = RunFolder(folder).read_json("encoder.json") if folder != run.resolve() else {}
+        exported = _read_if_possible(folder, "encoder.json") if folder != run.resolve() else {}
         for digest in {part.get("sha256", "") for part in (exported, exported.get("head", {}))} & set(hashes.values()):
             # A run that kept its backbone frozen exports what it started from: one beside this run is its sibling.
-            if folder == parent or digest not in _hashes(RunFolder(folder).read_json("config.json")).values():
+            if folder == parent or digest not in _hashes(_read_if_possible(folder, "config.json")).values():
                 weights.setdefault(digest, folder)
     return {name: identity(weights[value]) for name, value in hashes.items() if value in weights}
+
+
+def _read_if_possible(folder: Path, name: str) -> dict[str, Any]:
+    """What a neighbour of a run says; nothing where it is foreign or damaged, which is no fault of the run."""
+    try:
+        return RunFolder(folder).read_json(name)
+    except (ValueError, OSError):
+        return {}
 
 
 def _hashes(config: dict[str, Any]) -> dict[str, str]:
@@ -203,31 +212,45 @@ def compare(runs: list[Path]) -> Table:
     """Put the results of runs into one table.
 
     Runs with equal configurations but for their seeds are one row. A column holds figures of one protocol: where
-    protocols of a figure differ there are several columns, headed by what differs.
+    protocols of a figure differ there are several columns, headed by what differs. What is no run folder, has no
+    results, or cannot be read is skipped, as long as there is another: `runs/*` holds all sorts of things.
 
     Raises:
-        ValueError: something is not a run folder, or has no results; or one is named twice.
+        ValueError: nothing is there under a name, one is named twice, or none of them has results.
     """
     twice = [str(run) for run, times in Counter(run.resolve() for run in runs).items() if times > 1]
     if twice:
         raise ValueError(f"{twice[0]} is named twice")
-    figures = {run: _figures(run) for run in runs}
-    keys = list(dict.fromkeys(found.key for run in runs for found in figures[run]))
+    absent = [run for run in runs if not run.exists()]
+    if absent:
+        raise ValueError(f"there is no run folder {absent[0]}")
+    figures: dict[Path, list[Found]] = {}
+    apart: dict[Path, Identity] = {}
+    skipped: dict[Path, Exception] = {}
+    for run in runs:
+        try:
+            found_here = _figures(run)
+            apart[run] = identity(run)
+            figures[run] = found_here
+        except (ValueError, OSError) as error:
+            skipped[run] = error
+    if not figures:
+        raise next(iter(skipped.values()))
+    keys = list(dict.fromkeys(found.key for found_in in figures.values() for found in found_in))
     rows = [
         Row(
             group, seeds, [[found.value for run in group for found in figures[run] if found.key == key] for key in keys]
         )
-        for group, seeds in _groups(runs)
+        for group, seeds in _groups({run: apart[run] for run in figures})
     ]
-    return Table(_columns(keys), rows)
+    return Table(_columns(keys), rows, {str(run): str(error).partition("\n")[0] for run, error in skipped.items()})
 
 
-def _groups(runs: list[Path]) -> list[tuple[list[Path], list[list[int]]]]:
+def _groups(runs: dict[Path, Identity]) -> list[tuple[list[Path], list[list[int]]]]:
     """Runs that are one row, and their seeds; each only once, so that a copy of a run is a row of its own."""
     groups: dict[tuple[str, int], tuple[list[Path], list[list[int]]]] = {}
     copies: Counter[tuple[str, str]] = Counter()
-    for run in runs:
-        apart, seeds = identity(run)
+    for run, (apart, seeds) in runs.items():
         text = json.dumps(apart, sort_keys=True)
         group = groups.setdefault((text, copies[text, str(seeds)]), ([], []))
         group[0].append(run)

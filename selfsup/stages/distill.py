@@ -28,7 +28,8 @@ from selfsup.stages import supervised
 from selfsup.stages.accuracy import top_figures
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import extract
-from selfsup.stages.encoder import Exported, Feed, export, load_encoder
+from selfsup.stages.encoder import Exported, Feed, export
+from selfsup.stages.newest import newest_encoder
 from selfsup.stages.supervised import Supervised
 from selfsup.stages.taught import Distilled, FeatureDistilled, Taught, agreement
 
@@ -218,7 +219,7 @@ def total_stride(config: ResNet.Config) -> int:
 
 
 def _read_teacher(path: Path, settings: Distill) -> Teacher:
-    exported = load_encoder(path)
+    exported = newest_encoder(path)
     if settings.protocol != "features" and not isinstance(exported.head, Classifier):
         raise ValueError(
             f"{path} has no classifier to distil; make one by selfsup finetune, or distil the features of the backbone "
@@ -239,7 +240,7 @@ def _read_teacher(path: Path, settings: Distill) -> Teacher:
 def _read_start(settings: Distill) -> Exported | None:
     if settings.start == "random":
         return None
-    start = load_encoder(Path(settings.start))
+    start = newest_encoder(Path(settings.start))
     unlike = differences(dump(start.config), dump(settings.student), "student")
     if unlike:
         raise ValueError(f"the student cannot start from {settings.start}: {'; '.join(unlike)}; give --start random")
@@ -304,7 +305,8 @@ def _only_labels_of(source: Source, rows: Tensor) -> Source:
 def _folder_name(settings: Distill, teacher: Teacher) -> str:
     student = settings.student
     like = student == teacher.exported.config
-    return f"distill_{settings.protocol}" + ("" if like else f"_{student.depth}x{student.width:g}_{student.stem}")
+    other = "" if like else f"_{student.depth}x{student.width:g}_{student.stem}"
+    return f"distill_{settings.protocol}{other}{teacher.exported.suffix}"
 
 
 def _export(method: Taught, settings: Distill, teacher: Teacher, folder: RunFolder, steps: int) -> str:
@@ -341,7 +343,7 @@ def _protocol(settings: Distill, exported: Exported, source: Source, chosen: Sou
         "judged_on": "training images" if int(judged.labels.min()) < 0 else "test images",
         "data": identity(settings.data.verify, source, judged),
         "judged_images": len(judged),
-        "transform": exported.feed.transform,
+        **exported.protocol,
         **as_read(settings.data),
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
@@ -356,6 +358,6 @@ def _protocol(settings: Distill, exported: Exported, source: Source, chosen: Sou
 
 STAGE = Stage(
     run=run_distill,
-    defaults=lambda path, protocol: distill_settings(protocol, data_of(path), load_encoder(path).config),
+    defaults=lambda path, protocol: distill_settings(protocol, data_of(path), newest_encoder(path, told=False).config),
     protocols=PROTOCOLS,
 )

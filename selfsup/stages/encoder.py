@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from selfsup import checkpoint, distributed
 from selfsup.augment.geometry import Fit
 from selfsup.augment.parameters import Interpolation, Size
-from selfsup.augment.views import Center
+from selfsup.augment.views import Augment, Center
 from selfsup.config import class_name, dump, restore
 from selfsup.data.levels import parse_levels
 from selfsup.methods.base import Method
@@ -71,6 +71,28 @@ class Feed:
         return fed
 
 
+def feed_of(augment: Augment, fraction: float, interpolation: Interpolation, range: str) -> Feed:
+    """What an encoder wants to be fed that was trained on these views.
+
+    Args:
+        augment: the views of training.
+        fraction: of the short side.
+        interpolation: at test time.
+        range: data.range of training.
+    """
+    view = augment.views[0]
+    fit: Fit = "whole" if view.crop == "shifted" else "center"
+    return Feed(
+        size=view.size,
+        fraction=fraction,
+        mean=view.mean,
+        std=view.std,
+        fit=fit,
+        interpolation=interpolation,
+        range=range,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exported:
     """An encoder read from disk, in evaluation mode."""
@@ -81,6 +103,18 @@ class Exported:
     feed: Feed
     sha256: str
     made_by: dict[str, Any]
+    step: int | None = None  # of the checkpoint that it is from; None where the run was finished
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What figures of this encoder are to be told apart by: the transform, and the step of an unfinished run."""
+        unfinished = {} if self.step is None else {"pretraining_step": self.step}
+        return {"transform": self.feed.transform, **unfinished}
+
+    @property
+    def suffix(self) -> str:
+        """Ends the names of folders of stages that train; empty where the run was finished."""
+        return "" if self.step is None else f"_step{self.step}"
 
     @property
     def about(self) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from selfsup.data.sources import Source
 from selfsup.monitor.log import console, message
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import Reading, encoded
-from selfsup.stages.encoder import Layer, load_encoder
+from selfsup.stages.encoder import Layer
+from selfsup.stages.newest import newest_encoder
 from selfsup.stages.partial import Partial
 from selfsup.trainer import stage_device
 from selfsup.untrusted import as_cell
@@ -129,13 +130,13 @@ def run_embed(path: Path, settings: Embed) -> Evaluated:
         ValueError: `out` is no such file, pyarrow is missing, several processes, or the features are not finite.
     """
     out = _checked(settings)
-    exported = load_encoder(path)
+    exported = newest_encoder(path)
     device = stage_device(settings.device)
     encoder = exported.network(settings.layer).to(device)
     parts = _parts(settings)
     protocol: dict[str, Any] = {
         "layer": settings.layer,
-        "transform": exported.feed.transform,
+        **exported.protocol,
         "part": settings.part,
         "data": identity(settings.data.verify, *(part.source for part in parts)),
     }

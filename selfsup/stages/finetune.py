@@ -27,7 +27,8 @@ from selfsup.precision import settled
 from selfsup.schedules import Cosine
 from selfsup.stages import supervised
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
-from selfsup.stages.encoder import Exported, export, load_encoder
+from selfsup.stages.encoder import Exported, export
+from selfsup.stages.newest import newest_encoder
 from selfsup.stages.supervised import Supervised, Trained, require_labels
 
 PROTOCOLS = ("simclr_v2", "simclr_v1", "sgd")
@@ -198,7 +199,7 @@ def run_finetune(path: Path, settings: Finetune) -> Evaluated:
     Raises:
         ValueError: labels, a layer or a stage are missing, or the data or the folder do not fit the settings.
     """
-    exported = load_encoder(path)
+    exported = newest_encoder(path)
     data = settings.data
     train = labelled_part(open_part(data, "train"), "train")
     test = labelled_part(open_part(data, "test"), "test")
@@ -208,7 +209,8 @@ def run_finetune(path: Path, settings: Finetune) -> Evaluated:
     settings, remarks = _resolved(settings, exported, len(images))
     kind = "finetune" if settings.start == "pretrained" else "supervised"
     parent = path if path.is_dir() else path.parent
-    folder = RunFolder(Path(settings.folder) if settings.folder else parent / f"{kind}_{settings.labelled.name}")
+    name = f"{kind}_{settings.labelled.name}{exported.suffix if kind == 'finetune' else ''}"
+    folder = RunFolder(Path(settings.folder) if settings.folder else parent / name)
     settings = settled(settings, folder)
     trained = _train(settings, exported, chosen, test, folder, remarks)
     outcome = trained.outcome
@@ -341,7 +343,7 @@ def _protocol(settings: Finetune, exported: Exported, chosen: _Chosen, test: Sou
         "labelled_images": len(chosen.images),
         "data": identity(settings.data.verify, chosen.whole, test),
         "test_images": len(test),
-        "transform": exported.feed.transform,
+        **exported.protocol,
         **as_read(settings.data),
         "peak_learning_rate": settings.optimizer.peak(settings.batch_size),
         **{name: dump(getattr(settings, name)) for name in shared.split()},

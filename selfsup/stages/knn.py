@@ -14,7 +14,8 @@ from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.sources import Source
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import Features, Reading
-from selfsup.stages.encoder import Layer, load_encoder
+from selfsup.stages.encoder import Layer
+from selfsup.stages.newest import newest_encoder
 from selfsup.trainer import stage_device
 
 
@@ -151,7 +152,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
     Raises:
         ValueError: there are no labels, one class only, test classes without a training image, or no test part.
     """
-    exported = load_encoder(path)
+    exported = newest_encoder(path)
     device = stage_device(settings.device)
     encoder, center = exported.network(settings.layer).to(device), exported.feed.center()
     data = settings.data
@@ -171,7 +172,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
     shared = {
         "metric": "cosine",
         "layer": settings.layer,
-        "transform": exported.feed.transform,
+        **exported.protocol,
         **as_read(settings.data),
         "data": identity(data.verify, train, *([] if test is None else [test])),
         "bank_images": len(bank.labels),

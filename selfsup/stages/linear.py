@@ -22,8 +22,9 @@ from selfsup.stages import supervised
 from selfsup.stages.accuracy import top_figures
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import Features, extract
-from selfsup.stages.encoder import Exported, load_encoder
+from selfsup.stages.encoder import Exported
 from selfsup.stages.logistic import FeatureProbe, probe_features, warn
+from selfsup.stages.newest import newest_encoder
 from selfsup.stages.probes import PROTOCOLS, LinearProbe, Probe, Sweep, probe_settings
 from selfsup.stages.supervised import require_labels
 from selfsup.trainer import stage_device
@@ -39,7 +40,7 @@ def run_linear(path: Path, settings: Probe | FeatureProbe) -> Evaluated:
     Raises:
         ValueError: no labels, no test part, or the data do not fit the settings.
     """
-    exported = load_encoder(path)
+    exported = newest_encoder(path)
     data, labelled = settings.data, settings.labelled
     whole = labelled_part(open_part(data, "train"), "train")
     test = labelled_part(open_part(data, "test"), "test")
@@ -66,7 +67,7 @@ def _common(settings: Probe | FeatureProbe, exported: Exported, parts: _Parts) -
         "data": identity(settings.data.verify, parts.whole, parts.test),
         "train_images": len(parts.train),
         "test_images": len(parts.test),
-        "transform": exported.feed.transform,
+        **exported.protocol,
         **as_read(settings.data),
     }
 
@@ -113,7 +114,7 @@ def _on_features(stage: str, exported: Exported, parts: _Parts, settings: Featur
 def _with_augmentation(path: Path, stage: str, exported: Exported, parts: _Parts, settings: Probe) -> Evaluated:
     train = parts.train
     parent = path if path.is_dir() else path.parent
-    folder = RunFolder(Path(settings.folder) if settings.folder else parent / stage)
+    folder = RunFolder(Path(settings.folder) if settings.folder else parent / f"{stage}{exported.suffix}")
     settings = settled(settings, folder)
     num_classes = int(train.labels.max()) + 1
     learnt, held = split(settings, train)

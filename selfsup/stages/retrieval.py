@@ -21,7 +21,8 @@ from selfsup.data.sources import Source
 from selfsup.randomness import Stream, permutation
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import Features, Reading
-from selfsup.stages.encoder import Layer, load_encoder
+from selfsup.stages.encoder import Layer
+from selfsup.stages.newest import newest_encoder
 from selfsup.trainer import stage_device
 
 RECALL_AT = (1, 2, 4, 8, 10)
@@ -259,7 +260,7 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
         ValueError: there are no labels, queries or gallery, or no more than one identity to find; or index.csv does not
             fit the data.
     """
-    exported = load_encoder(path)
+    exported = newest_encoder(path)
     device = stage_device(settings.device)
     data = settings.data
     test = open_test_part(data)
@@ -286,7 +287,7 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
     protocol = {
         "metric": "cosine",
         "layer": settings.layer,
-        "transform": exported.feed.transform,
+        **exported.protocol,
         **as_read(settings.data),
         "query_images": asked,
         "queries_left_out": left_out,

@@ -16,8 +16,8 @@ from selfsup.precision import settled
 from selfsup.pretrain import Run, pretrain
 from selfsup.stages.base import Evaluated, Result, keep, read
 from selfsup.stages.distill import Distill, run_distill
-from selfsup.stages.encoder import load_encoder
 from selfsup.stages.finetune import Finetune, run_finetune
+from selfsup.stages.newest import newest_encoder
 from selfsup.stages.semi_settings import Semi, SemiFromRecipe, check
 from selfsup.trainer import make_accelerator
 from selfsup.training import Training
@@ -51,7 +51,7 @@ def run_semi(name: str, settings: Semi) -> Evaluated:
     recipe = isinstance(settings, SemiFromRecipe)
     origin = folder.path / "pretrain" if recipe else Path(name)
     if not recipe:
-        facts["start"] = load_encoder(origin).sha256
+        facts["start"] = newest_encoder(origin, told=False).sha256
     limits, used = _Limits(settings, time.monotonic(), accelerator.device), 0
     with folder.claimed(settings, facts, accelerator.device, contents):
         for number, (part, training) in enumerate(settings.parts.items(), start=1):

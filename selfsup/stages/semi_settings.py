@@ -16,8 +16,8 @@ from selfsup.folder import RunFolder
 from selfsup.models.resnet import ResNet
 from selfsup.pretrain import Run
 from selfsup.stages.distill import Distill, check_student, distill_settings
-from selfsup.stages.encoder import load_encoder
 from selfsup.stages.finetune import Finetune, finetune_settings
+from selfsup.stages.newest import newest_encoder
 from selfsup.stages.supervised import require_labels
 from selfsup.training import Training
 
@@ -115,7 +115,7 @@ def _origin(name: str) -> tuple[Run | dict[str, Any], ResNet.Config]:
     """A recipe, or what a run folder says of its run; and the encoder's settings."""
     if _is_run(name):
         folder = RunFolder(Path(name))
-        return folder.saved_run() if folder.holds_run else {}, load_encoder(Path(name)).config
+        return folder.saved_run() if folder.holds_run else {}, newest_encoder(Path(name), told=False).config
     recipe = load_recipe(name)
     if not isinstance(recipe, Run):
         raise ValueError(f"recipe {name} must be a selfsup.pretrain.Run, not a {type(recipe).__name__}")
@@ -203,7 +203,7 @@ def check(name: str, settings: Semi) -> Images:
         _check_method(settings.pretrain)
         check_student(student, settings.pretrain.encoder, settings.pretrain.feed)
     else:
-        exported = load_encoder(Path(name))
+        exported = newest_encoder(Path(name))
         _check_maker(name, str(exported.made_by.get("method", "")))
         check_student(student, exported.config, exported.feed)
     data = settings.data

@@ -27,7 +27,7 @@ def test_a_signal_before_a_worker_is_ready_does_not_end_it(tmp_path: Path, monke
     ready = streaming._leave_signals_to_parent
 
     def signalled(worker: int) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
             os.kill(os.getpid(), number)
         ready(worker)
 
@@ -38,6 +38,18 @@ def test_a_signal_before_a_worker_is_ready_does_not_end_it(tmp_path: Path, monke
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     assert [len(batch.indices) for batch in data.batches(KEYS)] == [4, 4]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+def test_more_workers_than_cores_are_said_once_in_our_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch's own warning is an error in these tests; nothing is started before the first batch is asked for."""
+    monkeypatch.setattr(streaming, "_cores", lambda: 1)
+    many = 1 + max(os.cpu_count() or 1, 16)
+    source = open_source(str(photographs(tmp_path / "photos", 8)), "train")
+    for _ in range(2):
+        Streaming(source, zeros, torch.device("cpu"), many, True)._loader(KEYS)
+    assert capsys.readouterr().err.count(f"{many} workers share 1 cores") == 1
 
 
 def test_a_lost_worker_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,8 +159,7 @@ def test_the_command_tells_figures_and_writes_clusters(protocol: str, run: Path)
     assert result.protocol["canvas"] == 16
     assert ("k" in result.protocol, "eps" in result.protocol) == (protocol == "kmeans", protocol == "dbscan")
     assert not any("seed" in name or "sha256" in name for name in result.protocol)
-    (written,) = (run / "results").glob(f"clusters_{protocol}_*.csv")
-    with open(written, newline="") as file:
+    with open(result.about["file"], newline="") as file:
         rows = list(csv.DictReader(file))
     labels, clusters = (torch.tensor([int(row[name]) for row in rows]) for name in ("label", "cluster"))
     assert len({row["path"] for row in rows}) == 60
@@ -168,6 +167,13 @@ def test_the_command_tells_figures_and_writes_clusters(protocol: str, run: Path)
     assert result.figures | ({"noise": 0} if protocol == "dbscan" else {}) == told
     if protocol == "dbscan":
         assert result.figures["noise"] == (clusters < 0).double().mean()
+
+
+def test_clusters_of_other_data_get_a_file_of_their_own(run: Path) -> None:
+    settings = [clustering_settings("dbscan", Data(root=f"shapes:{count}", canvas=16)) for count in (40, 50, 40)]
+    first, second, again = (Path(run_cluster(run, one).results[0].about["file"]) for one in settings)
+    assert first == again
+    assert [len(path.read_text().splitlines()) for path in (first, second)] == [41, 51]
 
 
 def npz(path: Path, labels: np.ndarray | None) -> str:

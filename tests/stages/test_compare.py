@@ -247,6 +247,29 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         Compare(out="t.txt")
 
 
+def test_what_has_nothing_to_compare_is_skipped_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`runs/*` holds runs that have no results yet, damaged ones, folders of other programs, and files."""
+    good = judged(made(tmp_path / "good", facts={"start": "of nobody"}), {"knn_top1": 0.5})
+    unjudged = made(tmp_path / "unjudged")
+    damaged = judged(made(tmp_path / "damaged"), {"knn_top1": 0.6})
+    (damaged / "results" / "knn.json").write_text("{")
+    (damaged / "encoder.json").write_text("{")  # looked at for `good` too, as that of its neighbour
+    foreign = tmp_path / "foreign"
+    (foreign / "results").mkdir(parents=True)
+    (foreign / "results" / "all.json").write_text('{"loss": 1}')
+    file = tmp_path / "table.html"
+    file.write_text("")
+    line = run_compare([unjudged, good, damaged, foreign, file], Compare())
+    assert [row["runs"] for row in line["rows"]] == [[str(good)]]
+    assert line["rows"][0]["cells"][0]["values"] == [0.5]
+    assert sorted(line["skipped"]) == sorted(map(str, (unjudged, damaged, foreign, file)))
+    said = capsys.readouterr().err
+    assert said.count("skipped: ") == 4
+    assert f"{unjudged} has no results yet" in said
+    with pytest.raises(ValueError, match="there is no run folder"):
+        compare([good, tmp_path / "mistyped"])
+
+
 def test_the_command(runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["selfsup", "compare", *map(str, runs), "--out", str(runs[0].parent / "t.md")])
     with pytest.raises(SystemExit) as stop:

@@ -42,7 +42,8 @@ def _undisturbed(folder: Path, **changes: Any) -> Path:
 
 def measure_signals(folder: Path, quick: bool) -> Measured:
     """One run in a chain of launches, each ended by a signal: whichever, to whom, and wherever it meets them."""
-    acts = ("SIGTERM", "SIGINT", "SIGUSR1")
+    # Below nohup a closed terminal is not heard.
+    acts = ("SIGTERM", "SIGINT", "SIGUSR1", *(("SIGHUP",) if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else ()))
     targets = ((1,),) if quick else ((0,), (1,), (0, 1))
     places = ("step", "evaluation", "saving")
     cases = [(act, place, ranks) for act in acts for ranks in targets for place in places]

@@ -1,0 +1,176 @@
+"""Everything that is said, to standard output and standard error, in one place: no run ends for want of a listener.
+
+A terminal is closed, `| head` has seen enough, the disk behind a log is full. Then Python's `print` raises, rich ends
+the program, and what is left in a buffer spoils the exit code. Through the streams of this module a writer never fails:
+what cannot be written is noted, and at the end it becomes an exit code and a word on the other stream.
+"""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+from selfsup.untrusted import plain
+
+UNWRITTEN = 74  # EX_IOERR of sysexits.h: the figures were not printed; where there is a run folder, they are in it
+_GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ECONNRESET, errno.ESHUTDOWN)  # for good; a full disk may empty
+
+
+class Steady(io.TextIOBase):
+    """A text stream whose writer never fails.
+
+    Args:
+        stream: gives the stream to write to; None where the program was started without one.
+        number: of its file, where this is a standard stream of the program: once it is gone for good, that becomes
+            /dev/null, so that libraries and child processes that write to it themselves do not fail either.
+    """
+
+    def __init__(self, stream: Callable[[], TextIO | None], number: int | None = None) -> None:
+        self._stream, self._number = stream, number
+        self.problem = ""  # why something was not written
+        self.carries_figures = False
+        self._dead: TextIO | None = None  # the stream that is gone for good; another may have taken its place
+
+    def write(self, text: str) -> int:
+        self._attempt(lambda stream: stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(lambda stream: stream.flush())
+
+    def _attempt(self, act: Callable[[TextIO], object]) -> None:
+        stream = self._stream()
+        if stream is None or stream is self._dead:
+            return
+        try:
+            act(stream)
+        except OSError as error:
+            self.problem = self.problem or error.strerror or str(error)
+            if error.errno in _GONE:
+                self.give_up()
+        except ValueError as error:  # closed, by the program around this one
+            self.problem = self.problem or str(error)
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Write to nowhere from now on; what is still in a buffer goes there too."""
+        self._dead = self._stream()
+        if self._number is not None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._number)
+            os.close(nowhere)
+
+    def isatty(self) -> bool:
+        stream = self._stream()
+        return stream is not None and stream is not self._dead and not stream.closed and stream.isatty()
+
+    def fileno(self) -> int:
+        stream = self._stream()
+        if stream is None:
+            raise io.UnsupportedOperation("the program was started without this stream")
+        return stream.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._stream(), "encoding", None) or "utf-8"
+
+    @property
+    def buffer(self) -> Any:
+        return self._stream().buffer  # type: ignore[union-attr]
+
+
+def _errors() -> TextIO | None:
+    """Standard error as it is now: under tests, and behind a progress bar of rich's, it is replaced."""
+    found: TextIO | None = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+    return found
+
+
+errors = Steady(_errors)  # for messages and progress bars, also of a program that only imports selfsup
+
+
+def complain(text: str) -> None:
+    """One message on standard error that needs neither rich nor torch."""
+    errors.write(f"{plain(text)}\n")
+    errors.flush()
+
+
+def print_figures(result: dict[str, Any]) -> None:
+    """Print the JSON line of a command, flushed; it says too where messages were lost on the way."""
+    err, out = sys.stderr, sys.stdout
+    lost = {"messages_lost": err.problem} if isinstance(err, Steady) and err.problem else {}
+    print(json.dumps(result | lost), flush=True)
+    if isinstance(out, Steady):
+        out.carries_figures = True
+
+
+@contextlib.contextmanager
+def program() -> Iterator[None]:
+    """Within, nothing that writes to the standard streams fails. For programs; a library leaves its user's alone.
+
+    Figures that could not be printed make 74 of the exit code 0, and standard error says so. Where the reader of a help
+    text or a list has left, as `| head` does, nothing is wrong. Lost messages change no code: what was asked was done.
+
+    Raises:
+        SystemExit: always, on leaving without another error.
+    """
+    _open_closed_ones()
+    replaced = sys.stdout, sys.stderr
+    out, err = _steady(sys.stdout, 1), _steady(sys.stderr, 2)
+    sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+    try:
+        code = 0
+        try:
+            yield
+        except SystemExit as ending:
+            code = _number(ending.code)
+        sys.exit(_settled(out, err, code))
+    finally:
+        sys.stdout, sys.stderr = replaced
+
+
+def _number(code: object) -> int:
+    """An exit code as `sys.exit` takes it: a text is a message, and means 1."""
+    if code is None or isinstance(code, int):
+        return code or 0
+    complain(str(code))
+    return 1
+
+
+def _settled(out: Steady, err: Steady, code: int) -> int:
+    """The exit code, once all that can be written is written."""
+    out.flush()
+    if out.problem and (out.carries_figures or out.problem != os.strerror(errno.EPIPE)):
+        complain(f"selfsup: standard output cannot be written ({out.problem}); what belongs there is lost")
+        code = code or UNWRITTEN
+    err.flush()
+    for stream in (out, err):
+        if stream.problem:
+            stream.give_up()  # Python flushes once more at its end
+    return code
+
+
+def _open_closed_ones() -> None:
+    """Give the standard streams that this program was started without to /dev/null.
+
+    Their numbers would go to the next files that are opened, a checkpoint perhaps, and what libraries in C have to say
+    would be written into them.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+
+
+def _steady(stream: TextIO | None, number: int) -> Steady:
+    steady = Steady(lambda: stream, number)
+    if stream is None:
+        steady.problem = "closed"
+    return steady
