@@ -3,10 +3,12 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from figures import GOLDEN, assert_agree, golden
 from torch import nn
 
+from selfsup.models.blocks import Strided1x1
 from selfsup.models.heads import Head
 from selfsup.models.resnet import ResNet
 
@@ -206,3 +208,24 @@ def test_bad_configurations_are_refused():
         ResNet.Config(depth=50, sk_ratio=0.0625)
     with pytest.raises(ValueError, match="depth 18, whose blocks have no selective kernels"):
         ResNet.Config(depth=18, variant="simclr", sk_ratio=0.0625)
+
+
+def test_a_strided_convolution_of_few_channels_is_an_ordinary_one() -> None:
+    """Where torch's own would write beyond its memory: 2 channels, channels-last, differentiated."""
+    torch.manual_seed(0)
+    picked = Strided1x1(2, 4, 1, 2, bias=False).double()
+    images = torch.randn(8, 2, 9, 7, dtype=torch.float64).requires_grad_()
+    ordinary = F.conv2d(images, picked.weight, None, 2)
+    found = picked(images)
+    assert torch.allclose(found, ordinary, rtol=1e-12, atol=0)
+    for leaf in (images, picked.weight):
+        mine, theirs = (
+            torch.autograd.grad(out.square().sum(), leaf, retain_graph=True)[0] for out in (found, ordinary)
+        )
+        assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(("width", "picked"), [(0.0625, 2), (0.25, 0), (1.0, 0)])
+def test_only_narrow_nets_have_it(width: float, picked: int) -> None:
+    net = ResNet.Config(depth="small", width=width, stem="small").build()
+    assert sum(isinstance(module, Strided1x1) for module in net.modules()) == picked
