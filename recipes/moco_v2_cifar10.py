@@ -29,5 +29,6 @@ recipe = Run(
     batch_size=512,
     knn_bank=50_000,
     knn_queries=10_000,
+    knn_k=200,
     evaluate_every=5,
 )

@@ -128,9 +128,10 @@ def save(
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
         if free < needed + _SPARE:
+            before = "; the checkpoint before this one is untouched" if steps(folder) else ""
             raise StorageError(
-                f"no room for checkpoint {final}: {needed} bytes needed, {free} free\n"
-                "free some space and run the same command again; the checkpoint before this one is untouched"
+                f"no room for checkpoint {final}: {needed} bytes needed beside a reserve of {_SPARE}, {free} free\n"
+                f"free some space and run the same command again{before}"
             )
         temporary.mkdir()
         listed = {name: _write(temporary / name, file.pieces()) for name, file in files.items()}

@@ -137,6 +137,24 @@ def _first(arguments: list[str], what: str, usage: str) -> tuple[str, list[str]]
     return arguments[0], arguments[1:]
 
 
+def _only_help(arguments: list[str], usage: str, command: str) -> bool:
+    """Whether help was asked for, which is then printed, of a command without arguments."""
+    if arguments in (["-h"], ["--help"], ["help"]):
+        print(usage)
+        return True
+    if arguments:
+        raise ValueError(f"selfsup {command} takes no arguments, not {' '.join(arguments)}")
+    return False
+
+
+def _flags_told(usage: str, settings: Callable[[], Any], command: str) -> None:
+    """Print how a command is called, and all its flags; exits."""
+    from selfsup.config import parse
+
+    print(f"{usage}\n")
+    parse(settings(), ["--help"], command)
+
+
 def _print_result(result: dict[str, Any]) -> int:
     """Print the JSON line, in the main process only; returns the exit code."""
     from selfsup import distributed
@@ -172,6 +190,10 @@ def _stage(command: str, arguments: list[str]) -> int:
     stage: Stage = import_module(f"selfsup.stages.{_STAGES[command]}").STAGE
     choices = f" [--protocol {'|'.join(stage.protocols)}]" if stage.protocols else ""
     usage = f"selfsup {command} RUN{choices} [--data.root PATH] [flags]"
+    if arguments[:1] in (["-h"], ["--help"]):
+        protocol, _ = taken(arguments[1:], "--protocol", stage.protocols[0] if stage.protocols else "")
+        if not stage.protocols or protocol in stage.protocols:
+            _flags_told(usage, lambda: stage.shown(protocol), f"selfsup {command} RUN")
     name, flags = _first(arguments, "the run folder or encoder file", usage)
     path, called = Path(name), f"selfsup {command} {name}"
     protocol = ""
@@ -225,9 +247,12 @@ def _semi(arguments: list[str]) -> int:
 
 def _compare(arguments: list[str]) -> int:
     usage = "selfsup compare RUN RUN ... [--out FILE.html|.md|.csv|.png|.svg]"
-    first, rest = _first(arguments, "the run folder", usage)
     from selfsup.config import parse
     from selfsup.stages.compare import Compare, run_compare
+
+    if arguments[:1] in (["-h"], ["--help"]):
+        _flags_told(usage, Compare, "selfsup compare RUN ...")
+    first, rest = _first(arguments, "the run folder", usage)
 
     count = next((number for number, word in enumerate(rest) if word.startswith("-")), len(rest))
     runs = [Path(name) for name in (first, *rest[:count])]
@@ -237,9 +262,12 @@ def _compare(arguments: list[str]) -> int:
 def _replay(arguments: list[str]) -> int:
     """Ends with 0 where the step goes wrong again, with 3 where all is finite this time."""
     usage = "selfsup replay RUN/captured/STEP [--precision as-captured|fp32|tf32|bf16|fp16] [--device auto|cpu]"
-    name, flags = _first(arguments, "the captured step", usage)
     from selfsup.config import parse
     from selfsup.stages.replay import Replay, run_replay
+
+    if arguments[:1] in (["-h"], ["--help"]):
+        _flags_told(usage, Replay, "selfsup replay RUN/captured/STEP")
+    name, flags = _first(arguments, "the captured step", usage)
 
     result = run_replay(Path(name), parse(Replay(), flags, f"selfsup replay {name}"))
     code = _print_result(result)
@@ -249,16 +277,16 @@ def _replay(arguments: list[str]) -> int:
 def _recipes(arguments: list[str]) -> int:
     from selfsup.config import recipe_names, recipe_summary
 
-    if arguments:
-        raise ValueError(f"selfsup recipes takes no arguments, not {' '.join(arguments)}")
+    if _only_help(arguments, "selfsup recipes   (lists the shipped recipes, each with its first line)", "recipes"):
+        return 0
     for name in recipe_names():
         print(f"{name:24} {recipe_summary(name)}")
     return 0
 
 
 def _methods(arguments: list[str]) -> int:
-    if arguments:
-        raise ValueError(f"selfsup methods takes no arguments, not {' '.join(arguments)}")
+    if _only_help(arguments, "selfsup methods   (what each method remembers and minimises)", "methods"):
+        return 0
     from selfsup.catalogue import table
 
     print(table(), end="")

@@ -124,6 +124,31 @@ def flag_names(config: Any, prefix: str = "") -> list[str]:
     return names
 
 
+# What people call some flags; of several the first that there is.
+_SHORT = {
+    **dict.fromkeys(("--lr", "--learning-rate", "--rate"), ("--optimizer.learning-rate",)),
+    **dict.fromkeys(("--wd", "--weight-decay"), ("--optimizer.weight-decay",)),
+    **dict.fromkeys(("--bs", "--batch"), ("--batch-size",)),
+    **dict.fromkeys(("--data", "--data-dir", "--dataset", "--root", "--path"), ("--data.root",)),
+    **dict.fromkeys(("--out-dir", "--output", "--output-dir", "--run"), ("--folder", "--out")),
+    **dict.fromkeys(("--size", "--image-size"), ("--augment.views.0.size",)),
+    **dict.fromkeys(("--tau", "--temp", "--temperature", "-t"), ("--method.temperature", "--temperature")),
+    **dict.fromkeys(("--epoch", "--num-epochs", "--max-epochs"), ("--epochs",)),
+    **dict.fromkeys(("--num-workers", "--jobs"), ("--workers",)),
+    **dict.fromkeys(("--amp", "--fp16", "--bf16"), ("--precision",)),
+    **dict.fromkeys(("--warmup", "--warmup-epochs"), ("--schedule.warmup-epochs",)),
+}
+_PROCESSES = ("--gpus", "--gpu", "--ngpus", "--num-gpus", "--devices", "--nproc", "--num-processes", "--world-size")
+
+
+def _meant(name: str, known: list[str]) -> str:
+    """A sentence part that says which flag an unknown one stands for, or nothing."""
+    if name in _PROCESSES:
+        return "; several GPUs are named to the launcher: accelerate launch --num_processes N -m selfsup ..."
+    meant = [flag for flag in _SHORT.get(name, ()) if flag in known]
+    return f"; did you mean {meant[0]}?" if meant else nearest(name, known)
+
+
 def taken(flags: list[str], name: str, default: str) -> tuple[str, list[str]]:
     """The value of one flag that has to be known before the others, and the flags without it."""
     for position, flag in enumerate(flags):
@@ -154,9 +179,7 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
     for flag in flags:
         name = flag.split("=")[0]
         if name.startswith("--") and name.replace("_", "-") not in known and name != "--help":
-            raise ValueError(
-                f"unknown flag {name}{nearest(name.replace('_', '-'), known)}\nall flags: {command} --help"
-            )
+            raise ValueError(f"unknown flag {name}{_meant(name.replace('_', '-'), known)}\nall flags: {command} --help")
     tyro = optional("tyro", "a command line with flags")
     text = io.StringIO()
     try:
@@ -169,7 +192,10 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
     except SystemExit as stop:
         if not stop.code:
             raise
-    raise ValueError(f"{_told(text.getvalue())}\nall flags: {command} --help")
+    told = _told(text.getvalue())
+    if "--device" in told:
+        told += '; "auto" takes the GPU where there is one'
+    raise ValueError(f"{told}\nall flags: {command} --help")
 
 
 def _told(box: str) -> str:

@@ -31,7 +31,7 @@ from selfsup.monitor.log import message
 from selfsup.precision import described, settled
 from selfsup.stages.embed import Features, extract
 from selfsup.stages.encoder import Feed, export, feed_of, load_encoder
-from selfsup.stages.knn import check_temperature, knn_accuracy
+from selfsup.stages.knn import check_temperature, knn_accuracy, neighbours_of
 from selfsup.stages.logistic import ONLINE_ITERATIONS, hold_out, probe_features
 from selfsup.trainer import Evaluate, fit, make_accelerator
 from selfsup.training import Training
@@ -46,14 +46,14 @@ class Run(Training):
     encoder: ResNet.Config
     # A run folder or an encoder.safetensors whose weights training starts from; empty: none.
     start: str = execution("", path=True)
-    augment: Augment
-    data: Data = Data()
-    sampling: Sampling = SHUFFLED
+    augment: Augment  # the views
+    data: Data = Data()  # the images
+    sampling: Sampling = SHUFFLED  # how batches are formed
     test_fraction: float = 1.0  # central part of the short side that the encoder sees at test time
     test_interpolation: Interpolation = "bilinear"  # of the resize at test time, by every stage
     knn_bank: int = execution(10_000)  # training images of the online kNN
     knn_queries: int = execution(2_000)  # test images of the online kNN
-    knn_k: int = execution(200)
+    knn_k: int | None = execution(None)  # neighbours of the online kNN; None: 200, or fewer where the data are few
     knn_temperature: float = execution(0.1)
     extend: Extend = execution(Extend())  # more epochs for a finished run
     probe_l2: float | None = execution(0.01)  # of the online linear probe, on the images of the online kNN; None: off
@@ -63,7 +63,7 @@ class Run(Training):
         if not 0 < self.test_fraction <= 1:
             raise ValueError(f"test_fraction is {self.test_fraction}; it must be above 0 and at most 1")
         for name, least in (("knn_k", 1), ("knn_bank", 2), ("knn_queries", 1)):
-            if getattr(self, name) < least:
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         check_temperature(self.knn_temperature)
         if self.probe_l2 is not None and self.probe_l2 < 0:
@@ -167,6 +167,13 @@ def make_loader(
     sampling: Sampling = SHUFFLED,
 ) -> Loader:
     """The loader of a training stage, for this process."""
+    if data.canvas is not None and not isinstance(source, ArraySource) and distributed.rank() == 0:
+        largest = max(max(view.shape) for view in views.augment.views)
+        if largest > data.canvas:
+            message(
+                f"views of {largest} pixels are cut from images of {data.canvas} (data.canvas), and so are enlarged; "
+                f"give --data.canvas {largest} or more, or smaller views"
+            )
     return Loader(
         source,
         batch_size=training.batch_size,
@@ -252,7 +259,7 @@ def online_evaluation(run: Run, source: Source, encoder: nn.Module, device: torc
         bank, *rest = (
             extract(encoder, part, run.feed.center(), device, canvas=data.canvas, workers=run.workers) for part in parts
         )
-        k = min(run.knn_k, len(bank.labels) - 1)
+        k = neighbours_of((run.knn_k,) if run.knn_k else (), bank.labels, leave_one_out=not rest, told=False)[0]
         accuracy = knn_accuracy(bank, rest[0] if rest else None, k, run.knn_temperature, device=device)
         return {"knn_top1": accuracy["top1"]} | online_linear(run, bank, rest[0] if rest else None, device)
 

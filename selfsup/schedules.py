@@ -39,6 +39,10 @@ class Schedule:
         """The factor on the peak rate at `step`, counted from 0."""
         raise NotImplementedError(f"{type(self).__qualname__} gives no rate")
 
+    def warmup(self, horizon: Horizon) -> int:
+        """Steps before the rate is at its peak."""
+        return 0
+
     def progress(self, step: int, horizon: Horizon) -> float:
         """How far the run is, from 0 to 1: what a method's own schedules, such as of a momentum, go by."""
         return step / horizon.total_steps
@@ -81,8 +85,11 @@ class Cosine(Schedule):
         if self.warmup_epochs < 0:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}; give 0 or more")
 
+    def warmup(self, horizon: Horizon) -> int:
+        return round(self.warmup_epochs * horizon.steps_per_epoch)
+
     def __call__(self, step: int, horizon: Horizon) -> float:
-        warmup = round(self.warmup_epochs * horizon.steps_per_epoch)
+        warmup = self.warmup(horizon)
         if step < warmup:
             return step / warmup
         if self.per == "epoch":
@@ -105,8 +112,11 @@ class SimCLRCosine(Schedule):
         if self.warmup_epochs < 0:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}; give 0 or more")
 
+    def warmup(self, horizon: Horizon) -> int:
+        return round(self.warmup_epochs * horizon.num_examples // horizon.batch_size)
+
     def __call__(self, step: int, horizon: Horizon) -> float:
-        warmup = round(self.warmup_epochs * horizon.num_examples // horizon.batch_size)
+        warmup = self.warmup(horizon)
         total = horizon.num_examples * horizon.epochs // horizon.batch_size + 1
         return step / warmup if step < warmup else half_cosine((step - warmup) / (total - warmup))
 
@@ -123,8 +133,11 @@ class SupConCosine(Schedule):
     warmup_from: float = 0.01  # a share of the peak rate, so for the published start give 0.01 / the peak rate
     final: float = 0.001
 
+    def warmup(self, horizon: Horizon) -> int:
+        return self.warmup_epochs * horizon.steps_per_epoch
+
     def __call__(self, step: int, horizon: Horizon) -> float:
-        warmup = self.warmup_epochs * horizon.steps_per_epoch
+        warmup = self.warmup(horizon)
         if step < warmup:
             return self.warmup_from + (self._at(self.warmup_epochs, horizon) - self.warmup_from) * step / warmup
         return self._at(step // horizon.steps_per_epoch + 1, horizon)

@@ -152,6 +152,12 @@ def fit(
     parts = (method, model, stepper, optimizer, loader, views, training, horizon, accelerator, watch, extract, cache)
     run = _Run(*parts, guard, health, sharded)
     log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps) if distributed.rank() == 0 else None
+    if log and training.schedule.warmup(horizon) >= horizon.total_steps:
+        message(
+            f"the warm-up of {training.schedule.warmup(horizon)} steps is not shorter than the run of "
+            f"{horizon.total_steps}: the rate never falls, or never reaches its peak; give fewer "
+            "--schedule.warmup-epochs or more --epochs"
+        )
     if step and log:
         message(f"going on from step {step} of {horizon.total_steps}")
     try:

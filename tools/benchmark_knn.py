@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from selfsup.cluster.neighbours import Backend
 from selfsup.output import print_figures, program
 from selfsup.stages.embed import Features
-from selfsup.stages.knn import KNN, knn_accuracies
+from selfsup.stages.knn import KNN, USUAL_K, knn_accuracies
 
 _ROWS = 65_536  # made at a time
 _CLASSES = 1000
@@ -41,7 +41,7 @@ def unit_features(count: int, dim: int, seed: int) -> Features:
 
 def knn_memory(images: int, queries: int, dim: int, backend: Backend) -> dict[str, object]:
     """kNN with its default settings in this process: seconds of it, and the most memory that the process ever had."""
-    settings = KNN()
+    settings = KNN(k=(USUAL_K,))
     bank, asked = unit_features(images, dim, 0), unit_features(queries, dim, 1)
     before = _peak_gb()
     start = time.perf_counter()

@@ -25,12 +25,12 @@ from selfsup.output import print_figures, program
 from selfsup.pretrain import Run, pretrain
 from selfsup.stages.base import keep
 from selfsup.stages.embed import extract
-from selfsup.stages.knn import KNN, knn_accuracy, run_knn
+from selfsup.stages.knn import KNN, USUAL_K, knn_accuracy, run_knn
 from selfsup.stages.linear import run_linear
 from selfsup.stages.logistic import FeatureProbe
 from selfsup.trainer import device_for
 
-SETTINGS = KNN(k=(200,), temperature=(0.1,))
+SETTINGS = KNN(k=(USUAL_K,), temperature=(0.1,))
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ from selfsup.monitor.log import message
 from selfsup.output import program
 from selfsup.pretrain import Run, pretrain
 from selfsup.stages.embed import Features, extract
-from selfsup.stages.knn import KNN, knn_accuracy, run_knn
+from selfsup.stages.knn import KNN, USUAL_K, knn_accuracy, run_knn
 from selfsup.stages.retrieval import Retrieval, retrieval_figures, run_retrieval
 from selfsup.trainer import device_for
 
@@ -192,7 +192,7 @@ def read(row: Row, data: Data, device: torch.device) -> Features:
 
 
 def by_knn(row: Row, device: torch.device) -> Figures:
-    settings, data = KNN(data=row.run.data), row.run.data
+    settings, data = KNN(data=row.run.data, k=(USUAL_K,)), row.run.data
     if row.trained:
         return run_knn(Path(row.run.folder), settings).results[0].flat()
     bank = extract(untrained(row), open_source(data.root, limit=data.limit), row.run.feed.center(), device)
@@ -252,7 +252,14 @@ def record(row: Row, figures: Figures) -> Figures:
 
 def mark(row: Row) -> str:
     """What tells whether a row was made by the settings of today: its run and how it is judged."""
-    settings = [result_relevant(row.run), row.trained, row.pixels, asdict(KNN()), asdict(Retrieval()), JUDGED]
+    settings = [
+        result_relevant(row.run),
+        row.trained,
+        row.pixels,
+        asdict(KNN(k=(USUAL_K,))),
+        asdict(Retrieval()),
+        JUDGED,
+    ]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

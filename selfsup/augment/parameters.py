@@ -106,7 +106,7 @@ class View:
     # How a box is drawn: as by torchvision; or as by TensorFlow for SimCLR: height and ratio uniform, no box below a
     # tenth of the image, after all attempts the whole image.
     crop_sampler: Sampler = "torchvision"
-    interpolation: Interpolation = "bilinear"
+    interpolation: Interpolation = "bilinear"  # of the resize; bicubic_aliased: as TensorFlow, without antialiasing
     flip: float = 0.5  # probability of a horizontal flip
     jitter: Jitter = field(default_factory=Jitter)
     grayscale: float = 0.0  # probability

@@ -32,7 +32,7 @@ class Labelled:
     # proportional: of every class its fraction; equal: of every class as many, give or take one, as in the published
     # lists for ImageNet (SimCLR: 12 or 13, and 128 or 129, of every class, however large).
     shares: Literal["proportional", "equal"] = "proportional"
-    seed: int = 0
+    seed: int = 0  # of the draw
 
     def __post_init__(self) -> None:
         given = [name for name in ("fraction", "per_class", "file") if getattr(self, name) not in (None, "")]

@@ -29,7 +29,7 @@ class SimCLR(Method):
         head: Head.Config = field(default_factory=lambda: Head.Config(hidden_layers=2, batch_norm="all"))
         # mean2n: the paper's mean over 2N anchors. simclr: the published code's sum of both views' means, twice that.
         reduction: Literal["mean2n", "simclr"] = "mean2n"
-        batch_norm: Literal["sync", "plain"] = "sync"
+        batch_norm: Literal["sync", "plain"] = "sync"  # over all processes, or over each process's images
         tile: int | None = None  # rows and columns of scores alive at once; None: all of them
 
         def __post_init__(self) -> None:

@@ -56,6 +56,11 @@ class Stage(NamedTuple):
     run: Callable[[Path, Any], Evaluated]  # of RUN, and the settings
     defaults: Callable[[Path, str], Any]  # of RUN and the protocol's name: settings, each field a flag
     protocols: tuple[str, ...] = ()  # the first one is taken where none is named
+    of_nothing: Callable[[str], Any] | None = None  # settings to be shown where no run is named; None: `defaults` does
+
+    def shown(self, protocol: str) -> Any:
+        """Settings by which help explains the flags."""
+        return self.of_nothing(protocol) if self.of_nothing else self.defaults(Path("RUN"), protocol)
 
 
 def data_of(path: Path) -> Data:

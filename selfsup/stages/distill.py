@@ -360,4 +360,5 @@ STAGE = Stage(
     run=run_distill,
     defaults=lambda path, protocol: distill_settings(protocol, data_of(path), newest_encoder(path, told=False).config),
     protocols=PROTOCOLS,
+    of_nothing=lambda protocol: distill_settings(protocol, Data(), ResNet.Config(depth=50)),
 )

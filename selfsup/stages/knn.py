@@ -8,15 +8,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from selfsup import distributed
 from selfsup.cluster.neighbours import Backend, neighbour_tiles
 from selfsup.data.identity import identity
 from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.sources import Source
+from selfsup.monitor.log import message
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer
 from selfsup.stages.newest import newest_encoder
 from selfsup.trainer import stage_device
+
+USUAL_K = 200  # of Wu et al. and all who follow them, on 50,000 images and more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +31,45 @@ class KNN(Reading):
     # auto: train_test where there is a test part, else leave_one_out.
     mode: Literal["auto", "train_test", "leave_one_out"] = "auto"
     layer: Layer = "backbone"  # embedding: what the loss was about, as Wu et al. and MoCo's CIFAR demo do
-    k: tuple[int, ...] = (200,)  # neighbours; of more than there are labelled training images, all of them
+    # Neighbours. None given: 200, but no more than the smallest class has or a tenth of the labelled training images.
+    # Of more than there are, all of them.
+    k: tuple[int, ...] = ()
     temperature: tuple[float, ...] = (0.1,)  # T: each neighbour votes exp(similarity / T)
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
-        if not self.k or min(self.k) < 1:
-            raise ValueError(f"k is {self.k}; give one or more numbers of neighbours, each at least 1")
+        if self.k and min(self.k) < 1:
+            raise ValueError(f"k is {min(self.k)}; give numbers of neighbours of at least 1, such as 20")
         if not self.temperature:
             raise ValueError("there is no kNN temperature; give one or more (0.07 and 0.1 are usual)")
         for temperature in self.temperature:
             check_temperature(temperature)
+
+
+def neighbours_of(asked: tuple[int, ...], labels: Tensor, leave_one_out: bool, told: bool = True) -> tuple[int, ...]:
+    """The numbers of neighbours that vote among a bank of these labels, each once.
+
+    Args:
+        asked: what was asked for; empty: `USUAL_K`, or fewer where a class has fewer images than that, which could then
+            never win, or the bank fewer than ten times as many.
+        labels: (N,) of the bank.
+        leave_one_out: whether each image of the bank asks all others.
+        told: whether to say where it is not what was asked for, or is usual.
+    """
+    available = len(labels) - leave_one_out
+    if not asked:
+        smallest = int(labels.unique(return_counts=True)[1].min()) - leave_one_out
+        k = max(1, min(USUAL_K, smallest, len(labels) // 10))
+        if told and k < USUAL_K and distributed.rank() == 0:
+            message(
+                f"{k} neighbours vote and not the usual {USUAL_K}: of {available} images to be found, {smallest} are "
+                "of the smallest class; --k decides it"
+            )
+        return (k,)
+    for k in dict.fromkeys(asked):
+        if told and k > available and distributed.rank() == 0:
+            message(f"k is {k}, and there are {available} images to be found: all of them vote")
+    return tuple(dict.fromkeys(min(k, available) for k in asked))
 
 
 def check_temperature(temperature: float) -> None:
@@ -166,7 +198,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
     _check_classes(train, test)
     bank = settings.features(encoder, train, center, device)
     queries = None if test is None else settings.features(encoder, test, center, device)
-    ks = tuple(dict.fromkeys(min(k, len(bank.labels) - (queries is None)) for k in settings.k))
+    ks = neighbours_of(settings.k, bank.labels, leave_one_out=queries is None)
     temperatures = tuple(dict.fromkeys(settings.temperature))
     found = knn_accuracies(bank, queries, ks, temperatures, settings.backend, device)
     shared = {

@@ -45,7 +45,7 @@ class FeatureProbe(Reading):
 
     def __post_init__(self) -> None:
         if not self.l2 or min(self.l2) < 0:
-            raise ValueError(f"l2 is {self.l2}; give one or more values of at least 0")
+            raise ValueError(f"l2 is {min(self.l2, default='empty')}; give one or more values of at least 0")
         if self.iterations < 1:
             raise ValueError(f"iterations is {self.iterations}; it must be at least 1")
 

@@ -28,7 +28,7 @@ class Probe(Supervised):
     protocol: Literal["moco", "simclr", "supcon", "sweep"]
     # Of the classifier. normal: weights N(0, 0.01^2), bias 0; uniform: both within 1 / sqrt(D), as torch draws them.
     initialisation: Literal["zeros", "normal", "uniform"] = "zeros"
-    labelled: Labelled = Labelled()
+    labelled: Labelled = Labelled()  # the training images whose labels are used
 
 
 @dataclass(frozen=True, kw_only=True)

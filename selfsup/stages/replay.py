@@ -36,7 +36,7 @@ class Replay:
 
     # fp32 shows whether half precision is to blame.
     precision: Literal["as-captured", "fp32", "tf32", "bf16", "fp16"] = execution("as-captured")
-    device: Literal["auto", "cpu"] = execution("auto")
+    device: Literal["auto", "cpu"] = execution("auto")  # auto: a GPU where there is one
 
 
 class _Facts(Source):

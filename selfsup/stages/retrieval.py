@@ -46,7 +46,9 @@ class Retrieval(Reading):
 
     def __post_init__(self) -> None:
         if not self.recall_at or min(self.recall_at) < 1:
-            raise ValueError(f"recall_at is {self.recall_at}; give one rank or more, each at least 1")
+            raise ValueError(
+                f"recall_at is {min(self.recall_at, default='empty')}; give one rank or more, each at least 1"
+            )
 
 
 def retrieval_figures(
