@@ -31,9 +31,9 @@ def catalogue() -> list[Entry]:
     ]
 
 
-def method_of(config: Method.Config) -> type[Method]:
-    """The method whose settings these are."""
-    return next(kind for kind in _subclasses(Method) if kind.__dict__.get("Config") is type(config))
+def method_of(config: Method.Config) -> type[Method] | None:
+    """The method whose settings these are; None where they are of no method of their own, but build one."""
+    return next((kind for kind in _subclasses(Method) if kind.__dict__.get("Config") is type(config)), None)
 
 
 def import_methods() -> None:

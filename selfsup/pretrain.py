@@ -113,9 +113,10 @@ def pretrain(run: Run) -> dict[str, Any]:
 
 def learnt_from(run: Run, source: Source) -> Source:
     """The images that a method learns from: those with a label, where it needs labels and some images have none."""
-    about = method_of(run.method).about
+    method = method_of(run.method)
+    needed = method is not None and method.about.labels == "needed"
     by_class = isinstance(run.sampling, ClassBalanced) and run.sampling.singletons == "skip"
-    return labelled_part(source, "train") if about.labels == "needed" or by_class else source
+    return labelled_part(source, "train") if needed or by_class else source
 
 
 def _trained(

@@ -15,6 +15,7 @@ from hostile_data import bombed, climbing, linking, zipped
 from hostile_encoders import SAFETENSORS, entry, safetensors
 from hostile_place import Hostile, Place, Trap, Written, sealed
 from tool_files import load_tool
+from torchvision.datasets import CIFAR10
 
 from selfsup.data import download
 
@@ -71,19 +72,19 @@ def _tar(fill: Callable[[tarfile.TarFile, Path], None], place: Place) -> Written
     """An archive in the place of the published one, as if its MD5 were right."""
 
     def use() -> object:
-        original = download._download, download.CIFAR10.tgz_md5, download.shutil.which
+        original = download._download, CIFAR10.tgz_md5, download.shutil.which
         told: list[str] = []
 
         def laid(address: str, target: Path, report: Callable[[str], None]) -> None:
             with tarfile.open(target, "w:gz") as archive:
                 fill(archive, place.marker)
-            download.CIFAR10.tgz_md5 = hashlib.md5(target.read_bytes(), usedforsecurity=False).hexdigest()
+            CIFAR10.tgz_md5 = hashlib.md5(target.read_bytes(), usedforsecurity=False).hexdigest()
 
         download._download, download.shutil.which = laid, lambda name: None  # type: ignore[assignment]
         try:
             found = download.fetch_cifar10(place.inside / "cache", None, told.append)
         finally:
-            download._download, download.CIFAR10.tgz_md5, download.shutil.which = original
+            download._download, CIFAR10.tgz_md5, download.shutil.which = original
         if found is None:
             raise ValueError("; ".join(told))
         return found

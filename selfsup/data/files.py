@@ -104,7 +104,10 @@ class ZipSource(Source):
         return part
 
     def depth(self, index: int) -> Depth | None:
-        return measured_depth(self._read(index))
+        try:
+            return measured_depth(self._read(index))
+        except UnreadableImage:  # counted where it is decoded
+            return None
 
     def content(self, index: int) -> bytes:
         """The bytes of entry `index`. Raises UnreadableImage."""
