@@ -39,6 +39,7 @@ class Learner:
     config: Method.Config | None = None  # None: that of the case, whose memory may be too small for batches of 32
     learning_rate: float = 0.003
     steps: int = 100
+    late: int = 10  # as many last losses are averaged; more where few pairs are active and each loss is noisy
     full: int = 10  # the step from which memory is full: until then losses rise with the number of negatives
     fall: float = 0.1  # by how much the loss must fall
     rise: float = 0.02  # by how much the accuracy of kNN must rise

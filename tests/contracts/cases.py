@@ -112,7 +112,7 @@ CASES = [
         config=SUPMOCO,
         naive=supmoco_loss,
         per_class=4,
-        learner=replace(LABELLED, steps=200, config=replace(slow(SUPMOCO), momentum=0.9)),
+        learner=replace(LABELLED, steps=200, config=replace(slow(SUPMOCO), momentum=0.9, batch_norm="sync")),
     ),
     Case(name="instdisc_nce", config=INSTDISC, naive=instdisc_loss, views=1),
     Case(
@@ -159,7 +159,7 @@ CASES = [
     metric("circle", pairs.Circle.Config(scale=8)),
     metric("circle_of_batch", pairs.Circle.Config(scale=4, over="batch"), replace(LABELLED, steps=200)),
     metric("multi_similarity", pairs.MultiSimilarity.Config(), replace(LABELLED, steps=200)),
-    metric("margin", pairs.Margin.Config(nu=0.01), replace(LABELLED, learning_rate=0.01, steps=200)),
+    metric("margin", pairs.Margin.Config(nu=0.01), replace(LABELLED, steps=300, late=100)),
     metric("proxy_anchor", pairs.Proxy.Config(), replace(LABELLED, steps=200)),
     metric("proxy_nca", pairs.Proxy.Config(kind="nca")),
     xbm("similarity", SIMILAR, replace(LABELLED, config=replace(CROSS_BATCH, loss=SIMILAR, memory_size=200))),

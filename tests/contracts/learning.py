@@ -60,8 +60,8 @@ def check_learns(case: Case) -> None:
 
 
 def ends(losses: Tensor, learner: Learner) -> tuple[float, float]:
-    """Means of ten losses, the first ones with full memory and the last ones."""
-    return float(losses[learner.full : learner.full + 10].mean()), float(losses[-10:].mean())
+    """Means of losses: of the first ten with full memory, and of the last `late` ones."""
+    return float(losses[learner.full : learner.full + 10].mean()), float(losses[-learner.late :].mean())
 
 
 def learn(case: Case, seed: int = 0) -> Outcome:
