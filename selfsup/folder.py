@@ -29,7 +29,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _FOLDERS = ("checkpoints", "tensorboard", "results", "captured")  # inside a run folder
-_CONFIG = ("result", "run")  # entries of config.json
+_CONFIG = ("result", "run", "defaults")  # entries of config.json
 EXTENSIONS = "extensions"  # the fact that lists what a run was extended by, in order
 _MORE_EPOCHS = "; a finished pretraining gets more epochs by --extend.to-epoch"
 _NO_DATA: Mapping[str, Content] = MappingProxyType({})

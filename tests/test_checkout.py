@@ -80,7 +80,9 @@ def test_tools_and_commands_are_those_of_the_checkout(copy: Path, tmp_path: Path
     for tool, (code, usage, packages, path) in found["tools"].items():
         assert code == 0, tool
         assert usage, tool
-        assert packages == ([] if tool == "gpu_check" else [str(copy / "selfsup")]), tool  # its parts import it later
+        assert packages == ([] if tool in ("gpu_check", "matrix") else [str(copy / "selfsup")]), (
+            tool
+        )  # its parts import it later
         assert str(path).split(os.pathsep)[0] == str(copy), tool  # for the programs that it starts
     assert "only_in_the_copy" in found["recipes"]
     assert found["version"] == "checkout"

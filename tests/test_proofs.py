@@ -241,7 +241,7 @@ def test_an_unknown_figure_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert record(tmp_path, monkeypatch, "R1", "R99") == 2
-    assert "there is no figure 'R99'; there are equivalence, R1, " in capsys.readouterr().err
+    assert "there is no figure 'R99'; there are equivalence, R21, R1, " in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

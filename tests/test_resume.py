@@ -193,7 +193,7 @@ def test_a_signal_to_the_whole_group_reaches_no_worker(tmp_path: Path) -> None:
 
 
 def test_two_runs_in_one_folder_keep_out_of_each_others_way(tmp_path: Path) -> None:
-    run = tiny_run(tmp_path / "run")
+    run = tiny_run(tmp_path / "run", precision="fp32")
     pretrain(replace(run, max_steps=2))
     first = RunFolder(tmp_path / "run")
     facts = json.loads((first.path / "config.json").read_text())["result"]["facts"]

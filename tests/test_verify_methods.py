@@ -50,7 +50,7 @@ def test_a_row_is_what_the_commands_find(tool: ModuleType, tmp_path: Path, monke
     for row in rows:
         tool.verify(row)
     found = tool.results(rows)
-    knn = run_knn(tmp_path / "cifar10" / "moco", KNN(data=run.data)).results[0].flat()
+    knn = run_knn(tmp_path / "cifar10" / "moco", KNN(data=run.data, k=(200,))).results[0].flat()
     assert found[1]["figures"]["knn_top1"] == knn["knn_top1"]
     assert found[1]["figures"]["encoder_sha256"] == knn["encoder_sha256"]
     assert found[1]["seed"] == run.seed

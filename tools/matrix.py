@@ -20,7 +20,11 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+import checkout
+
+checkout.use()
+
+ROOT = checkout.ROOT
 UNSET = "unset"
 
 

@@ -149,7 +149,13 @@ def test_results_of_a_list(tmp_path: Path) -> None:
     assert run(tmp_path, root, mode="train_test", k=(3,))[0].protocol == results[2].protocol
     assert run(tmp_path, root, canvas=8)[0].protocol["canvas"] == 8  # images were squeezed to a square first
     (alone,) = run(tmp_path, root, mode="leave_one_out")
-    assert (alone.protocol["k"], alone.protocol["query_images"], alone.protocol["split"]) == (14, 15, "leave one out")
+    assert (alone.protocol["k"], alone.protocol["query_images"], alone.protocol["split"]) == (
+        1,
+        15,
+        "leave one out",
+    )  # a tenth
+    (alone,) = run(tmp_path, root, mode="leave_one_out", k=(200,))
+    assert alone.protocol["k"] == 14
 
 
 def test_what_cannot_be_judged_is_refused_before_features_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,8 +189,8 @@ def test_bad_input() -> None:
             KNN(temperature=(0.1, temperature))
     with pytest.raises(ValueError, match="no kNN temperature"):
         KNN(temperature=())
-    for k in ((), (3, 0)):
-        with pytest.raises(ValueError, match="k is "):
+    for k in ((3, 0), (-1,)):
+        with pytest.raises(ValueError, match=f"k is {min(k)}; give"):
             KNN(k=k)
 
 
