@@ -205,7 +205,7 @@ def test_no_room_for_a_checkpoint(
     code = call(monkeypatch, *words, "--folder", tmp_path / "run", *SMALL)
     error = capsys.readouterr().err
     assert code == 2
-    assert "bytes needed, 1000 free" in error
+    assert "bytes needed beside a reserve of 1048576, 1000 free" in error
     assert "Traceback" not in error
 
 

@@ -48,8 +48,14 @@ def test_learns(case: Case) -> None:
 
 
 @pytest.fixture(scope="module")
-def replicas() -> dict[str, Replicas]:
-    return in_two_processes(CASES)  # one group of processes for all
+def replicas(request: pytest.FixtureRequest) -> dict[str, Replicas]:
+    """One group of processes for all cases whose tests are run."""
+    run = {str(item.callspec.params["case"]) for item in request.session.items if _compares_replicas(item)}
+    return in_two_processes([case for case in CASES if case.name in run])
+
+
+def _compares_replicas(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and "replicas" in item.fixturenames
 
 
 @every_case
