@@ -132,6 +132,14 @@ def test_rows_near_each_other_keep_their_distances_and_gradients(name, apart):
     assert (gradient - right).norm() <= 1e-5 * right.norm()
 
 
+@pytest.mark.parametrize("apart", [1e-1, 1e-3, 1e-4, 1e-5])
+def test_distances_are_norms_of_differences(apart):
+    generator = torch.Generator().manual_seed(2)
+    rows = unit(unit(torch.randn(1, 16, generator=generator)) + apart * torch.randn(24, 16, generator=generator))
+    exact = (rows.double()[:, None] - rows.double()).norm(dim=2)
+    assert torch.allclose(distances(distance_similarity(rows, rows)), exact, rtol=1e-5, atol=1e-7)
+
+
 def test_a_row_is_at_distance_zero_of_its_copy():
     rows = unit(torch.randn(40, 64, generator=torch.Generator().manual_seed(1))).requires_grad_()
     apart = distances(distance_similarity(rows, rows)).diagonal()
