@@ -47,11 +47,18 @@ def main() -> None:
     arguments = sys.argv[1:]
     # Threads that wait by spinning take the core from the ones they wait for; must be set before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    with program():
-        if not arguments or arguments[0] in ("-h", "--help", "help"):
-            print(_USAGE, end="")
-        else:
-            sys.exit(_carried_out(arguments))
+    try:
+        with program():
+            if not arguments or arguments[0] in ("-h", "--help", "help"):
+                print(_USAGE, end="")
+            else:
+                sys.exit(_carried_out(arguments))
+    except SystemExit as ending:
+        if "torch.distributed" in sys.modules:
+            from selfsup import distributed
+
+            distributed.end_program(int(ending.code or 0))
+        raise
 
 
 def _carried_out(arguments: list[str]) -> int:

@@ -1,7 +1,9 @@
 """What N processes need to act as one: rank, differentiable gather, sums. Every function also works in one process."""
 
+import atexit
 import json
 import os
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -53,6 +55,21 @@ def shut_down() -> None:
     """Leave the process group, so that the end of the program is quiet."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def end_program(code: int) -> None:
+    """End a process that a launcher started as one of several, past Python's own end; does nothing in any other.
+
+    Threads of gloo may outlive the process group, where DDP or FSDP still hold it, with tensors they are about to let
+    go of. One that does so while Python takes itself apart aborts the process, and the launcher counts a run that is
+    over and saved as failed (pytorch pull request #179291). What is registered to be done at the end is done.
+    """
+    if launched() == 1:
+        return
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class _Gather(torch.autograd.Function):

@@ -1,6 +1,8 @@
 """What `accelerate launch` was asked for, on machines where it starts one process only."""
 
 import os
+import signal
+import subprocess
 import sys
 from datetime import timedelta
 from types import SimpleNamespace
@@ -75,3 +77,33 @@ def test_a_restart_reads_no_addresses_of_processes_that_ended(
         assert all("attempt_2" in key for key in known), known
     finally:
         distributed.shut_down()
+
+
+SPOILED_END = """
+import atexit, os, sys
+import torch.distributed
+from selfsup import cli
+
+class Held:  # as a thread of gloo does, while Python takes itself apart
+    def __del__(self, sys=sys, os=os):
+        if sys.is_finalizing():
+            os.abort()
+
+held = Held()
+atexit.register(lambda: print("what is registered is done"))
+sys.argv = ["selfsup", *sys.argv[1:]]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("words", "code"), [("recipes", 0), ("knn nothing", 2)])
+def test_a_process_of_several_ends_with_its_own_code_whatever_python_meets_at_its_end(words: str, code: int) -> None:
+    def run(processes: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"WORLD_SIZE": processes}
+        command = [sys.executable, "-c", SPOILED_END, *words.split()]
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    assert run("1").returncode == -signal.SIGABRT
+    done = run("2")
+    assert done.returncode == code, done.stderr
+    assert done.stdout.endswith("what is registered is done\n")
