@@ -1,8 +1,10 @@
 """Run a function in several processes that form one gloo group."""
 
+import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,22 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 TIMEOUT = timedelta(seconds=120)
+# One process imports what takes seconds, and is forked for each that is asked for.
+multiprocessing.set_forkserver_preload(
+    ["torch", "torch.distributed.fsdp", "selfsup.pretrain", "selfsup.stages.encoder"]
+)
 
 
-def _process(rank: int, world: int, folder: str, target: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _prepare(environment: dict[str, str]) -> None:
+    os.environ.clear()  # it is that of the first test
+    os.environ |= environment
     torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
+
+
+def _process(
+    rank: int, world: int, folder: str, environment: dict[str, str], target: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    _prepare(environment)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the name of this host may not resolve
     # As a launcher has them, so that accelerate joins the group that is there.
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
@@ -32,5 +46,17 @@ def run_processes(world: int, target: Callable[..., Any], *args: Any) -> list[An
     An exception in any of them is raised here. Results must be tensors and plain containers of them.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_process, args=(world, folder, target, args), nprocs=world)
+        whole = (world, folder, dict(os.environ), target, args)
+        mp.start_processes(_process, args=whole, nprocs=world, start_method="forkserver")
         return [torch.load(Path(folder) / f"result_{rank}", weights_only=True) for rank in range(world)]
+
+
+def _alone(environment: dict[str, str], target: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    _prepare(environment)
+    return target(*args)
+
+
+def run_alone(target: Callable[..., Any], *args: Any) -> Any:
+    """What `target(*args)`, a module-level function, returns in a new process, which knows nothing of this one."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as pool:
+        return pool.submit(_alone, dict(os.environ), target, args).result()

@@ -120,11 +120,10 @@ def measured(row: Row, python: str, tests: list[str]) -> dict[str, Any]:
     environment = {name: value for name, value in os.environ.items() if name not in row._fields} | forced
     # Threads that wait for each other in a loop take hours where there are more of them than cores.
     environment |= {"TEST_THREADS": row.threads, "OMP_NUM_THREADS": row.threads, "OMP_WAIT_POLICY": "PASSIVE"}
-    workers = "2" if row.threads == "1" else "1"
     told = subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True, check=True, env=environment)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [python, "-m", "pytest", "-n", workers, "--dist", "loadfile", "-p", "no:cacheprovider"]
+        command = [python, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider"]
         start = time.monotonic()
         done = subprocess.run([*command, f"--junit-xml={report}", *tests], cwd=ROOT, env=environment, check=False)
         seconds = time.monotonic() - start

@@ -39,6 +39,8 @@ MODULES: tuple[str, ...] = (
     "equivalence",
     "recipes",
     "resume",
+    "chained",
+    "exchanged",
     "crash",
     "hostile",
     "finite",
