@@ -102,7 +102,8 @@ def free_port() -> int:
 def environment(plan: Plan | None = None, **more: str) -> dict[str, str]:
     """For a run of several processes on this machine, whose name may not resolve."""
     planned = {"SELFSUP_TEST_PLAN": json.dumps(plan._asdict())} if plan else {}
-    return os.environ | {"OMP_NUM_THREADS": os.environ.get("TEST_THREADS", "1"), "GLOO_SOCKET_IFNAME": "lo"} | planned | more
+    threads = os.environ.get("TEST_THREADS", "1")
+    return os.environ | {"OMP_NUM_THREADS": threads, "GLOO_SOCKET_IFNAME": "lo"} | planned | more
 
 
 class Launch:
