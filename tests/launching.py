@@ -42,7 +42,7 @@ class Plan(NamedTuple):
             raise LookupError("no such luck")
         if self.act == "hang":
             threading.Event().wait()
-        os.kill(os.getpid(), getattr(signal, self.act))
+        signal.raise_signal(getattr(signal, self.act))
 
 
 def _before(owner: Any, name: str, action: Callable[..., None]) -> None:

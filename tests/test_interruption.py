@@ -1,6 +1,5 @@
 """Signals are noted, and a process that was asked to end says so in its own way."""
 
-import os
 import signal
 import threading
 from pathlib import Path
@@ -17,7 +16,7 @@ from selfsup.pretrain import pretrain
 def test_signals_are_noted(number: int) -> None:
     before = signal.getsignal(number)
     with caught_signals() as caught:
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         with caught_signals() as inner:
             assert inner is caught
         assert caught == [number]
@@ -29,7 +28,7 @@ def test_a_second_interrupt_ends_a_single_process_only(monkeypatch: pytest.Monke
     def interrupt_twice() -> list[int]:
         with caught_signals() as caught:
             for _ in range(2):
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
             return caught
 
     with pytest.raises(KeyboardInterrupt):
@@ -46,7 +45,7 @@ def test_a_launcher_does_not_restart_what_was_asked_to_stop(
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         assert leave(signal.SIGTERM) == code
-        os.kill(os.getpid(), signal.SIGTERM)  # to those that leave last
+        signal.raise_signal(signal.SIGTERM)  # to those that leave last
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -62,7 +61,7 @@ def test_nohup_is_heard_except_below_torchrun(monkeypatch: pytest.MonkeyPatch, l
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with caught_signals() as caught:
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
         assert bool(caught) == launcher
     finally:
         signal.signal(signal.SIGHUP, before)

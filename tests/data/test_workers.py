@@ -28,7 +28,7 @@ def test_a_signal_before_a_worker_is_ready_does_not_end_it(tmp_path: Path, monke
 
     def signalled(worker: int) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         ready(worker)
 
     monkeypatch.setattr(streaming, "_leave_signals_to_parent", signalled)
@@ -59,7 +59,7 @@ def test_a_lost_worker_ends_the_others(tmp_path: Path, monkeypatch: pytest.Monke
     def lost_or_stuck(images: list, indices: torch.Tensor, epoch: object) -> tuple[torch.Tensor]:
         if int(indices[0]) == 0:
             is_stuck.wait(60)
-            os.kill(os.getpid(), signal.SIGKILL)  # as a system does that is out of memory
+            signal.raise_signal(signal.SIGKILL)  # as a system does that is out of memory
         is_stuck.set()
         while True:
             time.sleep(1)  # in a worker, which only its end can end
