@@ -3,7 +3,8 @@
 from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any, TypeVar, cast
 
-from selfsup.config import class_name, result_relevant
+from selfsup.config import result_relevant
+from selfsup.stored_names import answers_to, name_of
 
 Config = TypeVar("Config")
 
@@ -16,7 +17,9 @@ def completed(saved: Any, config: Any) -> Any:
         first = {f.name: f.metadata.get("before", f.default) for f in new}
         first |= {f.name: f.default_factory() for f in new if f.default_factory is not MISSING}
         added = {name: result_relevant(default) for name, default in first.items() if default is not MISSING}
-        return {name: completed(value, parts.get(name)) for name, value in saved.items()} | added
+        known = {name: completed(value, parts.get(name)) for name, value in saved.items()} | added
+        # A class of the user's own, in a file that says where it lay.
+        return known | ({"class": name_of(type(config))} if answers_to(type(config), saved.get("class")) else {})
     if isinstance(config, tuple) and isinstance(saved, list) and len(config) == len(saved):
         return [completed(one, part) for one, part in zip(saved, config, strict=True)]
     return saved
@@ -38,7 +41,7 @@ def as_begun(config: Config, saved: Any, number: int, path: str = "") -> tuple[C
         numbered = enumerate(zip(config, saved, strict=True))
         pairs = [as_begun(part, one, number, f"{path}{n}.") for n, (part, one) in numbered]
         return cast(Config, tuple(part for part, _ in pairs)), [note for _, notes in pairs for note in notes]
-    if not is_dataclass(config) or not isinstance(saved, dict) or saved.get("class") != class_name(type(config)):
+    if not is_dataclass(config) or not isinstance(saved, dict) or not answers_to(type(config), saved.get("class")):
         return config, []
     changes: dict[str, Any] = {}
     notes: list[str] = []

@@ -5,8 +5,8 @@ import pkgutil
 from dataclasses import dataclass
 
 import selfsup.methods
-from selfsup.config import load_recipe, recipe_names
 from selfsup.methods.base import About, Method
+from selfsup.recipe_files import load_recipe, recipe_names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,7 +121,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
         "methods": _methods,
     }
     if name not in commands:
-        from selfsup.config import nearest
+        from selfsup.stored_names import nearest
 
         raise ValueError(f"unknown command {name!r}{nearest(name, list(commands))}\nsee: selfsup --help")
     return commands[name]
@@ -156,7 +156,7 @@ def _only_help(arguments: list[str], usage: str, command: str) -> bool:
 
 def _flags_told(usage: str, settings: Callable[[], Any], command: str) -> None:
     """Print how a command is called, and all its flags; exits."""
-    from selfsup.config import parse
+    from selfsup.flags import parse
 
     print(f"{usage}\n")
     parse(settings(), ["--help"], command)
@@ -180,8 +180,9 @@ def _print_result(result: dict[str, Any]) -> int:
 def _pretrain(arguments: list[str]) -> int:
     usage = "selfsup pretrain RECIPE [flags]   (flags of a recipe: selfsup pretrain RECIPE --help)"
     name, flags = _first(arguments, "the recipe", usage)
-    from selfsup.config import load_recipe, parse
+    from selfsup.flags import parse
     from selfsup.pretrain import Run, pretrain
+    from selfsup.recipe_files import load_recipe
 
     recipe = load_recipe(name)
     if not isinstance(recipe, Run):
@@ -191,7 +192,7 @@ def _pretrain(arguments: list[str]) -> int:
 
 def _stage(command: str, arguments: list[str]) -> int:
     """A stage on a run: parse, carry out, keep the results in its folder."""
-    from selfsup.config import parse, taken
+    from selfsup.flags import parse, taken
     from selfsup.stages.base import Stage
 
     stage: Stage = import_module(f"selfsup.stages.{_STAGES[command]}").STAGE
@@ -254,7 +255,7 @@ def _semi(arguments: list[str]) -> int:
 
 def _compare(arguments: list[str]) -> int:
     usage = "selfsup compare RUN RUN ... [--out FILE.html|.md|.csv|.png|.svg]"
-    from selfsup.config import parse
+    from selfsup.flags import parse
     from selfsup.stages.compare import Compare, run_compare
 
     if arguments[:1] in (["-h"], ["--help"]):
@@ -269,7 +270,7 @@ def _compare(arguments: list[str]) -> int:
 def _replay(arguments: list[str]) -> int:
     """Ends with 0 where the step goes wrong again, with 3 where all is finite this time."""
     usage = "selfsup replay RUN/captured/STEP [--precision as-captured|fp32|tf32|bf16|fp16] [--device auto|cpu]"
-    from selfsup.config import parse
+    from selfsup.flags import parse
     from selfsup.stages.replay import Replay, run_replay
 
     if arguments[:1] in (["-h"], ["--help"]):
@@ -282,7 +283,7 @@ def _replay(arguments: list[str]) -> int:
 
 
 def _recipes(arguments: list[str]) -> int:
-    from selfsup.config import recipe_names, recipe_summary
+    from selfsup.recipe_files import recipe_names, recipe_summary
 
     if _only_help(arguments, "selfsup recipes   (lists the shipped recipes, each with its first line)", "recipes"):
         return 0

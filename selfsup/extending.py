@@ -1,7 +1,7 @@
 """More epochs for a run that has come to its end: from which epoch to which, and at which learning rate."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from selfsup import checkpoint
 from selfsup.config import restore
@@ -18,6 +18,7 @@ class Extend:
     The run's own schedule has mostly brought the rate to 0, so the rate of the new epochs has to be stated.
     """
 
+    stored_as: ClassVar[str] = "extend"
     to_epoch: int = 0  # the new end, counted from the run's first epoch; 0: no extension
     # restart: warm-up from 0, then half a cosine from the peak to 0. constant: the peak throughout. continue: the run's
     # own schedule goes on, where that has no end (constant, steps).
@@ -38,6 +39,7 @@ class Extend:
 class Segment:
     """One extension, as it stands in config.json."""
 
+    stored_as: ClassVar[str] = "segment"
     from_epoch: int  # finished before it began
     to_epoch: int
     schedule: Rate
@@ -53,6 +55,7 @@ class Segment:
 class Extended(Schedule):
     """The schedule of a run with its extensions, each with its own rate from its own first step."""
 
+    stored_as: ClassVar[str] = "extended"
     own: Schedule
     own_epochs: int
     segments: tuple[Segment, ...]

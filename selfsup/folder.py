@@ -20,6 +20,7 @@ from selfsup.config import CHANGED_DEFAULTS, differences, dump, placed, result_r
 from selfsup.data.identity import Content
 from selfsup.monitor.log import message
 from selfsup.same_data import brought_up, data_differences, keep_manifests, with_content
+from selfsup.schema import SCHEMA, in_present_names
 from selfsup.sealed import seal, unseal
 from selfsup.untrusted import is_text, open_own, read_json, require_own_folder
 
@@ -29,7 +30,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _FOLDERS = ("checkpoints", "tensorboard", "results", "captured")  # inside a run folder
-_CONFIG = ("result", "run", "defaults")  # entries of config.json
+_CONFIG = ("schema", "result", "run", "defaults")  # entries of config.json
 EXTENSIONS = "extensions"  # the fact that lists what a run was extended by, in order
 _MORE_EPOCHS = "; a finished pretraining gets more epochs by --extend.to-epoch"
 _NO_DATA: Mapping[str, Content] = MappingProxyType({})
@@ -73,7 +74,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; give --folder the name of a folder")
         if saved.is_file():
-            self._check_same(unseal(saved, _CONFIG).get("result", {}), config, facts, contents)
+            self._check_same(self._saved().get("result", {}), config, facts, contents)
         elif self.path.exists() and any(self.path.iterdir()):
             raise ValueError(f"folder {self.path} is not empty and holds no run; give another --folder")
 
@@ -121,7 +122,7 @@ class RunFolder:
     def _write(self, config: Any, facts: dict[str, Any], contents: Mapping[str, Content], device: torch.device) -> None:
         keep_manifests(self.path, self.facts(), contents)
         result = _relevant(config, with_content(facts, contents))
-        content = {"result": result, "run": dump(placed(config)), "defaults": self._defaults()}
+        content = {"schema": SCHEMA, "result": result, "run": dump(placed(config)), "defaults": self._defaults()}
         self.write_sealed("config.json", content)
         known = self.read_json("environment.json").get("launches", [])
         self.write_json("environment.json", {"launches": [*known, environment(device)]})
@@ -145,7 +146,7 @@ class RunFolder:
         """The number of the newest changed default that the run was begun with."""
         if not self.holds_run:
             return CHANGED_DEFAULTS
-        number = unseal(self.path / "config.json", _CONFIG).get("defaults", 0)
+        number = self._saved().get("defaults", 0)
         if type(number) is not int:
             raise ValueError(f"{self.path / 'config.json'} does not say which defaults it was begun with")
         return number
@@ -171,6 +172,11 @@ class RunFolder:
                 ) from error
             yield
 
+    def _saved(self) -> dict[str, Any]:
+        """What config.json holds, in the names of today."""
+        path = self.path / "config.json"
+        return in_present_names(unseal(path, _CONFIG), path)
+
     @property
     def holds_run(self) -> bool:
         return (self.path / "config.json").is_file()
@@ -183,14 +189,14 @@ class RunFolder:
         """
         if not self.holds_run:
             raise ValueError(f"{self.path} is not a run folder: it has no config.json")
-        run = unseal(self.path / "config.json", _CONFIG).get("run")
+        run = self._saved().get("run")
         if not isinstance(run, dict):
             raise ValueError(f"{self.path / 'config.json'} does not say what was run; the file is damaged")
         return run
 
     def facts(self) -> dict[str, Any]:
         """What the run records of its data and all else that must stay the same; nothing where there is no run."""
-        result = unseal(self.path / "config.json", _CONFIG).get("result", {}) if self.holds_run else {}
+        result = self._saved().get("result", {}) if self.holds_run else {}
         facts: dict[str, Any] = result.get("facts", {})
         return facts
 

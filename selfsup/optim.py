@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +112,7 @@ class SGD(torch.optim.SGD):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
+        stored_as: ClassVar[str] = "sgd"
         momentum: float = 0.9
         nesterov: bool = False
         decay_norm_and_bias: bool = True  # MoCo and InstDisc decay every parameter
@@ -135,6 +136,7 @@ class AdamW(torch.optim.AdamW):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
+        stored_as: ClassVar[str] = "adamw"
         learning_rate: float = 1e-3  # per `scaling`
         scaling: Scaling = "none"
         betas: tuple[float, float] = (0.9, 0.999)
@@ -165,6 +167,7 @@ class LARS(torch.optim.Optimizer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
+        stored_as: ClassVar[str] = "lars"
         learning_rate: float = 0.3  # per `scaling`
         scaling: Scaling = "linear"
         momentum: float = 0.9

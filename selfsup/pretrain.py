@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -41,6 +41,7 @@ from selfsup.training import Training
 class Run(Training):
     """One pretraining run. A recipe is a Python file that defines `recipe = Run(...)`."""
 
+    stored_as: ClassVar[str] = "pretrain"
     name: str = execution("run")  # names the run folder
     method: Method.Config
     encoder: ResNet.Config

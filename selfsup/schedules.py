@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 
 class Horizon(NamedTuple):
@@ -52,6 +52,8 @@ class Schedule:
 class Constant(Schedule):
     """The peak rate throughout."""
 
+    stored_as: ClassVar[str] = "constant"
+
     def __call__(self, step: int, horizon: Horizon) -> float:
         return 1.0
 
@@ -60,6 +62,7 @@ class Constant(Schedule):
 class Steps(Schedule):
     """The rate falls by `gamma` at the start of each milestone (InstDisc, MoCo v1, linear probes)."""
 
+    stored_as: ClassVar[str] = "steps"
     milestones: tuple[int, ...] = (120, 160)  # epochs, counted from 0
     gamma: float = 0.1
 
@@ -76,6 +79,7 @@ class Cosine(Schedule):
     so that the last epoch has the final rate, 0; `first_epoch=1` reproduces that.
     """
 
+    stored_as: ClassVar[str] = "cosine"
     warmup_epochs: float = 0.0
     final: float = 0.0
     per: Literal["step", "epoch"] = "step"
@@ -106,6 +110,7 @@ class SimCLRCosine(Schedule):
     T exceeds the number of whole batches, because the published pipeline counts examples, not batches per epoch.
     """
 
+    stored_as: ClassVar[str] = "simclr_cosine"
     warmup_epochs: float = 10.0
 
     def __post_init__(self) -> None:
@@ -129,6 +134,7 @@ class SupConCosine(Schedule):
     linearly with every step from a rate of 0.01, whatever the peak, to the cosine's value at the end of warm-up.
     """
 
+    stored_as: ClassVar[str] = "supcon_cosine"
     warmup_epochs: int = 0  # 10 in SupContrast, 5 in PyContrast, where the batch is above 256
     warmup_from: float = 0.01  # a share of the peak rate, so for the published start give 0.01 / the peak rate
     final: float = 0.001

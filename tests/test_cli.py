@@ -15,8 +15,9 @@ from PIL import Image
 
 import selfsup.methods
 from selfsup import checkpoint, cli
-from selfsup.config import flag_names, load_recipe, recipe_names
 from selfsup.data.sampling import TwoDomains
+from selfsup.flags import flag_names
+from selfsup.recipe_files import load_recipe, recipe_names
 
 SMALL = "--encoder.width 0.25 --batch-size 16 --epochs 1 --device cpu --workers 0 --evaluate-every 0".split()
 

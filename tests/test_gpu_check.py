@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tool_files import TOOLS, load_tool
 
-from selfsup.config import load_recipe
+from selfsup.recipe_files import load_recipe
 
 ROOT = Path(__file__).parent.parent
 

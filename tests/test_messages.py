@@ -15,8 +15,9 @@ from tiny import tiny_run
 
 import selfsup
 from selfsup import checkpoint, cli
-from selfsup.config import load_recipe, parse
+from selfsup.flags import parse
 from selfsup.pretrain import pretrain
+from selfsup.recipe_files import load_recipe
 from selfsup.schedules import Cosine, Horizon, SimCLRCosine, SupConCosine
 from selfsup.stages.knn import KNN, neighbours_of
 

@@ -11,9 +11,10 @@ import torch
 
 from selfsup import cli
 from selfsup.augment.views import Augment, Views
-from selfsup.config import load_recipe, parse
+from selfsup.flags import parse
 from selfsup.monitor.log import Log
 from selfsup.packages import PACKAGES, missing, optional
+from selfsup.recipe_files import load_recipe
 
 ROOT = Path(__file__).parent.parent
 # Training as a library, and its data, need none of these.

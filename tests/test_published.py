@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from selfsup.augment import presets
-from selfsup.config import load_recipe, recipe_names, recipes_folder
 from selfsup.pretrain import Run
+from selfsup.recipe_files import load_recipe, recipe_names, recipes_folder
 from selfsup.schedules import Horizon
 
 # simclr: google-research/simclr 383d414; moco: facebookresearch/moco, branch colab-notebook;

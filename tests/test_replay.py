@@ -121,8 +121,8 @@ def test_what_a_stage_captured_is_refused(tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "run", epochs=1, max_steps=2)
     outcome(run, "loss", (1,))
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
-    saved["run"]["class"] = "selfsup.stages.finetune.Finetune"
+    saved["run"]["class"] = "finetune"
     del saved["checksum"]
     (tmp_path / "run" / "config.json").write_text(json.dumps(saved))
-    with pytest.raises(ValueError, match="only what pretraining captured can be run again"):
+    with pytest.raises(ValueError, match="is of finetune; only what pretraining captured can be run again"):
         again(run, 2)

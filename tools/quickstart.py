@@ -16,13 +16,14 @@ from rich.table import Table
 from torch import nn
 
 from selfsup.cli import meant_for_user
-from selfsup.config import Data, load_recipe
+from selfsup.config import Data
 from selfsup.data.download import cache_folder, fetch_cifar10
 from selfsup.data.sources import open_source
 from selfsup.folder import RunFolder, device_name
 from selfsup.monitor.log import console, message
 from selfsup.output import print_figures, program
 from selfsup.pretrain import Run, pretrain
+from selfsup.recipe_files import load_recipe
 from selfsup.stages.base import keep
 from selfsup.stages.embed import extract
 from selfsup.stages.knn import KNN, USUAL_K, knn_accuracy, run_knn

@@ -29,13 +29,14 @@ from jobs import Job, work_off
 from torch import nn
 from verified import ONCE, START, Figures, table, unmet
 
-from selfsup.config import Data, dump, load_recipe, result_relevant
+from selfsup.config import Data, dump, result_relevant
 from selfsup.data.sources import open_source, open_test
 from selfsup.folder import environment
 from selfsup.methods import pair_losses as losses
 from selfsup.monitor.log import message
 from selfsup.output import program
 from selfsup.pretrain import Run, pretrain
+from selfsup.recipe_files import load_recipe
 from selfsup.stages.embed import Features, extract
 from selfsup.stages.knn import KNN, USUAL_K, knn_accuracy, run_knn
 from selfsup.stages.retrieval import Retrieval, retrieval_figures, run_retrieval

@@ -32,13 +32,14 @@ import torch
 from jobs import Job, work_off
 from worth import Figures, table, unmet
 
-from selfsup.config import Data, load_recipe
+from selfsup.config import Data
 from selfsup.data.labelled import Labelled
 from selfsup.folder import RunFolder, environment
 from selfsup.monitor.log import message
 from selfsup.optim import SGD
 from selfsup.output import program
 from selfsup.pretrain import Run, pretrain
+from selfsup.recipe_files import load_recipe
 from selfsup.schedules import Cosine
 from selfsup.stages.base import Result, keep, read
 from selfsup.stages.distill import Distill, distill_settings, run_distill

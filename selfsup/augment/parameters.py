@@ -6,7 +6,7 @@ the epoch, so no batch, process or device has a say in them, and any training im
 
 import itertools
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ def _require(holds: bool, message: str) -> None:
 class Jitter:
     """Colour jitter with torchvision's meaning; the four operations come in a random order of their own."""
 
+    stored_as: ClassVar[str] = "jitter"
     brightness: float = 0.0  # the factor is uniform in [max(0, 1 - brightness), 1 + brightness]
     contrast: float = 0.0  # likewise
     saturation: float = 0.0  # likewise
@@ -58,6 +59,7 @@ class Jitter:
 class Blur:
     """Gaussian blur of a random width."""
 
+    stored_as: ClassVar[str] = "blur"
     probability: float = 0.0
     sigma: tuple[float, float] = (0.1, 2.0)  # uniform between the two, in pixels of the view
     kernel_size: int = 23  # taps, an odd number
@@ -78,6 +80,7 @@ class Blur:
 class Erase:
     """A random box of the finished view is set to 0, which is the mean (random erasing, Zhong et al. 2020)."""
 
+    stored_as: ClassVar[str] = "erase"
     probability: float = 0.0  # of a sample
     area: tuple[float, float] = (0.02, 0.4)  # share of the view's area, uniform between the two
     aspect: tuple[float, float] = (0.3, 3.3)  # height over width of the box, uniform between the two
@@ -97,6 +100,7 @@ class Erase:
 class View:
     """How one view is drawn from an image: crop, flip, jitter, grayscale, blur, solarize, normalise, erase."""
 
+    stored_as: ClassVar[str] = "view"
     size: Size = 224  # of the view in pixels: the side of a square, or height and width
     crop: Literal["resized", "shifted"] = "resized"  # a random box, resized; or the whole image, resized and shifted
     shift: int = 0  # shifted: up to so many pixels of the view up or down, and left or right; black comes in

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import PIL.Image
 import torch
@@ -35,6 +35,7 @@ _LONE_PIXELS = 128**2  # on a CPU, views of as many and more are worked on one b
 class Augment:
     """All views of a run."""
 
+    stored_as: ClassVar[str] = "augment"
     views: tuple[View, ...] = field(default_factory=lambda: (View(), View()))
     backend: Literal["fused", "kornia"] = "fused"  # kornia: the slow reference
 

@@ -5,7 +5,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Labelled:
     4 of each class within 10 of each class.
     """
 
+    stored_as: ClassVar[str] = "labelled"
     fraction: float | None = None  # of the images, in (0, 1]
     per_class: int | None = None  # this many of every class
     file: str = execution("", path=True)  # a text file with one image name a line, as the published 1 % and 10 % lists

@@ -1,7 +1,7 @@
 """How batches are put together: a choice of the recipe."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class Sampling:
 class Shuffled(Sampling):
     """Every image once per epoch, in random order."""
 
+    stored_as: ClassVar[str] = "shuffled"
+
     def build(self, labels: Tensor, batch_size: int, seed: int) -> Sampler:
         return Sampler(len(labels), batch_size, seed)
 
@@ -44,6 +46,7 @@ SHUFFLED = Shuffled()
 class ClassBalanced(Sampling):
     """Batches of a few images from each of many classes, in an order that is random in every epoch."""
 
+    stored_as: ClassVar[str] = "class_balanced"
     per_class: int = 4
     steps_per_epoch: int | None = None  # None: as many batches as the images that can be drawn would fill
     # Classes of one image. skip: left out, for labels that do not change. once: one image, and its neighbours in the
@@ -72,6 +75,7 @@ class TwoDomains(ClassBalanced):
     one by the clusters that the method finds.
     """
 
+    stored_as: ClassVar[str] = "two_domains"
     singletons: Literal["skip", "once"] = "once"
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ class InstDisc(Method):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
+        stored_as: ClassVar[str] = "instdisc"
         num_negatives: int = 4096  # K; 0: all other images, with loss="softmax"
         temperature: float = 0.07  # 0.1 for CIFAR-10
         momentum: float = 0.5  # of a bank row, when its image comes again

@@ -37,6 +37,7 @@ class Metric(Method):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
+        stored_as: ClassVar[str] = "metric"
         loss: PairLoss.Config = field(default_factory=MultiSimilarity.Config)
         output_dim: int = 128
         # batch_norm: after the linear layer, without shift. Features of a ReLU net lie in a cone, where almost all

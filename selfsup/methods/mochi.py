@@ -1,6 +1,7 @@
 """MoCHi (Kalantidis et al. 2020): MoCo with synthetic negatives, mixed from the hardest ones of each query."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ class MoCHi(MoCo):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MoCo.Config):
+        stored_as: ClassVar[str] = "mochi"
         hardest: int = 1024  # N, negatives of each query that are mixed
         pairs: int = 1024  # s, mixtures of two of them
         with_query: int = 128  # s', mixtures of one of them with the query

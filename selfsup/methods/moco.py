@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ class MoCo(Method):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
+        stored_as: ClassVar[str] = "moco"
         queue_size: int = 65_536  # K, number of older keys; 0, with batch_negatives: none
         momentum: float = 0.999  # m, of the key encoder
         final_momentum: float | None = None  # m at the end of training, reached along half a cosine; None: constant

@@ -78,6 +78,7 @@ class Contrastive(PairLoss):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PairLoss.Config):
+        stored_as: ClassVar[str] = "contrastive"
         margin: float = 1.0  # a distance; unit embeddings are at most 2 apart
 
         def __post_init__(self) -> None:
@@ -100,6 +101,7 @@ class SimilarityContrastive(PairLoss):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PairLoss.Config):
+        stored_as: ClassVar[str] = "similarity_contrastive"
         margin: float = 0.5  # a similarity
 
         def __post_init__(self) -> None:
@@ -120,6 +122,7 @@ class Triplet(PairLoss):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PairLoss.Config):
+        stored_as: ClassVar[str] = "triplet"
         margin: float = 0.2
         mining: hinges.Mining = "semihard"
         squared: bool = False  # True: squared distances, as Schroff et al.
@@ -152,6 +155,7 @@ class NPair(PairLoss):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PairLoss.Config):
+        stored_as: ClassVar[str] = "n_pair"
         # one: the N-pair loss, in which each class of the batch gives one anchor and one positive, and the negatives
         # are the other classes' positives. all: the (N+1)-tuplet loss of every positive pair, with every negative.
         # Against a memory it is always the second.
@@ -184,6 +188,7 @@ class Lifted(PairLoss):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PairLoss.Config):
+        stored_as: ClassVar[str] = "lifted"
         margin: float = 1.0
         generalized: bool = False  # Hermans et al. 2017, equation 8: all positives of an anchor at once
 
@@ -209,6 +214,7 @@ class Circle(PairLoss):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PairLoss.Config):
+        stored_as: ClassVar[str] = "circle"
         margin: float = 0.4  # m; 0.25 for faces and persons
         scale: float = 80.0  # gamma; 256 for faces, 128 for persons
         over: Literal["anchor", "batch"] = "anchor"  # a loss for each anchor, or one of all pairs together
@@ -238,6 +244,7 @@ class MultiSimilarity(PairLoss):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PairLoss.Config):
+        stored_as: ClassVar[str] = "multi_similarity"
         alpha: float = 2.0  # sharpness of the positives
         beta: float = 50.0  # sharpness of the negatives, the paper's; 40 in the published code, and in XBM's
         threshold: float = 0.5  # lambda; 1 in the paper, 0.5 in the published code
@@ -269,6 +276,7 @@ class Margin(PairLoss):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PairLoss.Config):
+        stored_as: ClassVar[str] = "margin"
         margin: float = 0.2  # alpha
         beta: float = 1.2  # the boundary, at the start
         boundary: Literal["fixed", "one", "class"] = "class"  # whether beta is learnt, and one or for each class
@@ -327,6 +335,7 @@ class Proxy(PairLoss):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PairLoss.Config):
+        stored_as: ClassVar[str] = "proxy"
         kind: Literal["anchor", "nca"] = "anchor"  # Proxy-Anchor (Kim) or Proxy-NCA (Movshovitz-Attias)
         alpha: float = 32.0  # sharpness, of Proxy-Anchor
         margin: float = 0.1  # of Proxy-Anchor

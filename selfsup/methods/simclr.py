@@ -1,7 +1,7 @@
 """SimCLR (Chen et al. 2020)."""
 
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ class SimCLR(Method):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
+        stored_as: ClassVar[str] = "simclr"
         temperature: float = 0.1  # 0.5 for CIFAR-10
         head: Head.Config = field(default_factory=lambda: Head.Config(hidden_layers=2, batch_norm="all"))
         # mean2n: the paper's mean over 2N anchors. simclr: the published code's sum of both views' means, twice that.

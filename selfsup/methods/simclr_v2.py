@@ -1,7 +1,7 @@
 """SimCLRv2's memory (Chen et al. 2020, "Big self-supervised models are strong semi-supervised learners", section 2)."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ class SimCLRv2(MoCo):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MoCo.Config):
+        stored_as: ClassVar[str] = "simclr_v2"
         temperature: float = 0.1
         head: Head.Config = field(default_factory=lambda: Head.Config(hidden_layers=2, batch_norm="all"))
         batch_norm: Literal["groups", "sync", "plain", "shuffle", "split", "auto"] = "sync"

@@ -1,7 +1,7 @@
 """SpCL (Ge et al. 2020, "Self-paced contrastive learning with hybrid memory")."""
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ class SpCL(Method):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
+        stored_as: ClassVar[str] = "spcl"
         temperature: float = 0.05
         momentum: float = 0.2  # share of the old row when a memory row is updated
         eps: float = 0.6  # radius of DBSCAN, in Jaccard distance

@@ -1,7 +1,7 @@
 """Supervised contrastive learning (Khosla et al. 2020)."""
 
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ class SupCon(Method):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
+        stored_as: ClassVar[str] = "supcon"
         temperature: float = 0.1  # the published command's; the published code's default is 0.07
         base_temperature: float = 0.07  # the loss is multiplied by temperature / base_temperature, as published
         anchors: Literal["all", "one"] = "all"  # which views are compared with all views

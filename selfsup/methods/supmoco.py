@@ -1,6 +1,7 @@
 """SupCon with a queue: the loss of Khosla et al. 2020 on the memory of He et al. 2020."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class SupMoCo(MoCo):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MoCo.Config):
+        stored_as: ClassVar[str] = "supmoco"
         temperature: float = 0.1
         base_temperature: float = 0.07  # the loss is multiplied by temperature / base_temperature, as in SupCon
         batch_negatives: bool = True

@@ -1,7 +1,7 @@
 """Cross-batch memory (Wang et al. 2020, "Cross-batch memory for embedding learning")."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ class XBM(Metric):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Metric.Config):
+        stored_as: ClassVar[str] = "xbm"
         loss: PairLoss.Config = field(default_factory=SimilarityContrastive.Config)
         memory_size: int = 8192  # K, embeddings
         memory_start: int = 1000  # steps of warm-up, while embeddings still drift fast

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -26,6 +26,7 @@ class Head(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(HeadConfig):
+        stored_as: ClassVar[str] = "head"
         hidden_layers: int = 1
         hidden_dim: int | None = None  # None: as wide as the encoder's features
         output_dim: int = 128
@@ -63,6 +64,8 @@ class Neck(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(HeadConfig):
+        stored_as: ClassVar[str] = "neck"
+
         def build(self, feature_dim: int) -> "Neck":
             return Neck(self, feature_dim)
 
@@ -86,6 +89,7 @@ class Classifier(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(HeadConfig):
+        stored_as: ClassVar[str] = "classifier"
         num_classes: int
         class_names: tuple[str, ...] = ()  # in the order of the logits
         hidden: Head.Config | None = None  # the head whose layers these are

@@ -1,7 +1,7 @@
 """Residual networks as torchvision or SimCLR has them, with CIFAR stems, widths and one small enough for a CPU."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -38,6 +38,7 @@ class ResNet(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
+        stored_as: ClassVar[str] = "resnet"
         depth: Depth = 50
         width: float = 1.0  # multiplies the channels of every layer, the stem included (SimCLR: 1, 2, 4)
         # imagenet: 7x7 stride 2, max-pool stride 2. cifar: 3x3, no max-pool. small: 3x3 stride 2, no max-pool.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from selfsup.config import Data, restore
 from selfsup.folder import RunFolder
+from selfsup.schema import SCHEMA, in_present_names
 from selfsup.stages.encoder import trained_range
 from selfsup.untrusted import plain_name
 
@@ -92,18 +93,20 @@ def keep(folder: RunFolder, results: list[Result]) -> None:
             if (old.about.get("encoder_sha256") == encoder or "pretraining_step" in old.protocol)
             and _as_json(old.protocol) not in said
         ]
-        folder.write_sealed(f"results/{stage}.json", {"results": [asdict(result) for result in [*new, *kept]]})
+        content = {"schema": SCHEMA, "results": [asdict(result) for result in [*new, *kept]]}
+        folder.write_sealed(f"results/{stage}.json", content)
 
 
 def read(folder: RunFolder, stage: str) -> list[Result]:
     """The results of a stage, the newest first; none where it was never carried out.
 
     Raises:
-        ValueError: the file is damaged, or of an older layout.
+        ValueError: the file is damaged, of an older layout, or of a newer schema.
     """
-    content = folder.read_sealed(f"results/{stage}.json", "results")
+    content = folder.read_sealed(f"results/{stage}.json", "schema", "results")
     if not content:
         return []
+    content = in_present_names(content, folder.path / "results" / f"{stage}.json")
     try:
         return [_result(item) for item in content["results"]]
     except (KeyError, TypeError) as error:

@@ -11,6 +11,7 @@ import numpy as np
 
 from selfsup.folder import RunFolder
 from selfsup.same_data import from_before_content
+from selfsup.schema import in_present_names
 from selfsup.stages.base import Result, read
 
 
@@ -147,7 +148,7 @@ def identity(run: Path) -> Identity:
     An encoder that training started from differs with every seed. Where its folder is known (the one that `run` lies
     in, one beside it, or the one given as `start`), what that run is takes the place of the encoder's hash.
     """
-    config = RunFolder(run).read_json("config.json")
+    config = in_present_names(RunFolder(run).read_json("config.json"), run / "config.json")
     if not config:
         parts = {part.name: identity(part) for part in sorted(run.iterdir()) if RunFolder(part).holds_run}
         apart = {name: part.apart for name, part in parts.items()} or str(run.resolve())

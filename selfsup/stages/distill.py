@@ -4,7 +4,7 @@ import copy
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,7 @@ Protocol = Literal["self", "smaller", "features"]
 class Distill(Supervised):
     """A student trained on all images of the training part; their labels are not looked at, unless alpha is below 1."""
 
+    stored_as: ClassVar[str] = "distill"
     protocol: Protocol
     student: ResNet.Config = ResNet.Config()
     start: str = "random"  # or teacher, or a run folder or encoder.safetensors: whose weights it starts from

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +13,17 @@ from selfsup import checkpoint, distributed
 from selfsup.augment.geometry import Fit
 from selfsup.augment.parameters import Interpolation, Size
 from selfsup.augment.views import Augment, Center
-from selfsup.config import class_name, dump, restore
+from selfsup.config import dump, restore
 from selfsup.data.levels import parse_levels
 from selfsup.methods.base import Method
 from selfsup.models.heads import Classifier, HeadConfig
 from selfsup.models.resnet import ResNet
 from selfsup.parts import assembled
+from selfsup.schema import SCHEMA, in_present_names
 from selfsup.sealed import seal, unseal
+from selfsup.stored_names import stored_name
 from selfsup.untrusted import plain_name, require_room
 
-SCHEMA = 1
 _ABOUT = ("schema", "encoder", "feed", "sha256", "made_by", "head")  # entries of encoder.json
 HEAD = "head.safetensors"
 _LARGEST = 4096  # pixels of a side that an encoder is fed with
@@ -34,6 +35,7 @@ Built = TypeVar("Built", bound=nn.Module)
 class Feed:
     """What the encoder wants to be fed at test time."""
 
+    stored_as: ClassVar[str] = "feed"
     size: Size
     fraction: float  # side of the central box that is kept over that of the largest one
     mean: tuple[float, float, float]
@@ -215,13 +217,13 @@ def load_encoder(path: Path) -> Exported:
         remedy = "run the same pretrain command again to finish it" if unfinished else "give a run folder or the file"
         raise ValueError(f"there is no encoder at {weights}; {remedy}")
     beside = weights.with_suffix(".json")
+    about = _read_about(beside)
     try:
-        about = unseal(beside, _ABOUT)
         config: ResNet.Config = restore(about["encoder"], ResNet.Config)
         # Fields that an older file lacks take their defaults.
-        feed: Feed = restore({**about["feed"], "class": class_name(Feed)}, Feed)
+        feed: Feed = restore({**about["feed"], "class": stored_name(Feed)}, Feed)
         recorded, made_by, head = about["sha256"], about["made_by"], about.get("head")
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{beside} cannot be read: {reason}; it must lie beside the weights") from error
     _check_digest(weights, recorded)
@@ -234,6 +236,15 @@ def load_encoder(path: Path) -> Exported:
         sha256=recorded,
         made_by=made_by,
     )
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    """What encoder.json holds, in the names of today."""
+    try:
+        about = unseal(path, _ABOUT)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; it must lie beside the weights") from error
+    return in_present_names(about, path)
 
 
 def _check_digest(path: Path, recorded: str) -> None:

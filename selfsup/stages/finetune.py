@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,7 @@ PROTOCOLS = ("simclr_v2", "simclr_v1", "sgd")
 class Finetune(Supervised):
     """A classifier trained on labelled images together with the backbone."""
 
+    stored_as: ClassVar[str] = "finetune"
     protocol: Literal["simclr_v2", "simclr_v1", "sgd"]
     labelled: Labelled = Labelled()
     start: Literal["pretrained", "random"] = "pretrained"  # random: the same network drawn anew, the baseline

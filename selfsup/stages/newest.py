@@ -21,7 +21,7 @@ from selfsup.monitor.log import message
 from selfsup.stages.encoder import Exported, Feed, feed_of, load_encoder
 
 Network = TypeVar("Network", bound=nn.Module)
-_PRETRAINING = "selfsup.pretrain.Run"  # which imports the stages
+_PRETRAINING = "pretrain"  # what Run is stored as, whose module imports the stages
 _CLASSES = 16  # of the labels that a method is shown to be built
 
 

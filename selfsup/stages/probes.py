@@ -1,7 +1,7 @@
 """The linear probes that are trained on augmented images: the papers' as published, and a sweep of learning rates."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ PROTOCOLS = ("features", "moco", "simclr", "supcon", "sweep")
 class Probe(Supervised):
     """A linear classifier trained on augmented images with a frozen backbone."""
 
+    stored_as: ClassVar[str] = "linear"
     protocol: Literal["moco", "simclr", "supcon", "sweep"]
     # Of the classifier. normal: weights N(0, 0.01^2), bias 0; uniform: both within 1 / sqrt(D), as torch draws them.
     initialisation: Literal["zeros", "normal", "uniform"] = "zeros"
@@ -35,6 +36,7 @@ class Probe(Supervised):
 class Sweep(Probe):
     """Classifiers with several learning rates on one pass of the backbone; a part of the training images chooses."""
 
+    stored_as: ClassVar[str] = "linear_sweep"
     learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # each times optimizer's
 
     def __post_init__(self) -> None:

@@ -25,7 +25,9 @@ from selfsup.folder import RunFolder, device_name
 from selfsup.methods.base import Method, Step
 from selfsup.pretrain import Run, build_method
 from selfsup.state import load_whole_state
+from selfsup.stored_names import answers_to, descendants
 from selfsup.trainer import device_for
+from selfsup.untrusted import plain_name
 
 _LARGEST = 5  # that are listed
 
@@ -100,7 +102,8 @@ def _saved_run(folder: Path) -> Run:
         run: Run = restore(saved, Run)
     except ValueError as error:
         kind = saved.get("class", "")
-        if kind.startswith("selfsup.stages."):
+        if not any(answers_to(allowed, kind) for allowed in descendants(Run)):
+            kind = plain_name(kind, longest=80)
             raise ValueError(f"{folder} is of {kind}; only what pretraining captured can be run again") from error
         raise
     return run

@@ -2,19 +2,21 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from selfsup.arithmetic import Precision
 from selfsup.catalogue import catalogue
-from selfsup.config import Data, execution, load_recipe, parse, recipe_names, restore, taken
+from selfsup.config import Data, execution, restore
 from selfsup.data.base import Source
 from selfsup.data.identity import Content, content_of, fingerprint_before
 from selfsup.data.labelled import Labelled, image_names, names_digest
 from selfsup.data.opening import with_labels
 from selfsup.data.sources import open_source
+from selfsup.flags import parse, taken
 from selfsup.folder import RunFolder
 from selfsup.models.resnet import ResNet
 from selfsup.pretrain import Run
+from selfsup.recipe_files import load_recipe, recipe_names
 from selfsup.stages.distill import Distill, check_student, distill_settings
 from selfsup.stages.finetune import Finetune, finetune_settings
 from selfsup.stages.newest import newest_encoder
@@ -33,6 +35,7 @@ SHORT = {
 class Semi:
     """A classifier from few labels and the encoder of a run. What is shared by all parts is said once, here."""
 
+    stored_as: ClassVar[str] = "semi"
     labelled: Labelled = Labelled()  # which images are used with their label, by every part
     data: Data = Data()
     seed: int = 0
@@ -56,6 +59,7 @@ class Semi:
 class SemiFromRecipe(Semi):
     """A classifier from few labels, pretraining included."""
 
+    stored_as: ClassVar[str] = "semi_from_recipe"
     pretrain: Run
 
     @property

@@ -9,9 +9,10 @@ from typing import Any
 from gpu.asked import Asked
 from gpu.images import as_array, found_cifar10
 
-from selfsup.config import Data, load_recipe
+from selfsup.config import Data
 from selfsup.data.joined import open_training
 from selfsup.pretrain import Run, pretrain
+from selfsup.recipe_files import load_recipe
 from selfsup.schedules import Horizon
 from selfsup.trainer import device_for
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from selfsup.augment import presets
 from selfsup.augment.geometry import send
 from selfsup.augment.views import Augment, Views
-from selfsup.config import load_recipe
 from selfsup.data.base import ArraySource
 from selfsup.data.batch import Batch
 from selfsup.data.loader import Loader
@@ -24,6 +23,7 @@ from selfsup.guard import Guard
 from selfsup.methods.base import Problem, Step
 from selfsup.models.resnet import ResNet
 from selfsup.pretrain import Run
+from selfsup.recipe_files import load_recipe
 from selfsup.trainer import device_for, make_accelerator
 
 

@@ -13,12 +13,12 @@ from proofs.figure import Figure, Measured
 from tiny import METHODS, QUICK, tiny_run
 
 from selfsup.augment.views import Views
-from selfsup.config import load_recipe
 from selfsup.data.sources import open_source
 from selfsup.folder import RunFolder
 from selfsup.guard import Guard
 from selfsup.monitor.health import REPORTS
 from selfsup.pretrain import Run, build_method, make_loader, pretrain
+from selfsup.recipe_files import load_recipe
 from selfsup.schedules import Horizon
 from selfsup.stages.replay import Replay, run_replay
 from selfsup.trainer import _Run, make_accelerator
