@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from damaged import passed_over, try_all
-from releases import STORED, problems
+from releases import DIGESTS, STORED, digests, exported_again, problems
 from test_resume import assert_same
 from tiny import tiny_run
 
@@ -97,3 +97,11 @@ def test_no_damage_of_any_file_is_read_silently(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stored", STORED, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_runs_of_earlier_releases_go_on(stored: Path, tmp_path: Path) -> None:
     assert problems(stored, tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("stored", STORED, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_runs_of_earlier_releases_are_read_and_exported_to_the_same_bits(stored: Path, tmp_path: Path) -> None:
+    recorded = json.loads(DIGESTS.read_text())
+    assert digests(stored) == recorded[f"{stored.parent.name}/{stored.name}"]
+    if (stored / "ended").is_dir():
+        assert exported_again(stored, tmp_path / "run") == []
