@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from selfsup import config
+from selfsup import recipe_files
 
 ROOT = Path(__file__).parent.parent
 TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py") if "add_argument(" in path.read_text())
@@ -93,14 +93,14 @@ def test_there_are_tools_to_try() -> None:
 
 
 def test_recipes_that_are_nowhere_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "__file__", str(tmp_path / "selfsup" / "config.py"))
+    monkeypatch.setattr(recipe_files, "__file__", str(tmp_path / "selfsup" / "recipe_files.py"))
     with pytest.raises(ValueError, match=r"the recipes are neither in .*selfsup nor beside it; install selfsup again"):
-        config.recipe_names()
+        recipe_files.recipe_names()
     inside = tmp_path / "selfsup" / "recipes"  # where an installation has them
     inside.mkdir(parents=True)
     for name in ("__init__", "mine"):
         (inside / f"{name}.py").write_text("")
-    assert config.recipe_names() == ["mine"]
+    assert recipe_files.recipe_names() == ["mine"]
 
 
 def test_a_tool_says_which_package_is_missing(tmp_path: Path) -> None:
