@@ -32,6 +32,7 @@ from selfsup.stages.encoder import Exported, Feed, export
 from selfsup.stages.newest import newest_encoder
 from selfsup.stages.supervised import Supervised
 from selfsup.stages.taught import Distilled, FeatureDistilled, Taught, agreement
+from selfsup.stages.unfinished import Described
 
 PROTOCOLS = ("self", "smaller", "features")
 Protocol = Literal["self", "smaller", "features"]
@@ -143,6 +144,7 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
         judge if settings.evaluate_every else None,
         whole=source,
         labelled=source.select(rows) if len(rows) else None,
+        described=_described(settings, teacher),
     )
     outcome, method = trained.outcome, cast(Taught, trained.method)
     if not outcome.finished:
@@ -309,17 +311,16 @@ def _folder_name(settings: Distill, teacher: Teacher) -> str:
     return f"distill_{settings.protocol}{other}{teacher.exported.suffix}"
 
 
+def _described(settings: Distill, teacher: Teacher) -> Described:
+    exported = teacher.exported
+    made_by = {"method": "distill", "from": exported.sha256, "epochs": settings.epochs, "seed": settings.seed}
+    return Described(settings.student, replace(exported.feed, range=settings.data.range), made_by)
+
+
 def _export(method: Taught, settings: Distill, teacher: Teacher, folder: RunFolder, steps: int) -> str:
     """Write the student; returns its encoder's SHA-256, in the main process."""
-    made_by = {
-        "method": "distill",
-        "from": teacher.exported.sha256,
-        "steps": steps,
-        "epochs": settings.epochs,
-        "seed": settings.seed,
-    }
-    feed = replace(teacher.exported.feed, range=settings.data.range)
-    return export(method, folder.encoder, settings.student, feed, made_by)
+    config, feed, made_by = _described(settings, teacher)
+    return export(method, folder.encoder, config, feed, made_by | {"steps": steps})
 
 
 def _protocol(settings: Distill, exported: Exported, source: Source, chosen: Source, judged: Source) -> dict[str, Any]:

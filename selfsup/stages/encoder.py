@@ -225,7 +225,7 @@ def load_encoder(path: Path) -> Exported:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{beside} cannot be read: {reason}; it must lie beside the weights") from error
     _check_digest(weights, recorded)
-    encoder = _filled(config.build, weights)
+    encoder = filled(config.build, checkpoint.read_tensors(weights), weights)
     return Exported(
         encoder=encoder.eval().to(memory_format=torch.channels_last),
         config=config,
@@ -256,12 +256,20 @@ def _load_head(path: Path, about: dict[str, Any], feature_dim: int) -> nn.Module
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"what is said of {path} cannot be read: {error}") from error
     _check_digest(path, recorded)
-    return _filled(lambda: config.build(feature_dim), path).eval()
+    return filled(lambda: config.build(feature_dim), checkpoint.read_tensors(path), path).eval()
 
 
-def _filled(build: Callable[[], Built], path: Path) -> Built:
-    """A network with the tensors of a file; nothing is allocated before it is known that they are those it has."""
-    tensors = checkpoint.read_tensors(path)
+def filled(build: Callable[[], Built], tensors: dict[str, Tensor], path: Path) -> Built:
+    """A network with these tensors; nothing is allocated before it is known that they are those it has.
+
+    Args:
+        build: makes the network from settings that may come from anyone.
+        tensors: of all its weights.
+        path: of the file that they are from, for messages.
+
+    Raises:
+        ValueError: the settings are of no network, or of another.
+    """
     try:
         with torch.device("meta"):
             wanted = {name: tensor.shape for name, tensor in build().state_dict().items()}

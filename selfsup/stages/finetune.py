@@ -30,6 +30,7 @@ from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.encoder import Exported, export
 from selfsup.stages.newest import newest_encoder
 from selfsup.stages.supervised import Supervised, Trained, require_labels
+from selfsup.stages.unfinished import Described
 
 PROTOCOLS = ("simclr_v2", "simclr_v1", "sgd")
 
@@ -310,6 +311,7 @@ def _train(
         judge if settings.evaluate_every else None,
         whole=chosen.whole,
         labelled=chosen.images,
+        described=_described(settings, exported),
     )
     if distributed.rank() == 0:
         listed = "".join(f"{name}\n" for name in chosen.names)
@@ -317,20 +319,22 @@ def _train(
     return trained
 
 
-def _export(method: FineTuned, exported: Exported, folder: RunFolder, steps: int) -> str:
-    """Write the encoder and its classifier; returns the encoder's SHA-256, in the main process."""
-    settings = method.settings
+def _described(settings: Finetune, exported: Exported) -> Described:
     made_by = {
         "method": "finetune" if settings.start == "pretrained" else "supervised",
-        "steps": steps,
         "epochs": settings.epochs,
         "seed": settings.seed,
         "labelled": settings.labelled.name,
     }
     if settings.start == "pretrained":
         made_by["from"] = exported.sha256
-    feed = replace(exported.feed, range=settings.data.range)
-    return export(method, folder.encoder, exported.config, feed, made_by)
+    return Described(exported.config, replace(exported.feed, range=settings.data.range), made_by)
+
+
+def _export(method: FineTuned, exported: Exported, folder: RunFolder, steps: int) -> str:
+    """Write the encoder and its classifier; returns the encoder's SHA-256, in the main process."""
+    config, feed, made_by = _described(method.settings, exported)
+    return export(method, folder.encoder, config, feed, made_by | {"steps": steps})
 
 
 def _protocol(settings: Finetune, exported: Exported, chosen: _Chosen, test: Source) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from selfsup.methods.base import Method, Problem
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.log import message
 from selfsup.stages.encoder import Exported, Feed, feed_of, load_encoder
+from selfsup.stages.unfinished import encoder_of_stage
 
 Network = TypeVar("Network", bound=nn.Module)
 _PRETRAINING = "selfsup.pretrain.Run"  # which imports the stages
@@ -36,7 +37,7 @@ def newest_encoder(path: Path, told: bool = True) -> Exported:
         told: whether to say of which step the encoder is, where that is not the end of the run.
 
     Raises:
-        ValueError: there is neither an encoder nor a checkpoint of pretraining, or files are damaged.
+        ValueError: there is neither an encoder nor a checkpoint of one that was trained, or files are damaged.
     """
     if not (path.is_dir() and RunFolder(path).holds_run):
         return load_encoder(path)
@@ -67,6 +68,8 @@ class _Saved(NamedTuple):
 def _of_checkpoint(path: Path) -> Exported:
     folder = RunFolder(path)
     saved = folder.saved_run()
+    if saved.get("class") != _PRETRAINING:
+        return encoder_of_stage(folder)
     run = _restored(saved, path)
     found, _ = checkpoint.load_newest(folder.checkpoints)
     if found is None:
@@ -91,11 +94,6 @@ def _of_checkpoint(path: Path) -> Exported:
 
 
 def _restored(saved: dict[str, Any], path: Path) -> _Saved:
-    if saved.get("class") != _PRETRAINING:
-        raise ValueError(
-            f"{path} is not finished, and no pretraining: its encoder comes at its end\n"
-            "run the same command again to finish it"
-        )
     import_methods()
     try:
         augment: Augment = restore(saved["augment"], Augment)
