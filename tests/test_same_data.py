@@ -1,14 +1,17 @@
 """Runs, stages and results go by the content of data: no figure is taken for another data set's."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hostile_place import put, sealed
 from processes import run_processes
 from tiny import photographs, tiny_run
 from torch import Tensor
@@ -24,6 +27,9 @@ from selfsup.stages.base import keep
 from selfsup.stages.comparison import compare
 from selfsup.stages.finetune import finetune_settings, run_finetune
 from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.run_data import named_data
+from selfsup.stages.semi import run_semi
+from selfsup.stages.semi_settings import semi_settings
 
 
 def other_pixels(root: Path) -> None:
@@ -230,3 +236,45 @@ def test_of_two_processes_one_looks_and_both_know(begun: tuple[Path, Path]) -> N
     assert first.tolist() == [int(content_of(open_source(str(begun[1])), "auto", {}).fact["content"][:8], 16), 1]
     assert second.tolist() == [first[0], 0]
     assert [found.tolist() for found in run_processes(2, looked_at_once, str(begun[1]), True)] == [[15, 1], [15, 0]]
+
+
+def called(stage: str, run: Path, root: Path) -> Any:
+    """A stage's function as a program calls it, on data under this name."""
+    found = import_module(f"selfsup.stages.{cli._STAGES[stage]}").STAGE
+    settings = found.defaults(run, found.protocols[-1] if found.protocols else "")
+    quick: dict[str, Any] = {"data": replace(settings.data, root=str(root)), "workers": 0, "device": "cpu"}
+    if stage == "embed":
+        quick["out"] = str(run.parent / "f.npy")
+    return found.run(run, replace(settings, **quick))
+
+
+@pytest.mark.parametrize("stage", [*cli._STAGES, "semi"])
+def test_no_program_judges_on_them_either(stage: str, finished: tuple[Path, Path], tmp_path: Path) -> None:
+    """Every function of a stage looks for itself, before anything else; what the caller means must be said by him."""
+    run, root = Path(shutil.copytree(finished[0], tmp_path / "run")), tmp_path / "data.npz"
+    sealed(run / "config.json", lambda saved: put(str(root), ("run", "data", "root"), saved))
+    write(root, finished[1], "pixels")
+
+    def call(root: Path) -> Any:
+        if stage == "semi":
+            settings = semi_settings(str(run))
+            return run_semi(str(run), replace(settings, data=replace(settings.data, root=str(root))))
+        return called(stage, run, root)
+
+    before = sorted(tmp_path.rglob("*"))
+    for name in (root, Path(os.path.relpath(root))):
+        with pytest.raises(ValueError, match=r"is not what .* was trained on; images: 32 images changed"):
+            call(name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_program_may_name_data_for_itself(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    run, root = Path(shutil.copytree(finished[0], tmp_path / "run")), tmp_path / "data.npz"
+    sealed(run / "config.json", lambda saved: put(str(root), ("run", "data", "root"), saved))
+    write(root, finished[1], "pixels")
+    with named_data():
+        assert called("knn", run, root).results
+    shutil.copy(root, tmp_path / "other.npz")
+    assert called("knn", run, tmp_path / "other.npz").results
+    with pytest.raises(ValueError, match="32 images changed"):
+        called("knn", run, root)

@@ -34,6 +34,7 @@ from selfsup.stages.clustering_figures import (
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer
 from selfsup.stages.newest import newest_encoder
+from selfsup.stages.run_data import require_data_of_run
 from selfsup.trainer import stage_device
 from selfsup.untrusted import as_cell
 
@@ -205,6 +206,7 @@ def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
     Raises:
         ValueError: no images, only one class, k cannot be known or is too large, or the features are not finite.
     """
+    require_data_of_run(path, settings.data)
     exported = newest_encoder(path)
     device = stage_device(settings.device)
     part, source = _open(settings)

@@ -30,6 +30,7 @@ from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import extract
 from selfsup.stages.encoder import Exported, Feed, export
 from selfsup.stages.newest import newest_encoder
+from selfsup.stages.run_data import require_data_of_run
 from selfsup.stages.supervised import Supervised
 from selfsup.stages.taught import Distilled, FeatureDistilled, Taught, agreement
 from selfsup.stages.unfinished import Described
@@ -118,6 +119,7 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
         ValueError: there is no classifier or one of other classes, the student does not fit the teacher or the size of
             the images, or the data or the folder do not fit the settings.
     """
+    require_data_of_run(path, settings.data)
     teacher = _read_teacher(path, settings)
     data = settings.data
     source = open_part(data, "train")

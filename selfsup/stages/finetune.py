@@ -29,6 +29,7 @@ from selfsup.stages import supervised
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.encoder import Exported, export
 from selfsup.stages.newest import newest_encoder
+from selfsup.stages.run_data import require_data_of_run
 from selfsup.stages.supervised import Supervised, Trained, require_labels
 from selfsup.stages.unfinished import Described
 
@@ -200,6 +201,7 @@ def run_finetune(path: Path, settings: Finetune) -> Evaluated:
     Raises:
         ValueError: labels, a layer or a stage are missing, or the data or the folder do not fit the settings.
     """
+    require_data_of_run(path, settings.data)
     exported = newest_encoder(path)
     data = settings.data
     train = labelled_part(open_part(data, "train"), "train")

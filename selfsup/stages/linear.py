@@ -26,6 +26,7 @@ from selfsup.stages.encoder import Exported
 from selfsup.stages.logistic import FeatureProbe, probe_features, warn
 from selfsup.stages.newest import newest_encoder
 from selfsup.stages.probes import PROTOCOLS, LinearProbe, Probe, Sweep, probe_settings
+from selfsup.stages.run_data import require_data_of_run
 from selfsup.stages.supervised import require_labels
 from selfsup.trainer import stage_device
 
@@ -40,6 +41,7 @@ def run_linear(path: Path, settings: Probe | FeatureProbe) -> Evaluated:
     Raises:
         ValueError: no labels, no test part, or the data do not fit the settings.
     """
+    require_data_of_run(path, settings.data)
     exported = newest_encoder(path)
     data, labelled = settings.data, settings.labelled
     whole = labelled_part(open_part(data, "train"), "train")

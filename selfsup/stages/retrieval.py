@@ -23,6 +23,7 @@ from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer
 from selfsup.stages.newest import newest_encoder
+from selfsup.stages.run_data import require_data_of_run
 from selfsup.trainer import stage_device
 
 RECALL_AT = (1, 2, 4, 8, 10)
@@ -262,6 +263,7 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
         ValueError: there are no labels, queries or gallery, or no more than one identity to find; or index.csv does not
             fit the data.
     """
+    require_data_of_run(path, settings.data)
     exported = newest_encoder(path)
     device = stage_device(settings.device)
     data = settings.data

@@ -18,6 +18,7 @@ from selfsup.stages.base import Evaluated, Result, keep, read
 from selfsup.stages.distill import Distill, run_distill
 from selfsup.stages.finetune import Finetune, run_finetune
 from selfsup.stages.newest import newest_encoder
+from selfsup.stages.run_data import require_data_of_run
 from selfsup.stages.semi_settings import Semi, SemiFromRecipe, check
 from selfsup.trainer import make_accelerator
 from selfsup.training import Training
@@ -40,6 +41,7 @@ def run_semi(name: str, settings: Semi) -> Evaluated:
     Raises:
         ValueError: no labels are named, settings of the parts contradict each other, or the data or folders do not fit.
     """
+    require_data_of_run(Path(name), settings.data)
     images = check(name, settings)
     folder = RunFolder(Path(settings.folder or _default_folder(name, settings)))
     settings = _settled(folder.as_begun(settings), folder)
