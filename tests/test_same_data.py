@@ -13,7 +13,7 @@ import pytest
 import torch
 from hostile_place import put, sealed
 from processes import run_processes
-from tiny import photographs, tiny_run
+from tiny import array_file, photographs, tiny_run
 from torch import Tensor
 
 from selfsup import cli
@@ -23,7 +23,8 @@ from selfsup.data.shapes import shapes
 from selfsup.data.sources import open_source
 from selfsup.folder import RunFolder
 from selfsup.pretrain import pretrain
-from selfsup.stages.base import keep
+from selfsup.stages.base import keep, read
+from selfsup.stages.compare import as_html, as_markdown
 from selfsup.stages.comparison import compare
 from selfsup.stages.finetune import finetune_settings, run_finetune
 from selfsup.stages.knn import KNN, run_knn
@@ -278,3 +279,38 @@ def test_a_program_may_name_data_for_itself(finished: tuple[Path, Path], tmp_pat
     assert called("knn", run, tmp_path / "other.npz").results
     with pytest.raises(ValueError, match="32 images changed"):
         called("knn", run, root)
+
+
+# Comparisons
+
+
+def test_data_that_differ_are_told_in_words(tmp_path: Path) -> None:
+    """Which runs were trained on what, what differs, and where the data lie that figures are of."""
+    roots = [array_file(tmp_path / "first.npz", 64), array_file(tmp_path / "second.npz", 80)]
+    shutil.copy(roots[0], tmp_path / "copy.npz")
+    runs = {"one": (0, 0), "two": (1, 1), "three": (1, 0)}
+    for name, (trained, judged) in runs.items():
+        pretrain(tiny_run(tmp_path / name, root=str(roots[trained]), epochs=1, max_steps=1))
+        result = run_knn(tmp_path / name, KNN(data=Data(root=str(roots[judged])), device="cpu", k=(5,))).results
+        keep(RunFolder(tmp_path / name), result)
+    pretrain(tiny_run(tmp_path / "moved", root=str(tmp_path / "copy.npz"), epochs=1, max_steps=1))
+    keep(RunFolder(tmp_path / "moved"), read(RunFolder(tmp_path / "one"), "knn"))
+    paths = {name: tmp_path / name for name in (*runs, "moved")}
+    table = compare([paths["one"], paths["two"], paths["three"]])
+    told = (
+        f"trained on different data: {paths['one']} on {roots[0]} (64 images); {paths['two']}, {paths['three']} on "
+        f"{roots[1]} (80 images), beside the first with 16 images added, the first [64]"
+    )
+    digests = [column.protocol["data"] for column in table.columns if column.short == "top1"]
+    assert table.notes == (told, f"data={digests[0]}: {roots[0]}", f"data={digests[1]}: {roots[1]}")
+    assert table.line()["notes"] == list(table.notes)
+    for made in (as_markdown(table).decode(), as_html(table).decode()):
+        assert "trained on different data" in made
+    # Figures of one data set beside each other: still trained on different data.
+    assert compare([paths["one"], paths["three"]]).notes == (told.replace(f"{paths['two']}, ", ""),)
+    # The same content elsewhere is the same.
+    assert compare([paths["one"], paths["moved"]]).notes == ()
+    assert "notes" not in compare([paths["one"], paths["moved"]]).line()
+    for manifest in tmp_path.glob("*/contents/*"):  # what differs cannot be told any more, that it does can
+        manifest.write_bytes(b"damaged")
+    assert "(80 images)" in compare([paths["one"], paths["two"]]).notes[0]

@@ -26,7 +26,7 @@ from selfsup.precision import settled
 from selfsup.schedules import Cosine
 from selfsup.stages import supervised
 from selfsup.stages.accuracy import top_figures
-from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.embed import extract
 from selfsup.stages.encoder import Exported, Feed, export
 from selfsup.stages.newest import newest_encoder
@@ -162,6 +162,7 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
             "seed": settings.seed,
             "labelled_seed": settings.labelled.seed,
         },
+        data_root=place_of(data),
     )
     return Evaluated([result], folder=folder.path)
 

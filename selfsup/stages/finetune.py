@@ -26,7 +26,7 @@ from selfsup.optim import LARS, SGD
 from selfsup.precision import settled
 from selfsup.schedules import Cosine
 from selfsup.stages import supervised
-from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.encoder import Exported, export
 from selfsup.stages.newest import newest_encoder
 from selfsup.stages.run_data import require_data_of_run
@@ -231,7 +231,8 @@ def run_finetune(path: Path, settings: Finetune) -> Evaluated:
     }
     protocol = _protocol(settings, exported, chosen, test)
     found = {f"finetune_{name}": value for name, value in figures.items()}
-    return Evaluated([Result(stage=kind, figures=found, protocol=protocol, about=about)], folder=folder.path)
+    result = Result(stage=kind, figures=found, protocol=protocol, about=about, data_root=place_of(data))
+    return Evaluated([result], folder=folder.path)
 
 
 def _hidden_layers(head: nn.Module | None) -> tuple[Head.Config | None, int]:

@@ -14,7 +14,7 @@ from selfsup.data.identity import identity
 from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.sources import Source
 from selfsup.monitor.log import message
-from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer
 from selfsup.stages.newest import newest_encoder
@@ -221,6 +221,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
                 figures={f"knn_{name}": value for name, value in figures.items()},
                 protocol={"k": k, "temperature": temperature, **shared},
                 about=exported.about,
+                data_root=place_of(data),
             )
             for (k, temperature), figures in found.items()
         ]

@@ -20,7 +20,7 @@ from selfsup.precision import settled
 from selfsup.randomness import Stream, permutation
 from selfsup.stages import supervised
 from selfsup.stages.accuracy import top_figures
-from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.embed import Features, extract
 from selfsup.stages.encoder import Exported
 from selfsup.stages.logistic import FeatureProbe, probe_features, warn
@@ -107,7 +107,10 @@ def _on_features(stage: str, exported: Exported, parts: _Parts, settings: Featur
     about = _about(settings, exported, parts.train) | {"l2": probed.l2, "converged": probed.converged}
     if several:
         about["l2_at_edge"] = probed.at_edge
-    return Evaluated([Result(stage=stage, figures=_found(probed.figures), protocol=protocol, about=about)])
+    root = place_of(settings.data)
+    return Evaluated(
+        [Result(stage=stage, figures=_found(probed.figures), protocol=protocol, about=about, data_root=root)]
+    )
 
 
 # With augmentation
@@ -159,7 +162,8 @@ def _with_augmentation(path: Path, stage: str, exported: Exported, parts: _Parts
     if isinstance(settings, Sweep):
         protocol |= {"learning_rates": rates, "chosen_on": f"{len(held)} of the training images, held out"}
         about |= choice
-    return Evaluated([Result(stage=stage, figures=_found(figures), protocol=protocol, about=about)])
+    root = place_of(settings.data)
+    return Evaluated([Result(stage=stage, figures=_found(figures), protocol=protocol, about=about, data_root=root)])
 
 
 # The choice among rates

@@ -9,12 +9,13 @@ import torch
 from rich.table import Table
 
 from selfsup import checkpoint, distributed
+from selfsup.config import Data
 from selfsup.data.labelled import choice_digest
 from selfsup.folder import RunFolder
 from selfsup.monitor.log import console, message
 from selfsup.precision import settled
 from selfsup.pretrain import Run, pretrain
-from selfsup.stages.base import Evaluated, Result, keep, read
+from selfsup.stages.base import Evaluated, Result, keep, place_of, read
 from selfsup.stages.distill import Distill, run_distill
 from selfsup.stages.finetune import Finetune, run_finetune
 from selfsup.stages.newest import newest_encoder
@@ -68,7 +69,7 @@ def run_semi(name: str, settings: Semi) -> Evaluated:
                 if ended.reason != "finished":
                     return Evaluated([], ended.reason, ended.signal, folder.path)
             used += max(checkpoint.steps(place / "checkpoints"), default=0)
-        result = _summary(folder.path)
+        result = _summary(folder.path, settings.data)
     if distributed.rank() == 0:
         console.print(table(result))
     return Evaluated([result], folder=folder.path)
@@ -134,7 +135,7 @@ def _carry_out(origin: Path, training: Training) -> Evaluated:
     return evaluated
 
 
-def _summary(folder: Path) -> Result:
+def _summary(folder: Path, data: Data) -> Result:
     """What the parts have come to."""
     results = {part: read(RunFolder(folder / part), part)[0] for part in ("finetune", "supervised", "distill")}
     figures = {
@@ -153,7 +154,7 @@ def _summary(folder: Path) -> Result:
     }
     protocol = {name: tuned[name] for name in ("labels", "labelled_images", "data", "test_images", "transform")}
     protocol |= {part: result.protocol for part, result in results.items()}
-    return Result(stage="semi", figures=figures, protocol=protocol, about=about)
+    return Result(stage="semi", figures=figures, protocol=protocol, about=about, data_root=place_of(data))
 
 
 def table(result: Result) -> Table:
