@@ -1,6 +1,7 @@
 """The result of a run: an encoder's weights, and what is needed to build it and to feed it."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from selfsup.models.heads import Classifier, HeadConfig
 from selfsup.models.resnet import ResNet
 from selfsup.parts import assembled
 from selfsup.sealed import seal, unseal
-from selfsup.untrusted import plain_name, require_room
+from selfsup.untrusted import plain_name, require_file, require_room
 
 SCHEMA = 1
 _ABOUT = ("schema", "encoder", "feed", "sha256", "made_by", "head")  # entries of encoder.json
@@ -210,6 +211,8 @@ def load_encoder(path: Path) -> Exported:
         ValueError: no encoder is there, the two files do not belong together, or one of them is damaged.
     """
     weights = _weights(path)
+    if os.path.lexists(weights):
+        require_file(weights)
     if not weights.is_file():
         unfinished = path.is_dir() and (path / "config.json").is_file()
         remedy = "run the same pretrain command again to finish it" if unfinished else "give a run folder or the file"
@@ -248,7 +251,7 @@ def _check_digest(path: Path, recorded: str) -> None:
 
 def _load_head(path: Path, about: dict[str, Any], feature_dim: int) -> nn.Module | None:
     """The head beside an encoder; None where only the encoder was taken along."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
         recorded = about["sha256"]
