@@ -209,6 +209,8 @@ def load(path: Path) -> Checkpoint:
         raise DamagedFile(f"{path} holds no checkpoint: {error}") from error
     if type(step) is not int or step < 0:
         raise DamagedFile(f"{path / 'state.json'} is damaged: there is no step {step!r}")
+    if (named := _NAME.fullmatch(path.name)) and int(named[1]) != step:
+        raise DamagedFile(f"{path / 'state.json'} is of step {step}, and the folder's name of another")
     return Checkpoint(path, step, tensors, state)
 
 

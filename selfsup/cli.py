@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -213,17 +214,17 @@ def _stage(command: str, arguments: list[str]) -> int:
         if protocol not in stage.protocols:
             raise ValueError(f"there is no protocol {protocol!r}; choose one of {', '.join(stage.protocols)}")
     settings = parse(stage.defaults(path, protocol), flags, called)
-    _require_data_of_run(path, settings, flags)
-    return _kept(stage.run(path, settings), path)
+    with _named_data(flags):
+        evaluated = stage.run(path, settings)
+    return _kept(evaluated, path)
 
 
-def _require_data_of_run(path: Path, settings: Any, flags: list[str]) -> None:
-    """Of data that nobody named: that they are still the run's."""
-    from selfsup.stages.run_data import require_data_of_run
+def _named_data(flags: list[str]) -> AbstractContextManager[None]:
+    """Data that nobody named must still be the run's."""
+    from selfsup.stages.run_data import named_data
 
     named = any(flag.partition("=")[0].replace("_", "-") == "--data.root" for flag in flags)
-    if not named and os.environ.get("RANK", "0") == "0":  # of several processes the first looks, once
-        require_data_of_run(path, settings.data.verify)
+    return named_data() if named else nullcontext()
 
 
 def _kept(evaluated: "Evaluated", path: Path) -> int:
@@ -249,8 +250,9 @@ def _semi(arguments: list[str]) -> int:
     from selfsup.stages.semi_settings import parse_semi
 
     settings = parse_semi(name, flags)
-    _require_data_of_run(Path(name), settings, flags)
-    return _kept(run_semi(name, settings), Path(name))
+    with _named_data(flags):
+        evaluated = run_semi(name, settings)
+    return _kept(evaluated, Path(name))
 
 
 def _compare(arguments: list[str]) -> int:

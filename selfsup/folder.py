@@ -19,7 +19,7 @@ from selfsup.begun import as_begun, completed, with_processes
 from selfsup.config import CHANGED_DEFAULTS, differences, dump, placed, result_relevant
 from selfsup.data.identity import Content
 from selfsup.monitor.log import message
-from selfsup.same_data import brought_up, data_differences, keep_manifests, with_content
+from selfsup.same_data import brought_up, data_differences, keep_manifests, manifest_of_run, with_content
 from selfsup.schema import SCHEMA, in_present_names
 from selfsup.sealed import seal, unseal
 from selfsup.untrusted import is_text, open_own, read_json, require_own_folder
@@ -204,6 +204,10 @@ class RunFolder:
         """What the run was extended by, in order; empty where there is no run yet."""
         found: list[dict[str, Any]] = self.facts().get(EXTENSIONS, [])
         return found
+
+    def manifest(self, data: str) -> Path:
+        """Of the list of what is in the data that the run calls so, such as "images"."""
+        return manifest_of_run(self.path, data)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """What `write_json` wrote, or an empty dictionary where there is no such file."""

@@ -1,5 +1,6 @@
 """Steps whose numbers are not finite: left out by all processes alike, counted, and captured to be run again."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -20,7 +21,7 @@ from selfsup.monitor.log import message
 from selfsup.parts import own
 from selfsup.state import whole_state
 from selfsup.training import Diverged, Training
-from selfsup.untrusted import open_own, plain_name, read_bytes
+from selfsup.untrusted import open_own, parse_json, plain_name, read_bytes
 
 CAPTURED = 3  # batches that a run keeps; the first ones tell most, and disks are not endless
 _LOOKED_AT = ("loss", "gradient", "memory or running statistics")
@@ -84,15 +85,27 @@ class Guard:
         """How many steps up to this one were left out, and how many of them just before it; forgets later ones."""
         if distributed.rank() > 0 or not self.record.is_file():
             return [0, 0]
-        lines = [
-            line for line in read_bytes(self.record).decode(errors="replace").splitlines() if line.endswith("}")
-        ]  # the last may be cut off
-        steps = {json.loads(line)["step"]: line for line in lines if json.loads(line)["step"] <= step}
-        checkpoint.write_atomically(self.record, "".join(f"{line}\n" for line in steps.values()).encode())
+        *lines, _ = read_bytes(self.record).split(b"\n")  # what follows the last one was cut off
+        known = {self._noted(line, number): line for number, line in enumerate(lines, start=1)}
+        steps = {noted: line for noted, line in known.items() if noted <= step}
+        checkpoint.write_atomically(self.record, b"".join(line + b"\n" for line in steps.values()))
         in_a_row = 0
         while step - in_a_row in steps:
             in_a_row += 1
         return [len(steps), in_a_row]
+
+    def _noted(self, line: bytes, number: int) -> int:
+        """The step that a line of the record is about. Raises ValueError for what `_tell` has not written."""
+        step = None
+        with contextlib.suppress(ValueError):
+            step = parse_json(line, self.record).get("step")
+        if type(step) is not int or step < 1:
+            shown = plain_name(line.decode(errors="replace"), 80)
+            raise ValueError(
+                f"{self.record} does not say in line {number} which step was left out: {shown}\n"
+                "remove that line; only the count of skipped steps follows from it"
+            )
+        return step
 
     def remember(self) -> None:
         """To be called before the forward pass."""

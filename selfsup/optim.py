@@ -110,6 +110,8 @@ def _check_momentum(momentum: float) -> None:
 class SGD(torch.optim.SGD):
     """Stochastic gradient descent with momentum."""
 
+    entries = ("momentum_buffer",)  # what it keeps for each parameter
+
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
         stored_as: ClassVar[str] = "sgd"
@@ -133,6 +135,8 @@ class SGD(torch.optim.SGD):
 
 class AdamW(torch.optim.AdamW):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    entries = ("step", "exp_avg", "exp_avg_sq")  # what it keeps for each parameter
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
@@ -164,6 +168,8 @@ class LARS(torch.optim.Optimizer):
     on past gradients. `rate_in_buffer=False` is MoCo v3's form, w <- w - lr v. Groups with `adapt=False` have neither
     decay nor trust ratio.
     """
+
+    entries = ("momentum_buffer",)  # what it keeps for each parameter
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):

@@ -63,9 +63,9 @@ def _said(folder: Path, name: str, recorded: Any, content: Content) -> str:
     if content.manifest is None:
         return "other content; the first process tells what differs"
     try:
-        kept = read_manifest(_manifest(folder, name))
+        kept = read_manifest(manifest_of_run(folder, name))
         if not isinstance(recorded, dict) or kept.content != recorded.get("content"):
-            raise ValueError(f"{_manifest(folder, name)} is of other data")
+            raise ValueError(f"{manifest_of_run(folder, name)} is of other data")
     except (OSError, ValueError) as error:
         then = recorded.get("count") if isinstance(recorded, dict) else "other"
         return f"other content, {then} images then, {content.fact['count']} now (what differs cannot be told: {error})"
@@ -80,12 +80,13 @@ def keep_manifests(folder: Path, recorded: dict[str, Any], contents: Contents) -
             "now on it knows them by content"
         )
     for name, content in contents.items():
-        path = _manifest(folder, name)
+        path = manifest_of_run(folder, name)
         if content.manifest is None or (path.is_file() and recorded.get(name) == content.fact):
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_atomically(path, content.manifest.packed())
 
 
-def _manifest(folder: Path, name: str) -> Path:
+def manifest_of_run(folder: Path, name: str) -> Path:
+    """Where a run folder keeps what is in its data of that name."""
     return folder / "contents" / f"{name}.manifest"

@@ -1,6 +1,9 @@
 """What a run would lose if it ended now: gathered into checkpoints, and put back."""
 
+import math
+import sys
 import time
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -8,6 +11,7 @@ from torch import Tensor, nn
 
 from selfsup import checkpoint, distributed
 from selfsup.folder import RunFolder
+from selfsup.memory.saved import Limits, check_finite, check_layout, check_sense, outside
 from selfsup.memory.sharded import sharded
 from selfsup.methods.base import Method
 from selfsup.monitor.log import message
@@ -102,8 +106,16 @@ class TrainingState:
         if self._saver is not None:
             self._saver.close()
 
-    def load(self) -> int:
-        """Restore the newest checkpoint, if there is one; returns its step, else 0."""
+    def load(self, limits: Limits) -> int:
+        """Restore the newest checkpoint, if there is one; returns its step, else 0.
+
+        Args:
+            limits: of the run.
+
+        Raises:
+            ValueError: it is of another method, or holds what no run can have written: the file and the field are
+                named, the same in all processes, and nothing was changed.
+        """
         found, damage = checkpoint.load_newest(self.folder.checkpoints)
         for line in damage:
             message(f"damaged checkpoint passed over: {line}")
@@ -114,7 +126,7 @@ class TrainingState:
         if found.step != step:
             found = checkpoint.load(self.folder.checkpoints / f"step_{step:08d}")
         try:
-            self._restore(found)
+            self._restore(found, limits)
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
             # load_state_dict lists what does not fit below a first line; a KeyError is the name of a missing part.
             lines = str(error).split("\n") if isinstance(error, RuntimeError) else [f"{error!s} is missing"]
@@ -126,15 +138,17 @@ class TrainingState:
         self._begun = found.step
         return found.step
 
-    def _restore(self, found: checkpoint.Checkpoint) -> None:
-        held = self.method.state_dict()
-        for name, value in found.tensors["method"].items():
-            if name in held and held[name].dtype != value.dtype:
-                raise ValueError(f"method.safetensors: {name} is of {value.dtype}; wanted {held[name].dtype}")
-        load_whole_state(self.method, found.tensors["method"])
-        restore_optimizer(self.optimizer, self.names, found.tensors["optimizer"])
-        if self.scaler and found.state["scaler"]:
-            self.scaler.load_state_dict(found.state["scaler"])
+    def _restore(self, found: checkpoint.Checkpoint, limits: Limits) -> None:
+        tensors, scaler = found.tensors["method"], found.state["scaler"]
+        if found.step > limits.steps:
+            raise ValueError(f"state.json: step is {found.step}; wanted 0 to {limits.steps}, the steps of this run")
+        check_state(self.method, tensors, limits._replace(steps=found.step), "method.safetensors")
+        if self.scaler and scaler:
+            check_scaler(scaler)
+        restore_optimizer(self.optimizer, self.names, found.tensors["optimizer"], found.step)
+        load_whole_state(self.method, tensors)
+        if self.scaler and scaler:
+            self.scaler.load_state_dict(scaler)
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
@@ -148,6 +162,43 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
         if whole is not None:
             state[f"{name}.features"] = whole
     return state
+
+
+def check_state(module: nn.Module, tensors: dict[str, Tensor], limits: Limits, file: str, finite: bool = True) -> None:
+    """Make sure that `load_whole_state` can take these tensors, and that a run can have written them.
+
+    Args:
+        module: in which nothing was trained yet.
+        tensors: from a file that anyone may have written.
+        limits: with the step of the checkpoint.
+        file: its name, for messages.
+        finite: whether numbers that are not are refused.
+
+    Raises:
+        ValueError: they cannot be; the message begins with the file and the tensor.
+    """
+    try:
+        check_layout(module, tensors)
+        if finite:
+            check_finite(module, tensors)
+        check_sense(module, tensors, limits)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+_LARGEST = sys.float_info.max
+_SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
+
+
+def check_scaler(state: Any) -> None:
+    """Raise ValueError for what no loss scaler of torch can have written to state.json."""
+    known = isinstance(state, dict) and sorted(state) == sorted(_SCALER)
+    values = [state[name] for name in _SCALER] if known else []
+    if not known or not all(type(value) in (int, float) and 0 <= value <= _LARGEST for value in values):
+        raise ValueError(f"state.json: scaler is {plain_name(state, 120)}; wanted numbers for {', '.join(_SCALER)}")
+    for name, value in zip(_SCALER, values, strict=True):
+        if (value == 0 and name != "_growth_tracker") or (type(value) is float and name in _SCALER[3:]):
+            raise ValueError(f"state.json: scaler: {name} is {value}; wanted a number above 0, of steps a whole one")
 
 
 def load_whole_state(module: nn.Module, state: dict[str, Tensor]) -> None:
@@ -174,26 +225,56 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
     }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str], tensors: dict[str, Tensor]) -> None:
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: dict[Tensor, str], tensors: dict[str, Tensor], steps: int
+) -> None:
     """Put back what `optimizer_tensors` gave, in the memory format of each parameter.
 
+    Args:
+        optimizer: of these parameters; one that names its `entries` has no others.
+        names: of its parameters.
+        tensors: from a file that anyone may have written.
+        steps: of the checkpoint; none was counted more often.
+
     Raises:
-        ValueError: the state belongs to other parameters.
+        ValueError: the state belongs to other parameters or to another optimizer, or no optimizer can have written it.
     """
-    parameters = {name: parameter for parameter, name in names.items()}
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = {names[parameter]: parameter for parameter in trained}
     optimizer.state.clear()
     for key, value in tensors.items():
         name, _, entry = key.rpartition("/")
         if name not in parameters:
-            raise ValueError(f"optimizer.safetensors: state of {name!r}, which this method does not have")
+            raise ValueError(f"optimizer.safetensors: state of {name!r}, which this method does not train")
         parameter = parameters[name]
-        single = value.numel() == 1  # a count of steps
-        if not (value.is_floating_point() and value.isfinite().all() and (single or value.shape == parameter.shape)):
-            raise ValueError(
-                f"optimizer.safetensors: {key} is {value.dtype} {tuple(value.shape)}, or holds numbers that are not "
-                f"finite; wanted finite numbers of shape {tuple(parameter.shape)}"
-            )
+        _check_entry(optimizer, key, value, parameter, steps)
         # AdamW's count of steps stays on the CPU, also where the parameter is a single number on the device.
         if value.shape == parameter.shape and entry != "step":
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(as_parts(value, parameter))
         optimizer.state[parameter][entry] = value
+    for parameter, state in optimizer.state.items():
+        for entry in getattr(optimizer, "entries", ()):
+            if entry not in state:
+                raise ValueError(f"optimizer.safetensors: {names[parameter]}/{entry} is missing")
+
+
+def _check_entry(optimizer: torch.optim.Optimizer, key: str, value: Tensor, parameter: Tensor, steps: int) -> None:
+    """Raise ValueError for one entry of an optimizer's state that this optimizer cannot have written."""
+    entry, entries = key.rpartition("/")[2], getattr(optimizer, "entries", None)
+    if entries is not None and entry not in entries:
+        raise ValueError(
+            f"optimizer.safetensors: {key}, which this optimizer does not keep; it keeps {', '.join(entries)}"
+        )
+    single = value.numel() == 1 and (entries is None or entry == "step")
+    known = value.is_floating_point() and (entries is None or entry == "step" or value.dtype == parameter.dtype)
+    if not (known and (single or (value.shape == parameter.shape and entry != "step")) and value.isfinite().all()):
+        raise ValueError(
+            f"optimizer.safetensors: {key} is {value.dtype} {tuple(value.shape)}, or holds numbers that are not "
+            f"finite; wanted finite numbers of shape {tuple(parameter.shape)} and {parameter.dtype}"
+            + (", or a count of steps" if entry == "step" else "")
+        )
+    most = steps if entry == "step" else math.inf
+    wrong = outside(value, 0, most) if entry in ("step", "exp_avg_sq") else None
+    if wrong is not None:
+        wanted = f"0 to {steps}, the steps that were taken" if entry == "step" else "squares, at least 0"
+        raise ValueError(f"optimizer.safetensors: {key} holds {wrong:g}; wanted {wanted}")

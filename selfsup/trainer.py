@@ -21,6 +21,7 @@ from selfsup.data.loader import Loader
 from selfsup.folder import RunFolder
 from selfsup.guard import Guard
 from selfsup.interruption import Consensus, caught_signals
+from selfsup.memory.saved import Limits
 from selfsup.methods.base import Extract, Method, Step
 from selfsup.models.norm import average_running_statistics
 from selfsup.models.resnet import ResNet
@@ -132,7 +133,7 @@ def fit(
     optimizer = training.optimizer.build(method.named_parameters(), training.batch_size, method.rates())
     horizon = Horizon(loader.sampler.length, training.batch_size, training.epochs)
     state = TrainingState(method, optimizer, accelerator, folder, training, horizon.steps_per_epoch)
-    step = state.load()
+    step = state.load(Limits(horizon.total_steps, len(loader.source), len(loader.source.classes)))
     if training.compile:
         for module in method.modules():
             if isinstance(module, ResNet):

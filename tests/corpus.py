@@ -12,12 +12,13 @@ from pathlib import Path
 from hostile_checkpoints import CHECKPOINTS_AND_ARCHIVES
 from hostile_data import DATA
 from hostile_encoders import ENCODERS
+from hostile_folders import FOLDERS
 from hostile_place import Hostile, Place, Written
 
 from selfsup import cli
 
 SECONDS = 30  # a command that takes longer hangs
-HOSTILE: list[Hostile] = [*ENCODERS, *DATA, *CHECKPOINTS_AND_ARCHIVES]
+HOSTILE: list[Hostile] = [*ENCODERS, *DATA, *CHECKPOINTS_AND_ARCHIVES, *FOLDERS]
 
 
 class Hanging(BaseException):

@@ -108,7 +108,7 @@ def _config(change: Callable[[dict[str, Any]], None], place: Place) -> Written:
     return ["knn", str(place.run), "--device", "cpu", "--workers", "0"]
 
 
-def _results(change: dict[str, Any], place: Place) -> Written:
+def results_with(change: dict[str, Any], place: Place) -> Written:
     result = {"stage": "knn", "figures": {"knn_top1": 0.5}, "protocol": {"k": 1}, "about": {}} | change
     (place.run / "results").mkdir(exist_ok=True)
     (place.run / "results" / "knn.json").write_bytes(seal({"results": [result]}))
@@ -166,11 +166,11 @@ ENCODERS = [
     Hostile("config.json: a word as a limit", partial(_config, partial(put, "5", ("run", "data", "limit")))),
     Hostile("config.json: a run that is a list", partial(_config, partial(put, [1], ("run",)))),
     Hostile("results: 10^5 levels deep", partial(_text, "results/knn.json", '{"results":' * 100_000)),
-    Hostile("results: a word as a figure", partial(_results, {"figures": {"knn_top1": "os.system"}})),
-    Hostile("results: figures that are a list", partial(_results, {"figures": [1]})),
+    Hostile("results: a word as a figure", partial(results_with, {"figures": {"knn_top1": "os.system"}})),
+    Hostile("results: figures that are a list", partial(results_with, {"figures": [1]})),
     Hostile(
         "results: a terminal's commands, links and formulas",
-        partial(_results, {"protocol": {"k": "\x1b]0;owned\x07[link=file:///etc]x[/link]$\\frac{$<script>"}}),
+        partial(results_with, {"protocol": {"k": "\x1b]0;owned\x07[link=file:///etc]x[/link]$\\frac{$<script>"}}),
         refused=False,
     ),
 ]

@@ -71,6 +71,8 @@ def broken_images() -> dict[str, bytes]:
         "jpeg header only": jpeg[:200],
         "jpeg cut in half": jpeg[: len(jpeg) // 2],
         "jpeg tail only": jpeg[len(jpeg) // 2 :],
+        "jpeg of 200 scans": _scanned(large, 200),
+        "jpeg of 3,000 scans": _scanned(large, 3000),
         "png signature only": png[:8],
         "png header only": png[:33],
         "png cut in half": png[: len(png) // 2],
@@ -98,6 +100,13 @@ def _saved(image: Image.Image, form: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form, **options)
     return buffer.getvalue()
+
+
+def _scanned(image: Image.Image, times: int) -> bytes:
+    """A progressive JPEG whose last scan is there so many times more: each is a pass over all pixels."""
+    whole = _saved(image, "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * times + whole[-2:]
 
 
 def smooth() -> Image.Image:

@@ -1,16 +1,19 @@
 """Runs, stages and results go by the content of data: no figure is taken for another data set's."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hostile_place import put, sealed
 from processes import run_processes
-from tiny import photographs, tiny_run
+from tiny import array_file, photographs, tiny_run
 from torch import Tensor
 
 from selfsup import cli
@@ -20,10 +23,14 @@ from selfsup.data.shapes import shapes
 from selfsup.data.sources import open_source
 from selfsup.folder import RunFolder
 from selfsup.pretrain import pretrain
-from selfsup.stages.base import keep
+from selfsup.stages.base import keep, read
+from selfsup.stages.compare import as_html, as_markdown
 from selfsup.stages.comparison import compare
 from selfsup.stages.finetune import finetune_settings, run_finetune
 from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.run_data import named_data
+from selfsup.stages.semi import run_semi
+from selfsup.stages.semi_settings import semi_settings
 
 
 def other_pixels(root: Path) -> None:
@@ -230,3 +237,80 @@ def test_of_two_processes_one_looks_and_both_know(begun: tuple[Path, Path]) -> N
     assert first.tolist() == [int(content_of(open_source(str(begun[1])), "auto", {}).fact["content"][:8], 16), 1]
     assert second.tolist() == [first[0], 0]
     assert [found.tolist() for found in run_processes(2, looked_at_once, str(begun[1]), True)] == [[15, 1], [15, 0]]
+
+
+def called(stage: str, run: Path, root: Path) -> Any:
+    """A stage's function as a program calls it, on data under this name."""
+    found = import_module(f"selfsup.stages.{cli._STAGES[stage]}").STAGE
+    settings = found.defaults(run, found.protocols[-1] if found.protocols else "")
+    quick: dict[str, Any] = {"data": replace(settings.data, root=str(root)), "workers": 0, "device": "cpu"}
+    if stage == "embed":
+        quick["out"] = str(run.parent / "f.npy")
+    return found.run(run, replace(settings, **quick))
+
+
+@pytest.mark.parametrize("stage", [*cli._STAGES, "semi"])
+def test_no_program_judges_on_them_either(stage: str, finished: tuple[Path, Path], tmp_path: Path) -> None:
+    """Every function of a stage looks for itself, before anything else; what the caller means must be said by him."""
+    run, root = Path(shutil.copytree(finished[0], tmp_path / "run")), tmp_path / "data.npz"
+    sealed(run / "config.json", lambda saved: put(str(root), ("run", "data", "root"), saved))
+    write(root, finished[1], "pixels")
+
+    def call(root: Path) -> Any:
+        if stage == "semi":
+            settings = semi_settings(str(run))
+            return run_semi(str(run), replace(settings, data=replace(settings.data, root=str(root))))
+        return called(stage, run, root)
+
+    before = sorted(tmp_path.rglob("*"))
+    for name in (root, Path(os.path.relpath(root))):
+        with pytest.raises(ValueError, match=r"is not what .* was trained on; images: 32 images changed"):
+            call(name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_program_may_name_data_for_itself(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    run, root = Path(shutil.copytree(finished[0], tmp_path / "run")), tmp_path / "data.npz"
+    sealed(run / "config.json", lambda saved: put(str(root), ("run", "data", "root"), saved))
+    write(root, finished[1], "pixels")
+    with named_data():
+        assert called("knn", run, root).results
+    shutil.copy(root, tmp_path / "other.npz")
+    assert called("knn", run, tmp_path / "other.npz").results
+    with pytest.raises(ValueError, match="32 images changed"):
+        called("knn", run, root)
+
+
+# Comparisons
+
+
+def test_data_that_differ_are_told_in_words(tmp_path: Path) -> None:
+    """Which runs were trained on what, what differs, and where the data lie that figures are of."""
+    roots = [array_file(tmp_path / "first.npz", 64), array_file(tmp_path / "second.npz", 80)]
+    shutil.copy(roots[0], tmp_path / "copy.npz")
+    runs = {"one": (0, 0), "two": (1, 1), "three": (1, 0)}
+    for name, (trained, judged) in runs.items():
+        pretrain(tiny_run(tmp_path / name, root=str(roots[trained]), epochs=1, max_steps=1))
+        result = run_knn(tmp_path / name, KNN(data=Data(root=str(roots[judged])), device="cpu", k=(5,))).results
+        keep(RunFolder(tmp_path / name), result)
+    pretrain(tiny_run(tmp_path / "moved", root=str(tmp_path / "copy.npz"), epochs=1, max_steps=1))
+    keep(RunFolder(tmp_path / "moved"), read(RunFolder(tmp_path / "one"), "knn"))
+    paths = {name: tmp_path / name for name in (*runs, "moved")}
+    table = compare([paths["one"], paths["two"], paths["three"]])
+    told = (
+        f"trained on different data: {paths['one']} on {roots[0]} (64 images); {paths['two']}, {paths['three']} on "
+        f"{roots[1]} (80 images), beside the first with 16 images added, the first [64]"
+    )
+    digests = [column.protocol["data"] for column in table.columns if column.short == "top1"]
+    assert table.notes == (told, f"data={digests[0]}: {roots[0]}", f"data={digests[1]}: {roots[1]}")
+    assert table.line()["notes"] == list(table.notes)
+    for made in (as_markdown(table).decode(), as_html(table).decode()):
+        assert "trained on different data" in made
+    # Figures of one data set beside each other: still trained on different data.
+    assert compare([paths["one"], paths["three"]]).notes == (told.replace(f"{paths['two']}, ", ""),)
+    # The same content elsewhere is the same.
+    assert compare([paths["one"], paths["moved"]]).notes == ()
+    assert "notes" not in compare([paths["one"], paths["moved"]]).line()
+    for manifest in tmp_path.glob("*/contents/*"):  # what differs cannot be told any more, that it does can
+        manifest.write_bytes(b"damaged")
+    assert "(80 images)" in compare([paths["one"], paths["two"]]).notes[0]

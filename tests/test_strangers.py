@@ -205,10 +205,10 @@ def test_restoring_takes_what_was_saved() -> None:
     parameter = torch.nn.Parameter(torch.zeros(3, 2))
     optimizer = torch.optim.AdamW([parameter])
     good = {"w/step": torch.tensor(3.0), "w/exp_avg": torch.ones(3, 2), "w/exp_avg_sq": torch.ones(3, 2)}
-    restore_optimizer(optimizer, {parameter: "w"}, good)
+    restore_optimizer(optimizer, {parameter: "w"}, good, 3)
     assert optimizer.state[parameter]["exp_avg"].sum() == 6
     with pytest.raises(ValueError, match="w/exp_avg is"):
-        restore_optimizer(optimizer, {parameter: "w"}, good | {"w/exp_avg": torch.ones(2, 3)})
+        restore_optimizer(optimizer, {parameter: "w"}, good | {"w/exp_avg": torch.ones(2, 3)}, 3)
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1" + "0" * 400, '"high"', "true"])

@@ -9,6 +9,7 @@ from selfsup.distributed import gather, rank, scatter_sum, world_size
 from selfsup.losses.cluster import bounded_nce, class_logits, cluster_nce
 from selfsup.losses.contrastive import full
 from selfsup.memory.bank import move_rows
+from selfsup.memory.saved import Saved
 from selfsup.memory.sharded import ShardedRows, largest_of_all, log_sum_exp
 
 _SCORES = 2**26  # scores of embeddings against sharded rows that are alive at a time
@@ -61,6 +62,10 @@ class HybridMemory(nn.Module):
         """`move_rows` by (n, D) unit features of the rows (n,)."""
         move_rows(self.features, rows, features, momentum, repeats)
 
+    def check_saved(self, saved: Saved) -> None:
+        """See `selfsup.memory.saved.Checked`."""
+        check_clusters(saved)
+
 
 class ShardedHybridMemory(ShardedRows):
     """A `HybridMemory` whose rows are shared among the processes by cluster, equal to it to rounding.
@@ -98,6 +103,10 @@ class ShardedHybridMemory(ShardedRows):
         self.labels.copy_(labels)
         self._arrange()
         self.take(whole)
+
+    def check_saved(self, saved: Saved) -> None:
+        """See `selfsup.memory.saved.Checked`."""
+        check_clusters(saved)
 
     def restore(self, saved: dict[str, Tensor]) -> None:
         self.labels.copy_(saved["labels"])
@@ -171,6 +180,15 @@ class ShardedHybridMemory(ShardedRows):
         """`move_rows` by (n, D) unit features of the rows (n,), of the global batch."""
         places, mine = self.own_places(rows)
         move_rows(self.features, places[mine], features[mine], momentum, repeats)
+
+
+def check_clusters(saved: Saved) -> None:
+    """Raise ValueError for clusters that the saved state of a hybrid memory cannot have."""
+    saved.require("labels", 0, len(saved["labels"]) - 1, "one of as many clusters as there are rows")
+    if saved.limits.steps and not saved["initialised"]:
+        raise ValueError(
+            f"{saved.prefix}initialised is false after {saved.limits.steps} steps; no cluster was ever found"
+        )
 
 
 def mean_directions(features: Tensor, rows: Tensor, like: Tensor) -> Tensor:

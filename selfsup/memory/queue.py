@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from selfsup.memory.saved import Saved
 from selfsup.randomness import Stream, uniform
 
 _CHUNK = 4096  # rows drawn at once: the counter-based generator works in int64 and takes several times the room
@@ -49,6 +50,18 @@ class FeatureQueue(nn.Module):
         self.labels.index_copy_(0, rows, labels[count - kept :])
         self.pointer.add_(count).remainder_(size)
         self.filled.add_(count).clamp_(max=size)
+
+    def check_saved(self, saved: Saved) -> None:
+        """See `selfsup.memory.saved.Checked`."""
+        size = len(self.features)
+        saved.require("pointer", 0, size - 1, "a row of the queue")
+        saved.require("filled", 0, size, "a number of its rows")
+        pointer, filled = int(saved["pointer"]), int(saved["filled"])
+        if filled < size and pointer != filled:
+            name = saved.prefix
+            raise ValueError(f"{name}pointer holds {pointer} where {name}filled holds {filled}; wanted the same")
+        saved.require("indices", -1, saved.limits.images - 1, "an image of the data, or -1 for none")
+        saved.require("labels", -1, saved.limits.classes - 1, "a class of the data, or -1 for none")
 
 
 def _random_unit_rows(size: int, dim: int, seed: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from selfsup.data.batch import Batch
 from selfsup.distributed import world_size
+from selfsup.memory.saved import Saved
 from selfsup.models.heads import Head, HeadConfig
 from selfsup.models.norm import depends_on_processes
 
@@ -167,6 +168,11 @@ def require_labels(problem: Problem, method: str) -> None:
             f"{method} needs a label for every image, of at least 2 classes; put the images of each class in a folder "
             "of its own, or take a method without labels (selfsup methods lists them)"
         )
+
+
+def check_steps(saved: Saved) -> None:
+    """Raise ValueError for a count of applied steps, "steps", that the saved state of a method cannot have."""
+    saved.require("steps", 0, saved.limits.steps, "no more than the steps that were taken")
 
 
 def detached(metrics: dict[str, Any]) -> dict[str, Tensor]:

@@ -14,8 +14,9 @@ from selfsup.losses.contrastive import first_is_positive, unit
 from selfsup.losses.diagnostics import feature_health
 from selfsup.losses.nce import batch_log_normaliser, nce
 from selfsup.memory.bank import FeatureBank, ShardedBank, most_repeated
+from selfsup.memory.saved import Saved
 from selfsup.memory.sharded import keep_apart
-from selfsup.methods.base import About, Method, Problem, Step, detached
+from selfsup.methods.base import About, Method, Problem, Step, check_steps, detached
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
 from selfsup.randomness import Stream, random_bits
@@ -155,6 +156,10 @@ class InstDisc(Method):
         self._repeats = None
         self.bank.update(indices, features, self.config.momentum, repeats)
         self.steps += 1
+
+    def check_saved(self, saved: Saved) -> None:
+        """See `selfsup.memory.saved.Checked`."""
+        check_steps(saved)
 
 
 def _check(config: InstDisc.Config, problem: Problem) -> None:

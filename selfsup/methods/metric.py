@@ -13,7 +13,8 @@ from selfsup.distributed import gather, rank, world_size
 from selfsup.losses.contrastive import full, similarity, unit
 from selfsup.losses.diagnostics import feature_health
 from selfsup.losses.pairs import distance_similarity
-from selfsup.methods.base import About, Method, Problem, Step, detached, require_labels
+from selfsup.memory.saved import Saved
+from selfsup.methods.base import About, Method, Problem, Step, check_steps, detached, require_labels
 from selfsup.methods.pair_losses import MultiSimilarity, PairLoss, Pairs
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
@@ -147,6 +148,10 @@ class Metric(Method):
 
     def after_step(self, update: dict[str, Tensor], progress: float) -> None:
         self.steps += 1
+
+    def check_saved(self, saved: Saved) -> None:
+        """See `selfsup.memory.saved.Checked`."""
+        check_steps(saved)
 
 
 def _require_statistics(encoder: nn.Module) -> None:

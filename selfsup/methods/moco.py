@@ -14,7 +14,8 @@ from selfsup.losses.contrastive import info_nce, unit
 from selfsup.losses.diagnostics import feature_health
 from selfsup.memory.ema import ema_update
 from selfsup.memory.queue import FeatureQueue
-from selfsup.methods.base import About, Method, Problem, Step, detached, require_two_views
+from selfsup.memory.saved import Saved
+from selfsup.methods.base import About, Method, Problem, Step, check_steps, detached, require_two_views
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
 from selfsup.randomness import Stream, permutation
@@ -168,6 +169,10 @@ class MoCo(Method):
             indices, labels = (gather(update[name]).repeat(keys.shape[1]) for name in ("indices", "labels"))
             self.queue.push(keys.transpose(0, 1).flatten(0, 1), indices, labels)
         self.steps += 1
+
+    def check_saved(self, saved: Saved) -> None:
+        """See `selfsup.memory.saved.Checked`."""
+        check_steps(saved)
 
 
 Chosen = Literal["groups", "sync", "plain", "shuffle", "split"]

@@ -16,6 +16,7 @@ from selfsup.losses.contrastive import unit
 from selfsup.losses.diagnostics import feature_health
 from selfsup.memory.bank import most_repeated
 from selfsup.memory.hybrid import HybridMemory, ShardedHybridMemory, memory_rows
+from selfsup.memory.saved import Saved
 from selfsup.memory.sharded import keep_apart
 from selfsup.methods.base import About, Extract, Method, Problem, Step, detached
 from selfsup.models.domain_norm import target_state, to_domains
@@ -182,6 +183,11 @@ class SpCL(Method):
             what = f"{largest} are in one cluster" if collapsed else "none is in a cluster; each is a class of its own"
             remedy = "lower" if collapsed else "raise"
             message(f"epoch {epoch}: of {images} images {what}; training goes on, but {remedy} eps if that stays")
+
+    def check_saved(self, saved: Saved) -> None:
+        """See `selfsup.memory.saved.Checked`."""
+        if not saved["threshold"].isnan():
+            saved.require("threshold", 0, 1, "a share of companions, or nan for none yet")
 
     def encoder_state(self) -> dict[str, Tensor]:
         return target_state(self.encoder)

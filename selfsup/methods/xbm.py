@@ -1,5 +1,6 @@
 """Cross-batch memory (Wang et al. 2020, "Cross-batch memory for embedding learning")."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from selfsup.data.batch import Batch
 from selfsup.distributed import gather
 from selfsup.memory.queue import FeatureQueue
+from selfsup.memory.saved import Saved
 from selfsup.methods.base import About, Problem, Step, detached
 from selfsup.methods.metric import Metric
 from selfsup.methods.pair_losses import PairLoss, Pairs, SimilarityContrastive
@@ -140,6 +142,12 @@ class XBM(Metric):
         if step > 0:
             self.feature_drift.copy_((features - self.drift_features).square().sum(dim=1).mean())
         self.drift_features.copy_(features)
+
+    def check_saved(self, saved: Saved) -> None:
+        """See `selfsup.memory.saved.Checked`."""
+        super().check_saved(saved)
+        if self.config.drift_every:
+            saved.require("feature_drift", 0, math.inf, "a mean of squares")
 
 
 def _forget_step(module: nn.Module, keys: Any) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfsup.config import Data, restore
+from selfsup.config import Data, placed, restore
 from selfsup.folder import RunFolder
 from selfsup.schema import SCHEMA, in_present_names
 from selfsup.stages.encoder import trained_range
@@ -26,6 +26,7 @@ class Result:
     figures: dict[str, float]
     protocol: dict[str, Any]  # k, T, metric, layer, transform, labels, split, numbers of images
     about: dict[str, Any] = field(default_factory=dict)  # encoder_sha256, seed, what was chosen on the way
+    data_root: str = field(default="", compare=False)  # where the data lie; what they are is in the protocol
 
     def flat(self) -> dict[str, Any]:
         """One level, for the line on standard output."""
@@ -78,6 +79,12 @@ def as_read(data: Data) -> dict[str, Any]:
     return {"canvas": data.canvas} | ({} if data.range == "type" else {"range": data.range})
 
 
+def place_of(data: Data) -> str:
+    """Where the data of a result lie, for its `data_root`."""
+    root: str = placed(data).root
+    return root
+
+
 def keep(folder: RunFolder, results: list[Result]) -> None:
     """Add results to the folder's files, in place of those with the same protocol and of those of another encoder.
 
@@ -118,7 +125,9 @@ def read(folder: RunFolder, stage: str) -> list[Result]:
 def _result(item: dict[str, Any]) -> Result:
     result = Result(**item)
     parts = (result.figures, result.protocol, result.about)
-    if not isinstance(result.stage, str) or not all(isinstance(part, dict) for part in parts):
+    if not (isinstance(result.stage, str) and isinstance(result.data_root, str)) or not all(
+        isinstance(part, dict) for part in parts
+    ):
         raise TypeError("its parts are of the wrong types")
     for name, value in result.figures.items():
         if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:

@@ -24,7 +24,7 @@ from selfsup.data.identity import identity
 from selfsup.data.layout import Split
 from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.sources import Source
-from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.clustering_figures import (
     adjusted_rand_index,
     contingency,
@@ -34,6 +34,7 @@ from selfsup.stages.clustering_figures import (
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer
 from selfsup.stages.newest import newest_encoder
+from selfsup.stages.run_data import require_data_of_run
 from selfsup.trainer import stage_device
 from selfsup.untrusted import as_cell
 
@@ -205,6 +206,7 @@ def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
     Raises:
         ValueError: no images, only one class, k cannot be known or is too large, or the features are not finite.
     """
+    require_data_of_run(path, settings.data)
     exported = newest_encoder(path)
     device = stage_device(settings.device)
     part, source = _open(settings)
@@ -238,8 +240,9 @@ def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
     figures = cluster_figures(images.labels if labelled else None, clusters)
     if name == "dbscan":
         figures["noise"] = (clusters < 0).double().mean().item()
-    result = Result(stage=f"cluster_{name}", figures=figures, protocol=protocol, about=exported.about | about)
-    return Evaluated([result])
+    about = exported.about | about
+    root = place_of(settings.data)
+    return Evaluated([Result(stage=f"cluster_{name}", figures=figures, protocol=protocol, about=about, data_root=root)])
 
 
 def _clustered(

@@ -67,7 +67,7 @@ def _word(text: str) -> Text:
 
 
 def legend(table: Table) -> list[str]:
-    """The full protocol of each column, and the runs of each row of several."""
+    """The full protocol of each column, the runs of each row of several, and which data differ."""
     protocols: dict[str, list[Column]] = {}
     for column in table.columns:
         place = f"{column.part}: " if column.part else ""
@@ -79,7 +79,7 @@ def legend(table: Table) -> list[str]:
     for row in table.rows:
         if len(row.runs) > 1:
             lines.append(f"{row.name}: mean ± standard deviation (n - 1) over {', '.join(map(str, row.runs))}")
-    return lines
+    return [*lines, *table.notes]
 
 
 # In files

@@ -13,6 +13,7 @@ from selfsup.folder import RunFolder
 from selfsup.same_data import from_before_content
 from selfsup.schema import in_present_names
 from selfsup.stages.base import Result, read
+from selfsup.stages.comparison_data import TrainedOn, judging_notes, trained_on, training_notes
 
 
 class Column(NamedTuple):
@@ -57,6 +58,7 @@ class Table(NamedTuple):
     columns: list[Column]
     rows: list[Row]
     skipped: dict[str, str]  # folders that have nothing to compare, and why
+    notes: tuple[str, ...] = ()  # in words, which data differ
 
     def line(self) -> dict[str, Any]:
         """The JSON object of the command."""
@@ -70,7 +72,11 @@ class Table(NamedTuple):
             }
             for row in self.rows
         ]
-        return {"columns": columns, "rows": rows} | ({"skipped": self.skipped} if self.skipped else {})
+        return (
+            {"columns": columns, "rows": rows}
+            | ({"skipped": self.skipped} if self.skipped else {})
+            | ({"notes": list(self.notes)} if self.notes else {})
+        )
 
 
 def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
@@ -127,10 +133,10 @@ def _seedless(name: str) -> str:
     return re.sub(r"_seed\d+\b", "", name)
 
 
-def _figures(run: Path) -> list[Found]:
+def _figures(results: list[tuple[str, Result]]) -> list[Found]:
     return [
         Found(json.dumps([part, result.stage, figure, result.protocol], sort_keys=True), value)
-        for part, result in results_of(run)
+        for part, result in results
         for figure, value in result.figures.items()
     ]
 
@@ -227,12 +233,14 @@ def compare(runs: list[Path]) -> Table:
         raise ValueError(f"there is no run folder {absent[0]}")
     figures: dict[Path, list[Found]] = {}
     apart: dict[Path, Identity] = {}
+    results: dict[Path, list[tuple[str, Result]]] = {}
+    data: dict[Path, TrainedOn | None] = {}
     skipped: dict[Path, Exception] = {}
     for run in runs:
         try:
-            found_here = _figures(run)
-            apart[run] = identity(run)
-            figures[run] = found_here
+            found_here = results_of(run)
+            apart[run], trained = identity(run), trained_on(run)
+            results[run], data[run], figures[run] = found_here, trained, _figures(found_here)
         except (ValueError, OSError) as error:
             skipped[run] = error
     if not figures:
@@ -244,7 +252,8 @@ def compare(runs: list[Path]) -> Table:
         )
         for group, seeds in _groups({run: apart[run] for run in figures})
     ]
-    return Table(_columns(keys), rows, {str(run): str(error).partition("\n")[0] for run, error in skipped.items()})
+    reasons = {str(run): str(error).partition("\n")[0] for run, error in skipped.items()}
+    return Table(_columns(keys), rows, reasons, (*training_notes(data), *judging_notes(results)))
 
 
 def _groups(runs: dict[Path, Identity]) -> list[tuple[list[Path], list[list[int]]]]:

@@ -26,12 +26,14 @@ from selfsup.precision import settled
 from selfsup.schedules import Cosine
 from selfsup.stages import supervised
 from selfsup.stages.accuracy import top_figures
-from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.embed import extract
 from selfsup.stages.encoder import Exported, Feed, export
 from selfsup.stages.newest import newest_encoder
+from selfsup.stages.run_data import require_data_of_run
 from selfsup.stages.supervised import Supervised
 from selfsup.stages.taught import Distilled, FeatureDistilled, Taught, agreement
+from selfsup.stages.unfinished import Described
 
 PROTOCOLS = ("self", "smaller", "features")
 Protocol = Literal["self", "smaller", "features"]
@@ -118,6 +120,7 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
         ValueError: there is no classifier or one of other classes, the student does not fit the teacher or the size of
             the images, or the data or the folder do not fit the settings.
     """
+    require_data_of_run(path, settings.data)
     teacher = _read_teacher(path, settings)
     data = settings.data
     source = open_part(data, "train")
@@ -144,6 +147,7 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
         judge if settings.evaluate_every else None,
         whole=source,
         labelled=source.select(rows) if len(rows) else None,
+        described=_described(settings, teacher),
     )
     outcome, method = trained.outcome, cast(Taught, trained.method)
     if not outcome.finished:
@@ -159,6 +163,7 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
             "seed": settings.seed,
             "labelled_seed": settings.labelled.seed,
         },
+        data_root=place_of(data),
     )
     return Evaluated([result], folder=folder.path)
 
@@ -310,17 +315,16 @@ def _folder_name(settings: Distill, teacher: Teacher) -> str:
     return f"distill_{settings.protocol}{other}{teacher.exported.suffix}"
 
 
+def _described(settings: Distill, teacher: Teacher) -> Described:
+    exported = teacher.exported
+    made_by = {"method": "distill", "from": exported.sha256, "epochs": settings.epochs, "seed": settings.seed}
+    return Described(settings.student, replace(exported.feed, range=settings.data.range), made_by)
+
+
 def _export(method: Taught, settings: Distill, teacher: Teacher, folder: RunFolder, steps: int) -> str:
     """Write the student; returns its encoder's SHA-256, in the main process."""
-    made_by = {
-        "method": "distill",
-        "from": teacher.exported.sha256,
-        "steps": steps,
-        "epochs": settings.epochs,
-        "seed": settings.seed,
-    }
-    feed = replace(teacher.exported.feed, range=settings.data.range)
-    return export(method, folder.encoder, settings.student, feed, made_by)
+    config, feed, made_by = _described(settings, teacher)
+    return export(method, folder.encoder, config, feed, made_by | {"steps": steps})
 
 
 def _protocol(settings: Distill, exported: Exported, source: Source, chosen: Source, judged: Source) -> dict[str, Any]:

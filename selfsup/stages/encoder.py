@@ -1,6 +1,7 @@
 """The result of a run: an encoder's weights, and what is needed to build it and to feed it."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from selfsup.parts import assembled
 from selfsup.schema import SCHEMA, in_present_names
 from selfsup.sealed import seal, unseal
 from selfsup.stored_names import stored_name
-from selfsup.untrusted import plain_name, require_room
+from selfsup.untrusted import plain_name, require_file, require_room
 
 _ABOUT = ("schema", "encoder", "feed", "sha256", "made_by", "head")  # entries of encoder.json
 HEAD = "head.safetensors"
@@ -212,6 +213,8 @@ def load_encoder(path: Path) -> Exported:
         ValueError: no encoder is there, the two files do not belong together, or one of them is damaged.
     """
     weights = _weights(path)
+    if os.path.lexists(weights):
+        require_file(weights)
     if not weights.is_file():
         unfinished = path.is_dir() and (path / "config.json").is_file()
         remedy = "run the same pretrain command again to finish it" if unfinished else "give a run folder or the file"
@@ -227,7 +230,7 @@ def load_encoder(path: Path) -> Exported:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{beside} cannot be read: {reason}; it must lie beside the weights") from error
     _check_digest(weights, recorded)
-    encoder = _filled(config.build, weights)
+    encoder = filled(config.build, checkpoint.read_tensors(weights), weights)
     return Exported(
         encoder=encoder.eval().to(memory_format=torch.channels_last),
         config=config,
@@ -259,7 +262,7 @@ def _check_digest(path: Path, recorded: str) -> None:
 
 def _load_head(path: Path, about: dict[str, Any], feature_dim: int) -> nn.Module | None:
     """The head beside an encoder; None where only the encoder was taken along."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
         recorded = about["sha256"]
@@ -267,12 +270,20 @@ def _load_head(path: Path, about: dict[str, Any], feature_dim: int) -> nn.Module
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"what is said of {path} cannot be read: {error}") from error
     _check_digest(path, recorded)
-    return _filled(lambda: config.build(feature_dim), path).eval()
+    return filled(lambda: config.build(feature_dim), checkpoint.read_tensors(path), path).eval()
 
 
-def _filled(build: Callable[[], Built], path: Path) -> Built:
-    """A network with the tensors of a file; nothing is allocated before it is known that they are those it has."""
-    tensors = checkpoint.read_tensors(path)
+def filled(build: Callable[[], Built], tensors: dict[str, Tensor], path: Path) -> Built:
+    """A network with these tensors; nothing is allocated before it is known that they are those it has.
+
+    Args:
+        build: makes the network from settings that may come from anyone.
+        tensors: of all its weights.
+        path: of the file that they are from, for messages.
+
+    Raises:
+        ValueError: the settings are of no network, or of another.
+    """
     try:
         with torch.device("meta"):
             wanted = {name: tensor.shape for name, tensor in build().state_dict().items()}

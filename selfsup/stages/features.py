@@ -25,6 +25,7 @@ from selfsup.stages.embed import Reading, encoded
 from selfsup.stages.encoder import Layer
 from selfsup.stages.newest import newest_encoder
 from selfsup.stages.partial import Partial
+from selfsup.stages.run_data import require_data_of_run
 from selfsup.trainer import stage_device
 from selfsup.untrusted import as_cell
 
@@ -129,6 +130,7 @@ def run_embed(path: Path, settings: Embed) -> Evaluated:
     Raises:
         ValueError: `out` is no such file, pyarrow is missing, several processes, or the features are not finite.
     """
+    require_data_of_run(path, settings.data)
     out = _checked(settings)
     exported = newest_encoder(path)
     device = stage_device(settings.device)

@@ -26,10 +26,12 @@ from selfsup.optim import LARS, SGD
 from selfsup.precision import settled
 from selfsup.schedules import Cosine
 from selfsup.stages import supervised
-from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.encoder import Exported, export
 from selfsup.stages.newest import newest_encoder
+from selfsup.stages.run_data import require_data_of_run
 from selfsup.stages.supervised import Supervised, Trained, require_labels
+from selfsup.stages.unfinished import Described
 
 PROTOCOLS = ("simclr_v2", "simclr_v1", "sgd")
 
@@ -200,6 +202,7 @@ def run_finetune(path: Path, settings: Finetune) -> Evaluated:
     Raises:
         ValueError: labels, a layer or a stage are missing, or the data or the folder do not fit the settings.
     """
+    require_data_of_run(path, settings.data)
     exported = newest_encoder(path)
     data = settings.data
     train = labelled_part(open_part(data, "train"), "train")
@@ -229,7 +232,8 @@ def run_finetune(path: Path, settings: Finetune) -> Evaluated:
     }
     protocol = _protocol(settings, exported, chosen, test)
     found = {f"finetune_{name}": value for name, value in figures.items()}
-    return Evaluated([Result(stage=kind, figures=found, protocol=protocol, about=about)], folder=folder.path)
+    result = Result(stage=kind, figures=found, protocol=protocol, about=about, data_root=place_of(data))
+    return Evaluated([result], folder=folder.path)
 
 
 def _hidden_layers(head: nn.Module | None) -> tuple[Head.Config | None, int]:
@@ -311,6 +315,7 @@ def _train(
         judge if settings.evaluate_every else None,
         whole=chosen.whole,
         labelled=chosen.images,
+        described=_described(settings, exported),
     )
     if distributed.rank() == 0:
         listed = "".join(f"{name}\n" for name in chosen.names)
@@ -318,20 +323,22 @@ def _train(
     return trained
 
 
-def _export(method: FineTuned, exported: Exported, folder: RunFolder, steps: int) -> str:
-    """Write the encoder and its classifier; returns the encoder's SHA-256, in the main process."""
-    settings = method.settings
+def _described(settings: Finetune, exported: Exported) -> Described:
     made_by = {
         "method": "finetune" if settings.start == "pretrained" else "supervised",
-        "steps": steps,
         "epochs": settings.epochs,
         "seed": settings.seed,
         "labelled": settings.labelled.name,
     }
     if settings.start == "pretrained":
         made_by["from"] = exported.sha256
-    feed = replace(exported.feed, range=settings.data.range)
-    return export(method, folder.encoder, exported.config, feed, made_by)
+    return Described(exported.config, replace(exported.feed, range=settings.data.range), made_by)
+
+
+def _export(method: FineTuned, exported: Exported, folder: RunFolder, steps: int) -> str:
+    """Write the encoder and its classifier; returns the encoder's SHA-256, in the main process."""
+    config, feed, made_by = _described(method.settings, exported)
+    return export(method, folder.encoder, config, feed, made_by | {"steps": steps})
 
 
 def _protocol(settings: Finetune, exported: Exported, chosen: _Chosen, test: Source) -> dict[str, Any]:

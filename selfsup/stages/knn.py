@@ -14,10 +14,11 @@ from selfsup.data.identity import identity
 from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.sources import Source
 from selfsup.monitor.log import message
-from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer
 from selfsup.stages.newest import newest_encoder
+from selfsup.stages.run_data import require_data_of_run
 from selfsup.trainer import stage_device
 
 USUAL_K = 200  # of Wu et al. and all who follow them, on 50,000 images and more
@@ -184,6 +185,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
     Raises:
         ValueError: there are no labels, one class only, test classes without a training image, or no test part.
     """
+    require_data_of_run(path, settings.data)
     exported = newest_encoder(path)
     device = stage_device(settings.device)
     encoder, center = exported.network(settings.layer).to(device), exported.feed.center()
@@ -219,6 +221,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
                 figures={f"knn_{name}": value for name, value in figures.items()},
                 protocol={"k": k, "temperature": temperature, **shared},
                 about=exported.about,
+                data_root=place_of(data),
             )
             for (k, temperature), figures in found.items()
         ]

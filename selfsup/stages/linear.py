@@ -20,12 +20,13 @@ from selfsup.precision import settled
 from selfsup.randomness import Stream, permutation
 from selfsup.stages import supervised
 from selfsup.stages.accuracy import top_figures
-from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.embed import Features, extract
 from selfsup.stages.encoder import Exported
 from selfsup.stages.logistic import FeatureProbe, probe_features, warn
 from selfsup.stages.newest import newest_encoder
 from selfsup.stages.probes import PROTOCOLS, LinearProbe, Probe, Sweep, probe_settings
+from selfsup.stages.run_data import require_data_of_run
 from selfsup.stages.supervised import require_labels
 from selfsup.trainer import stage_device
 
@@ -40,6 +41,7 @@ def run_linear(path: Path, settings: Probe | FeatureProbe) -> Evaluated:
     Raises:
         ValueError: no labels, no test part, or the data do not fit the settings.
     """
+    require_data_of_run(path, settings.data)
     exported = newest_encoder(path)
     data, labelled = settings.data, settings.labelled
     whole = labelled_part(open_part(data, "train"), "train")
@@ -105,7 +107,10 @@ def _on_features(stage: str, exported: Exported, parts: _Parts, settings: Featur
     about = _about(settings, exported, parts.train) | {"l2": probed.l2, "converged": probed.converged}
     if several:
         about["l2_at_edge"] = probed.at_edge
-    return Evaluated([Result(stage=stage, figures=_found(probed.figures), protocol=protocol, about=about)])
+    root = place_of(settings.data)
+    return Evaluated(
+        [Result(stage=stage, figures=_found(probed.figures), protocol=protocol, about=about, data_root=root)]
+    )
 
 
 # With augmentation
@@ -157,7 +162,8 @@ def _with_augmentation(path: Path, stage: str, exported: Exported, parts: _Parts
     if isinstance(settings, Sweep):
         protocol |= {"learning_rates": rates, "chosen_on": f"{len(held)} of the training images, held out"}
         about |= choice
-    return Evaluated([Result(stage=stage, figures=_found(figures), protocol=protocol, about=about)])
+    root = place_of(settings.data)
+    return Evaluated([Result(stage=stage, figures=_found(figures), protocol=protocol, about=about, data_root=root)])
 
 
 # The choice among rates

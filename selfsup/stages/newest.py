@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,9 +22,13 @@ from selfsup.methods.base import Method, Problem
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.log import message
 from selfsup.stages.encoder import Exported, Feed, feed_of, load_encoder
+from selfsup.stages.unfinished import encoder_of_stage
+from selfsup.untrusted import plain_name
 
 Network = TypeVar("Network", bound=nn.Module)
 _PRETRAINING = "pretrain"  # what Run is stored as, whose module imports the stages
+_LARGEST_BATCH = 1 << 24
+_SMALL = 1 << 14  # of a side of a tensor that may be allocated in any case
 _CLASSES = 16  # of the labels that a method is shown to be built
 
 
@@ -36,11 +43,11 @@ def newest_encoder(path: Path, told: bool = True) -> Exported:
         told: whether to say of which step the encoder is, where that is not the end of the run.
 
     Raises:
-        ValueError: there is neither an encoder nor a checkpoint of pretraining, or files are damaged.
+        ValueError: there is neither an encoder nor a checkpoint of one that was trained, or files are damaged.
     """
     if not (path.is_dir() and RunFolder(path).holds_run):
         return load_encoder(path)
-    exported = RunFolder(path).encoder.is_file()
+    exported = os.path.lexists(RunFolder(path).encoder)  # whatever it is, it is not passed over
     found = load_encoder(path) if exported else _of_checkpoint(path)
     if told and int(os.environ.get("RANK", "0")) == 0:
         later = [step for step in checkpoint.steps(path / "checkpoints") if step > found.made_by.get("steps", step)]
@@ -67,6 +74,8 @@ class _Saved(NamedTuple):
 def _of_checkpoint(path: Path) -> Exported:
     folder = RunFolder(path)
     saved = folder.saved_run()
+    if saved.get("class") != _PRETRAINING:
+        return encoder_of_stage(folder)
     run = _restored(saved, path)
     found, _ = checkpoint.load_newest(folder.checkpoints)
     if found is None:
@@ -91,11 +100,6 @@ def _of_checkpoint(path: Path) -> Exported:
 
 
 def _restored(saved: dict[str, Any], path: Path) -> _Saved:
-    if saved.get("class") != _PRETRAINING:
-        raise ValueError(
-            f"{path} is not finished, and no pretraining: its encoder comes at its end\n"
-            "run the same command again to finish it"
-        )
     import_methods()
     try:
         augment: Augment = restore(saved["augment"], Augment)
@@ -125,7 +129,10 @@ def _method(run: _Saved, saved: dict[str, Any], found: checkpoint.Checkpoint) ->
         ValueError: the checkpoint lacks a tensor of the encoder or of its head.
     """
     tensors = found.tensors.get("method", {})
+    _require_sizes(run, tensors, found.path)
     batch_size: int = restore(saved.get("batch_size"), int, "batch_size")
+    if not 1 <= batch_size <= _LARGEST_BATCH:
+        raise ValueError(f"config.json of {found.path.parent.parent}: batch_size is {batch_size}; that is no batch")
     # The largest memory has a row for each image; where there is none the number decides about nothing.
     images = max([4 * batch_size, 4 * _CLASSES, *(len(tensor) for tensor in tensors.values() if tensor.dim())])
     labels = torch.arange(images) % _CLASSES
@@ -143,7 +150,8 @@ def _method(run: _Saved, saved: dict[str, Any], found: checkpoint.Checkpoint) ->
         per_class=run.sampling.images_per_class,
         labels=labels,
     )
-    method = run.method.build(run.encoder.build(), problem)
+    with _numbers_that_fit(found.path):
+        method = run.method.build(run.encoder.build(), problem)
     held = method.state_dict()
     fitting = {name: value for name, value in tensors.items() if name in held and held[name].shape == value.shape}
     method.load_state_dict(fitting, strict=False)
@@ -155,6 +163,47 @@ def _method(run: _Saved, saved: dict[str, Any], found: checkpoint.Checkpoint) ->
     if missing:
         raise ValueError(f"{found.path} does not hold the encoder that config.json describes: {missing[0]} is missing")
     return method
+
+
+@contextmanager
+def _numbers_that_fit(place: Path) -> Iterator[None]:
+    """Turns what torch says of numbers that are too large into a ValueError."""
+    try:
+        yield
+    except (RuntimeError, OverflowError, TypeError, MemoryError) as error:
+        told = plain_name(str(error).partition("\n")[0], 200)
+        raise ValueError(f"the settings in config.json beside {place} cannot be built: {told}") from error
+
+
+def _require_sizes(run: _Saved, tensors: dict[str, Tensor], place: Path) -> None:
+    """Make sure that a network and memories of these settings would be as large as those of the checkpoint.
+
+    config.json may come from anyone, and nothing should be allocated by its numbers alone.
+
+    Raises:
+        ValueError: the checkpoint has another encoder, or none of its tensors is so large as a size of the method.
+    """
+    with _numbers_that_fit(place), torch.device("meta"):
+        wanted = run.encoder.build().state_dict()
+    for name, value in wanted.items():
+        held = tensors.get(f"encoder.{name}")
+        if held is None or held.shape != value.shape:
+            what = "missing" if held is None else f"of shape {tuple(held.shape)} and not {tuple(value.shape)}"
+            raise ValueError(f"{place} does not hold the encoder that config.json describes: encoder.{name} is {what}")
+    largest = max(side for tensor in tensors.values() for side in (_SMALL, *tensor.shape))
+    for field, size in _sizes(run.method):
+        if size > largest:
+            raise ValueError(f"config.json: method.{field} is {size}, and nothing in {place} is larger than {largest}")
+
+
+def _sizes(config: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """The fields of a method's settings that say how large its tensors are, by name."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            yield from _sizes(value, f"{prefix}{field.name}.")
+        elif isinstance(value, int) and field.name.endswith(("_size", "_dim")):
+            yield prefix + field.name, value
 
 
 def _filled(network: Network, state: dict[str, Tensor]) -> Network:

@@ -24,7 +24,8 @@ from selfsup.data.batch import Batch
 from selfsup.folder import RunFolder, device_name
 from selfsup.methods.base import Method, Step
 from selfsup.pretrain import Run, build_method
-from selfsup.state import load_whole_state
+from selfsup.stages.captured import check_captured, limits_of
+from selfsup.state import check_state, load_whole_state
 from selfsup.stored_names import answers_to, descendants
 from selfsup.trainer import device_for
 from selfsup.untrusted import plain_name
@@ -76,6 +77,7 @@ def run_replay(path: Path, settings: Replay) -> dict[str, Any]:
         hint = f"it captured {there}; name one of them" if there else "name one in the captured/ of a run"
         raise ValueError(f"{path} is no captured step; {hint}, as runs/NAME/captured/step_00000042")
     found = checkpoint.load(path)
+    check_captured(found)
     run = _saved_run(path.parent.parent)
     precision = found.state["precision"] if settings.precision == "as-captured" else settings.precision
     device = device_for(settings.device)
@@ -120,7 +122,9 @@ def _method(run: Run, found: checkpoint.Checkpoint, device: torch.device) -> Met
         run = replace(run, start="")  # its weights have long become those of the state
     method = build_method(run, _Facts(found.tensors["batch"]["all_labels"], tuple(found.state["classes"])))
     method.to(device).to(memory_format=torch.channels_last)
-    load_whole_state(method, found.tensors["method"])
+    tensors = found.tensors["method"]
+    check_state(method, tensors, limits_of(found), "method.safetensors", finite=False)  # what is not is looked for
+    load_whole_state(method, tensors)
     return method.train()
 
 

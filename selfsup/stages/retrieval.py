@@ -19,10 +19,11 @@ from selfsup.data.layout import Split
 from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.sources import Source
 from selfsup.randomness import Stream, permutation
-from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.embed import Features, Reading
 from selfsup.stages.encoder import Layer
 from selfsup.stages.newest import newest_encoder
+from selfsup.stages.run_data import require_data_of_run
 from selfsup.trainer import stage_device
 
 RECALL_AT = (1, 2, 4, 8, 10)
@@ -262,6 +263,7 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
         ValueError: there are no labels, queries or gallery, or no more than one identity to find; or index.csv does not
             fit the data.
     """
+    require_data_of_run(path, settings.data)
     exported = newest_encoder(path)
     device = stage_device(settings.device)
     data = settings.data
@@ -302,7 +304,8 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
     if index := _index_digest(roles, seen_by):
         protocol["index"] = index
     about = exported.about | ({"queries_seed": settings.seed} if asks_gallery and roles is None else {})
-    return Evaluated([Result(stage="retrieval", figures=figures, protocol=protocol, about=about)])
+    root = place_of(data)
+    return Evaluated([Result(stage="retrieval", figures=figures, protocol=protocol, about=about, data_root=root)])
 
 
 STAGE = Stage(run=run_retrieval, defaults=lambda path, protocol: Retrieval(data=data_of(path)))

@@ -1,9 +1,14 @@
 """Whether the data that a stage takes from a run are still the ones that the run was trained on."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from selfsup.config import Data, Verify
+from selfsup import distributed
+from selfsup.config import Data, Verify, placed
 from selfsup.data.identity import content_of, fingerprint_before
 from selfsup.data.joined import open_training
 from selfsup.data.sources import open_source
@@ -12,25 +17,42 @@ from selfsup.monitor.log import message
 from selfsup.same_data import brought_up, data_differences, from_before_content, with_content
 from selfsup.stages.base import data_of
 
+_named = ContextVar("named", default=False)
 
-def require_data_of_run(path: Path, verify: Verify = "auto") -> None:
+
+@contextmanager
+def named_data() -> Iterator[None]:
+    """Within this, whoever calls a stage has named its data himself: they are taken as they are.
+
+    It makes a difference only where a run's own data are named: other ones are taken as they are anyway.
+    """
+    before = _named.set(True)
+    try:
+        yield
+    finally:
+        _named.reset(before)
+
+
+def require_data_of_run(path: Path, given: Data) -> None:
     """Make sure that what lies where the run's data were is what the run was trained on.
 
-    A stage calls it before it judges on data that nobody named for it. Nothing is asked of an encoder without a run,
-    and of generated data.
+    A stage calls it before anything else. Nothing is asked of an encoder without a run, of generated data, of other
+    data than the run's, and within `named_data`. Of several processes that have not joined yet the first looks, once.
 
     Args:
         path: a run folder or an encoder file.
-        verify: "full" reads all files anew.
+        given: the data that the stage takes; `verify` "full" reads all files anew.
 
     Raises:
         ValueError: nothing is there any more, or something else; what differs is said, and the flag to give.
     """
     folder = RunFolder(path)
-    if not folder.holds_run:
+    looks = distributed.is_distributed() or os.environ.get("RANK", "0") == "0"
+    if _named.get() or not looks or not folder.holds_run:
         return
     data, facts = data_of(path), folder.facts()
-    if "images" not in facts or data.root.partition(":")[0] in ("", "shapes"):
+    other = placed(given).root != placed(data).root
+    if other or "images" not in facts or data.root.partition(":")[0] in ("", "shapes"):
         return
     for root in (data.root, data.labelled_root):
         if root and not Path(root).expanduser().exists():
@@ -38,7 +60,7 @@ def require_data_of_run(path: Path, verify: Verify = "auto") -> None:
                 f"the data of {path} were at {root}, and nothing is there any more\n"
                 "where they have been moved, say it by --data.root; to judge on other data, give these"
             )
-    differing = _differing(path, data, facts, verify)
+    differing = _differing(path, data, facts, given.verify)
     if differing:
         raise ValueError(
             f"what is at {data.root} is not what {path} was trained on; {'; '.join(differing)}\n"

@@ -9,15 +9,17 @@ import torch
 from rich.table import Table
 
 from selfsup import checkpoint, distributed
+from selfsup.config import Data
 from selfsup.data.labelled import choice_digest
 from selfsup.folder import RunFolder
 from selfsup.monitor.log import console, message
 from selfsup.precision import settled
 from selfsup.pretrain import Run, pretrain
-from selfsup.stages.base import Evaluated, Result, keep, read
+from selfsup.stages.base import Evaluated, Result, keep, place_of, read
 from selfsup.stages.distill import Distill, run_distill
 from selfsup.stages.finetune import Finetune, run_finetune
 from selfsup.stages.newest import newest_encoder
+from selfsup.stages.run_data import require_data_of_run
 from selfsup.stages.semi_settings import Semi, SemiFromRecipe, check
 from selfsup.trainer import make_accelerator
 from selfsup.training import Training
@@ -40,6 +42,7 @@ def run_semi(name: str, settings: Semi) -> Evaluated:
     Raises:
         ValueError: no labels are named, settings of the parts contradict each other, or the data or folders do not fit.
     """
+    require_data_of_run(Path(name), settings.data)
     images = check(name, settings)
     folder = RunFolder(Path(settings.folder or _default_folder(name, settings)))
     settings = _settled(folder.as_begun(settings), folder)
@@ -66,7 +69,7 @@ def run_semi(name: str, settings: Semi) -> Evaluated:
                 if ended.reason != "finished":
                     return Evaluated([], ended.reason, ended.signal, folder.path)
             used += max(checkpoint.steps(place / "checkpoints"), default=0)
-        result = _summary(folder.path)
+        result = _summary(folder.path, settings.data)
     if distributed.rank() == 0:
         console.print(table(result))
     return Evaluated([result], folder=folder.path)
@@ -132,7 +135,7 @@ def _carry_out(origin: Path, training: Training) -> Evaluated:
     return evaluated
 
 
-def _summary(folder: Path) -> Result:
+def _summary(folder: Path, data: Data) -> Result:
     """What the parts have come to."""
     results = {part: read(RunFolder(folder / part), part)[0] for part in ("finetune", "supervised", "distill")}
     figures = {
@@ -151,7 +154,7 @@ def _summary(folder: Path) -> Result:
     }
     protocol = {name: tuned[name] for name in ("labels", "labelled_images", "data", "test_images", "transform")}
     protocol |= {part: result.protocol for part, result in results.items()}
-    return Result(stage="semi", figures=figures, protocol=protocol, about=about)
+    return Result(stage="semi", figures=figures, protocol=protocol, about=about, data_root=place_of(data))
 
 
 def table(result: Result) -> Table:

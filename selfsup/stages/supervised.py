@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from selfsup import arithmetic
+from selfsup import arithmetic, distributed
 from selfsup.augment.crops import Sampler
 from selfsup.augment.parameters import View, height_and_width
 from selfsup.augment.views import Augment, Center, Views
@@ -22,6 +22,7 @@ from selfsup.pretrain import make_loader, report_unreadable
 from selfsup.stages.accuracy import top_figures
 from selfsup.stages.embed import extract
 from selfsup.stages.encoder import Feed
+from selfsup.stages.unfinished import Described, describe
 from selfsup.trainer import Evaluate, fit, make_accelerator
 from selfsup.training import Outcome, Training
 
@@ -68,6 +69,7 @@ def train(
     judge: Callable[[Method, torch.device], dict[str, float]] | None = None,
     whole: Source | None = None,
     labelled: Source | None = None,
+    described: Described | None = None,
 ) -> Trained:
     """Train in `folder`, or go on there.
 
@@ -81,6 +83,7 @@ def train(
         judge: called between epochs; its figures are logged.
         whole: the images that `source` was chosen from, whose content must be the same; None: `source` itself.
         labelled: the images whose labels are used, which must be the same; None where nothing was chosen.
+        described: what is said of the encoder that is trained; None where none is.
 
     Raises:
         ValueError: the folder belongs to another configuration, or the data do not fit.
@@ -103,6 +106,8 @@ def train(
         arithmetic.of_run(settings.precision, settings.deterministic, device),
         folder.claimed(settings, facts, device, contents),
     ):
+        if described is not None and distributed.rank() == 0:
+            describe(folder, method, described)
         outcome = fit(method, loader, views, settings, folder, accelerator, evaluate)
         report_unreadable(loader.unreadable, folder, device)
     return Trained(method, outcome, device)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from hostile_place import put, sealed
 from tiny import METHODS, tiny_run
 
 from selfsup import checkpoint
@@ -25,6 +26,7 @@ from selfsup.stages.linear import run_linear
 from selfsup.stages.newest import newest_encoder
 from selfsup.stages.probes import probe_settings
 from selfsup.stages.retrieval import Retrieval, run_retrieval
+from selfsup.stages.semi_settings import semi_settings
 
 
 def files(folder: Path) -> set[str]:
@@ -111,3 +113,96 @@ def test_what_cannot_be_judged_is_refused(stopped: Path, tmp_path: Path) -> None
         newest_encoder(run)
     with pytest.raises(ValueError, match="there is no encoder"):
         newest_encoder(tmp_path)
+
+
+# Fine-tuning and distillation
+
+
+QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "device": "cpu", "workers": 0, "evaluate_every": 0}
+
+
+@pytest.fixture(scope="module")
+def tuned(stopped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of fine-tuning that was stopped after 2 of 6 steps."""
+    folder = tmp_path_factory.mktemp("tuned") / "tuned"
+    settings = replace(finetune_settings("sgd", DATA), labelled=Labelled(per_class=4), folder=str(folder), **QUICK)
+    ended = run_finetune(stopped, replace(settings, max_steps=2))
+    assert (ended.reason, ended.results) == ("max-steps", [])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def taught(stopped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of distillation of features that was stopped after 2 steps."""
+    folder = tmp_path_factory.mktemp("taught") / "taught"
+    settings = distill_settings("features", DATA, newest_encoder(stopped).config)
+    run_distill(stopped, replace(settings, folder=str(folder), max_steps=2, **QUICK))
+    return folder
+
+
+def test_folders_of_fine_tuning_and_distillation_are_judged_before_their_end(
+    tuned: Path, taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, student = shutil.copytree(tuned, tmp_path / "tuned"), shutil.copytree(taught, tmp_path / "taught")
+    of_classes = replace(distill_settings("self", DATA, newest_encoder(run).config), start="teacher", **QUICK)
+    capsys.readouterr()
+    ended = [
+        run_knn(run, KNN(data=DATA, device="cpu", k=(5,), layer="embedding")),
+        run_retrieval(student, Retrieval(data=DATA, device="cpu")),
+        run_cluster(run, clustering_settings("dbscan", DATA)),
+        run_embed(student, Embed(data=DATA, device="cpu", out=str(tmp_path / "f.npy"))),
+        run_linear(run, replace(probe_settings("features", DATA), device="cpu")),
+        run_distill(run, replace(of_classes, max_steps=1, folder=str(tmp_path / "again"))),
+    ]
+    steps = [result.protocol["pretraining_step"] for one in ended for result in one.results]
+    assert set(steps) == {2}
+    assert capsys.readouterr().err.count("is not finished: the encoder is that of step 2") == 6
+    assert newest_encoder(tmp_path / "again").class_names == newest_encoder(run).class_names
+    assert newest_encoder(run).made_by["method"] == "finetune"
+    semi = semi_settings(str(student), "sgd", "self")
+    assert semi.distill.student == newest_encoder(student).config
+
+
+@pytest.mark.parametrize("kind", ["tuned", "taught"])
+def test_what_they_are_judged_by_is_what_is_exported_at_their_end(
+    kind: str, stopped: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    run = shutil.copytree(request.getfixturevalue(kind), tmp_path / "run")
+    if kind == "tuned":
+        settings = replace(finetune_settings("sgd", DATA), labelled=Labelled(per_class=4), folder=str(run), **QUICK)
+        run_finetune(stopped, settings)
+    else:
+        student = replace(distill_settings("features", DATA, newest_encoder(stopped).config), folder=str(run), **QUICK)
+        run_distill(stopped, student)
+    finished = load_encoder(run)
+    for path in [*run.glob("*.safetensors"), run / "encoder.json"]:
+        path.unlink()
+    before = files(run)
+    found = newest_encoder(run)
+    assert found.sha256 == finished.sha256
+    assert (found.config, found.feed, found.made_by) == (finished.config, finished.feed, finished.made_by)
+    assert found.head is not None
+    assert finished.head is not None
+    assert checkpoint.serialize(found.head.state_dict()) == checkpoint.serialize(finished.head.state_dict())
+    assert files(run) == before
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("encoder", "width"), 1e9),
+        (("encoder", "class"), "os.system"),
+        (("head", "num_classes"), 2**63),
+        (("feed",), [1]),
+        (("made_by",), 5),
+        ((), None),
+    ],
+)
+def test_a_description_that_is_none_is_refused(keys: tuple[str, ...], value: Any, tuned: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(tuned, tmp_path / "run")
+    if keys:
+        sealed(run / "network.json", lambda about: put(value, keys, about))
+    else:
+        (run / "network.json").unlink()
+    with pytest.raises(ValueError, match=r"network\.json|method\.safetensors"):
+        newest_encoder(run)

@@ -39,6 +39,7 @@ class Case(NamedTuple):
     before: Callable[[Path], None] = lambda folder: None  # ... or before it, called in this one
     after: Callable[[Path], None] = lambda folder: None  # the remedy
     bytes_named: bool = True
+    told: str = ""  # what the message says beside that
     flags: tuple[str, ...] = ()
 
 
@@ -52,6 +53,12 @@ def fill(folder: Path, left: int) -> None:
         while (free := shutil.disk_usage(folder).free) > left:
             file.write(bytes(min(free - left, 1 << 20)))
             file.flush()
+
+
+def all_but_the_reserve(folder: Path) -> None:
+    """Leave room for a checkpoint, but not for the run's other files."""
+    newest = max((folder / "checkpoints").glob("step_*"))
+    fill(folder, sum(path.stat().st_size for path in newest.iterdir()) + (512 << 10))
 
 
 def empty(folder: Path) -> None:
@@ -89,6 +96,7 @@ def cases(disk: bool) -> list[Case]:
     if disk:
         both += [
             Case("no room from the beginning", nothing, lambda folder: fill(folder, 600 << 10), empty),
+            Case("room beside no reserve", nothing, all_but_the_reserve, empty, told="beside a reserve of 1048576,"),
             Case("full in the middle of a file", filled_at("opened"), after=empty),
             Case("read-only folder", nothing, read_only, writable),
         ]
@@ -113,7 +121,11 @@ def problems(case: Case, folder: Path, stopped: Path, encoder: bytes) -> list[st
     wrong = []
     if code != 2 or "Traceback" in text:
         wrong.append(f"ended with {code}: {text}")
-    if str(folder / "checkpoints") not in text or (case.bytes_named and "bytes needed" not in text):
+    if (
+        str(folder / "checkpoints") not in text
+        or (case.bytes_named and "bytes needed" not in text)
+        or case.told not in text
+    ):
         wrong.append(f"does not tell what is wrong where: {text}")
     if found is None or damage or found.step < before[-1]:
         wrong.append(f"the checkpoint before is lost: {damage}")
