@@ -1,6 +1,7 @@
 """The result of a run: an encoder's weights, and what is needed to build it and to feed it."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from selfsup.models.heads import Classifier, HeadConfig
 from selfsup.models.resnet import ResNet
 from selfsup.parts import assembled
 from selfsup.sealed import seal, unseal
+from selfsup.stages.built import built
 from selfsup.untrusted import plain_name, require_room
 
 SCHEMA = 1
@@ -210,7 +212,7 @@ def load_encoder(path: Path) -> Exported:
         ValueError: no encoder is there, the two files do not belong together, or one of them is damaged.
     """
     weights = _weights(path)
-    if not weights.is_file():
+    if not weights.exists() or weights.is_dir():
         unfinished = path.is_dir() and (path / "config.json").is_file()
         remedy = "run the same pretrain command again to finish it" if unfinished else "give a run folder or the file"
         raise ValueError(f"there is no encoder at {weights}; {remedy}")
@@ -225,7 +227,7 @@ def load_encoder(path: Path) -> Exported:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{beside} cannot be read: {reason}; it must lie beside the weights") from error
     _check_digest(weights, recorded)
-    encoder = _filled(config.build, weights)
+    encoder = _filled(config.build, config, weights)
     return Exported(
         encoder=encoder.eval().to(memory_format=torch.channels_last),
         config=config,
@@ -248,7 +250,7 @@ def _check_digest(path: Path, recorded: str) -> None:
 
 def _load_head(path: Path, about: dict[str, Any], feature_dim: int) -> nn.Module | None:
     """The head beside an encoder; None where only the encoder was taken along."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
         recorded = about["sha256"]
@@ -256,17 +258,14 @@ def _load_head(path: Path, about: dict[str, Any], feature_dim: int) -> nn.Module
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"what is said of {path} cannot be read: {error}") from error
     _check_digest(path, recorded)
-    return _filled(lambda: config.build(feature_dim), path).eval()
+    return _filled(lambda: config.build(feature_dim), config, path).eval()
 
 
-def _filled(build: Callable[[], Built], path: Path) -> Built:
+def _filled(build: Callable[[], Built], settings: Any, path: Path) -> Built:
     """A network with the tensors of a file; nothing is allocated before it is known that they are those it has."""
     tensors = checkpoint.read_tensors(path)
-    try:
-        with torch.device("meta"):
-            wanted = {name: tensor.shape for name, tensor in build().state_dict().items()}
-    except (RuntimeError, OverflowError, TypeError, ValueError) as error:  # numbers too large, or no network at all
-        raise ValueError(f"the settings beside {path} describe no network that can be built: {error}") from error
+    with torch.device("meta"):
+        wanted = {name: tensor.shape for name, tensor in built(build, settings, f"beside {path}").state_dict().items()}
     found = {name: tensor.shape for name, tensor in tensors.items()}
     other = [name for name in sorted(wanted.keys() | found.keys()) if wanted.get(name) != found.get(name)]
     if other:

@@ -12,12 +12,13 @@ from selfsup import checkpoint
 from selfsup.augment.parameters import Interpolation
 from selfsup.augment.views import Augment
 from selfsup.catalogue import import_methods
-from selfsup.config import restore
+from selfsup.config import dump, restore
 from selfsup.data.sampling import SHUFFLED, Sampling, TwoDomains
 from selfsup.folder import RunFolder
 from selfsup.methods.base import Method, Problem
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.log import message
+from selfsup.stages.built import built
 from selfsup.stages.encoder import Exported, Feed, feed_of, load_encoder
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -40,7 +41,7 @@ def newest_encoder(path: Path, told: bool = True) -> Exported:
     """
     if not (path.is_dir() and RunFolder(path).holds_run):
         return load_encoder(path)
-    exported = RunFolder(path).encoder.is_file()
+    exported = os.path.lexists(RunFolder(path).encoder)  # whatever it is: what is no file is refused by name
     found = load_encoder(path) if exported else _of_checkpoint(path)
     if told and int(os.environ.get("RANK", "0")) == 0:
         later = [step for step in checkpoint.steps(path / "checkpoints") if step > found.made_by.get("steps", step)]
@@ -122,28 +123,18 @@ def _method(run: _Saved, saved: dict[str, Any], found: checkpoint.Checkpoint) ->
     """The method with the checkpoint's encoder and head; what is remembered of the data set may be left out.
 
     Raises:
-        ValueError: the checkpoint lacks a tensor of the encoder or of its head.
+        ValueError: the settings describe no method, or the checkpoint lacks a tensor of the encoder or of its head.
     """
     tensors = found.tensors.get("method", {})
     batch_size: int = restore(saved.get("batch_size"), int, "batch_size")
     # The largest memory has a row for each image; where there is none the number decides about nothing.
-    images = max([4 * batch_size, 4 * _CLASSES, *(len(tensor) for tensor in tensors.values() if tensor.dim())])
-    labels = torch.arange(images) % _CLASSES
-    two = isinstance(run.sampling, TwoDomains)
-    if two:
-        labels[images // 2 :] = -1
-    problem = Problem(
-        num_images=images,
-        batch_size=batch_size,
-        seed=0,
-        num_classes=_CLASSES,
-        num_views=len(run.augment.views),
-        view_size=run.augment.views[0].shape,
-        two_domains=two,
-        per_class=run.sampling.images_per_class,
-        labels=labels,
+    images = max(4 * _CLASSES, *(len(tensor) for tensor in tensors.values() if tensor.dim()))
+    sizes = {"method": dump(run.method), "encoder": dump(run.encoder), "batch_size": batch_size}
+    method = built(
+        lambda: run.method.build(run.encoder.build(), _problem(run, batch_size, max(images, 4 * batch_size))),
+        sizes,
+        f"in {found.path.parents[1] / 'config.json'}",
     )
-    method = run.method.build(run.encoder.build(), problem)
     held = method.state_dict()
     fitting = {name: value for name, value in tensors.items() if name in held and held[name].shape == value.shape}
     method.load_state_dict(fitting, strict=False)
@@ -155,6 +146,25 @@ def _method(run: _Saved, saved: dict[str, Any], found: checkpoint.Checkpoint) ->
     if missing:
         raise ValueError(f"{found.path} does not hold the encoder that config.json describes: {missing[0]} is missing")
     return method
+
+
+def _problem(run: _Saved, batch_size: int, images: int) -> Problem:
+    """Data of as many images as the method may remember, to build it with."""
+    labels = torch.arange(images) % _CLASSES
+    two = isinstance(run.sampling, TwoDomains)
+    if two:
+        labels[images // 2 :] = -1
+    return Problem(
+        num_images=images,
+        batch_size=batch_size,
+        seed=0,
+        num_classes=_CLASSES,
+        num_views=len(run.augment.views),
+        view_size=run.augment.views[0].shape,
+        two_domains=two,
+        per_class=run.sampling.images_per_class,
+        labels=labels,
+    )
 
 
 def _filled(network: Network, state: dict[str, Tensor]) -> Network:
