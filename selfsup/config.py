@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import re
 import runpy
 import types
 import typing
@@ -192,7 +193,8 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
     except SystemExit as stop:
         if not stop.code:
             raise
-    told = _told(text.getvalue())
+    # What a class refuses names its field; tyro puts the name of the class before it.
+    told = re.sub(r"^Error parsing (?!-)[\w.]+: ", "", _told(text.getvalue()))
     if "--device" in told:
         told += '; "auto" takes the GPU where there is one'
     raise ValueError(f"{told}\nall flags: {command} --help")
