@@ -3,7 +3,8 @@
     accelerate launch --num_processes 8 -m selfsup pretrain mochi_imagenet --data.root PATH
 
 MoCo v2's setting of 200 epochs with mixtures after the first ten. (N, s, s') has not been checked against the paper,
-which has no published code. Not run by us.
+which has no published code. An image's own older keys in the queue are no negatives; in MoCo's code they are. Not run
+by us.
 """
 
 from selfsup.augment import presets

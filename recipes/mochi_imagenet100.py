@@ -3,7 +3,8 @@
     accelerate launch --num_processes 4 -m selfsup pretrain mochi_imagenet100 --data.root PATH
 
 MoCo v2 with queue 16,384, batch 128, SGD at 0.03, decay 1e-4, 200 epochs of cosine, temperature 0.2, ten epochs without
-mixtures. The setting is a third party's reading of the paper, which has no published code. Not run by us.
+mixtures. The setting is a third party's reading of the paper, which has no published code. An image's own older keys
+in the queue are no negatives; in MoCo's code they are. Not run by us.
 """
 
 from selfsup.augment import presets

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -99,7 +100,8 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
     except SystemExit as stop:
         if not stop.code:
             raise
-    told = _told(text.getvalue())
+    # What a class refuses names its field; tyro puts the name of the class before it.
+    told = re.sub(r"^Error parsing (?!-)[\w.]+: ", "", _told(text.getvalue()))
     if "--device" in told:
         told += '; "auto" takes the GPU where there is one'
     raise ValueError(f"{told}\nall flags: {command} --help")

@@ -106,6 +106,13 @@ def test_a_wrong_number_is_shown_as_it_was_given() -> None:
         KNN(k=(0,))
 
 
+def test_what_a_check_says_of_a_flag_is_said_as_it_is() -> None:
+    with pytest.raises(ValueError, match=r"^max_steps is 0; it must be at least 1\nall flags: "):
+        parse(load_recipe("simclr_cifar10"), ["--max-steps=0"], "selfsup pretrain simclr_cifar10")
+    with pytest.raises(ValueError, match=r"^Jitter.hue is 0.9; .*\nall flags: "):
+        parse(load_recipe("simclr_cifar10"), ["--augment.views.0.jitter.hue=0.9"], "selfsup pretrain simclr_cifar10")
+
+
 @pytest.mark.parametrize(
     "schedule", [Cosine(warmup_epochs=2), SimCLRCosine(warmup_epochs=2), SupConCosine(warmup_epochs=2)]
 )

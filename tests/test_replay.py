@@ -18,6 +18,7 @@ from selfsup.cli import _command
 from selfsup.data.sampler import Sampler
 from selfsup.models.resnet import ResNet
 from selfsup.pretrain import Run, pretrain
+from selfsup.sealed import seal
 from selfsup.stages.replay import Replay, run_replay
 
 
@@ -126,3 +127,15 @@ def test_what_a_stage_captured_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run" / "config.json").write_text(json.dumps(saved))
     with pytest.raises(ValueError, match="is of finetune; only what pretraining captured can be run again"):
         again(run, 2)
+
+
+def test_a_size_that_nothing_can_have_is_named(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run", epochs=1, max_steps=2)
+    outcome(run, "loss", (1,))
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    saved["run"]["method"]["head"]["output_dim"] = 2**63
+    del saved["checksum"]
+    (tmp_path / "run" / "config.json").write_bytes(seal(saved))
+    with pytest.raises(ValueError, match=r"no network.* method.head.output_dim = 9223372036854775808: ") as refused:
+        again(run, 2)
+    assert "frame #" not in str(refused.value)

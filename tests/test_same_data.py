@@ -28,7 +28,7 @@ from selfsup.stages.compare import as_html, as_markdown
 from selfsup.stages.comparison import compare
 from selfsup.stages.finetune import finetune_settings, run_finetune
 from selfsup.stages.knn import KNN, run_knn
-from selfsup.stages.run_data import named_data
+from selfsup.stages.run_data import named_data, require_data_of_run
 from selfsup.stages.semi import run_semi
 from selfsup.stages.semi_settings import semi_settings
 
@@ -164,6 +164,15 @@ def test_relative_roots_are_stored_absolute(
     assert RunFolder(tmp_path / "run").saved_run()["data"]["root"] == str(begun[1])
     pretrain(tiny_run(tmp_path / "word", root="shapes:32", epochs=1, batch_size=8, max_steps=1))
     assert RunFolder(tmp_path / "word").saved_run()["data"]["root"] == "shapes:32"
+
+
+def test_making_sure_of_the_data_takes_no_words(
+    finished: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The stage says what it found, and would say it twice."""
+    capsys.readouterr()
+    require_data_of_run(finished[0], Data(root=str(finished[1])))
+    assert not capsys.readouterr().err
 
 
 # Results

@@ -20,14 +20,16 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_run
 
 from selfsup import checkpoint, untrusted
-from selfsup.data.base import UnreadableImage
+from selfsup.data.base import ArraySource, UnreadableImage
 from selfsup.data.decode import decode
 from selfsup.folder import RunFolder
 from selfsup.pretrain import pretrain
 from selfsup.sealed import seal
+from selfsup.stages import cluster, features
 from selfsup.stages.base import Result, keep, read
 from selfsup.stages.compare import as_csv, as_html, as_markdown, plot
 from selfsup.stages.comparison import compare
+from selfsup.stages.embed import Features
 from selfsup.stages.encoder import load_encoder
 from selfsup.state import restore_optimizer
 
@@ -256,6 +258,21 @@ def test_an_image_of_thousands_of_scans_is_unreadable() -> None:
 
 
 EVIL = ("=cmd|' /C calc'!A0", "@SUM(1+1)", "+1", "-1+1", "<script>alert(1)</script>", "a\x1b[31mred", "a|b](http://x)")
+
+
+def test_no_table_of_images_carries_anything_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`embed` and `cluster` write the path of each image, which a relative folder lets begin with anything."""
+    names = (*EVIL, "\udcff.png")  # and one that is no UTF-8, which stays as it is on the disk
+    source = ArraySource(torch.zeros(len(names), 3, 4, 4, dtype=torch.uint8))
+    monkeypatch.setattr(source, "name", lambda index: names[index])
+    numbers = torch.arange(len(names))
+    made = cluster._write(tmp_path / "c.csv", source, Features(torch.zeros(len(names), 1), numbers, numbers), numbers)
+    columns = features._columns([features.Part("train", source)], {"train": {}})
+    for content in (made.read_bytes(), features._as_csv(columns)):
+        assert b"\x1b" not in content
+        cells = [cell for line in csv.reader(io.StringIO(content.decode("utf-8", "surrogateescape"))) for cell in line]
+        assert sum(word.split("\x1b")[0] in cell for cell in cells for word in names) >= len(names)
+        assert not [cell for cell in cells if cell[:1] in ("=", "+", "-", "@") and not cell.lstrip("-").isdigit()]
 
 
 def test_no_file_of_compare_carries_anything_out(tmp_path: Path) -> None:

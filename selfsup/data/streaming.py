@@ -108,7 +108,7 @@ class Streaming:
     def batches(self, keys: Sequence[Key]) -> Iterator[Batch]:
         """A batch for each key, in order; images and labels on the device. Raises TooManyUnreadable."""
         with _signals_held_back():
-            items = iter(self._loader(keys))
+            items = self._started(keys)
         for item, key in zip(items, keys, strict=True):
             self.unreadable.update(item.met)
             check_unreadable(self.rows.source, self.unreadable)
@@ -119,14 +119,16 @@ class Streaming:
     def _move(self, values: Any) -> Tensor:
         return torch.as_tensor(values).to(self.device, non_blocking=True)
 
-    def _loader(self, keys: Sequence[Key]) -> DataLoader[_Item]:
+    def _started(self, keys: Sequence[Key]) -> Iterator[_Item]:
+        """What the workers make, which are started here."""
         # Forked workers start at once and need nothing picklable. That is safe after CUDA has been initialised as long
         # as they do not touch it, and they decode on the CPU alone, with one thread each (the loader sees to that).
         fork = sys.platform == "linux" and self.workers > 0
         _say_where_too_many(self.workers, _cores())
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="This DataLoader will create")  # said above, in our words
-            return DataLoader(
+            # Said above, in our words; torch warns where a loader is made, and again where its workers start.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            loader: DataLoader[_Item] = DataLoader(
                 self.rows,
                 batch_size=None,
                 sampler=keys,
@@ -137,6 +139,7 @@ class Streaming:
                 multiprocessing_context=_Fork() if fork else None,
                 generator=torch.Generator(),  # of its own: it is drawn from, and the global state is not for that
             )
+            return iter(loader)
 
 
 def _cores() -> int:

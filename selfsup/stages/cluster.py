@@ -290,7 +290,7 @@ def _write(path: Path, source: Source, images: Features, clusters: Tensor) -> Pa
         (as_cell(source.name(index)), label, cluster) for index, label, cluster in zip(*columns, strict=True)
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_atomically(path, text.getvalue().encode())
+    checkpoint.write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
     return path
 
 

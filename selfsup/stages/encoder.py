@@ -22,6 +22,7 @@ from selfsup.models.resnet import ResNet
 from selfsup.parts import assembled
 from selfsup.schema import SCHEMA, in_present_names
 from selfsup.sealed import seal, unseal
+from selfsup.stages.built import built
 from selfsup.stored_names import stored_name
 from selfsup.untrusted import plain_name, require_file, require_room
 
@@ -230,7 +231,7 @@ def load_encoder(path: Path) -> Exported:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{beside} cannot be read: {reason}; it must lie beside the weights") from error
     _check_digest(weights, recorded)
-    encoder = filled(config.build, checkpoint.read_tensors(weights), weights)
+    encoder = filled(config.build, config, checkpoint.read_tensors(weights), weights)
     return Exported(
         encoder=encoder.eval().to(memory_format=torch.channels_last),
         config=config,
@@ -270,25 +271,23 @@ def _load_head(path: Path, about: dict[str, Any], feature_dim: int) -> nn.Module
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"what is said of {path} cannot be read: {error}") from error
     _check_digest(path, recorded)
-    return filled(lambda: config.build(feature_dim), checkpoint.read_tensors(path), path).eval()
+    return filled(lambda: config.build(feature_dim), config, checkpoint.read_tensors(path), path).eval()
 
 
-def filled(build: Callable[[], Built], tensors: dict[str, Tensor], path: Path) -> Built:
+def filled(build: Callable[[], Built], settings: Any, tensors: dict[str, Tensor], path: Path) -> Built:
     """A network with these tensors; nothing is allocated before it is known that they are those it has.
 
     Args:
         build: makes the network from settings that may come from anyone.
+        settings: those, for messages.
         tensors: of all its weights.
         path: of the file that they are from, for messages.
 
     Raises:
         ValueError: the settings are of no network, or of another.
     """
-    try:
-        with torch.device("meta"):
-            wanted = {name: tensor.shape for name, tensor in build().state_dict().items()}
-    except (RuntimeError, OverflowError, TypeError, ValueError) as error:  # numbers too large, or no network at all
-        raise ValueError(f"the settings beside {path} describe no network that can be built: {error}") from error
+    with torch.device("meta"):
+        wanted = {name: tensor.shape for name, tensor in built(build, settings, f"beside {path}").state_dict().items()}
     found = {name: tensor.shape for name, tensor in tensors.items()}
     other = [name for name in sorted(wanted.keys() | found.keys()) if wanted.get(name) != found.get(name)]
     if other:

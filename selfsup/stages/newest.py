@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -15,15 +14,15 @@ from selfsup import checkpoint
 from selfsup.augment.parameters import Interpolation
 from selfsup.augment.views import Augment
 from selfsup.catalogue import import_methods
-from selfsup.config import restore
+from selfsup.config import dump, restore
 from selfsup.data.sampling import SHUFFLED, Sampling, TwoDomains
 from selfsup.folder import RunFolder
 from selfsup.methods.base import Method, Problem
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.log import message
+from selfsup.stages.built import built
 from selfsup.stages.encoder import Exported, Feed, feed_of, load_encoder
 from selfsup.stages.unfinished import encoder_of_stage
-from selfsup.untrusted import plain_name
 
 Network = TypeVar("Network", bound=nn.Module)
 _PRETRAINING = "pretrain"  # what Run is stored as, whose module imports the stages
@@ -47,7 +46,7 @@ def newest_encoder(path: Path, told: bool = True) -> Exported:
     """
     if not (path.is_dir() and RunFolder(path).holds_run):
         return load_encoder(path)
-    exported = os.path.lexists(RunFolder(path).encoder)  # whatever it is, it is not passed over
+    exported = os.path.lexists(RunFolder(path).encoder)  # whatever it is: what is no file is refused by name
     found = load_encoder(path) if exported else _of_checkpoint(path)
     if told and int(os.environ.get("RANK", "0")) == 0:
         later = [step for step in checkpoint.steps(path / "checkpoints") if step > found.made_by.get("steps", step)]
@@ -126,32 +125,21 @@ def _method(run: _Saved, saved: dict[str, Any], found: checkpoint.Checkpoint) ->
     """The method with the checkpoint's encoder and head; what is remembered of the data set may be left out.
 
     Raises:
-        ValueError: the checkpoint lacks a tensor of the encoder or of its head.
+        ValueError: the settings describe no method, or the checkpoint lacks a tensor of the encoder or of its head.
     """
     tensors = found.tensors.get("method", {})
     _require_sizes(run, tensors, found.path)
     batch_size: int = restore(saved.get("batch_size"), int, "batch_size")
     if not 1 <= batch_size <= _LARGEST_BATCH:
-        raise ValueError(f"config.json of {found.path.parent.parent}: batch_size is {batch_size}; that is no batch")
+        raise ValueError(f"{found.path.parents[1] / 'config.json'}: batch_size is {batch_size}; that is no batch")
     # The largest memory has a row for each image; where there is none the number decides about nothing.
-    images = max([4 * batch_size, 4 * _CLASSES, *(len(tensor) for tensor in tensors.values() if tensor.dim())])
-    labels = torch.arange(images) % _CLASSES
-    two = isinstance(run.sampling, TwoDomains)
-    if two:
-        labels[images // 2 :] = -1
-    problem = Problem(
-        num_images=images,
-        batch_size=batch_size,
-        seed=0,
-        num_classes=_CLASSES,
-        num_views=len(run.augment.views),
-        view_size=run.augment.views[0].shape,
-        two_domains=two,
-        per_class=run.sampling.images_per_class,
-        labels=labels,
+    images = max(4 * _CLASSES, *(len(tensor) for tensor in tensors.values() if tensor.dim()))
+    sizes = {"method": dump(run.method), "encoder": dump(run.encoder), "batch_size": batch_size}
+    method = built(
+        lambda: run.method.build(run.encoder.build(), _problem(run, batch_size, max(images, 4 * batch_size))),
+        sizes,
+        f"in {found.path.parents[1] / 'config.json'}",
     )
-    with _numbers_that_fit(found.path):
-        method = run.method.build(run.encoder.build(), problem)
     held = method.state_dict()
     fitting = {name: value for name, value in tensors.items() if name in held and held[name].shape == value.shape}
     method.load_state_dict(fitting, strict=False)
@@ -165,16 +153,6 @@ def _method(run: _Saved, saved: dict[str, Any], found: checkpoint.Checkpoint) ->
     return method
 
 
-@contextmanager
-def _numbers_that_fit(place: Path) -> Iterator[None]:
-    """Turns what torch says of numbers that are too large into a ValueError."""
-    try:
-        yield
-    except (RuntimeError, OverflowError, TypeError, MemoryError) as error:
-        told = plain_name(str(error).partition("\n")[0], 200)
-        raise ValueError(f"the settings in config.json beside {place} cannot be built: {told}") from error
-
-
 def _require_sizes(run: _Saved, tensors: dict[str, Tensor], place: Path) -> None:
     """Make sure that a network and memories of these settings would be as large as those of the checkpoint.
 
@@ -183,8 +161,9 @@ def _require_sizes(run: _Saved, tensors: dict[str, Tensor], place: Path) -> None
     Raises:
         ValueError: the checkpoint has another encoder, or none of its tensors is so large as a size of the method.
     """
-    with _numbers_that_fit(place), torch.device("meta"):
-        wanted = run.encoder.build().state_dict()
+    settings = place.parents[1] / "config.json"
+    with torch.device("meta"):
+        wanted = built(run.encoder.build, {"encoder": dump(run.encoder)}, f"in {settings}").state_dict()
     for name, value in wanted.items():
         held = tensors.get(f"encoder.{name}")
         if held is None or held.shape != value.shape:
@@ -193,7 +172,7 @@ def _require_sizes(run: _Saved, tensors: dict[str, Tensor], place: Path) -> None
     largest = max(side for tensor in tensors.values() for side in (_SMALL, *tensor.shape))
     for field, size in _sizes(run.method):
         if size > largest:
-            raise ValueError(f"config.json: method.{field} is {size}, and nothing in {place} is larger than {largest}")
+            raise ValueError(f"{settings}: method.{field} is {size}, and nothing in {place} is larger than {largest}")
 
 
 def _sizes(config: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
@@ -204,6 +183,25 @@ def _sizes(config: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
             yield from _sizes(value, f"{prefix}{field.name}.")
         elif isinstance(value, int) and field.name.endswith(("_size", "_dim")):
             yield prefix + field.name, value
+
+
+def _problem(run: _Saved, batch_size: int, images: int) -> Problem:
+    """Data of as many images as the method may remember, to build it with."""
+    labels = torch.arange(images) % _CLASSES
+    two = isinstance(run.sampling, TwoDomains)
+    if two:
+        labels[images // 2 :] = -1
+    return Problem(
+        num_images=images,
+        batch_size=batch_size,
+        seed=0,
+        num_classes=_CLASSES,
+        num_views=len(run.augment.views),
+        view_size=run.augment.views[0].shape,
+        two_domains=two,
+        per_class=run.sampling.images_per_class,
+        labels=labels,
+    )
 
 
 def _filled(network: Network, state: dict[str, Tensor]) -> Network:

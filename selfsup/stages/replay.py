@@ -18,12 +18,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsup import arithmetic, checkpoint, distributed
 from selfsup.catalogue import import_methods
-from selfsup.config import execution, restore
+from selfsup.config import dump, execution, restore
 from selfsup.data.base import Source
 from selfsup.data.batch import Batch
 from selfsup.folder import RunFolder, device_name
 from selfsup.methods.base import Method, Step
 from selfsup.pretrain import Run, build_method
+from selfsup.stages.built import built
 from selfsup.stages.captured import check_captured, limits_of
 from selfsup.state import check_state, load_whole_state
 from selfsup.stored_names import answers_to, descendants
@@ -120,7 +121,9 @@ def _method(run: Run, found: checkpoint.Checkpoint, device: torch.device) -> Met
         run = replace(run, method=replace(run.method, **splits))
     if run.start and not Path(run.start).exists():
         run = replace(run, start="")  # its weights have long become those of the state
-    method = build_method(run, _Facts(found.tensors["batch"]["all_labels"], tuple(found.state["classes"])))
+    facts = _Facts(found.tensors["batch"]["all_labels"], tuple(found.state["classes"]))
+    sizes = {"method": dump(run.method), "encoder": dump(run.encoder), "batch_size": run.batch_size}
+    method = built(lambda: build_method(run, facts), sizes, f"in {found.path.parents[1] / 'config.json'}")
     method.to(device).to(memory_format=torch.channels_last)
     tensors = found.tensors["method"]
     check_state(method, tensors, limits_of(found), "method.safetensors", finite=False)  # what is not is looked for

@@ -70,7 +70,10 @@ def require_data_of_run(path: Path, given: Data) -> None:
 
 def _differing(path: Path, data: Data, facts: dict[str, Any], verify: Verify) -> list[str]:
     pretrained = "method" in facts  # stages have no second domain
-    source = open_training(data) if pretrained else open_source(data.root, "train", data.labels, data.limit)
+    if pretrained and data.labelled_root:
+        source = open_training(data)
+    else:  # without a word: the stage says what it finds there
+        source = open_source(data.root, "train", data.labels, data.limit, data.range)
     content = content_of(source, verify, {"images": fingerprint_before(source)})
     contents = {"images": content}
     if from_before_content(facts["images"]) and not pretrained:

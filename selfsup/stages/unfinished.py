@@ -6,6 +6,7 @@ from the beginning, in network.json.
 
 import hashlib
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -69,11 +70,14 @@ def encoder_of_stage(folder: RunFolder) -> Exported:
         raise ValueError(f"{folder.path} has neither an encoder nor a checkpoint yet; run the same command again")
     place = found.path / "method.safetensors"
     state = _part(found, "encoder.")
-    encoder = filled(config.build, state, place)
+    encoder = filled(config.build, config, state, place)
+    read_head = None
+    if head is not None:
+        read_head = filled(partial(head.build, encoder.feature_dim), head, _part(found, "head."), place).eval()
     return Exported(
         encoder=encoder.eval().to(memory_format=torch.channels_last),
         config=config,
-        head=filled(lambda: head.build(encoder.feature_dim), _part(found, "head."), place).eval() if head else None,
+        head=read_head,
         feed=feed,
         sha256=hashlib.sha256(checkpoint.serialize(state)).hexdigest(),
         made_by=made_by | {"steps": found.step},
