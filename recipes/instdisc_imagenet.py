@@ -16,9 +16,9 @@ over each GPU's part. Not run yet.
 from selfsup.augment import presets
 from selfsup.methods.instdisc import InstDisc
 from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
-from selfsup.pretrain import Run
-from selfsup.schedules import Steps
+from selfsup.optim.optimizers import SGD
+from selfsup.optim.schedules import Steps
+from selfsup.pretraining import Run
 
 recipe = Run(
     name="instdisc_imagenet",

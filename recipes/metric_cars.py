@@ -20,9 +20,9 @@ from selfsup.data.sampling import ClassBalanced
 from selfsup.methods.metric import Metric
 from selfsup.methods.pair_losses import MultiSimilarity
 from selfsup.models.resnet import ResNet
-from selfsup.optim import AdamW
-from selfsup.pretrain import Run
-from selfsup.schedules import Steps
+from selfsup.optim.optimizers import AdamW
+from selfsup.optim.schedules import Steps
+from selfsup.pretraining import Run
 
 recipe = Run(
     name="metric_cars",

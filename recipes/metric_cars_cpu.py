@@ -11,14 +11,14 @@ Chosen by Recall@1 on 20 training classes that were left out: from random weight
 from selfsup.augment.parameters import View
 from selfsup.augment.presets import IMAGENET_MEAN, IMAGENET_STD
 from selfsup.augment.views import Augment
-from selfsup.config import Data
 from selfsup.data.sampling import ClassBalanced
+from selfsup.data.settings import Data
 from selfsup.methods.metric import Metric
 from selfsup.methods.pair_losses import MultiSimilarity
 from selfsup.models.resnet import ResNet
-from selfsup.optim import AdamW
-from selfsup.pretrain import Run
-from selfsup.schedules import Cosine
+from selfsup.optim.optimizers import AdamW
+from selfsup.optim.schedules import Cosine
+from selfsup.pretraining import Run
 
 recipe = Run(
     name="metric_cars_cpu",

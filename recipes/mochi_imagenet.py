@@ -10,9 +10,9 @@ by us.
 from selfsup.augment import presets
 from selfsup.methods.mochi import MoCHi
 from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
-from selfsup.pretrain import Run
-from selfsup.schedules import Cosine
+from selfsup.optim.optimizers import SGD
+from selfsup.optim.schedules import Cosine
+from selfsup.pretraining import Run
 
 recipe = Run(
     name="mochi_imagenet",

@@ -14,9 +14,9 @@ own older keys in the queue are no negatives, there they are. Our own figure on 
 from selfsup.augment import presets
 from selfsup.methods.moco import MoCo
 from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
-from selfsup.pretrain import Run
-from selfsup.schedules import Cosine
+from selfsup.optim.optimizers import SGD
+from selfsup.optim.schedules import Cosine
+from selfsup.pretraining import Run
 
 recipe = Run(
     name="moco_v2_cifar10",

@@ -7,13 +7,13 @@ was chosen for MoCo v2 by leave-one-out kNN on 6,000 training images, after 8 ep
 """
 
 from selfsup.augment import presets
-from selfsup.config import Data
+from selfsup.data.settings import Data
 from selfsup.methods.moco import MoCo
 from selfsup.models.heads import Head
 from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
-from selfsup.pretrain import Run
-from selfsup.schedules import Cosine
+from selfsup.optim.optimizers import SGD
+from selfsup.optim.schedules import Cosine
+from selfsup.pretraining import Run
 
 recipe = Run(
     name="moco_v2_cifar10_cpu",

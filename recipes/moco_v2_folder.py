@@ -8,12 +8,12 @@ every view instead.
 """
 
 from selfsup.augment import presets
-from selfsup.config import Data
+from selfsup.data.settings import Data
 from selfsup.methods.moco import MoCo
 from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
-from selfsup.pretrain import Run
-from selfsup.schedules import Cosine
+from selfsup.optim.optimizers import SGD
+from selfsup.optim.schedules import Cosine
+from selfsup.pretraining import Run
 
 recipe = Run(
     name="moco_v2_folder",

@@ -11,9 +11,9 @@ Gaussian, there PIL's approximation by box filters.
 from selfsup.augment import presets
 from selfsup.methods.moco import MoCo
 from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
-from selfsup.pretrain import Run
-from selfsup.schedules import Cosine
+from selfsup.optim.optimizers import SGD
+from selfsup.optim.schedules import Cosine
+from selfsup.pretraining import Run
 
 recipe = Run(
     name="moco_v2_imagenet",

@@ -7,13 +7,13 @@ Not a published setting: the training pictures without their classes.
 
 from selfsup.augment.parameters import Jitter, View
 from selfsup.augment.views import Augment
-from selfsup.config import Data
+from selfsup.data.settings import Data
 from selfsup.methods.simclr import SimCLR
 from selfsup.models.heads import Head
 from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
-from selfsup.pretrain import Run
-from selfsup.schedules import Cosine
+from selfsup.optim.optimizers import SGD
+from selfsup.optim.schedules import Cosine
+from selfsup.pretraining import Run
 
 view = View(
     size=64,

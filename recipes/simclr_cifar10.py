@@ -15,9 +15,9 @@ wide, and kNN without weights with k = 10.
 from selfsup.augment import presets
 from selfsup.methods.simclr import SimCLR
 from selfsup.models.resnet import ResNet
-from selfsup.optim import LARS
-from selfsup.pretrain import Run
-from selfsup.schedules import SimCLRCosine
+from selfsup.optim.optimizers import LARS
+from selfsup.optim.schedules import SimCLRCosine
+from selfsup.pretraining import Run
 
 recipe = Run(
     name="simclr_cifar10",

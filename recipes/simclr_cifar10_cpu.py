@@ -13,13 +13,13 @@ from dataclasses import replace
 
 from selfsup.augment import presets
 from selfsup.augment.views import Augment
-from selfsup.config import Data
+from selfsup.data.settings import Data
 from selfsup.methods.simclr import SimCLR
 from selfsup.models.heads import Head
 from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
-from selfsup.pretrain import Run
-from selfsup.schedules import Cosine
+from selfsup.optim.optimizers import SGD
+from selfsup.optim.schedules import Cosine
+from selfsup.pretraining import Run
 
 view = replace(presets.moco_cifar().views[0], crop_scale=(0.2, 1.0))
 

@@ -9,13 +9,13 @@ For more images raise --batch-size; for detail raise the sizes (--augment.views.
 """
 
 from selfsup.augment import presets
-from selfsup.config import Data
+from selfsup.data.settings import Data
 from selfsup.methods.simclr import SimCLR
 from selfsup.models.heads import Head
 from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
-from selfsup.pretrain import Run
-from selfsup.schedules import Cosine
+from selfsup.optim.optimizers import SGD
+from selfsup.optim.schedules import Cosine
+from selfsup.pretraining import Run
 
 recipe = Run(
     name="simclr_folder",

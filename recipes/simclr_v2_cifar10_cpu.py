@@ -6,13 +6,13 @@ Not a published setting: batch 128 and a queue of 4,096 on 30,000 of the images.
 """
 
 from selfsup.augment import presets
-from selfsup.config import Data
+from selfsup.data.settings import Data
 from selfsup.methods.simclr_v2 import SimCLRv2
 from selfsup.models.heads import Head
 from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
-from selfsup.pretrain import Run
-from selfsup.schedules import Cosine
+from selfsup.optim.optimizers import SGD
+from selfsup.optim.schedules import Cosine
+from selfsup.pretraining import Run
 
 recipe = Run(
     name="simclr_v2_cifar10_cpu",

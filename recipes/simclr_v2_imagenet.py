@@ -13,9 +13,9 @@ ours. Departures of the augmentation are named in selfsup/augment/presets.py. No
 from selfsup.augment import presets
 from selfsup.methods.simclr_v2 import SimCLRv2
 from selfsup.models.resnet import ResNet
-from selfsup.optim import LARS
-from selfsup.pretrain import Run
-from selfsup.schedules import SimCLRCosine
+from selfsup.optim.optimizers import LARS
+from selfsup.optim.schedules import SimCLRCosine
+from selfsup.pretraining import Run
 
 recipe = Run(
     name="simclr_v2_imagenet",

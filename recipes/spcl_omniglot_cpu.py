@@ -11,13 +11,13 @@ from dataclasses import replace
 
 from selfsup.augment import presets
 from selfsup.augment.views import Augment
-from selfsup.config import Data
 from selfsup.data.sampling import ClassBalanced
+from selfsup.data.settings import Data
 from selfsup.methods.spcl import SpCL
 from selfsup.models.resnet import ResNet
-from selfsup.optim import AdamW
-from selfsup.pretrain import Run
-from selfsup.schedules import Cosine
+from selfsup.optim.optimizers import AdamW
+from selfsup.optim.schedules import Cosine
+from selfsup.pretraining import Run
 
 view = replace(presets.reid(size=48, shift=4).views[0], flip=0.0)
 

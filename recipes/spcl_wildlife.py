@@ -16,13 +16,13 @@ Not run yet.
 """
 
 from selfsup.augment import presets
-from selfsup.config import Data
 from selfsup.data.sampling import ClassBalanced
+from selfsup.data.settings import Data
 from selfsup.methods.spcl import SpCL
 from selfsup.models.resnet import ResNet
-from selfsup.optim import AdamW
-from selfsup.pretrain import Run
-from selfsup.schedules import Steps
+from selfsup.optim.optimizers import AdamW
+from selfsup.optim.schedules import Steps
+from selfsup.pretraining import Run
 
 recipe = Run(
     name="spcl_wildlife",

@@ -10,13 +10,13 @@ first epoch for good. docs/results has its figures.
 """
 
 from selfsup.augment import presets
-from selfsup.config import Data
 from selfsup.data.sampling import TwoDomains
+from selfsup.data.settings import Data
 from selfsup.methods.spcl import SpCL
 from selfsup.models.resnet import ResNet
-from selfsup.optim import AdamW
-from selfsup.pretrain import Run
-from selfsup.schedules import Cosine
+from selfsup.optim.optimizers import AdamW
+from selfsup.optim.schedules import Cosine
+from selfsup.pretraining import Run
 
 recipe = Run(
     name="spcl_wildlife_uda_cpu",

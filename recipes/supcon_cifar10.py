@@ -16,9 +16,9 @@ from selfsup.augment.presets import CIFAR10_MEAN, CIFAR10_STD
 from selfsup.augment.views import Augment
 from selfsup.methods.supcon import SupCon
 from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
-from selfsup.pretrain import Run
-from selfsup.schedules import SupConCosine
+from selfsup.optim.optimizers import SGD
+from selfsup.optim.schedules import SupConCosine
+from selfsup.pretraining import Run
 
 view = replace(presets.supcon_cifar().views[0], mean=CIFAR10_MEAN, std=CIFAR10_STD)
 

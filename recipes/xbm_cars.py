@@ -19,9 +19,9 @@ from selfsup.data.sampling import ClassBalanced
 from selfsup.methods.pair_losses import SimilarityContrastive
 from selfsup.methods.xbm import XBM
 from selfsup.models.resnet import ResNet
-from selfsup.optim import AdamW
-from selfsup.pretrain import Run
-from selfsup.schedules import Cosine
+from selfsup.optim.optimizers import AdamW
+from selfsup.optim.schedules import Cosine
+from selfsup.pretraining import Run
 
 recipe = Run(
     name="xbm_cars",

@@ -5,8 +5,8 @@ import pkgutil
 from dataclasses import dataclass
 
 import selfsup.methods
+from selfsup.config.recipe_files import load_recipe, recipe_names
 from selfsup.methods.base import About, Method
-from selfsup.recipe_files import load_recipe, recipe_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ def method_of(config: Method.Config) -> type[Method] | None:
 
 
 def import_methods() -> None:
-    """Make every method of `selfsup.methods` known to `selfsup.config.restore`."""
+    """Make every method of `selfsup.methods` known to `selfsup.config.settings.restore`."""
     for module in pkgutil.iter_modules(selfsup.methods.__path__):
         importlib.import_module(f"selfsup.methods.{module.name}")
 

@@ -10,9 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import selfsup
 from selfsup.output import complain, print_figures, program
 from selfsup.packages import missing
-from selfsup.parent import follow_launcher
+from selfsup.runtime.parent_death import follow_launcher
 
 if TYPE_CHECKING:
     from selfsup.stages.base import Evaluated
@@ -52,6 +53,8 @@ def main() -> None:
         with program():
             if not arguments or arguments[0] in ("-h", "--help", "help"):
                 print(_USAGE, end="")
+            elif arguments == ["--version"]:
+                print(f"selfsup {selfsup.__version__}")
             else:
                 sys.exit(_carried_out(arguments))
     except SystemExit as ending:
@@ -66,7 +69,7 @@ def _carried_out(arguments: list[str]) -> int:
     """The exit code of a command."""
     try:
         if "ACCELERATE_MIXED_PRECISION" in os.environ:
-            from selfsup.launch import start_missing_processes
+            from selfsup.runtime.launch import start_missing_processes
 
             start_missing_processes(arguments)
         follow_launcher()  # before torch is imported, which takes seconds
@@ -105,10 +108,7 @@ def _require_temporary_folder() -> None:
 
 
 # Commands on a run, and their modules in selfsup.stages, each with a STAGE.
-_STAGES = {
-    **{name: name for name in ("knn", "retrieval", "linear", "finetune", "distill", "cluster")},
-    "embed": "features",
-}
+_STAGES = ("knn", "retrieval", "linear", "finetune", "distill", "cluster", "embed")
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
@@ -122,7 +122,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
         "methods": _methods,
     }
     if name not in commands:
-        from selfsup.stored_names import nearest
+        from selfsup.config.stored_names import nearest
 
         raise ValueError(f"unknown command {name!r}{nearest(name, list(commands))}\nsee: selfsup --help")
     return commands[name]
@@ -157,7 +157,7 @@ def _only_help(arguments: list[str], usage: str, command: str) -> bool:
 
 def _flags_told(usage: str, settings: Callable[[], Any], command: str) -> None:
     """Print how a command is called, and all its flags; exits."""
-    from selfsup.flags import parse
+    from selfsup.config.flags import parse
 
     print(f"{usage}\n")
     parse(settings(), ["--help"], command)
@@ -171,7 +171,7 @@ def _print_result(result: dict[str, Any]) -> int:
         print_figures(result)
     code = 0
     if result.get("signal"):
-        from selfsup.interruption import leave
+        from selfsup.runtime.signals import leave
 
         code = leave(result["signal"])
     distributed.shut_down()
@@ -181,22 +181,22 @@ def _print_result(result: dict[str, Any]) -> int:
 def _pretrain(arguments: list[str]) -> int:
     usage = "selfsup pretrain RECIPE [flags]   (flags of a recipe: selfsup pretrain RECIPE --help)"
     name, flags = _first(arguments, "the recipe", usage)
-    from selfsup.flags import parse
-    from selfsup.pretrain import Run, pretrain
-    from selfsup.recipe_files import load_recipe
+    from selfsup.config.flags import parse
+    from selfsup.config.recipe_files import load_recipe
+    from selfsup.pretraining import Run, pretrain
 
     recipe = load_recipe(name)
     if not isinstance(recipe, Run):
-        raise ValueError(f"recipe {name} must be a selfsup.pretrain.Run, not a {type(recipe).__name__}")
+        raise ValueError(f"recipe {name} must be a selfsup.pretraining.Run, not a {type(recipe).__name__}")
     return _print_result(pretrain(parse(recipe, flags, f"selfsup pretrain {name}")))
 
 
 def _stage(command: str, arguments: list[str]) -> int:
     """A stage on a run: parse, carry out, keep the results in its folder."""
-    from selfsup.flags import parse, taken
+    from selfsup.config.flags import parse, taken
     from selfsup.stages.base import Stage
 
-    stage: Stage = import_module(f"selfsup.stages.{_STAGES[command]}").STAGE
+    stage: Stage = import_module(f"selfsup.stages.{command}").STAGE
     choices = f" [--protocol {'|'.join(stage.protocols)}]" if stage.protocols else ""
     usage = f"selfsup {command} RUN{choices} [--data.root PATH] [flags]"
     if arguments[:1] in (["-h"], ["--help"]):
@@ -230,7 +230,7 @@ def _named_data(flags: list[str]) -> AbstractContextManager[None]:
 def _kept(evaluated: "Evaluated", path: Path) -> int:
     """Keep the results in the stage's own folder, or in that of the run; print them."""
     from selfsup import distributed
-    from selfsup.folder import RunFolder
+    from selfsup.run_folder.folder import RunFolder
     from selfsup.stages.base import keep
 
     where = evaluated.folder or path
@@ -257,7 +257,7 @@ def _semi(arguments: list[str]) -> int:
 
 def _compare(arguments: list[str]) -> int:
     usage = "selfsup compare RUN RUN ... [--out FILE.html|.md|.csv|.png|.svg]"
-    from selfsup.flags import parse
+    from selfsup.config.flags import parse
     from selfsup.stages.compare import Compare, run_compare
 
     if arguments[:1] in (["-h"], ["--help"]):
@@ -272,7 +272,7 @@ def _compare(arguments: list[str]) -> int:
 def _replay(arguments: list[str]) -> int:
     """Ends with 0 where the step goes wrong again, with 3 where all is finite this time."""
     usage = "selfsup replay RUN/captured/STEP [--precision as-captured|fp32|tf32|bf16|fp16] [--device auto|cpu]"
-    from selfsup.flags import parse
+    from selfsup.config.flags import parse
     from selfsup.stages.replay import Replay, run_replay
 
     if arguments[:1] in (["-h"], ["--help"]):
@@ -285,7 +285,7 @@ def _replay(arguments: list[str]) -> int:
 
 
 def _recipes(arguments: list[str]) -> int:
-    from selfsup.recipe_files import recipe_names, recipe_summary
+    from selfsup.config.recipe_files import recipe_names, recipe_summary
 
     if _only_help(arguments, "selfsup recipes   (lists the shipped recipes, each with its first line)", "recipes"):
         return 0

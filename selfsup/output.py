@@ -14,7 +14,10 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-from selfsup.untrusted import plain
+from rich.console import Console
+
+from selfsup import output
+from selfsup.storage.untrusted import plain
 
 UNWRITTEN = 74  # EX_IOERR of sysexits.h: the figures were not printed; where there is a run folder, they are in it
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ECONNRESET, errno.ESHUTDOWN)  # for good; a full disk may empty
@@ -174,3 +177,11 @@ def _steady(stream: TextIO | None, number: int) -> Steady:
     if stream is None:
         steady.problem = "closed"
     return steady
+
+
+console = Console(file=output.errors, highlight=False)  # type: ignore[arg-type]
+
+
+def message(text: str) -> None:
+    """One message for the person in front of the terminal; standard output is left to results."""
+    console.print(plain(text), soft_wrap=True, markup=False)

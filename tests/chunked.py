@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfsup.caching import GradientCache
 from selfsup.methods.base import Method
+from selfsup.training.gradient_cache import GradientCache
 
 CHUNKS = 4
 

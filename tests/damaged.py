@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfsup import checkpoint
-from selfsup.folder import RunFolder
+from selfsup.evaluation.encoder import load_encoder
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import read
-from selfsup.stages.encoder import load_encoder
+from selfsup.storage import checkpoint
 
 
 class Trials(NamedTuple):

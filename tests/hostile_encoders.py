@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from hostile_place import CODE, Hostile, Place, Trap, Written, judge, put, sealed
 
-from selfsup.sealed import seal
+from selfsup.storage.sealed import seal
 
 
 def _pickled(trap: Trap) -> bytes:

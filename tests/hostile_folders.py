@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selfsup import cli
-from selfsup.sealed import seal
 from selfsup.stages.compare import Compare, run_compare
+from selfsup.storage.sealed import seal
 
 # Links
 

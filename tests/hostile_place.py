@@ -8,8 +8,8 @@ from typing import Any
 
 from tiny import tiny_run
 
-from selfsup.pretrain import pretrain
-from selfsup.sealed import seal
+from selfsup.pretraining import pretrain
+from selfsup.storage.sealed import seal
 
 CODE = "__import__('os').system('touch {}')"
 

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import torch._dynamo
 import torch.utils.tensorboard
 
-import selfsup.pretrain  # noqa: F401
-from selfsup import checkpoint, cli
+import selfsup.pretraining  # noqa: F401
+from selfsup import cli
+from selfsup.storage import checkpoint
 
 RECIPE = """
 import sys

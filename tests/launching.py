@@ -16,10 +16,11 @@ from typing import Any, Literal, NamedTuple
 import psutil
 from tiny import tiny_run
 
-import selfsup.pretrain
-import selfsup.trainer
-from selfsup import checkpoint, distributed
-from selfsup.pretrain import Run
+import selfsup.pretraining
+from selfsup import distributed
+from selfsup.pretraining import Run
+from selfsup.storage import checkpoint
+from selfsup.training import trainer
 
 TESTS = Path(__file__).parent
 
@@ -59,13 +60,13 @@ def _before(owner: Any, name: str, action: Callable[..., None]) -> None:
 def arm(plan: Plan) -> None:
     """Have the plan happen in this process."""
     if plan.place == "start":
-        _before(selfsup.pretrain, "online_evaluation", lambda *_: plan.happen())
+        _before(selfsup.pretraining, "online_evaluation", lambda *_: plan.happen())
     elif plan.place == "step":
-        _before(selfsup.trainer._Run, "step", lambda _, step, *__: plan.happen() if step >= plan.step else None)
+        _before(trainer._Run, "step", lambda _, step, *__: plan.happen() if step >= plan.step else None)
     elif plan.place == "evaluation":
-        _before(selfsup.pretrain, "knn_accuracy", lambda *_: plan.happen())
+        _before(selfsup.pretraining, "knn_accuracy", lambda *_: plan.happen())
     else:
-        _before(selfsup.trainer._Run, "save", lambda *_: _on_saving(plan))
+        _before(trainer._Run, "save", lambda *_: _on_saving(plan))
 
 
 def _on_saving(plan: Plan) -> None:

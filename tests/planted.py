@@ -10,17 +10,17 @@ import torch
 from case import full
 from torch import Tensor
 
-import selfsup.pretrain
+import selfsup.pretraining
 from selfsup import distributed
-from selfsup.checkpoint import serialize
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.data.sources import Source
 from selfsup.losses.contrastive import unit
 from selfsup.methods.base import Method, Step
-from selfsup.pretrain import Run, build_method
-from selfsup.state import optimizer_tensors
-from selfsup.trainer import _Run
-from selfsup.training import Diverged
+from selfsup.pretraining import Run, build_method
+from selfsup.storage.checkpoint import serialize
+from selfsup.training.settings import Diverged
+from selfsup.training.state import optimizer_tensors
+from selfsup.training.trainer import _Run
 
 Place = Literal["loss", "gradient", "input", "mark"]
 PLACES: tuple[Place, ...] = ("loss", "gradient", "input")
@@ -114,7 +114,7 @@ def outcome(run: Run, place: Place, steps: tuple[int, ...], rank: int = 0) -> di
     stopped = ""
     with planted(place, steps, rank) as watched:
         try:
-            run_all([run]) if distributed.is_distributed() else selfsup.pretrain.pretrain(run)
+            run_all([run]) if distributed.is_distributed() else selfsup.pretraining.pretrain(run)
         except Diverged as error:
             stopped = str(error)
     return {
@@ -146,5 +146,5 @@ def collapsed(kind: Collapse) -> Iterator[None]:
         method.embed = narrow  # type: ignore[method-assign]
         return method
 
-    with mock.patch.object(selfsup.pretrain, "build_method", build):
+    with mock.patch.object(selfsup.pretraining, "build_method", build):
         yield

@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 TIMEOUT = timedelta(seconds=120)
 # One process imports what takes seconds, and is forked for each that is asked for.
 multiprocessing.set_forkserver_preload(
-    ["torch", "torch.distributed.fsdp", "selfsup.pretrain", "selfsup.stages.encoder"]
+    ["torch", "torch.distributed.fsdp", "selfsup.pretraining", "selfsup.evaluation.encoder"]
 )
 
 

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file
 
-from selfsup import checkpoint
-from selfsup.config import restore
-from selfsup.pretrain import Run, pretrain
-from selfsup.stages.encoder import load_encoder
-from selfsup.stages.newest import newest_encoder
+from selfsup.config.settings import restore
+from selfsup.evaluation.encoder import load_encoder
+from selfsup.evaluation.newest import newest_encoder
+from selfsup.pretraining import Run, pretrain
+from selfsup.storage import checkpoint
 
 LAYERS: tuple[Literal["backbone", "embedding"], ...] = ("backbone", "embedding")
 FOLDER = Path(__file__).parent / "releases"

@@ -13,14 +13,14 @@ import torch
 from in_double import InDouble
 from torch import Tensor
 
-from selfsup import checkpoint
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
+from selfsup.config.recipe_files import load_recipe
 from selfsup.data.sampling import TwoDomains
 from selfsup.distributed import mean_over_processes
 from selfsup.methods.base import Method, Step
 from selfsup.models.resnet import ResNet
-from selfsup.pretrain import Run, pretrain
-from selfsup.recipe_files import load_recipe
+from selfsup.pretraining import Run, pretrain
+from selfsup.storage import checkpoint
 
 IMAGES = 160
 STEPS = 3  # of an epoch of 5, or of 2 where the sampling says how long an epoch is

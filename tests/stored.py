@@ -7,16 +7,16 @@ from typing import Any
 from torch import nn
 
 from selfsup.catalogue import import_methods
-from selfsup.extending import Segment
+from selfsup.config.schema import PLACES
+from selfsup.config.stored_names import descendants
+from selfsup.evaluation.encoder import Feed
 from selfsup.methods.base import Method, Problem
 from selfsup.methods.simclr import SimCLR
 from selfsup.models.heads import HeadConfig
-from selfsup.schema import PLACES
-from selfsup.stages.encoder import Feed
+from selfsup.run_folder.extending import Segment
 from selfsup.stages.probes import Probe
 from selfsup.stages.semi_settings import Semi
-from selfsup.stored_names import descendants
-from selfsup.training import Training
+from selfsup.training.settings import Training
 
 # What others are made from, and which is never stored itself.
 BASES = "Training Supervised Method.Config PairLoss.Config OptimizerConfig Schedule Sampling HeadConfig".split()

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from selfsup import arithmetic
+from selfsup.runtime import arithmetic
 
 CUDA = torch.device("cuda")
 

@@ -9,10 +9,10 @@ import pytest
 from processes import run_processes
 from tiny import METHODS, tiny_run
 
-from selfsup.begun import as_begun, completed
-from selfsup.config import changed_default, dump, restore
-from selfsup.pretrain import Run, pretrain
-from selfsup.sealed import seal
+from selfsup.config.settings import changed_default, dump, restore
+from selfsup.pretraining import Run, pretrain
+from selfsup.run_folder.begun import as_begun, completed
+from selfsup.storage.sealed import seal
 
 WAS = {"instdisc": "plain", "spcl": "plain", "metric_proxy": "plain", "xbm": "plain", "moco": "auto"}
 

@@ -15,9 +15,8 @@ from figures import assert_agree
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selfsup.caching import chunk_seed
-from selfsup.config import Data
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
+from selfsup.data.settings import Data
 from selfsup.methods.base import Method, Problem, Step
 from selfsup.methods.moco import MoCo
 from selfsup.methods.simclr import SimCLR
@@ -27,7 +26,8 @@ from selfsup.models.norm import GroupBatchNorm
 from selfsup.models.resnet import ResNet
 from selfsup.stages.finetune import FineTuned, finetune_settings
 from selfsup.stages.probes import LinearProbe
-from selfsup.stages.taught import Distilled, FeatureDistilled
+from selfsup.stages.students import Distilled, FeatureDistilled
+from selfsup.training.gradient_cache import chunk_seed
 
 WARM = 4  # steps after which memories are in use and mixtures are made
 

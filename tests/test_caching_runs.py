@@ -19,15 +19,16 @@ from tiny import METHODS, tiny_run
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from selfsup import caching, checkpoint
-from selfsup.caching import average_gradients, check_chunks
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.distributed import mean_over_processes
 from selfsup.methods.base import Problem, Step
 from selfsup.methods.metric import Metric
 from selfsup.methods.moco import MoCo
 from selfsup.methods.simclr import SimCLR
-from selfsup.pretrain import pretrain
+from selfsup.pretraining import pretrain
+from selfsup.storage import checkpoint
+from selfsup.training import gradient_cache
+from selfsup.training.gradient_cache import average_gradients, check_chunks
 
 PROBLEM = Problem(num_images=1000, batch_size=16, seed=0)
 
@@ -136,9 +137,9 @@ def averaged() -> list[Tensor]:
     for number, parameter in enumerate(module):
         parameter.grad = torch.full_like(parameter, float(number + dist.get_rank()))
     module.append(torch.zeros(1))
-    size, caching._BUCKET = caching._BUCKET, 16
+    size, gradient_cache._BUCKET = gradient_cache._BUCKET, 16
     average_gradients(module)
-    caching._BUCKET = size
+    gradient_cache._BUCKET = size
     assert module[-1].grad is None
     return [parameter.grad for parameter in module[:-1]]
 

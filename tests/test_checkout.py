@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from selfsup import recipe_files
+from selfsup.config import recipe_files
 
 ROOT = Path(__file__).parent.parent
 TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py") if "add_argument(" in path.read_text())
@@ -48,7 +48,7 @@ with contextlib.redirect_stdout(io.StringIO()) as said:
         runpy.run_module("selfsup", run_name="__main__")
     except SystemExit as end:
         assert not end.code
-from selfsup.folder import environment
+from selfsup.run_folder.folder import environment
 import torch
 from importlib import metadata
 def nowhere(name): raise metadata.PackageNotFoundError(name)
@@ -93,7 +93,7 @@ def test_there_are_tools_to_try() -> None:
 
 
 def test_recipes_that_are_nowhere_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe_files, "__file__", str(tmp_path / "selfsup" / "recipe_files.py"))
+    monkeypatch.setattr(recipe_files, "__file__", str(tmp_path / "selfsup" / "config" / "recipe_files.py"))
     with pytest.raises(ValueError, match=r"the recipes are neither in .*selfsup nor beside it; install selfsup again"):
         recipe_files.recipe_names()
     inside = tmp_path / "selfsup" / "recipes"  # where an installation has them

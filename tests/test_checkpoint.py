@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from selfsup import checkpoint
-from selfsup.checkpoint import DamagedFile, StorageError, load, load_newest, save, steps
-from selfsup.sealed import seal, unseal
+from selfsup.storage import checkpoint
+from selfsup.storage.checkpoint import DamagedFile, StorageError, load, load_newest, save, steps
+from selfsup.storage.sealed import seal, unseal
 
 
 def tensors(seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
@@ -90,7 +90,7 @@ def test_an_error_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
     """A real limit on file size makes the operating system refuse in the middle of a file."""
     save(tmp_path, 1, {"method": {"w": torch.zeros(10)}}, {})
     program = (
-        "import resource, signal, sys, torch\nfrom pathlib import Path\nfrom selfsup.checkpoint import save\n"
+        "import resource, signal, sys, torch\nfrom pathlib import Path\nfrom selfsup.storage.checkpoint import save\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try:\n    save(Path(sys.argv[1]), 2, {'method': {'w': torch.zeros(100_000)}}, {})\n"

@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 import selfsup.methods
-from selfsup import checkpoint, cli
+from selfsup import cli
+from selfsup.config.flags import flag_names
+from selfsup.config.recipe_files import load_recipe, recipe_names
 from selfsup.data.sampling import TwoDomains
-from selfsup.flags import flag_names
-from selfsup.recipe_files import load_recipe, recipe_names
+from selfsup.storage import checkpoint
 
 SMALL = "--encoder.width 0.25 --batch-size 16 --epochs 1 --device cpu --workers 0 --evaluate-every 0".split()
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from selfsup.config import differences, dump, restore, result_relevant
-from selfsup.flags import _told, flag_names, parse
+from selfsup.config.flags import _told, flag_names, parse
+from selfsup.config.recipe_files import load_recipe, recipe_names, recipe_summary
+from selfsup.config.settings import differences, dump, restore, result_relevant
 from selfsup.methods.moco import MoCo
-from selfsup.optim import LARS
-from selfsup.pretrain import Run
-from selfsup.recipe_files import load_recipe, recipe_names, recipe_summary
+from selfsup.optim.optimizers import LARS
+from selfsup.pretraining import Run
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -103,7 +103,7 @@ def test_recipe_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not valid Python"):
         load_recipe(str(tmp_path / "broken.py"))
     (tmp_path / "mine.py").write_text(
-        "from dataclasses import replace\nfrom selfsup.recipe_files import load_recipe\n"
+        "from dataclasses import replace\nfrom selfsup.config.recipe_files import load_recipe\n"
         "recipe = replace(load_recipe('simclr_folder'), epochs=3)\n"
     )
     assert load_recipe(str(tmp_path / "mine.py")).epochs == 3

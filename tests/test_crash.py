@@ -16,11 +16,11 @@ from releases import DIGESTS, STORED, digests, exported_again, problems
 from test_resume import assert_same
 from tiny import tiny_run
 
-from selfsup import checkpoint
-from selfsup.checkpoint import POINTS, StorageError, load_newest, save
-from selfsup.folder import RunFolder
-from selfsup.pretrain import pretrain
+from selfsup.pretraining import pretrain
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import Result, keep
+from selfsup.storage import checkpoint
+from selfsup.storage.checkpoint import POINTS, StorageError, load_newest, save
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from launching import (
 from processes import run_processes
 from tiny import tiny_run
 
-from selfsup.pretrain import Run, pretrain
+from selfsup.pretraining import Run, pretrain
 
 # How each launch of a run ends, in turn: what happens, where, and to which process.
 SIGNALLED = (

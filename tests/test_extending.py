@@ -9,10 +9,10 @@ import pytest
 from launching import same_weights
 from tiny import tiny_run
 
-from selfsup.extending import Extend, Extended, Rate, Segment
-from selfsup.pretrain import pretrain
-from selfsup.schedules import Constant, Cosine, Horizon, Steps
-from selfsup.stages.comparison import identity
+from selfsup.optim.schedules import Constant, Cosine, Horizon, Steps
+from selfsup.pretraining import pretrain
+from selfsup.run_folder.extending import Extend, Extended, Rate, Segment
+from selfsup.stages.result_table import identity
 
 RESTART = Extend(to_epoch=3, schedule="restart", peak=0.5, warmup_epochs=0.25)
 

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tool_files import TOOLS, load_tool
 
-from selfsup.recipe_files import load_recipe
+from selfsup.config.recipe_files import load_recipe
 
 ROOT = Path(__file__).parent.parent
 

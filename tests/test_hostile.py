@@ -9,11 +9,11 @@ from hostile_encoders import deep
 from hostile_place import Hostile, good_runs, put, sealed
 from tiny import tiny_run
 
-from selfsup import untrusted
-from selfsup.config import dump, restore
-from selfsup.monitor.log import message
-from selfsup.pretrain import Run
-from selfsup.stages.features import _as_csv, _as_unicode
+from selfsup.config.settings import dump, restore
+from selfsup.output import message
+from selfsup.pretraining import Run
+from selfsup.stages.embed import _as_csv, _as_unicode
+from selfsup.storage import untrusted
 
 
 @pytest.fixture(scope="module")

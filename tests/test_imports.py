@@ -1,4 +1,4 @@
-"""The layers of the house: imports go downward only."""
+"""The order of the house: packages and loose modules import from those before them only, so none import each other."""
 
 import ast
 from pathlib import Path
@@ -6,55 +6,28 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LAYERS = [
-    [
-        *(
-            "randomness",
-            "arithmetic",
-            "distributed",
-            "parent",
-            "inherited",
-            "schedules",
-            "config",
-            "stored_names",
-            "schema",
-            "flags",
-            "recipe_files",
-            "data.batch",
-            "data.levels",
-        ),
-        *("checkpoint", "sealed", "tensor_file", "saving", "untrusted", "parts", "packages", "output"),
-    ],
-    ["losses", "memory", "models", "augment", "data", "optim", "cluster", "monitor"],
-    ["methods"],
-    [
-        "begun",
-        "folder",
-        "same_data",
-        "extending",
-        "interruption",
-        "watch",
-        "training",
-        "sharding",
-        "state",
-        "caching",
-        "guard",
-        "trainer",
-        "precision",
-    ],
-    ["pretrain", "stages", "catalogue"],
-    ["cli", "launch", "__main__", "recipes"],
-]
+SELFSUP = ROOT / "selfsup"
+# From what stands alone to what people run. docs/architecture.md says what each is for.
+ORDER = (
+    *("packages", "randomness", "batch", "distributed", "losses", "storage"),
+    *("config", "output", "dtensor", "models", "augment", "cluster"),
+    *("memory", "optim", "monitor", "runtime"),
+    *("methods", "catalogue", "data"),
+    "run_folder",
+    "training",
+    "evaluation",
+    "pretraining",
+    "stages",
+    *("cli", "__main__", "recipes"),
+)
+LOOSE = 10  # modules at the top, beside __init__ and __main__
 
 
-def layer_of(module: str) -> int:
-    """The layer of a module named without its leading `selfsup.`, by the longest prefix in the table."""
-    parts = module.split(".")
-    for length in range(len(parts), 0, -1):
-        for number, names in enumerate(LAYERS):
-            if ".".join(parts[:length]) in names:
-                return number
-    raise AssertionError(f"selfsup.{module} belongs to no layer: add it to LAYERS")
+def place(module: str) -> int:
+    """Where the package or loose module stands that a module named without its leading `selfsup.` belongs to."""
+    top = module.partition(".")[0]
+    assert top in ORDER, f"selfsup.{top} has no place yet: add it to ORDER, and to docs/architecture.md"
+    return ORDER.index(top)
 
 
 def imported(path: Path) -> set[str]:
@@ -69,18 +42,30 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-MODULES = sorted(p for p in (ROOT / "selfsup").rglob("*.py") if p.name != "__init__.py")
+def named(path: Path) -> str:
+    return ".".join(path.relative_to(SELFSUP).with_suffix("").parts)
+
+
+MODULES = sorted(p for p in SELFSUP.rglob("*.py") if p.name != "__init__.py")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_go_downward(path: Path) -> None:
-    module = ".".join(path.relative_to(ROOT / "selfsup").with_suffix("").parts)
     for name in imported(path):
-        assert layer_of(name) <= layer_of(module), f"{module} (layer {layer_of(module)}) imports {name}"
+        assert place(name) <= place(named(path)), f"{named(path)} imports {name}, which stands above it"
+
+
+def test_few_modules_lie_loose_and_all_have_a_line_in_the_documentation() -> None:
+    loose = sorted(path.stem for path in SELFSUP.glob("*.py") if not path.stem.startswith("__"))
+    print(f"{len(loose)} loose modules: {', '.join(loose)}")
+    assert len(loose) <= LOOSE
+    told = (ROOT / "docs" / "architecture.md").read_text()
+    missing = [named(path) for path in MODULES if f"`{named(path).split('.')[-1]}`" not in told]
+    assert not missing, f"docs/architecture.md does not name {missing}"
 
 
 def test_losses_import_torch_alone() -> None:
-    for path in (ROOT / "selfsup" / "losses").glob("*.py"):
+    for path in (SELFSUP / "losses").glob("*.py"):
         for name in imported(path):
             assert name.startswith("losses"), f"{path.name} imports selfsup.{name}"
 
@@ -88,6 +73,6 @@ def test_losses_import_torch_alone() -> None:
 def test_every_package_is_installed() -> None:
     """setup.cfg lists the packages one by one; a forgotten one would be missing from an installation."""
     listed = (ROOT / "setup.cfg").read_text()
-    for init in (ROOT / "selfsup").rglob("__init__.py"):
+    for init in SELFSUP.rglob("__init__.py"):
         package = ".".join(init.parent.relative_to(ROOT).parts)
         assert f"\n    {package}\n" in listed, package

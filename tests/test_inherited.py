@@ -6,9 +6,9 @@ import pytest
 from accelerate.utils import DynamoBackend
 from tiny import tiny_run
 
-from selfsup import inherited
-from selfsup.folder import environment
-from selfsup.trainer import device_for, make_accelerator, stage_device
+from selfsup.run_folder.folder import environment
+from selfsup.runtime import inherited
+from selfsup.training.trainer import device_for, make_accelerator, stage_device
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tiny import tiny_run
 
-from selfsup.interruption import SIGNALS, caught_signals, leave
-from selfsup.pretrain import pretrain
+from selfsup.pretraining import pretrain
+from selfsup.runtime.signals import SIGNALS, caught_signals, leave
 
 
 @pytest.mark.parametrize("number", SIGNALS)

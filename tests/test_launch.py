@@ -12,7 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from selfsup import distributed, launch
+from selfsup import distributed
+from selfsup.runtime import launch
 
 
 def test_the_launchers_command_line_is_understood() -> None:

@@ -14,12 +14,14 @@ import torch
 from tiny import tiny_run
 
 import selfsup
-from selfsup import checkpoint, cli
-from selfsup.flags import parse
-from selfsup.pretrain import pretrain
-from selfsup.recipe_files import load_recipe
-from selfsup.schedules import Cosine, Horizon, SimCLRCosine, SupConCosine
-from selfsup.stages.knn import KNN, neighbours_of
+from selfsup import cli
+from selfsup.config.flags import parse
+from selfsup.config.recipe_files import load_recipe
+from selfsup.evaluation.knn import neighbours_of
+from selfsup.optim.schedules import Cosine, Horizon, SimCLRCosine, SupConCosine
+from selfsup.pretraining import pretrain
+from selfsup.stages.knn import KNN
+from selfsup.storage import checkpoint
 
 SAID = [
     ("--lr=0.1", "did you mean --optimizer.learning-rate"),

@@ -9,15 +9,15 @@ import pytest
 import torch
 from tiny import tiny_run
 
-from selfsup.config import Data
 from selfsup.data.base import Source
+from selfsup.data.settings import Data
 from selfsup.data.sources import open_source, subset
-from selfsup.pretrain import Run, pretrain
-from selfsup.stages.embed import Features, extract
-from selfsup.stages.encoder import load_encoder
-from selfsup.stages.knn import knn_accuracy
+from selfsup.evaluation.encoder import load_encoder
+from selfsup.evaluation.features import Features, extract
+from selfsup.evaluation.knn import knn_accuracy
+from selfsup.evaluation.logistic import ONLINE_ITERATIONS, FeatureProbe, hold_out, probe_features
+from selfsup.pretraining import Run, pretrain
 from selfsup.stages.linear import run_linear
-from selfsup.stages.logistic import ONLINE_ITERATIONS, FeatureProbe, hold_out, probe_features
 
 CPU = torch.device("cpu")
 

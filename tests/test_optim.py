@@ -3,7 +3,7 @@ import torch
 from figures import assert_agree, golden, golden_text
 from torch import nn
 
-from selfsup.optim import LARS, SGD, AdamW
+from selfsup.optim.optimizers import LARS, SGD, AdamW
 
 
 def parameters(g, names):

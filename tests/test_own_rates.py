@@ -8,17 +8,17 @@ import pytest
 import torch
 from tiny import tiny_run
 
-from selfsup import checkpoint
 from selfsup.augment import presets
 from selfsup.augment.views import Augment
 from selfsup.data.sampling import ClassBalanced
 from selfsup.data.sources import open_source
 from selfsup.methods.metric import Metric
 from selfsup.methods.pair_losses import Margin, PairLoss, Proxy
-from selfsup.optim import SGD, AdamW, OptimizerConfig
-from selfsup.pretrain import Run, build_method, pretrain
-from selfsup.schedules import Cosine
-from selfsup.trainer import _Run
+from selfsup.optim.optimizers import SGD, AdamW, OptimizerConfig
+from selfsup.optim.schedules import Cosine
+from selfsup.pretraining import Run, build_method, pretrain
+from selfsup.storage import checkpoint
+from selfsup.training.trainer import _Run
 
 SLOW = SGD.Config(learning_rate=1e-3, scaling="none", weight_decay=0.1)
 

@@ -11,10 +11,10 @@ import torch
 
 from selfsup import cli
 from selfsup.augment.views import Augment, Views
-from selfsup.flags import parse
+from selfsup.config.flags import parse
+from selfsup.config.recipe_files import load_recipe
 from selfsup.monitor.log import Log
 from selfsup.packages import PACKAGES, missing, optional
-from selfsup.recipe_files import load_recipe
 
 ROOT = Path(__file__).parent.parent
 # Training as a library, and its data, need none of these.
@@ -26,7 +26,7 @@ for name in absent:
     sys.modules[name] = None
 from tiny import METHODS, tiny_run
 from selfsup.catalogue import catalogue
-from selfsup.pretrain import pretrain
+from selfsup import pretrain
 import selfsup.data.download
 result = pretrain(tiny_run(Path(sys.argv[1]), "spcl", max_steps=1))
 print(json.dumps({"methods": len(catalogue()), "step": result["step"]}))

@@ -16,7 +16,7 @@ import pytest
 RANK = """
 import ctypes, os, signal, sys, time
 from pathlib import Path
-from selfsup import parent
+from selfsup.runtime import parent_death as parent
 parent.GRACE, parent._TICK = 0.5, 0.1
 parent.follow_launcher()
 Path(sys.argv[1]).write_text(str(os.getpid()))

@@ -9,17 +9,17 @@ import pytest
 import torch
 from tiny import tiny_run
 
-from selfsup.config import Data
+from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
+from selfsup.evaluation.encoder import load_encoder, save_encoder
+from selfsup.evaluation.logistic import FeatureProbe
 from selfsup.methods.simclr import SimCLR
-from selfsup.pretrain import learnt_from, pretrain
+from selfsup.pretraining import learnt_from, pretrain
 from selfsup.stages.base import data_of
 from selfsup.stages.cluster import KMeans, run_cluster
-from selfsup.stages.encoder import load_encoder, save_encoder
 from selfsup.stages.finetune import finetune_settings, run_finetune
 from selfsup.stages.knn import KNN, run_knn
 from selfsup.stages.linear import run_linear
-from selfsup.stages.logistic import FeatureProbe
 from selfsup.stages.retrieval import Retrieval, run_retrieval
 
 QUIET = {"device": "cpu", "workers": 0}

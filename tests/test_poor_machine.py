@@ -10,7 +10,7 @@ import torch
 from poor import ALL, carried_out, missing
 
 from selfsup import cli
-from selfsup.folder import RunFolder
+from selfsup.run_folder.folder import RunFolder
 
 
 def test_all_that_can_be_wanting_at_once(tmp_path: Path) -> None:

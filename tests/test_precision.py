@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from tiny import tiny_run
 
-from selfsup import arithmetic
-from selfsup.folder import RunFolder
-from selfsup.precision import described, settled
-from selfsup.pretrain import pretrain
+from selfsup.pretraining import pretrain
+from selfsup.run_folder.folder import RunFolder
+from selfsup.runtime import arithmetic
+from selfsup.training.precision import described, settled
 
 
 def test_a_run_that_began_on_the_cpu_stays_in_fp32_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from selfsup.augment import presets
-from selfsup.pretrain import Run
-from selfsup.recipe_files import load_recipe, recipe_names, recipes_folder
-from selfsup.schedules import Horizon
+from selfsup.config.recipe_files import load_recipe, recipe_names, recipes_folder
+from selfsup.optim.schedules import Horizon
+from selfsup.pretraining import Run
 
 CHECKOUT = Path(__file__).parent.parent
 

@@ -15,7 +15,7 @@ from processes import run_processes
 from small_recipes import IMAGES, small, trained
 from tiny import array_file
 
-from selfsup.recipe_files import load_recipe, recipe_names
+from selfsup.config.recipe_files import load_recipe, recipe_names
 
 NAMES = (
     "instdisc_cifar10_cpu",

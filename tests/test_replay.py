@@ -13,13 +13,13 @@ from planted import MARK, ROW, outcome, planted
 from tiny import METHODS, tiny_run
 from torch import Tensor, nn
 
-from selfsup import checkpoint
 from selfsup.cli import _command
 from selfsup.data.sampler import Sampler
 from selfsup.models.resnet import ResNet
-from selfsup.pretrain import Run, pretrain
-from selfsup.sealed import seal
+from selfsup.pretraining import Run, pretrain
 from selfsup.stages.replay import Replay, run_replay
+from selfsup.storage import checkpoint
+from selfsup.storage.sealed import seal
 
 
 class Poisoned(nn.Conv2d):

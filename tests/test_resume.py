@@ -14,9 +14,9 @@ import torch
 from processes import run_processes
 from tiny import QUICK, photographs, tiny_run
 
-from selfsup import checkpoint
-from selfsup.folder import RunFolder
-from selfsup.pretrain import Run, pretrain
+from selfsup.pretraining import Run, pretrain
+from selfsup.run_folder.folder import RunFolder
+from selfsup.storage import checkpoint
 
 
 def encoder_hash(folder: Path) -> str:

@@ -17,17 +17,17 @@ from tiny import array_file, photographs, tiny_run
 from torch import Tensor
 
 from selfsup import cli
-from selfsup.config import Data
 from selfsup.data.identity import content_of, fingerprint_before
+from selfsup.data.settings import Data
 from selfsup.data.shapes import shapes
 from selfsup.data.sources import open_source
-from selfsup.folder import RunFolder
-from selfsup.pretrain import pretrain
+from selfsup.pretraining import pretrain
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import keep, read
 from selfsup.stages.compare import as_html, as_markdown
-from selfsup.stages.comparison import compare
 from selfsup.stages.finetune import finetune_settings, run_finetune
 from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.result_table import compare
 from selfsup.stages.run_data import named_data, require_data_of_run
 from selfsup.stages.semi import run_semi
 from selfsup.stages.semi_settings import semi_settings

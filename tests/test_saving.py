@@ -18,15 +18,15 @@ from processes import run_processes
 from test_resume import assert_same
 from tiny import tiny_run
 
-import selfsup.state
-from selfsup import checkpoint, saving
-from selfsup.checkpoint import StorageError, load, save, steps
+import selfsup.training.state
 from selfsup.data.sources import open_source
-from selfsup.folder import RunFolder
-from selfsup.pretrain import Run, build_method, pretrain
-from selfsup.saving import Saver
-from selfsup.state import TrainingState
-from selfsup.tensor_file import lay_out
+from selfsup.pretraining import Run, build_method, pretrain
+from selfsup.run_folder.folder import RunFolder
+from selfsup.storage import checkpoint, saver
+from selfsup.storage.checkpoint import StorageError, load, save, steps
+from selfsup.storage.saver import Saver
+from selfsup.storage.tensor_file import lay_out
+from selfsup.training.state import TrainingState
 
 SECONDS = 60  # after which a test gives up waiting
 
@@ -85,7 +85,7 @@ def test_a_checkpoint_is_begun_so_early_that_it_is_there_in_time(
         now += taken if point == "before-rename" else 0
 
     monkeypatch.setattr(checkpoint, "reached", slowly)
-    for module in (saving, selfsup.state):
+    for module in (saver, selfsup.training.state):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
     # The seconds that a checkpoint took, and those after which the next one is begun.
     for taken, due in ((40, 560), (400, 400), (700, 600)):

@@ -3,7 +3,7 @@ import math
 import pytest
 from figures import golden
 
-from selfsup.schedules import Constant, Cosine, Horizon, SimCLRCosine, Steps, SupConCosine, scaled_rate
+from selfsup.optim.schedules import Constant, Cosine, Horizon, SimCLRCosine, Steps, SupConCosine, scaled_rate
 
 TEN = Horizon(num_examples=1030, batch_size=100, epochs=10)  # 10 steps per epoch
 

@@ -12,28 +12,29 @@ import pytest
 from stored import Mine, in_places, storable
 from tiny import METHODS, tiny_run
 
-from selfsup.config import Data, restore
+from selfsup.config.schema import SCHEMA
+from selfsup.config.settings import restore
+from selfsup.config.stored_names import name_of, place_of
 from selfsup.data.labelled import Labelled
-from selfsup.extending import Extend
-from selfsup.folder import RunFolder
+from selfsup.data.settings import Data
+from selfsup.evaluation.encoder import load_encoder
+from selfsup.evaluation.logistic import FeatureProbe
 from selfsup.models.resnet import ResNet
-from selfsup.pretrain import Run, pretrain
-from selfsup.schema import SCHEMA
-from selfsup.sealed import seal
+from selfsup.pretraining import Run, pretrain
+from selfsup.run_folder.extending import Extend
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import keep, read
 from selfsup.stages.cluster import clustering_settings, run_cluster
-from selfsup.stages.comparison import identity
 from selfsup.stages.distill import distill_settings, run_distill
-from selfsup.stages.encoder import load_encoder
 from selfsup.stages.finetune import finetune_settings, run_finetune
 from selfsup.stages.knn import KNN, run_knn
 from selfsup.stages.linear import run_linear
-from selfsup.stages.logistic import FeatureProbe
 from selfsup.stages.probes import probe_settings
+from selfsup.stages.result_table import identity
 from selfsup.stages.retrieval import Retrieval, run_retrieval
 from selfsup.stages.semi import run_semi
 from selfsup.stages.semi_settings import semi_settings, settle
-from selfsup.stored_names import name_of, place_of
+from selfsup.storage.sealed import seal
 
 KINDS = [method for method in METHODS if method not in ("moco_v1", "moco_symmetric", "instdisc_softmax")]
 # What no run or stage here has: others stand for them.

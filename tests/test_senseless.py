@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from tiny import METHODS, tiny_run
 from torch import Tensor
 
-from selfsup import checkpoint
 from selfsup.data.sources import open_source
-from selfsup.folder import RunFolder
 from selfsup.memory.saved import Limits
-from selfsup.optim import AdamW
-from selfsup.pretrain import build_method, pretrain
-from selfsup.state import TrainingState, check_state
+from selfsup.optim.optimizers import AdamW
+from selfsup.pretraining import build_method, pretrain
+from selfsup.run_folder.folder import RunFolder
+from selfsup.storage import checkpoint
+from selfsup.training.state import TrainingState, check_state
 
 IMAGES = 64
 STEPS = 2  # after which the runs were stopped, of 8

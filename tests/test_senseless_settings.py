@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tiny import tiny_run
 
-from selfsup.pretrain import pretrain
-from selfsup.sealed import seal
-from selfsup.stages.encoder import load_encoder
-from selfsup.stages.newest import newest_encoder
+from selfsup.evaluation.encoder import load_encoder
+from selfsup.evaluation.newest import newest_encoder
+from selfsup.pretraining import pretrain
+from selfsup.storage.sealed import seal
 
 
 @pytest.fixture(scope="module")

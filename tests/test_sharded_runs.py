@@ -10,7 +10,7 @@ from processes import run_processes
 from test_resume import final_state, run_all
 from tiny import tiny_run
 
-from selfsup.pretrain import Run, pretrain
+from selfsup.pretraining import Run, pretrain
 
 
 def runs(folder: Path, method: str) -> tuple[Run, Run]:

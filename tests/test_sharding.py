@@ -19,18 +19,18 @@ from test_resume import final_state, run_all
 from tiny import SAMPLING, tiny_run
 from torch.distributed.fsdp import FSDPModule
 
-import selfsup.trainer
-from selfsup import sharding
+import selfsup.training.trainer
 from selfsup.data.sources import open_source
 from selfsup.distributed import rank
+from selfsup.dtensor import clip_grad_norm_, is_part, own
+from selfsup.evaluation.encoder import load_encoder
+from selfsup.evaluation.features import extract
 from selfsup.methods.base import Method
-from selfsup.optim import LARS, AdamW
-from selfsup.parts import clip_grad_norm_, is_part, own
-from selfsup.pretrain import Run, build_method, pretrain
+from selfsup.optim.optimizers import LARS, AdamW
+from selfsup.pretraining import Run, build_method, pretrain
 from selfsup.stages.distill import distill_settings, run_distill
-from selfsup.stages.embed import extract
-from selfsup.stages.encoder import load_encoder
 from selfsup.stages.finetune import finetune_settings, run_finetune
+from selfsup.training import sharding
 
 CPU = torch.device("cpu")
 VERSION_2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -87,7 +87,7 @@ def parts(folder: Path) -> dict[str, Any]:
     """What a process holds of the weights, gradients and optimiser state of a run, and of its momentum encoder."""
     held: dict[str, Any] = {}
 
-    class Looking(selfsup.trainer.TrainingState):
+    class Looking(selfsup.training.trainer.TrainingState):
         def save(self, step: int) -> None:
             super().save(step)
             parameters = list(self.method.parameters())
@@ -97,7 +97,7 @@ def parts(folder: Path) -> dict[str, Any]:
             held["state"] = [sum(p.numel() for p in way) for way in (own(state), state)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selfsup.trainer, "TrainingState", Looking)
+        patch.setattr(selfsup.training.trainer, "TrainingState", Looking)
         pretrain(sharded(runs(folder)["moco"], "parts", max_steps=1))
     return held
 
@@ -281,7 +281,7 @@ def test_accelerate_is_understood_and_left_aside(monkeypatch: pytest.MonkeyPatch
         seen.append("ACCELERATE_USE_FSDP" in os.environ)
         return Accelerator(**settings)
 
-    monkeypatch.setattr(selfsup.trainer, "Accelerator", made)
-    selfsup.trainer.make_accelerator(run)
+    monkeypatch.setattr(selfsup.training.trainer, "Accelerator", made)
+    selfsup.training.trainer.make_accelerator(run)
     assert seen == [False]
     assert os.environ["ACCELERATE_USE_FSDP"] == "true"

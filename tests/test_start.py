@@ -9,9 +9,9 @@ from tiny import METHODS, tiny_run
 
 from selfsup.data.sampling import ClassBalanced
 from selfsup.data.sources import open_source
+from selfsup.evaluation.encoder import load_encoder
 from selfsup.models.resnet import ResNet
-from selfsup.pretrain import build_method, pretrain
-from selfsup.stages.encoder import load_encoder
+from selfsup.pretraining import build_method, pretrain
 
 
 def test_a_run_starts_from_an_exported_encoder(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ import pytest
 from stored import Mine, in_places, storable
 from tiny import METHODS, tiny_run
 
-from selfsup.config import dump, restore
+from selfsup.config.recipe_files import load_recipe, recipe_names
+from selfsup.config.schema import PLACES
+from selfsup.config.settings import dump, restore
+from selfsup.config.stored_names import class_named, name_of, place_of, stored_name
 from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
-from selfsup.pretrain import Run
-from selfsup.recipe_files import load_recipe, recipe_names
-from selfsup.schema import PLACES
-from selfsup.stored_names import class_named, name_of, place_of, stored_name
+from selfsup.optim.optimizers import SGD
+from selfsup.pretraining import Run
 
 KINDS = [method for method in METHODS if method not in ("moco_v1", "moco_symmetric", "instdisc_softmax")]
 
@@ -124,7 +124,7 @@ def test_a_recipe_that_is_loaded_twice_is_not_two(tmp_path: Path) -> None:
     path = tmp_path / "own.py"
     path.write_text(
         "from dataclasses import dataclass, replace\nfrom selfsup.methods.moco import MoCo\n"
-        "from selfsup.recipe_files import load_recipe\n"
+        "from selfsup.config.recipe_files import load_recipe\n"
         "@dataclass(frozen=True, kw_only=True)\nclass Slower(MoCo.Config):\n    pace: float = 0.5\n"
         "recipe = replace(load_recipe('moco_v2_cifar10'), method=Slower(pace=0.25))\n"
     )

@@ -19,19 +19,19 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import tiny_run
 
-from selfsup import checkpoint, untrusted
 from selfsup.data.base import ArraySource, UnreadableImage
 from selfsup.data.decode import decode
-from selfsup.folder import RunFolder
-from selfsup.pretrain import pretrain
-from selfsup.sealed import seal
-from selfsup.stages import cluster, features
+from selfsup.evaluation.encoder import load_encoder
+from selfsup.evaluation.features import Features
+from selfsup.pretraining import pretrain
+from selfsup.run_folder.folder import RunFolder
+from selfsup.stages import cluster, embed
 from selfsup.stages.base import Result, keep, read
 from selfsup.stages.compare import as_csv, as_html, as_markdown, plot
-from selfsup.stages.comparison import compare
-from selfsup.stages.embed import Features
-from selfsup.stages.encoder import load_encoder
-from selfsup.state import restore_optimizer
+from selfsup.stages.result_table import compare
+from selfsup.storage import checkpoint, untrusted
+from selfsup.storage.sealed import seal
+from selfsup.training.state import restore_optimizer
 
 
 @pytest.fixture(scope="module")
@@ -267,8 +267,8 @@ def test_no_table_of_images_carries_anything_out(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(source, "name", lambda index: names[index])
     numbers = torch.arange(len(names))
     made = cluster._write(tmp_path / "c.csv", source, Features(torch.zeros(len(names), 1), numbers, numbers), numbers)
-    columns = features._columns([features.Part("train", source)], {"train": {}})
-    for content in (made.read_bytes(), features._as_csv(columns)):
+    columns = embed._columns([embed.Part("train", source)], {"train": {}})
+    for content in (made.read_bytes(), embed._as_csv(columns)):
         assert b"\x1b" not in content
         cells = [cell for line in csv.reader(io.StringIO(content.decode("utf-8", "surrogateescape"))) for cell in line]
         assert sum(word.split("\x1b")[0] in cell for cell in cells for word in names) >= len(names)

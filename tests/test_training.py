@@ -14,20 +14,20 @@ from test_resume import assert_same, run_all
 from tiny import METHODS, QUICK, tiny_run
 from waiting import no_waits
 
-import selfsup.pretrain
+import selfsup.pretraining
 from selfsup.augment.views import Views
-from selfsup.checkpoint import load_newest, serialize
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.data.sampler import Sampler
 from selfsup.data.sources import open_source
+from selfsup.evaluation.encoder import load_encoder
 from selfsup.methods.base import Method
 from selfsup.methods.moco import MoCo
 from selfsup.methods.simclr import SimCLR
-from selfsup.pretrain import Run, build_method, make_loader, pretrain
-from selfsup.schedules import Horizon
-from selfsup.stages.encoder import load_encoder
-from selfsup.trainer import _Run, make_accelerator
-from selfsup.watch import Watch
+from selfsup.optim.schedules import Horizon
+from selfsup.pretraining import Run, build_method, make_loader, pretrain
+from selfsup.runtime.watchdog import Watch
+from selfsup.storage.checkpoint import load_newest, serialize
+from selfsup.training.trainer import _Run, make_accelerator
 
 CUDA = pytest.param("auto", marks=pytest.mark.gpu)
 
@@ -141,7 +141,7 @@ def replica(run: Run) -> str:
         return ""
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selfsup.pretrain, "export", keep)
+        patch.setattr(selfsup.pretraining, "export", keep)
         run_all([run])
     return held[0]
 

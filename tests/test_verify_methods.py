@@ -10,7 +10,8 @@ import pytest
 from tiny import tiny_run
 from tool_files import load_tool
 
-from selfsup.config import Data, dump
+from selfsup.config.settings import dump
+from selfsup.data.settings import Data
 from selfsup.stages.knn import KNN, run_knn
 
 

@@ -11,8 +11,8 @@ import pytest
 from tiny import tiny_run
 from tool_files import load_tool
 
-from selfsup.config import Data
-from selfsup.folder import RunFolder
+from selfsup.data.settings import Data
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import read
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 from processes import run_processes
 
-from selfsup.watch import EXIT_CODE, LostRank, Position, Watch, accuse
+from selfsup.runtime.watchdog import EXIT_CODE, LostRank, Position, Watch, accuse
 
 
 def position(rank: int, beats: int = 5, waits: bool = True, failure: str = "") -> Position:

@@ -8,8 +8,8 @@ import numpy as np
 
 from selfsup.augment import presets
 from selfsup.augment.views import Augment
-from selfsup.config import Data
 from selfsup.data.sampling import ClassBalanced, Sampling, Shuffled, TwoDomains
+from selfsup.data.settings import Data
 from selfsup.data.shapes import CLASSES, shapes
 from selfsup.methods.base import Method
 from selfsup.methods.instdisc import InstDisc
@@ -25,9 +25,9 @@ from selfsup.methods.supmoco import SupMoCo
 from selfsup.methods.xbm import XBM
 from selfsup.models.heads import Head
 from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
-from selfsup.pretrain import Run
-from selfsup.schedules import Cosine
+from selfsup.optim.optimizers import SGD
+from selfsup.optim.schedules import Cosine
+from selfsup.pretraining import Run
 
 QUICK = ("instdisc", "moco", "simclr", "spcl", "xbm")  # one with each kind of state, for tests of every method
 HEAD = Head.Config(output_dim=16)

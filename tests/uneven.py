@@ -9,14 +9,14 @@ from pictures import encoded, picture
 from tiny import tiny_run
 
 from selfsup import distributed
-from selfsup.config import Data
 from selfsup.data.sampling import ClassBalanced, Sampling, Shuffled, TwoDomains
-from selfsup.pretrain import pretrain
+from selfsup.data.settings import Data
+from selfsup.evaluation.encoder import save_encoder
+from selfsup.evaluation.logistic import FeatureProbe
+from selfsup.pretraining import pretrain
 from selfsup.stages.cluster import KMeans, run_cluster
-from selfsup.stages.encoder import save_encoder
 from selfsup.stages.knn import KNN, run_knn
 from selfsup.stages.linear import run_linear
-from selfsup.stages.logistic import FeatureProbe
 from selfsup.stages.retrieval import Retrieval, run_retrieval
 
 BATCH = 12  # B, which 1, 2 and 3 processes can share, also where two domains share it

@@ -14,14 +14,14 @@ from typing import Any
 from releases import DIGESTS, FOLDER, digests
 from tiny import METHODS, tiny_run
 
+from selfsup.config.schema import SCHEMA
 from selfsup.methods.metric import Metric
 from selfsup.models.heads import Head
 from selfsup.models.resnet import ResNet
-from selfsup.optim import LARS
-from selfsup.pretrain import Run, pretrain
-from selfsup.schedules import Steps, SupConCosine
-from selfsup.schema import SCHEMA
-from selfsup.sealed import seal
+from selfsup.optim.optimizers import LARS
+from selfsup.optim.schedules import Steps, SupConCosine
+from selfsup.pretraining import Run, pretrain
+from selfsup.storage.sealed import seal
 
 HEAD = Head.Config(hidden_dim=4, output_dim=4)
 CHANGES: dict[str, dict[str, Any]] = {

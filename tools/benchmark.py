@@ -30,7 +30,7 @@ from torchvision import transforms
 from selfsup.augment.parameters import View
 from selfsup.augment.presets import simclr, simclr_cifar
 from selfsup.augment.views import Augment, Views
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.output import print_figures, program
 
 _CPU = torch.device("cpu")

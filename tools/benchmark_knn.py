@@ -22,9 +22,10 @@ import torch
 import torch.nn.functional as F
 
 from selfsup.cluster.neighbours import Backend
+from selfsup.evaluation.features import Features
+from selfsup.evaluation.knn import USUAL_K, knn_accuracies
 from selfsup.output import print_figures, program
-from selfsup.stages.embed import Features
-from selfsup.stages.knn import KNN, USUAL_K, knn_accuracies
+from selfsup.stages.knn import KNN
 
 _ROWS = 65_536  # made at a time
 _CLASSES = 1000

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfsup.monitor.log import message
+from selfsup.output import message
 
 
 @dataclass(frozen=True)

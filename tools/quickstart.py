@@ -16,20 +16,20 @@ from rich.table import Table
 from torch import nn
 
 from selfsup.cli import meant_for_user
-from selfsup.config import Data
+from selfsup.config.recipe_files import load_recipe
 from selfsup.data.download import cache_folder, fetch_cifar10
+from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
-from selfsup.folder import RunFolder, device_name
-from selfsup.monitor.log import console, message
-from selfsup.output import print_figures, program
-from selfsup.pretrain import Run, pretrain
-from selfsup.recipe_files import load_recipe
+from selfsup.evaluation.features import extract
+from selfsup.evaluation.knn import USUAL_K, knn_accuracy
+from selfsup.evaluation.logistic import FeatureProbe
+from selfsup.output import console, message, print_figures, program
+from selfsup.pretraining import Run, pretrain
+from selfsup.run_folder.folder import RunFolder, device_name
 from selfsup.stages.base import keep
-from selfsup.stages.embed import extract
-from selfsup.stages.knn import KNN, USUAL_K, knn_accuracy, run_knn
+from selfsup.stages.knn import KNN, run_knn
 from selfsup.stages.linear import run_linear
-from selfsup.stages.logistic import FeatureProbe
-from selfsup.trainer import device_for
+from selfsup.training.trainer import device_for
 
 SETTINGS = KNN(k=(USUAL_K,), temperature=(0.1,))
 

@@ -29,9 +29,8 @@ import torch
 from jobs import Job, work_off
 from proofs.figure import Figure
 
-from selfsup.folder import environment
-from selfsup.monitor.log import message
-from selfsup.output import print_figures, program
+from selfsup.output import message, print_figures, program
+from selfsup.run_folder.folder import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 # In the order of the record.

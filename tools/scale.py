@@ -31,11 +31,11 @@ import torch.nn.functional as F
 from processes import run_processes
 
 from selfsup import distributed
-from selfsup.folder import environment
 from selfsup.memory import hybrid
 from selfsup.memory.bank import ShardedBank
 from selfsup.memory.hybrid import ShardedHybridMemory
 from selfsup.output import print_figures, program
+from selfsup.run_folder.folder import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 SCORES = hybrid._SCORES

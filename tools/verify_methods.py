@@ -29,18 +29,20 @@ from jobs import Job, work_off
 from torch import nn
 from verified import ONCE, START, Figures, table, unmet
 
-from selfsup.config import Data, dump, result_relevant
+from selfsup.config.recipe_files import load_recipe
+from selfsup.config.settings import dump, result_relevant
+from selfsup.data.settings import Data
 from selfsup.data.sources import open_source, open_test
-from selfsup.folder import environment
+from selfsup.evaluation.features import Features, extract
+from selfsup.evaluation.knn import USUAL_K, knn_accuracy
+from selfsup.evaluation.retrieval import retrieval_figures
 from selfsup.methods import pair_losses as losses
-from selfsup.monitor.log import message
-from selfsup.output import program
-from selfsup.pretrain import Run, pretrain
-from selfsup.recipe_files import load_recipe
-from selfsup.stages.embed import Features, extract
-from selfsup.stages.knn import KNN, USUAL_K, knn_accuracy, run_knn
-from selfsup.stages.retrieval import Retrieval, retrieval_figures, run_retrieval
-from selfsup.trainer import device_for
+from selfsup.output import message, program
+from selfsup.pretraining import Run, pretrain
+from selfsup.run_folder.folder import environment
+from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.retrieval import Retrieval, run_retrieval
+from selfsup.training.trainer import device_for
 
 ROOT = Path(__file__).resolve().parents[1]
 

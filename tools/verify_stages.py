@@ -32,20 +32,19 @@ import torch
 from jobs import Job, work_off
 from worth import Figures, table, unmet
 
-from selfsup.config import Data
+from selfsup.config.recipe_files import load_recipe
 from selfsup.data.labelled import Labelled
-from selfsup.folder import RunFolder, environment
-from selfsup.monitor.log import message
-from selfsup.optim import SGD
-from selfsup.output import program
-from selfsup.pretrain import Run, pretrain
-from selfsup.recipe_files import load_recipe
-from selfsup.schedules import Cosine
+from selfsup.data.settings import Data
+from selfsup.evaluation.encoder import load_encoder
+from selfsup.optim.optimizers import SGD
+from selfsup.optim.schedules import Cosine
+from selfsup.output import message, program
+from selfsup.pretraining import Run, pretrain
+from selfsup.run_folder.folder import RunFolder, environment
 from selfsup.stages.base import Result, keep, read
 from selfsup.stages.distill import Distill, distill_settings, run_distill
-from selfsup.stages.encoder import load_encoder
 from selfsup.stages.finetune import Finetune, finetune_settings, run_finetune
-from selfsup.trainer import device_for
+from selfsup.training.trainer import device_for
 
 ROOT = Path(__file__).resolve().parents[1]
 HELD_OUT = 5_000  # training images, for choosing settings

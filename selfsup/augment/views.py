@@ -23,7 +23,7 @@ from selfsup.augment.geometry import (
 )
 from selfsup.augment.kornia_reference import kornia_view, library
 from selfsup.augment.parameters import Interpolation, Parameters, Size, View, draw, height_and_width
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.randomness import counter
 
 # Pixels of the views worked on at a time: on a CPU what its caches hold, on a GPU what keeps it busy.

@@ -38,3 +38,42 @@ def dbscan(graph: csr_array, radius: float, min_samples: int) -> Tensor:
     border = core[columns] & ~core[rows]
     np.minimum.at(labels, rows[border], labels[columns[border]])
     return torch.from_numpy(np.where(labels == size, -1, labels))
+
+
+_CELLS = 2**24  # products of a tile of images with all images
+
+
+_PAIRS = 2**27  # close pairs of images held at once, some 4 GB
+
+
+def cosine_graph(features: Tensor, radius: float) -> csr_array:
+    """All pairs of images at a cosine distance of at most `radius`, for `dbscan` at this radius.
+
+    Args:
+        features: (N, D) unit rows, on any device. Their products are taken in double precision, a tile at a time.
+        radius: largest distance.
+
+    Returns:
+        (N, N) sparse and symmetric, each image stored with itself; the stored distances are all 0.
+
+    Raises:
+        ValueError: too many pairs are close.
+    """
+    size, double = len(features), features.double()
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    pairs = 0
+    for tile in torch.arange(size, device=features.device).split(max(1, _CELLS // size)):
+        start = int(tile[0])
+        close = 1 - double[tile] @ double[start:].T <= radius
+        # Each pair once, and mirrored below: products of both orders may differ in their last bit.
+        i, j = (part.to(torch.int32).cpu().numpy() + start for part in close.triu(1).nonzero(as_tuple=True))
+        found.append((i, j))
+        pairs += 2 * len(i)
+        if pairs > _PAIRS:
+            raise ValueError(
+                f"more than {_PAIRS:,} pairs of images lie within eps = {radius}; choose a smaller eps, or fewer images"
+            )
+    i, j = (np.concatenate(part) for part in zip(*found, strict=True))
+    own = np.arange(size, dtype=np.int32)
+    where = (np.concatenate([i, j, own]), np.concatenate([j, i, own]))
+    return csr_array((np.zeros(len(where[0]), np.int8), where), shape=(size, size))

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from selfsup.data.base import ArraySource, NoTestPart
 from selfsup.data.found import Found, named
+from selfsup.data.free_memory import free_memory
 from selfsup.data.layout import Split
-from selfsup.data.room import free_memory
-from selfsup.untrusted import create
+from selfsup.storage.untrusted import create
 
 _ARRAYS = {"x_train", "y_train", "x_test", "y_test", "classes"}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from selfsup.data.deep import Depth
 from selfsup.data.formats import FORMATS
 from selfsup.data.found import Found
-from selfsup.untrusted import plain_name
+from selfsup.storage.untrusted import plain_name
 
 TOLERATED = 0.01  # share of the images that may be unreadable before the run stops
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from selfsup.untrusted import read_bytes
+from selfsup.storage.untrusted import read_bytes
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Of the bytes of x_train, y_train, x_test, y_test in this order, (N, 32, 32, 3) and (N,) uint8, in the official order.

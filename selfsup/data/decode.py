@@ -13,7 +13,7 @@ from selfsup.data.base import UnreadableImage
 from selfsup.data.deep import Deep, Depth, deep_pixels, to_bytes
 from selfsup.data.formats import FORMATS
 from selfsup.data.levels import FULL, Levels
-from selfsup.untrusted import require_file
+from selfsup.storage.untrusted import require_file
 
 MAX_PIXELS = 100_000_000  # read from the header, so that a few bytes cannot ask for gigabytes
 MAX_SCANS = 64  # passes over the pixels of a JPEG

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import features
 
-from selfsup.untrusted import require_file
+from selfsup.storage.untrusted import require_file
 
 _FAMILIES = {  # Pillow's name -> the suffixes of files of that family
     "JPEG": ".jpg .jpeg .jpe .jfif",

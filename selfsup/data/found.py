@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfsup.data.formats import LACKING, suffix
-from selfsup.untrusted import plain_name
+from selfsup.storage.untrusted import plain_name
 
 _SHOWN = 8  # kinds of files, and of names, that a message lists
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from selfsup import distributed
-from selfsup.config import Verify
 from selfsup.data.base import ArraySource, Source, UnreadableImage
 from selfsup.data.files import FileSource, ZipSource
 from selfsup.data.joined import JoinedSource
 from selfsup.data.looked import look_at_entries, look_at_files
 from selfsup.data.manifest import DIGEST, Manifest
+from selfsup.data.settings import Verify
 
 _BLOCKS = 1 << 16  # entries of an array at most
 _CHUNK = 256  # of them that one task looks at

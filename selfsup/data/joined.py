@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from selfsup.config import Data
 from selfsup.data.base import Source
 from selfsup.data.deep import Depth
 from selfsup.data.opening import labelled_part, open_part
+from selfsup.data.settings import Data
 
 
 class JoinedSource(Source):

@@ -10,11 +10,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from selfsup.config import execution
+from selfsup.config.settings import execution
 from selfsup.data.base import ArraySource, Source
 from selfsup.data.files import FileSource, ZipSource
 from selfsup.randomness import Stream, permutation
-from selfsup.untrusted import plain_name, read_bytes
+from selfsup.storage.untrusted import plain_name, read_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

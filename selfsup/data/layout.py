@@ -10,7 +10,7 @@ from torch import Tensor
 from selfsup.data.base import NoTestPart
 from selfsup.data.found import Found, by_suffix, named
 from selfsup.data.listing import Listing
-from selfsup.untrusted import plain_name
+from selfsup.storage.untrusted import plain_name
 
 Split = Literal["train", "test"]
 

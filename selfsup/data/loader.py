@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import torch
 
+from selfsup.batch import Batch, Key
 from selfsup.data.base import ArraySource, Source
-from selfsup.data.batch import Batch, Key
 from selfsup.data.resident import Passing, Resident, Squeezed
 from selfsup.data.sampling import SHUFFLED, Sampling
 from selfsup.data.streaming import Crop, Streaming
-from selfsup.monitor.log import message
+from selfsup.output import message
 
 
 class Loader:

@@ -18,7 +18,7 @@ import numpy as np
 
 from selfsup.data.arrays import write_npz
 from selfsup.data.manifest import DIGEST
-from selfsup.monitor.log import message
+from selfsup.output import message
 
 WHOLE = 1 << 16  # bytes up to which a file is read whole
 BLOCK = 1 << 14  # bytes of each of the three blocks of a larger one

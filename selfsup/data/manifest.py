@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from selfsup.untrusted import parse_json, plain_name, read_bytes
+from selfsup.storage.untrusted import parse_json, plain_name, read_bytes
 
 DIGEST = 16  # bytes of an entry's digest
 _KEPT = 8  # of them in a file: enough to tell what has changed

@@ -1,12 +1,12 @@
 """How every command opens its data: with a line that says what was found, and with labels where labels are needed."""
 
 from selfsup import distributed
-from selfsup.config import Data
 from selfsup.data.base import NoTestPart, Source
 from selfsup.data.layout import Split
 from selfsup.data.levels import FULL, Levels, parse_levels
+from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
-from selfsup.monitor.log import message
+from selfsup.output import message
 
 _LOOKED_AT = 16  # files whose pixels are looked at, spread evenly
 _NAMES = {"train": "training", "test": "test"}

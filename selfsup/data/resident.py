@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from selfsup.batch import Batch, Key
 from selfsup.data.base import ArraySource, Source, UnreadableImage, check_unreadable
-from selfsup.data.batch import Batch, Key
-from selfsup.data.room import free_memory
+from selfsup.data.free_memory import free_memory
 
 
 class Squeezed(ArraySource):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from selfsup import randomness
-from selfsup.data.batch import Key
+from selfsup.batch import Key
 from selfsup.randomness import Stream
 
 

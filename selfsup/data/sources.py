@@ -19,7 +19,7 @@ from selfsup.data.levels import Levels, parse_levels
 from selfsup.data.listing import Listing, list_archive, list_folder
 from selfsup.data.shapes import shapes
 from selfsup.randomness import Stream
-from selfsup.untrusted import plain_name, require_file
+from selfsup.storage.untrusted import plain_name, require_file
 
 __all__ = [
     "ArraySource",

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from selfsup import distributed
+from selfsup.batch import Batch, Key
 from selfsup.data.base import Source, TooManyUnreadable, UnreadableImage, check_unreadable
-from selfsup.data.batch import Batch, Key
-from selfsup.monitor.log import message
-from selfsup.parent import end_with_parent
+from selfsup.output import message
 from selfsup.randomness import counter
+from selfsup.runtime.parent_death import end_with_parent
 
 Crop = Callable[[list[Image.Image], Tensor, Any], tuple[Tensor, ...]]
 """(images, (B,) int64 positions in the data set, epoch) -> for each view (B, 3, S, S) uint8. Must not use a GPU.

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from selfsup.parts import own
+from selfsup.dtensor import own
 
 
 @torch.no_grad()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from selfsup.dtensor import own
 from selfsup.memory.sharded import sharded
-from selfsup.parts import own
 
 
 class Limits(NamedTuple):
@@ -60,7 +60,7 @@ class Checked(Protocol):
 
 
 def check_layout(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Make sure that a state, of `selfsup.state.whole_state`, has a module's names, shapes and types. Not collective.
+    """Make sure that a state, of `training.state.whole_state`, has a module's names, shapes and types. Not collective.
 
     Raises:
         ValueError: it has not; the message begins with the tensor's name.

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.distributed import world_size
 from selfsup.memory.saved import Saved
 from selfsup.models.heads import Head, HeadConfig
@@ -67,7 +67,7 @@ class Method(nn.Module):
     about: ClassVar[About]
     forms_labels: ClassVar[bool] = False  # gives `pseudo_labels` before every epoch
     together: ClassVar[bool] = False  # all views are embedded as one batch, so that batch norm is over all of them
-    # With gradient caching, what embeds views without gradient, in chunks; see selfsup.caching.
+    # With gradient caching, what embeds views without gradient, in chunks; see selfsup.training.gradient_cache.
     in_chunks: Callable[[Embed, list[Tensor]], list[Tensor]] | None = None
     encoder: nn.Module  # the only part that is exported
 

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from selfsup.config import changed_default, execution
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
+from selfsup.config.settings import changed_default, execution
 from selfsup.distributed import gather
 from selfsup.losses.contrastive import first_is_positive, unit
 from selfsup.losses.diagnostics import feature_health

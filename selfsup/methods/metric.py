@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selfsup.config import changed_default
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
+from selfsup.config.settings import changed_default
 from selfsup.distributed import gather, rank, world_size
 from selfsup.losses.contrastive import full, similarity, unit
 from selfsup.losses.diagnostics import feature_health

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.losses.contrastive import contrast_logits, first_is_positive
 from selfsup.losses.mixing import mixed_scores
 from selfsup.methods.base import About, Problem

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from selfsup.config import changed_default
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
+from selfsup.config.settings import changed_default
 from selfsup.distributed import gather, rank, world_size
 from selfsup.losses.contrastive import info_nce, unit
 from selfsup.losses.diagnostics import feature_health
@@ -18,8 +18,8 @@ from selfsup.memory.saved import Saved
 from selfsup.methods.base import About, Method, Problem, Step, check_steps, detached, require_two_views
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
+from selfsup.optim.schedules import half_cosine
 from selfsup.randomness import Stream, permutation
-from selfsup.schedules import half_cosine
 
 
 class References(NamedTuple):

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, cast
 
 from torch import Tensor, nn
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.distributed import gather, rank
 from selfsup.losses.contrastive import nt_xent, unit
 from selfsup.losses.diagnostics import feature_health

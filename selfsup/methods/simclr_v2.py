@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.methods.base import About, Problem, Step
 from selfsup.methods.moco import MoCo
 from selfsup.models.heads import Head

@@ -6,11 +6,11 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from selfsup.batch import Batch
 from selfsup.cluster.criterion import independence_threshold, reliable, renumber, set_apart
 from selfsup.cluster.dbscan import dbscan
 from selfsup.cluster.jaccard import jaccard_graph
-from selfsup.config import changed_default, execution
-from selfsup.data.batch import Batch
+from selfsup.config.settings import changed_default, execution
 from selfsup.distributed import from_first, gather, rank, world_size
 from selfsup.losses.contrastive import unit
 from selfsup.losses.diagnostics import feature_health
@@ -22,7 +22,7 @@ from selfsup.methods.base import About, Extract, Method, Problem, Step, detached
 from selfsup.models.domain_norm import target_state, to_domains
 from selfsup.models.heads import HeadConfig, Neck
 from selfsup.models.norm import convert
-from selfsup.monitor.log import message
+from selfsup.output import message
 
 _COLLAPSED = 0.9  # share of all images in one cluster that is worth a message
 

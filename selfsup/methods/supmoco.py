@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.distributed import rank, world_size
 from selfsup.losses.sup_con import sup_con
 from selfsup.methods.base import About, Problem, require_labels

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.distributed import gather
 from selfsup.memory.queue import FeatureQueue
 from selfsup.memory.saved import Saved

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from selfsup import distributed
 from selfsup.losses.diagnostics import WATCHERS, effective_rank
-from selfsup.monitor.log import message
+from selfsup.output import message
 
 ROWS = 512  # of the global batch, whose directions are counted
 REPORTS = 3  # in a row that must look alike before there is an alarm

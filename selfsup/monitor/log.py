@@ -9,21 +9,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from selfsup import output
-from selfsup.checkpoint import write_atomically
+from selfsup.output import console, message
 from selfsup.packages import missing
-from selfsup.untrusted import open_own, plain, read_bytes
-
-console = Console(file=output.errors, highlight=False)  # type: ignore[arg-type]
-
-
-def message(text: str) -> None:
-    """One message for the person in front of the terminal; standard output is left to results."""
-    console.print(plain(text), soft_wrap=True, markup=False)
+from selfsup.storage.checkpoint import write_atomically
+from selfsup.storage.untrusted import open_own, read_bytes
 
 
 class Log:

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfsup.config import Data, placed, restore
-from selfsup.folder import RunFolder
-from selfsup.schema import SCHEMA, in_present_names
-from selfsup.stages.encoder import trained_range
-from selfsup.untrusted import plain_name
+from selfsup.config.schema import SCHEMA, in_present_names
+from selfsup.config.settings import placed, restore
+from selfsup.data.settings import Data
+from selfsup.evaluation.encoder import trained_range
+from selfsup.run_folder.folder import RunFolder
+from selfsup.storage.untrusted import plain_name
 
 
 @dataclass(frozen=True, kw_only=True)

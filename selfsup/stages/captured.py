@@ -2,10 +2,10 @@
 
 from typing import Any, get_args
 
-from selfsup.arithmetic import Precision
-from selfsup.checkpoint import Checkpoint
 from selfsup.memory.saved import Limits, Saved
-from selfsup.untrusted import plain_name
+from selfsup.runtime.arithmetic import Precision
+from selfsup.storage.checkpoint import Checkpoint
+from selfsup.storage.untrusted import plain_name
 
 _MOST_PROCESSES = 1 << 20
 

@@ -8,39 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
 import torch.nn.functional as F
-from scipy.sparse import csr_array
 from torch import Tensor
 
-from selfsup import checkpoint, distributed
-from selfsup.cluster.criterion import set_apart
-from selfsup.cluster.dbscan import dbscan
-from selfsup.cluster.kmeans import kmeans
+from selfsup import distributed
+from selfsup.cluster.dbscan import cosine_graph, dbscan
+from selfsup.cluster.kmeans import _check_k, spherical_kmeans
 from selfsup.cluster.neighbours import has_faiss
-from selfsup.config import Data
 from selfsup.data.identity import identity
 from selfsup.data.layout import Split
 from selfsup.data.opening import labelled_part, open_part, open_test_part
+from selfsup.data.settings import Data
 from selfsup.data.sources import Source
-from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
-from selfsup.stages.clustering_figures import (
-    adjusted_rand_index,
-    contingency,
-    normalised_mutual_information,
-    purity,
+from selfsup.evaluation.clustering import (
+    cluster_figures,
 )
-from selfsup.stages.embed import Features, Reading
-from selfsup.stages.encoder import Layer
-from selfsup.stages.newest import newest_encoder
+from selfsup.evaluation.encoder import Layer
+from selfsup.evaluation.features import Features, Reading
+from selfsup.evaluation.newest import newest_encoder
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.run_data import require_data_of_run
-from selfsup.trainer import stage_device
-from selfsup.untrusted import as_cell
+from selfsup.storage import checkpoint
+from selfsup.storage.untrusted import as_cell
+from selfsup.training.trainer import stage_device
 
 PROTOCOLS = ("kmeans", "dbscan")
-_CELLS = 2**24  # products of a tile of images with all images
-_PAIRS = 2**27  # close pairs of images held at once, some 4 GB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,115 +77,6 @@ class DBSCAN(Clustering):
 def clustering_settings(protocol: str, data: Data) -> KMeans | DBSCAN:
     """The settings of a protocol; any of them can be overridden."""
     return KMeans(data=data) if protocol == "kmeans" else DBSCAN(data=data)
-
-
-def spherical_kmeans(features: Tensor, k: int, repeats: int, iterations: int, seed: int) -> tuple[Tensor, list[float]]:
-    """Clusters of the best of several restarts, on the CPU and on all images; by faiss where it is, else by torch.
-
-    Args:
-        features: (N, D) float32 unit rows.
-        k: clusters, at most N; some may end up empty.
-        repeats: restarts, the r-th from the seed `seed * repeats + r`.
-        iterations: of each restart.
-        seed: of all restarts.
-
-    Returns:
-        (N,) int64 clusters, numbered without gaps, and the mean cosine of images and their centres in each restart.
-
-    Raises:
-        ValueError: k is larger than N.
-    """
-    _check_k(k, len(features))
-    by = _by_faiss if has_faiss() else kmeans
-    rows = features.cpu().contiguous()
-    best, objectives = torch.empty(0), []
-    for repeat in range(repeats):
-        found, objective = by(rows, k, iterations, (seed * repeats + repeat) % 2**31)
-        objectives.append(objective)
-        if objective == max(objectives):
-            best = found
-    return best.unique(return_inverse=True)[1], objectives
-
-
-def _by_faiss(features: Tensor, k: int, iterations: int, seed: int) -> tuple[Tensor, float]:
-    """As `kmeans`; the first centres, and what becomes of empty ones, are faiss's own."""
-    import faiss
-
-    rows = features.numpy()
-    clusters = faiss.Kmeans(
-        rows.shape[1],
-        k,
-        niter=iterations,
-        spherical=True,
-        seed=seed,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(rows),
-    )
-    clusters.train(rows)
-    cosines, found = clusters.assign(rows)
-    return torch.from_numpy(found), float(cosines.mean(dtype=np.float64))
-
-
-def _check_k(k: int, count: int) -> None:
-    if k > count:
-        raise ValueError(f"k is {k}, but there are {count} images; choose a smaller k")
-
-
-def cosine_graph(features: Tensor, radius: float) -> csr_array:
-    """All pairs of images at a cosine distance of at most `radius`, for `dbscan` at this radius.
-
-    Args:
-        features: (N, D) unit rows, on any device. Their products are taken in double precision, a tile at a time.
-        radius: largest distance.
-
-    Returns:
-        (N, N) sparse and symmetric, each image stored with itself; the stored distances are all 0.
-
-    Raises:
-        ValueError: too many pairs are close.
-    """
-    size, double = len(features), features.double()
-    found: list[tuple[np.ndarray, np.ndarray]] = []
-    pairs = 0
-    for tile in torch.arange(size, device=features.device).split(max(1, _CELLS // size)):
-        start = int(tile[0])
-        close = 1 - double[tile] @ double[start:].T <= radius
-        # Each pair once, and mirrored below: products of both orders may differ in their last bit.
-        i, j = (part.to(torch.int32).cpu().numpy() + start for part in close.triu(1).nonzero(as_tuple=True))
-        found.append((i, j))
-        pairs += 2 * len(i)
-        if pairs > _PAIRS:
-            raise ValueError(
-                f"more than {_PAIRS:,} pairs of images lie within eps = {radius}; choose a smaller eps, or fewer images"
-            )
-    i, j = (np.concatenate(part) for part in zip(*found, strict=True))
-    own = np.arange(size, dtype=np.int32)
-    where = (np.concatenate([i, j, own]), np.concatenate([j, i, own]))
-    return csr_array((np.zeros(len(where[0]), np.int8), where), shape=(size, size))
-
-
-def cluster_figures(labels: Tensor | None, clusters: Tensor) -> dict[str, float]:
-    """How many clusters there are, and NMI, ARI and purity; without labels the sizes of clusters.
-
-    An image of no cluster, -1, counts as a cluster of its own in NMI and ARI; purity is a share of the clustered
-    images only, and left out where there are none.
-
-    Args:
-        labels: (N,) int64, or None where there are none.
-        clusters: (N,) int64.
-    """
-    clustered = clusters >= 0
-    sizes = clusters[clustered].unique(return_counts=True)[1].sort().values
-    figures: dict[str, float] = {"clusters": len(sizes)}
-    if labels is not None:
-        table = contingency(labels, set_apart(clusters))
-        figures |= {"nmi": normalised_mutual_information(table), "ari": adjusted_rand_index(table)}
-        if len(sizes):
-            figures["purity"] = purity(contingency(labels[clustered], clusters[clustered]))
-    elif len(sizes):
-        named = {"smallest": sizes[0], "median": sizes[(len(sizes) - 1) // 2], "largest": sizes[-1]}
-        figures |= {f"{name}_cluster": int(size) for name, size in named.items()}
-    return figures
 
 
 def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:

@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
-from selfsup import checkpoint, output
-from selfsup.monitor.log import console, message
-from selfsup.stages.comparison import Column, Table, compare, described, mean_and_deviation
-from selfsup.untrusted import as_cell, plain, plain_name
+from selfsup import output
+from selfsup.output import console, message
+from selfsup.stages.result_table import Column, Table, compare, described, mean_and_deviation
+from selfsup.storage import checkpoint
+from selfsup.storage.untrusted import as_cell, plain, plain_name
 
 _PANELS = 3  # in a line of the plot
 _LONGEST = 10_000  # characters of a cell or a protocol in a file

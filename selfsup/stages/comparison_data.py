@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfsup.data.manifest import changes, read_manifest
-from selfsup.folder import RunFolder
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import Result
-from selfsup.untrusted import plain_name
+from selfsup.storage.untrusted import plain_name
 
 
 class TrainedOn(NamedTuple):

@@ -10,30 +10,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfsup import checkpoint
 from selfsup.augment.parameters import height_and_width
-from selfsup.config import Data, differences, dump, execution
+from selfsup.config.settings import differences, dump, execution
 from selfsup.data.identity import identity
 from selfsup.data.labelled import Labelled
 from selfsup.data.opening import labelled_part, open_part, open_test_part
+from selfsup.data.settings import Data
 from selfsup.data.sources import Source
-from selfsup.folder import RunFolder
+from selfsup.evaluation.accuracy import top_figures
+from selfsup.evaluation.encoder import Exported, Feed, export
+from selfsup.evaluation.features import extract
+from selfsup.evaluation.newest import newest_encoder
+from selfsup.evaluation.unfinished import Described
 from selfsup.methods.base import Method
 from selfsup.models.heads import Classifier, Head, HeadConfig
 from selfsup.models.resnet import LAYOUTS, ResNet
-from selfsup.optim import LARS
-from selfsup.precision import settled
-from selfsup.schedules import Cosine
+from selfsup.optim.optimizers import LARS
+from selfsup.optim.schedules import Cosine
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages import supervised
-from selfsup.stages.accuracy import top_figures
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
-from selfsup.stages.embed import extract
-from selfsup.stages.encoder import Exported, Feed, export
-from selfsup.stages.newest import newest_encoder
 from selfsup.stages.run_data import require_data_of_run
+from selfsup.stages.students import Distilled, FeatureDistilled, Taught, agreement
 from selfsup.stages.supervised import Supervised
-from selfsup.stages.taught import Distilled, FeatureDistilled, Taught, agreement
-from selfsup.stages.unfinished import Described
+from selfsup.storage import checkpoint
+from selfsup.training.precision import settled
 
 PROTOCOLS = ("self", "smaller", "features")
 Protocol = Literal["self", "smaller", "features"]

@@ -1,140 +1,229 @@
-"""Features of every image of a data set."""
+"""`selfsup embed`: features of every image in a file, written piece by piece so that an interruption costs little."""
 
-from collections.abc import Iterator, Sequence
+import csv
+import io
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
-from PIL.Image import Image
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
-from selfsup import arithmetic, distributed
 from selfsup.augment.views import Center
-from selfsup.config import Data
-from selfsup.data.loader import evaluation_batches
+from selfsup.data.base import check_unreadable
+from selfsup.data.identity import identity
+from selfsup.data.opening import open_part, open_test_part
 from selfsup.data.sources import Source
-from selfsup.monitor.log import message
-from selfsup.sharding import brought_together
-from selfsup.untrusted import plain_name
-
-_ROWS = 16_384  # of features looked through at a time
-
-
-class Features(NamedTuple):
-    """Features in the order of the data set, the same in every process."""
-
-    features: Tensor  # (N, D) float32, on the CPU
-    labels: Tensor  # (N,) int64; -1 where there is none
-    indices: Tensor  # (N,) int64, position in the data set
-
-    def require_finite(self) -> None:
-        """Raise ValueError where a feature is NaN or infinite. Takes little memory beside the features."""
-        if not all(bool(rows.isfinite().all()) for rows in self.features.split(_ROWS)):
-            raise ValueError("the features hold NaN or infinity; the encoder has diverged")
+from selfsup.evaluation.encoder import Layer
+from selfsup.evaluation.features import Reading, encoded
+from selfsup.evaluation.newest import newest_encoder
+from selfsup.output import console, message
+from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
+from selfsup.stages.resumable_file import Partial
+from selfsup.stages.run_data import require_data_of_run
+from selfsup.storage.untrusted import as_cell
+from selfsup.training.trainer import stage_device
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How an evaluation reads images: the fields that evaluations on features share."""
+class Embed(Reading):
+    """Settings of the command `embed`."""
 
-    data: Data = Data()
-    batch_size: int = 512
-    workers: int = 2  # processes that decode photographs
-    device: Literal["auto", "cpu"] = "auto"
+    out: str = ""  # FILE.npy, with FILE.csv beside it, or FILE.parquet
+    layer: Layer = "backbone"
+    part: Literal["train", "test", "all"] = "all"  # of the data; all: the training images, then the test images
+    save_every: int = 8192  # images after which an interrupted command can go on
 
-    def features(self, encoder: nn.Module, source: Source, center: Center, device: torch.device) -> "Features":
-        """`extract` with these settings."""
-        return extract(
-            encoder,
-            source,
-            center,
-            device,
-            batch_size=self.batch_size,
-            canvas=self.data.canvas,
-            workers=self.workers,
-        )
+    def __post_init__(self) -> None:
+        if self.save_every < 1:
+            raise ValueError(f"save_every is {self.save_every}; it must be at least 1")
 
 
-@dataclass(frozen=True)
-class _OneView:
-    """The central crop in the form that a loader's worker calls."""
+class Part(NamedTuple):
+    """A part of the data: "train" or "test"."""
 
-    center: Center
-
-    def __call__(self, images: Sequence[Image], indices: Tensor, epoch: int) -> tuple[Tensor, ...]:
-        return (self.center.crop(images),)
+    name: str
+    source: Source
 
 
-@torch.no_grad()
-def encoded(
-    encoder: nn.Module,
-    source: Source,
-    center: Center,
-    device: torch.device,
-    share: tuple[int, int],
-    unreadable: dict[str, str],
-    batch_size: int,
-    canvas: int | None,
-    workers: int,
-) -> Iterator[Features]:
-    """Batch after batch of share s of S of the images, [s N / S, (s + 1) N / S), in the encoder's present mode.
+def write_features(
+    encoder: nn.Module, parts: list[Part], center: Center, device: torch.device, settings: Embed, partial: Partial
+) -> None:
+    """Encode what `partial` lacks of all parts, in the order of the data, chunk by chunk.
 
-    Features are on `device`. Images that cannot be read are left out and added to `unreadable`.
-    """
-    for batch in evaluation_batches(
-        source,
-        batch_size=batch_size,
-        device=device,
-        canvas=canvas,
-        crop=None if canvas is not None else _OneView(center),
-        rank=share[0],
-        world=share[1],
-        workers=workers,
-        unreadable=unreadable,
-    ):
-        with arithmetic.full_precision():
-            features = encoder(center(batch.images, batch.sizes, device)).float()
-        yield Features(features, batch.labels, batch.indices)
-
-
-@torch.no_grad()
-def extract(
-    encoder: nn.Module,
-    source: Source,
-    center: Center,
-    device: torch.device,
-    *,
-    batch_size: int = 512,
-    canvas: int | None = None,
-    workers: int = 0,
-) -> Features:
-    """Encode every readable image of `source` once, in evaluation mode and full precision, shared among processes.
+    Batches are those of an uninterrupted call, so that the rows have the same bits.
 
     Args:
-        encoder: (B, 3, S, S) -> (B, D); its training mode is put back afterwards.
-        source: N images.
+        encoder: (B, 3, S, S) -> (B, D), in evaluation mode.
+        parts: of the data.
         center: the test-time transform.
         device: where to compute.
-        batch_size: images per process at a time.
-        canvas, workers: as in the loader.
+        settings: with batch_size, save_every, workers and the canvas.
+        partial: where the rows go.
+
+    Raises:
+        ValueError: features are not finite.
+        TooManyUnreadable: more than one image and more than 1 % of a part cannot be read.
     """
-    if len(source) < distributed.world_size():
-        raise ValueError(f"{len(source)} images cannot be shared among {distributed.world_size()} processes; use fewer")
-    was_training = encoder.training
-    unreadable: dict[str, str] = {}
-    encoder.eval()
-    share = (distributed.rank(), distributed.world_size())
-    with brought_together(encoder):
-        read = list(encoded(encoder, source, center, device, share, unreadable, batch_size, canvas, workers))
-    encoder.train(was_training)
-    width = max(distributed.gather_json(read[0].features.shape[1] if read else 0, device))
-    if not width:
-        raise ValueError(f"none of the {len(source)} images can be read, such as {plain_name(source.name(0))}")
-    if not read:  # none of this process's share, a small one
-        none = torch.zeros(0, dtype=torch.int64)
-        read = [Features(torch.zeros(0, width, device=device), none, none)]
-    rows, labels, indices = (torch.cat(column) for column in zip(*read, strict=True))
-    if unreadable:
-        message(f"{len(unreadable)} unreadable images are left out, such as {next(iter(unreadable))}")
-    joined = (rows, labels.to(device), indices.to(device))
-    return Features(*(distributed.gather_ragged(part).cpu() for part in joined))
+    chunks = [
+        (part, number, count)
+        for part in parts
+        for count in [-(-len(part.source) // settings.save_every)]
+        for number in range(count)
+    ]
+    with Progress(
+        TextColumn("embed"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images, left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        begun = partial.done.rows + sum(map(len, partial.done.unreadable.values()))
+        if begun:
+            message(f"going on after {begun} images, which are in {partial.path}")
+        task = progress.add_task("embed", total=sum(len(part.source) for part in parts), completed=begun)
+        for part, number, count in chunks[partial.done.chunks :]:
+            features, unreadable = _encode(
+                encoder, part.source, (number, count), center, device, settings, lambda n: progress.advance(task, n)
+            )
+            check_unreadable(part.source, partial.done.unreadable.get(part.name, {}) | unreadable)
+            partial.append(features, part.name, unreadable)
+
+
+def _encode(
+    encoder: nn.Module,
+    source: Source,
+    chunk: tuple[int, int],
+    center: Center,
+    device: torch.device,
+    settings: Embed,
+    advance: Callable[[int], None],
+) -> tuple[NDArray[np.float32], dict[int, str]]:
+    """Features of chunk c of C, the images [c N / C, (c+1) N / C); and the images that cannot be read."""
+    number, count = chunk
+    missing = set(range(number * len(source) // count, (number + 1) * len(source) // count))
+    reasons: dict[str, str] = {}
+    found = [np.zeros((0, 0), np.float32)]
+    how = (settings.batch_size, settings.data.canvas, settings.workers)
+    for read in encoded(encoder, source, center, device, chunk, reasons, *how):
+        read.require_finite()
+        found.append(read.features.cpu().numpy())
+        missing -= set(read.indices.tolist())
+        advance(len(read.features))
+    return np.concatenate(found[1:] or found), {index: reasons[source.name(index)] for index in sorted(missing)}
+
+
+def run_embed(path: Path, settings: Embed) -> Evaluated:
+    """Write the features of an exported encoder to a file, or go on with one that was interrupted.
+
+    Args:
+        path: a run folder or an encoder.safetensors.
+        settings: with `out` and `data.root` set.
+
+    Raises:
+        ValueError: `out` is no such file, pyarrow is missing, several processes, or the features are not finite.
+    """
+    require_data_of_run(path, settings.data)
+    out = _checked(settings)
+    exported = newest_encoder(path)
+    device = stage_device(settings.device)
+    encoder = exported.network(settings.layer).to(device)
+    parts = _parts(settings)
+    protocol: dict[str, Any] = {
+        "layer": settings.layer,
+        **exported.protocol,
+        "part": settings.part,
+        "data": identity(settings.data.verify, *(part.source for part in parts)),
+    }
+    content = {
+        **protocol,
+        **exported.about,
+        **as_read(settings.data),
+        "batch_size": settings.batch_size,
+        "save_every": settings.save_every,
+        "device": device.type,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Partial(out.with_name(f"{out.name}.partial"), content)
+    write_features(encoder, parts, exported.feed.center(), device, settings, partial)
+    done = partial.done
+    left_out = sum(map(len, done.unreadable.values()))
+    if left_out:
+        names = [part.source.name(index) for part in parts for index in done.unreadable[part.name]]
+        message(f"{left_out} unreadable images are left out, such as {names[0]}")
+    columns = _columns(parts, done.unreadable)
+    if out.suffix == ".npy":
+        partial.become_array(out, _as_csv(columns))
+    else:
+        partial.become_table(out, columns | {"path": [_as_unicode(path) for path in columns["path"]]})
+    protocol |= {"images": done.rows, "dimension": done.dimension, "unreadable_images": left_out}
+    about = exported.about | {"out": str(out)}
+    return Evaluated([Result(stage="embed", figures={}, protocol=protocol, about=about)])
+
+
+def _checked(settings: Embed) -> Path:
+    out = Path(settings.out)
+    if not settings.out or out.suffix not in (".npy", ".parquet") or out.is_dir():
+        raise ValueError(f"--out is {settings.out!r}; give the name of a file that ends in .npy or .parquet")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "embed writes its file from one process, and several were started; call it without accelerate launch"
+        )
+    if out.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise ValueError(
+                "Parquet files need pyarrow: pip install 'selfsup[parquet]', or give --out a name that ends in .npy"
+            ) from error
+    return out
+
+
+def _parts(settings: Embed) -> list[Part]:
+    data = settings.data
+    parts = []
+    if settings.part != "test":
+        parts.append(Part("train", open_part(data, "train")))
+    if settings.part == "test":
+        parts.append(Part("test", open_part(data, "test")))
+    elif settings.part == "all" and (test := open_test_part(data)) is not None:
+        parts.append(Part("test", test))
+    return parts
+
+
+def _columns(parts: list[Part], unreadable: dict[str, dict[int, str]]) -> dict[str, list[Any]]:
+    """What each row of features is of, in the order of rows."""
+    kept = [(part, index) for part in parts for index in range(len(part.source)) if index not in unreadable[part.name]]
+    labels = {part.name: part.source.labels.tolist() for part in parts}
+    return {
+        "row": list(range(len(kept))),
+        "path": [part.source.name(index) for part, index in kept],
+        "label": [labels[part.name][index] for part, index in kept],
+        "part": [part.name for part, _ in kept],
+    }
+
+
+def _as_csv(columns: dict[str, list[Any]]) -> bytes:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows(
+        [as_cell(item) if isinstance(item, str) else item for item in row]
+        for row in zip(*columns.values(), strict=True)
+    )
+    return text.getvalue().encode("utf-8", "surrogateescape")  # names that are no UTF-8 stay as they are on the disk
+
+
+def _as_unicode(path: str) -> str:
+    """A name as Parquet can hold it: what is no UTF-8 becomes U+FFFD."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+STAGE = Stage(run=run_embed, defaults=lambda path, protocol: Embed(data=data_of(path)))

@@ -8,30 +8,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfsup import checkpoint, distributed
-from selfsup.config import Data, dump, execution
-from selfsup.data.batch import Batch
+from selfsup import distributed
+from selfsup.batch import Batch
+from selfsup.config.settings import dump, execution
 from selfsup.data.identity import identity
 from selfsup.data.labelled import Labelled, choice_digest, image_names
 from selfsup.data.opening import labelled_part, open_part
+from selfsup.data.settings import Data
 from selfsup.data.sources import Source
-from selfsup.folder import RunFolder
+from selfsup.evaluation.encoder import Exported, export
+from selfsup.evaluation.newest import newest_encoder
+from selfsup.evaluation.unfinished import Described
 from selfsup.losses.contrastive import full
 from selfsup.methods.base import Method, Step
 from selfsup.models.heads import Classifier, Head, HeadConfig
 from selfsup.models.norm import convert
 from selfsup.models.resnet import LAYOUTS, ResNet
-from selfsup.monitor.log import message
-from selfsup.optim import LARS, SGD
-from selfsup.precision import settled
-from selfsup.schedules import Cosine
+from selfsup.optim.optimizers import LARS, SGD
+from selfsup.optim.schedules import Cosine
+from selfsup.output import message
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages import supervised
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
-from selfsup.stages.encoder import Exported, export
-from selfsup.stages.newest import newest_encoder
 from selfsup.stages.run_data import require_data_of_run
 from selfsup.stages.supervised import Supervised, Trained, require_labels
-from selfsup.stages.unfinished import Described
+from selfsup.storage import checkpoint
+from selfsup.training.precision import settled
 
 PROTOCOLS = ("simclr_v2", "simclr_v1", "sgd")
 

@@ -7,28 +7,29 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 
-from selfsup import checkpoint, distributed
+from selfsup import distributed
 from selfsup.augment.views import Center
-from selfsup.config import dump
+from selfsup.config.settings import dump
 from selfsup.data.identity import identity
 from selfsup.data.labelled import choice_digest
 from selfsup.data.opening import labelled_part, open_part
 from selfsup.data.sources import Source
-from selfsup.folder import RunFolder
-from selfsup.monitor.log import message
-from selfsup.precision import settled
+from selfsup.evaluation.accuracy import top_figures
+from selfsup.evaluation.encoder import Exported
+from selfsup.evaluation.features import Features, extract
+from selfsup.evaluation.logistic import FeatureProbe, probe_features, warn
+from selfsup.evaluation.newest import newest_encoder
+from selfsup.output import message
 from selfsup.randomness import Stream, permutation
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages import supervised
-from selfsup.stages.accuracy import top_figures
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
-from selfsup.stages.embed import Features, extract
-from selfsup.stages.encoder import Exported
-from selfsup.stages.logistic import FeatureProbe, probe_features, warn
-from selfsup.stages.newest import newest_encoder
 from selfsup.stages.probes import PROTOCOLS, LinearProbe, Probe, Sweep, probe_settings
 from selfsup.stages.run_data import require_data_of_run
 from selfsup.stages.supervised import require_labels
-from selfsup.trainer import stage_device
+from selfsup.storage import checkpoint
+from selfsup.training.precision import settled
+from selfsup.training.trainer import stage_device
 
 
 def run_linear(path: Path, settings: Probe | FeatureProbe) -> Evaluated:

@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfsup.config import Data
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.data.labelled import Labelled
+from selfsup.data.settings import Data
+from selfsup.evaluation.logistic import FeatureProbe
 from selfsup.losses.contrastive import full
 from selfsup.methods.base import Method, Step
 from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
-from selfsup.schedules import Cosine, Steps
-from selfsup.stages.logistic import FeatureProbe
+from selfsup.optim.optimizers import SGD
+from selfsup.optim.schedules import Cosine, Steps
 from selfsup.stages.supervised import Supervised
 
 PROTOCOLS = ("features", "moco", "simclr", "supcon", "sweep")

@@ -16,20 +16,22 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selfsup import arithmetic, checkpoint, distributed
+from selfsup import distributed
+from selfsup.batch import Batch
 from selfsup.catalogue import import_methods
-from selfsup.config import dump, execution, restore
+from selfsup.config.settings import dump, execution, restore
+from selfsup.config.stored_names import answers_to, descendants
 from selfsup.data.base import Source
-from selfsup.data.batch import Batch
-from selfsup.folder import RunFolder, device_name
+from selfsup.evaluation.built import built
 from selfsup.methods.base import Method, Step
-from selfsup.pretrain import Run, build_method
-from selfsup.stages.built import built
+from selfsup.pretraining import Run, build_method
+from selfsup.run_folder.folder import RunFolder, device_name
+from selfsup.runtime import arithmetic
 from selfsup.stages.captured import check_captured, limits_of
-from selfsup.state import check_state, load_whole_state
-from selfsup.stored_names import answers_to, descendants
-from selfsup.trainer import device_for
-from selfsup.untrusted import plain_name
+from selfsup.storage import checkpoint
+from selfsup.storage.untrusted import plain_name
+from selfsup.training.state import check_state, load_whole_state
+from selfsup.training.trainer import device_for
 
 _LARGEST = 5  # that are listed
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from selfsup import distributed
-from selfsup.config import Data, Verify, placed
+from selfsup.config.settings import placed
 from selfsup.data.identity import content_of, fingerprint_before
 from selfsup.data.joined import open_training
+from selfsup.data.settings import Data, Verify
 from selfsup.data.sources import open_source
-from selfsup.folder import RunFolder
-from selfsup.monitor.log import message
-from selfsup.same_data import brought_up, data_differences, from_before_content, with_content
+from selfsup.output import message
+from selfsup.run_folder.folder import RunFolder
+from selfsup.run_folder.same_data import brought_up, data_differences, from_before_content, with_content
 from selfsup.stages.base import data_of
 
 _named = ContextVar("named", default=False)

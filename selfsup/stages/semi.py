@@ -8,21 +8,22 @@ from typing import Any, NamedTuple
 import torch
 from rich.table import Table
 
-from selfsup import checkpoint, distributed
-from selfsup.config import Data
+from selfsup import distributed
 from selfsup.data.labelled import choice_digest
-from selfsup.folder import RunFolder
-from selfsup.monitor.log import console, message
-from selfsup.precision import settled
-from selfsup.pretrain import Run, pretrain
+from selfsup.data.settings import Data
+from selfsup.evaluation.newest import newest_encoder
+from selfsup.output import console, message
+from selfsup.pretraining import Run, pretrain
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import Evaluated, Result, keep, place_of, read
 from selfsup.stages.distill import Distill, run_distill
 from selfsup.stages.finetune import Finetune, run_finetune
-from selfsup.stages.newest import newest_encoder
 from selfsup.stages.run_data import require_data_of_run
 from selfsup.stages.semi_settings import Semi, SemiFromRecipe, check
-from selfsup.trainer import make_accelerator
-from selfsup.training import Training
+from selfsup.storage import checkpoint
+from selfsup.training.precision import settled
+from selfsup.training.settings import Training
+from selfsup.training.trainer import make_accelerator
 
 
 def run_semi(name: str, settings: Semi) -> Evaluated:

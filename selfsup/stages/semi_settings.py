@@ -4,24 +4,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from selfsup.arithmetic import Precision
 from selfsup.catalogue import catalogue
-from selfsup.config import Data, execution, restore
+from selfsup.config.flags import parse, taken
+from selfsup.config.recipe_files import load_recipe, recipe_names
+from selfsup.config.settings import execution, restore
 from selfsup.data.base import Source
 from selfsup.data.identity import Content, content_of, fingerprint_before
 from selfsup.data.labelled import Labelled, image_names, names_digest
 from selfsup.data.opening import with_labels
+from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
-from selfsup.flags import parse, taken
-from selfsup.folder import RunFolder
+from selfsup.evaluation.newest import newest_encoder
 from selfsup.models.resnet import ResNet
-from selfsup.pretrain import Run
-from selfsup.recipe_files import load_recipe, recipe_names
+from selfsup.pretraining import Run
+from selfsup.run_folder.folder import RunFolder
+from selfsup.runtime.arithmetic import Precision
 from selfsup.stages.distill import Distill, check_student, distill_settings
 from selfsup.stages.finetune import Finetune, finetune_settings
-from selfsup.stages.newest import newest_encoder
 from selfsup.stages.supervised import require_labels
-from selfsup.training import Training
+from selfsup.training.settings import Training
 
 # Flags of the command that stand for those of fields.
 SHORT = {
@@ -122,7 +123,7 @@ def _origin(name: str) -> tuple[Run | dict[str, Any], ResNet.Config]:
         return folder.saved_run() if folder.holds_run else {}, newest_encoder(Path(name), told=False).config
     recipe = load_recipe(name)
     if not isinstance(recipe, Run):
-        raise ValueError(f"recipe {name} must be a selfsup.pretrain.Run, not a {type(recipe).__name__}")
+        raise ValueError(f"recipe {name} must be a selfsup.pretraining.Run, not a {type(recipe).__name__}")
     return recipe, recipe.encoder
 
 

@@ -7,24 +7,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from selfsup import arithmetic, distributed
+from selfsup import distributed
 from selfsup.augment.crops import Sampler
 from selfsup.augment.parameters import View, height_and_width
 from selfsup.augment.views import Augment, Center, Views
-from selfsup.caching import check_chunks
-from selfsup.config import Data
 from selfsup.data.identity import content_of, fingerprint_before
 from selfsup.data.labelled import choice_digest, image_names, names_digest
+from selfsup.data.settings import Data
 from selfsup.data.sources import Source
-from selfsup.folder import RunFolder
+from selfsup.evaluation.accuracy import top_figures
+from selfsup.evaluation.encoder import Feed
+from selfsup.evaluation.features import extract
+from selfsup.evaluation.unfinished import Described, describe
 from selfsup.methods.base import Method
-from selfsup.pretrain import make_loader, report_unreadable
-from selfsup.stages.accuracy import top_figures
-from selfsup.stages.embed import extract
-from selfsup.stages.encoder import Feed
-from selfsup.stages.unfinished import Described, describe
-from selfsup.trainer import Evaluate, fit, make_accelerator
-from selfsup.training import Outcome, Training
+from selfsup.pretraining import make_loader, report_unreadable
+from selfsup.run_folder.folder import RunFolder
+from selfsup.runtime import arithmetic
+from selfsup.training.gradient_cache import check_chunks
+from selfsup.training.settings import Outcome, Training
+from selfsup.training.trainer import Evaluate, fit, make_accelerator
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from torch import Tensor
 from selfsup.augment.parameters import Blur, Erase, Jitter, Parameters, View, draw
 from selfsup.augment.presets import PRESETS, reid, simclr_cifar
 from selfsup.augment.views import Augment
-from selfsup.config import dump, restore
-from selfsup.flags import parse
+from selfsup.config.flags import parse
+from selfsup.config.settings import dump, restore
 from selfsup.randomness import Stream, counter, uniform
 
 SAMPLES = 10_000

@@ -15,7 +15,7 @@ from selfsup.augment.geometry import resized_crop
 from selfsup.augment.parameters import Jitter, Size, View, draw
 from selfsup.augment.presets import multi_crop, simclr, simclr_cifar
 from selfsup.augment.views import Augment, Center, Views
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.randomness import Stream, uniform
 
 CPU = torch.device("cpu")

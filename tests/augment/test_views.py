@@ -14,7 +14,7 @@ import selfsup.augment.views as views_module
 from selfsup.augment.parameters import View, draw
 from selfsup.augment.presets import PRESETS, instdisc, metric, moco_v1, multi_crop, reid, simclr, simclr_cifar
 from selfsup.augment.views import Augment, Center, Views
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 
 CPU = torch.device("cpu")
 MODES = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from selfsup.caching import average_gradients
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.distributed import is_distributed, rank, world_size
 from selfsup.methods.base import Method, Problem, Step
 from selfsup.models.norm import average_running_statistics
-from selfsup.sharding import brought_together, shard
+from selfsup.training.gradient_cache import average_gradients
+from selfsup.training.sharding import brought_together, shard
 
 BATCH = 16  # images of a global batch
 EPOCH = 6  # steps; before_epoch is called at steps 0, 6, 12, ...

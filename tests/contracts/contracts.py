@@ -10,7 +10,7 @@ from processes import run_processes
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.distributed import mean_over_processes
 from selfsup.memory.queue import FeatureQueue
 from selfsup.methods.base import Step

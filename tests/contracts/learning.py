@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from selfsup.augment.parameters import Jitter, View
 from selfsup.augment.views import Augment, Views
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.data.shapes import CLASSES, shapes
+from selfsup.evaluation.features import Features
+from selfsup.evaluation.knn import knn_accuracy
 from selfsup.methods.base import Problem
 from selfsup.models.resnet import ResNet
 from selfsup.randomness import Stream, uniform
-from selfsup.stages.embed import Features
-from selfsup.stages.knn import knn_accuracy
 
 SIZE = 16  # pixels of a side
 SHAPES = ("disc", "bars")

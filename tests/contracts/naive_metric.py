@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.methods import pair_losses as losses
 from selfsup.methods.base import Method
 from selfsup.methods.metric import Metric

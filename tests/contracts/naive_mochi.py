@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.randomness import Stream, uniform
 
 

@@ -4,7 +4,7 @@ from typing import cast
 
 from torch import Tensor
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.methods.base import Method
 from selfsup.methods.moco import MoCo
 from selfsup.methods.simclr_v2 import SimCLRv2

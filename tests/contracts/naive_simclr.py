@@ -5,7 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.methods.base import Method
 from selfsup.methods.simclr import SimCLR
 

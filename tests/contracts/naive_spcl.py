@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.methods.spcl import SpCL
 
 

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 
 # Not "cuda": without a CUDA device autograd cannot run a backward pass there. This one it runs on the CPU's thread,
 # and to the code under test it is a device like any other that is not the CPU.

@@ -9,11 +9,11 @@ import pytest
 from pictures import png_chunk
 from PIL import Image
 
-from selfsup.config import Data
 from selfsup.data.base import UnreadableImage
 from selfsup.data.decode import decode
 from selfsup.data.levels import Levels, parse_levels
 from selfsup.data.opening import open_part
+from selfsup.data.settings import Data
 
 RAMP = np.arange(64 * 32).reshape(32, 64)  # 0 to 2,047
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pictures import folder_of
 
-from selfsup.config import result_relevant
+from selfsup.config.settings import result_relevant
 from selfsup.data.base import ArraySource
 from selfsup.data.labelled import Labelled, image_names, names_digest
 from selfsup.data.sources import open_source

@@ -12,8 +12,8 @@ import torch.utils.data._utils as loading
 from tiny import photographs
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from selfsup.batch import Key
 from selfsup.data import streaming
-from selfsup.data.batch import Key
 from selfsup.data.sources import open_source
 from selfsup.data.streaming import Streaming
 

@@ -17,7 +17,7 @@ from selfsup.memory import hybrid
 from selfsup.memory.bank import ShardedBank
 from selfsup.memory.hybrid import ShardedHybridMemory
 from selfsup.memory.sharded import sharded
-from selfsup.state import load_whole_state, whole_state
+from selfsup.training.state import load_whole_state, whole_state
 
 STEPS = 8
 NAMES = ("instdisc_nce", "instdisc_softmax", "instdisc_half", "spcl", "spcl_domains")

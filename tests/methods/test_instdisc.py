@@ -8,7 +8,7 @@ from torch import nn
 from toys import global_batch, toy
 from waiting import no_waits
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.losses.contrastive import unit
 from selfsup.losses.nce import bank_scores
 from selfsup.methods.base import Problem

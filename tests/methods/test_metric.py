@@ -5,7 +5,7 @@ from naive_metric import metric_loss
 from torch import nn
 from toys import toy
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.methods import pair_losses as losses
 from selfsup.methods.base import Problem
 from selfsup.methods.metric import Metric

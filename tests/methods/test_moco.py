@@ -9,14 +9,14 @@ from torch import nn
 from toys import global_batch, toy
 from waiting import no_waits
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.losses.contrastive import contrast_logits, info_nce, unit
 from selfsup.memory.ema import ema_update
 from selfsup.methods.base import Problem
 from selfsup.methods.moco import MoCo
 from selfsup.methods.simclr import SimCLR
 from selfsup.models.heads import Head
-from selfsup.optim import LARS
+from selfsup.optim.optimizers import LARS
 
 PROBLEM = Problem(num_images=1000, batch_size=16, seed=0)
 SMALL = MoCo.Config(queue_size=64, momentum=0.9, head=Head.Config(output_dim=8))

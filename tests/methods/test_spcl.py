@@ -9,7 +9,7 @@ from torch import nn
 from toys import toy
 from waiting import no_waits
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.methods import spcl
 from selfsup.methods.base import Problem
 from selfsup.methods.spcl import SpCL

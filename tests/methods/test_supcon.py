@@ -7,7 +7,7 @@ from figures import assert_agree
 from toys import global_batch, toy
 from waiting import no_waits
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.losses.contrastive import nt_xent, unit
 from selfsup.methods.base import Problem
 from selfsup.methods.supcon import SupCon

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 
 
 class Toy(nn.Module):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from selfsup.config import dump, restore
+from selfsup.config.settings import dump, restore
 from selfsup.models.heads import Classifier, Head, HeadConfig
 
 

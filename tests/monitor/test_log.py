@@ -8,7 +8,7 @@ from tiny import tiny_run
 
 import selfsup.monitor.log as log_module
 from selfsup.monitor.log import Log
-from selfsup.pretrain import pretrain
+from selfsup.pretraining import pretrain
 
 FULL = Path("/dev/full")  # a disk without room
 needs_full = pytest.mark.skipif(not FULL.is_char_device(), reason="this system has no /dev/full")

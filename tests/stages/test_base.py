@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from selfsup.folder import RunFolder
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import Evaluated, Result, data_of, keep, read
 
 

@@ -11,24 +11,18 @@ import torch.nn.functional as F
 from test_embed_command import exported
 from torch import Tensor
 
-from selfsup.cluster.dbscan import dbscan
-from selfsup.config import Data
-from selfsup.stages import cluster
-from selfsup.stages.cluster import (
-    DBSCAN,
-    KMeans,
-    cluster_figures,
-    clustering_settings,
-    cosine_graph,
-    run_cluster,
-    spherical_kmeans,
-)
-from selfsup.stages.clustering_figures import (
+from selfsup.cluster.dbscan import cosine_graph, dbscan
+from selfsup.cluster.kmeans import spherical_kmeans
+from selfsup.data.settings import Data
+from selfsup.evaluation.clustering import (
     adjusted_rand_index,
+    cluster_figures,
     contingency,
     normalised_mutual_information,
     purity,
 )
+from selfsup.stages import cluster
+from selfsup.stages.cluster import DBSCAN, KMeans, clustering_settings, run_cluster
 
 
 def drawn(count: int, numbers: int, seed: int) -> Tensor:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from selfsup import cli
-from selfsup.config import result_relevant
+from selfsup.config.settings import result_relevant
 from selfsup.data.labelled import Labelled
-from selfsup.folder import RunFolder
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import Result, keep
 from selfsup.stages.compare import Compare, cell, run_compare
-from selfsup.stages.comparison import compare, identity
+from selfsup.stages.result_table import compare, identity
 
 KNN = {"k": 200, "temperature": 0.1, "layer": "backbone"}
 

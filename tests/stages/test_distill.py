@@ -10,18 +10,19 @@ import torch
 import torch.nn.functional as F
 from tiny import tiny_run
 
-from selfsup import checkpoint
-from selfsup.config import Data, dump, restore
+from selfsup.config.settings import dump, restore
 from selfsup.data.labelled import Labelled
+from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
-from selfsup.folder import RunFolder
+from selfsup.evaluation.encoder import load_encoder
 from selfsup.models.heads import Classifier, Head
 from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
-from selfsup.pretrain import pretrain
+from selfsup.optim.optimizers import SGD
+from selfsup.pretraining import pretrain
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.distill import STAGE, Distill, distill_settings, run_distill, total_stride
-from selfsup.stages.encoder import load_encoder
 from selfsup.stages.finetune import finetune_settings, run_finetune
+from selfsup.storage import checkpoint
 
 DATA = Data(root="shapes:96")
 SMALL: dict[str, Any] = {"epochs": 1, "batch_size": 32, "device": "cpu", "workers": 0}

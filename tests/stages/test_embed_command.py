@@ -12,14 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from selfsup.config import Data
 from selfsup.data.base import Source, UnreadableImage
+from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
+from selfsup.evaluation.encoder import Feed, load_encoder, save_encoder
+from selfsup.evaluation.features import Features, extract
 from selfsup.models.resnet import ResNet
-from selfsup.stages import features
-from selfsup.stages.embed import Features, extract
-from selfsup.stages.encoder import Feed, load_encoder, save_encoder
-from selfsup.stages.features import Embed, run_embed
+from selfsup.stages.embed import Embed, run_embed
 
 BROKEN = 3
 
@@ -62,7 +61,7 @@ def encoder(tmp_path: Path) -> Path:
 
 def embed(monkeypatch: pytest.MonkeyPatch, encoder: Path, source: Source, out: Path, **changes: Any) -> dict[str, Any]:
     """Embed `source` as training images, 5 images a batch and 7 or less a chunk; returns the JSON object."""
-    monkeypatch.setattr(features, "open_part", lambda *_: source)
+    monkeypatch.setattr("selfsup.stages.embed.open_part", lambda *_: source)
     settings = Embed(out=str(out), part="train", batch_size=5, save_every=7, workers=0, device="cpu")
     return run_embed(encoder, replace(settings, **changes)).line()
 
@@ -161,7 +160,7 @@ def test_a_file_of_before_stays_until_the_new_one_is_whole(
 
 def test_parquet_holds_the_same(tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr("selfsup.stages.partial._ROW_GROUP", 8)
+    monkeypatch.setattr("selfsup.stages.resumable_file._ROW_GROUP", 8)
     out = tmp_path / "new" / "features.parquet"
     interrupt(monkeypatch, encoder, out)
     embed(monkeypatch, encoder, Photographs(), out)
@@ -200,7 +199,7 @@ def test_the_record_says_nothing_before_its_rows_are_written(
 
 
 def test_one_feature_that_is_not_finite_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfsup.stages.embed._ROWS", 3)
+    monkeypatch.setattr("selfsup.evaluation.features._ROWS", 3)
     rows = Features(torch.zeros(7, 2), torch.zeros(7), torch.arange(7))
     rows.require_finite()
     for value in (torch.nan, torch.inf, -torch.inf):

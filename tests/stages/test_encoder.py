@@ -9,13 +9,14 @@ import torch
 from tiny import METHODS, tiny_run
 
 from selfsup.augment.views import Center
-from selfsup.config import Data, dump, result_relevant
+from selfsup.config.settings import dump, result_relevant
 from selfsup.data.joined import open_training
-from selfsup.folder import RunFolder
+from selfsup.data.settings import Data
+from selfsup.evaluation.encoder import Feed, export, load_encoder, save_encoder
 from selfsup.models.resnet import ResNet
-from selfsup.pretrain import build_method
+from selfsup.pretraining import build_method
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.distill import distill_settings
-from selfsup.stages.encoder import Feed, export, load_encoder, save_encoder
 from selfsup.stages.finetune import finetune_settings
 from selfsup.stages.probes import probe_settings
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from selfsup.cluster.neighbours import nearest_neighbours
-from selfsup.stages.embed import Features
-from selfsup.stages.knn import knn_accuracy, vote
-from selfsup.stages.retrieval import retrieval_figures
+from selfsup.evaluation.features import Features
+from selfsup.evaluation.knn import knn_accuracy, vote
+from selfsup.evaluation.retrieval import retrieval_figures
 
 pytest.importorskip("pytorch_metric_learning")
 pytest.importorskip("sklearn")

@@ -13,19 +13,20 @@ from processes import run_processes
 from tiny import tiny_run
 from torch import Tensor
 
-from selfsup import checkpoint, cli
-from selfsup.config import Data
-from selfsup.data.batch import Batch
+from selfsup import cli
+from selfsup.batch import Batch
 from selfsup.data.labelled import Labelled
+from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
+from selfsup.evaluation.encoder import Exported, load_encoder
 from selfsup.methods.simclr import SimCLR
 from selfsup.models.heads import Classifier, Head
-from selfsup.optim import LARS, SGD
-from selfsup.pretrain import pretrain
-from selfsup.schedules import Horizon
+from selfsup.optim.optimizers import LARS, SGD
+from selfsup.optim.schedules import Horizon
+from selfsup.pretraining import pretrain
 from selfsup.stages.base import data_of
-from selfsup.stages.encoder import Exported, load_encoder
 from selfsup.stages.finetune import PROTOCOLS, Finetune, FineTuned, _build, _resolved, finetune_settings, run_finetune
+from selfsup.storage import checkpoint
 
 DATA = Data(root="shapes:128")
 

@@ -14,15 +14,16 @@ from tool_files import load_tool
 
 from selfsup.cluster import neighbours
 from selfsup.cluster.neighbours import Backend, nearest_neighbours
-from selfsup.config import Data
 from selfsup.data.identity import identity
+from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
+from selfsup.evaluation.encoder import Feed, save_encoder
+from selfsup.evaluation.features import Features
+from selfsup.evaluation.knn import knn_accuracies, knn_accuracy, vote
 from selfsup.models.resnet import ResNet
 from selfsup.stages import knn
 from selfsup.stages.base import Result
-from selfsup.stages.embed import Features
-from selfsup.stages.encoder import Feed, save_encoder
-from selfsup.stages.knn import KNN, knn_accuracies, knn_accuracy, run_knn, vote
+from selfsup.stages.knn import KNN, run_knn
 
 
 @pytest.mark.parametrize("variant", ["a", "b", "c"])

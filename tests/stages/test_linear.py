@@ -7,20 +7,20 @@ import pytest
 import torch
 from tiny import tiny_run
 
-from selfsup import checkpoint
 from selfsup.augment.views import Augment
-from selfsup.config import Data
 from selfsup.data.labelled import Labelled
+from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
+from selfsup.evaluation.encoder import load_encoder
+from selfsup.evaluation.logistic import FeatureProbe
 from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
-from selfsup.pretrain import pretrain
-from selfsup.schedules import Cosine, Horizon, Steps
+from selfsup.optim.optimizers import SGD
+from selfsup.optim.schedules import Cosine, Horizon, Steps
+from selfsup.pretraining import pretrain
 from selfsup.stages import supervised
-from selfsup.stages.encoder import load_encoder
 from selfsup.stages.linear import run_linear
-from selfsup.stages.logistic import FeatureProbe
 from selfsup.stages.probes import LinearProbe, Probe, probe_settings
+from selfsup.storage import checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from selfsup.stages import logistic
-from selfsup.stages.embed import Features
-from selfsup.stages.logistic import (
+from selfsup.evaluation import logistic
+from selfsup.evaluation.features import Features
+from selfsup.evaluation.logistic import (
     FeatureProbe,
     Logistic,
     choose_l2,

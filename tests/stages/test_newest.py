@@ -10,23 +10,23 @@ import torch
 from hostile_place import put, sealed
 from tiny import METHODS, tiny_run
 
-from selfsup import checkpoint
-from selfsup.config import Data
 from selfsup.data.labelled import Labelled
-from selfsup.folder import RunFolder
-from selfsup.pretrain import pretrain
+from selfsup.data.settings import Data
+from selfsup.evaluation.encoder import load_encoder
+from selfsup.evaluation.newest import newest_encoder
+from selfsup.pretraining import pretrain
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import Result, keep, read
 from selfsup.stages.cluster import clustering_settings, run_cluster
 from selfsup.stages.distill import distill_settings, run_distill
-from selfsup.stages.encoder import load_encoder
-from selfsup.stages.features import Embed, run_embed
+from selfsup.stages.embed import Embed, run_embed
 from selfsup.stages.finetune import finetune_settings, run_finetune
 from selfsup.stages.knn import KNN, run_knn
 from selfsup.stages.linear import run_linear
-from selfsup.stages.newest import newest_encoder
 from selfsup.stages.probes import probe_settings
 from selfsup.stages.retrieval import Retrieval, run_retrieval
 from selfsup.stages.semi_settings import semi_settings
+from selfsup.storage import checkpoint
 
 
 def files(folder: Path) -> set[str]:

@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 
 import selfsup.stages.retrieval as retrieval
-from selfsup.config import Data
+from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
+from selfsup.evaluation.encoder import Feed, save_encoder
+from selfsup.evaluation.features import Features
+from selfsup.evaluation.retrieval import per_query, random_queries, retrieval_figures
 from selfsup.models.resnet import ResNet
-from selfsup.stages.embed import Features
-from selfsup.stages.encoder import Feed, save_encoder
-from selfsup.stages.retrieval import Retrieval, per_query, random_queries, read_index, retrieval_figures, run_retrieval
+from selfsup.stages.retrieval import Retrieval, read_index, run_retrieval
 
 CPU = torch.device("cpu")
 

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from selfsup import checkpoint, cli
-from selfsup.config import Data
+from selfsup import cli
 from selfsup.data.labelled import Labelled
+from selfsup.data.settings import Data
+from selfsup.evaluation.encoder import load_encoder
 from selfsup.models.resnet import ResNet
 from selfsup.stages.base import Result
-from selfsup.stages.encoder import load_encoder
 from selfsup.stages.finetune import run_finetune
 from selfsup.stages.semi import run_semi
 from selfsup.stages.semi_settings import Semi, SemiFromRecipe, parse_semi, semi_settings
+from selfsup.storage import checkpoint
 
 PARTS = ("pretrain", "finetune", "supervised", "distill")
 FLAGS = [*"--labels-per-class 4 --finetune.epochs 2 --finetune.batch-size 20 --distill.epochs 1".split()]

@@ -12,22 +12,22 @@ from exact import assert_equal_to_rounding, in_double
 from processes import run_processes
 from tiny import tiny_run
 
-from selfsup import checkpoint
 from selfsup.augment.views import Augment
-from selfsup.config import Data
+from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
-from selfsup.folder import RunFolder
+from selfsup.evaluation.encoder import load_encoder
+from selfsup.evaluation.features import Features
 from selfsup.models.resnet import ResNet
-from selfsup.optim import SGD
-from selfsup.pretrain import pretrain
-from selfsup.schedules import Cosine
+from selfsup.optim.optimizers import SGD
+from selfsup.optim.schedules import Cosine
+from selfsup.pretraining import pretrain
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages import linear, supervised
 from selfsup.stages.base import Result
-from selfsup.stages.embed import Features
-from selfsup.stages.encoder import load_encoder
 from selfsup.stages.linear import run_linear, split, validation
 from selfsup.stages.probes import LinearProbe, Probe, Sweep
 from selfsup.stages.supervised import plain_view
+from selfsup.storage import checkpoint
 
 RATES = (0.1, 1.0, 10.0)
 

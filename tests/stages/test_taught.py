@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from toys import toy
 
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.distributed import rank, world_size
 from selfsup.losses.distillation import distillation
-from selfsup.stages.taught import Distilled
+from selfsup.stages.students import Distilled
 
 
 def method(alpha: float = 1.0, temperature: float = 0.5) -> Distilled:

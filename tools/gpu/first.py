@@ -17,9 +17,9 @@ from gpu.rates import check_augmentation, check_step
 from safetensors.torch import load_file
 from tiny import METHODS, tiny_run
 
-from selfsup.folder import device_name
-from selfsup.pretrain import pretrain
-from selfsup.trainer import device_for
+from selfsup.pretraining import pretrain
+from selfsup.run_folder.folder import device_name
+from selfsup.training.trainer import device_for
 
 RUNS = 5  # of each rate; the parts of their own take more
 

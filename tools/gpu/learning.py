@@ -9,12 +9,12 @@ from typing import Any
 from gpu.asked import Asked
 from gpu.images import as_array, found_cifar10
 
-from selfsup.config import Data
+from selfsup.config.recipe_files import load_recipe
 from selfsup.data.joined import open_training
-from selfsup.pretrain import Run, pretrain
-from selfsup.recipe_files import load_recipe
-from selfsup.schedules import Horizon
-from selfsup.trainer import device_for
+from selfsup.data.settings import Data
+from selfsup.optim.schedules import Horizon
+from selfsup.pretraining import Run, pretrain
+from selfsup.training.trainer import device_for
 
 TARGETS = (0.80, 0.85, 0.90)  # kNN, whose times are told
 FEW = 96  # images, where all is small

@@ -15,16 +15,16 @@ from torch import Tensor
 from selfsup.augment import presets
 from selfsup.augment.geometry import send
 from selfsup.augment.views import Augment, Views
+from selfsup.batch import Batch
+from selfsup.config.recipe_files import load_recipe
 from selfsup.data.base import ArraySource
-from selfsup.data.batch import Batch
 from selfsup.data.loader import Loader
-from selfsup.folder import RunFolder
-from selfsup.guard import Guard
 from selfsup.methods.base import Problem, Step
 from selfsup.models.resnet import ResNet
-from selfsup.pretrain import Run
-from selfsup.recipe_files import load_recipe
-from selfsup.trainer import device_for, make_accelerator
+from selfsup.pretraining import Run
+from selfsup.run_folder.folder import RunFolder
+from selfsup.training.nonfinite import Guard
+from selfsup.training.trainer import device_for, make_accelerator
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, runs: int) -> dict[str, float]:

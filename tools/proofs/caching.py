@@ -23,11 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selfsup.caching import GradientCache
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
 from selfsup.methods.base import Method, Problem
 from selfsup.methods.simclr import SimCLR
 from selfsup.models.resnet import ResNet
+from selfsup.training.gradient_cache import GradientCache
 
 MB = 2**20
 TOLERANCE = 1e-5  # of loss and gradients, relative to the largest gradient

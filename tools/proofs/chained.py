@@ -17,8 +17,8 @@ from proofs.resume import STEPS
 from proofs.watched import differing
 from tiny import METHODS, QUICK, tiny_run
 
-from selfsup import checkpoint
-from selfsup.pretrain import pretrain
+from selfsup.pretraining import pretrain
+from selfsup.storage import checkpoint
 
 RESUMES = 5
 Launch = Callable[[Path, dict[str, Any]], None]  # trains in a folder, with these settings changed, in new processes

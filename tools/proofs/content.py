@@ -11,16 +11,16 @@ import numpy as np
 from proofs.figure import Figure, Measured
 from tiny import tiny_run
 
-from selfsup.config import Data
+from selfsup.data.settings import Data
 from selfsup.data.shapes import CLASSES, shapes
-from selfsup.folder import RunFolder
-from selfsup.pretrain import pretrain
+from selfsup.pretraining import pretrain
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import keep, read
-from selfsup.stages.comparison import compare
-from selfsup.stages.features import Embed, run_embed
+from selfsup.stages.embed import Embed, run_embed
 from selfsup.stages.finetune import finetune_settings, run_finetune
 from selfsup.stages.knn import KNN, run_knn
-from selfsup.stages.partial import Partial
+from selfsup.stages.result_table import compare
+from selfsup.stages.resumable_file import Partial
 
 TRAIN, TEST, KINDS = 24, 8, 4  # images of each part, and their classes
 

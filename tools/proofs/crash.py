@@ -15,10 +15,10 @@ from proofs.figure import Figure, Measured
 from releases import STORED, problems
 from tiny import tiny_run
 
-from selfsup import checkpoint
-from selfsup.folder import RunFolder
-from selfsup.pretrain import pretrain
+from selfsup.pretraining import pretrain
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import Result, keep
+from selfsup.storage import checkpoint
 
 EVERY = 8  # steps between saves
 

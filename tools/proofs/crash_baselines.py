@@ -13,8 +13,8 @@ from accelerate.utils import ProjectConfiguration
 from kills import exit_code, forked
 from torch import nn
 
-from selfsup import checkpoint
-from selfsup.saving import Saver
+from selfsup.storage import checkpoint
+from selfsup.storage.saver import Saver
 
 LAYERS, WIDTH = 8, 512  # 8 MB of weights
 SECONDS = 0.3  # after the first save, within which the kill comes

@@ -24,7 +24,7 @@ checkout.use("tests")
 import torch
 from kills import at_point, command, exit_code, forked, recipe
 
-from selfsup import checkpoint
+from selfsup.storage import checkpoint
 
 DISK = 8 << 20  # bytes of the small disk
 EVERY = 4  # steps between saves

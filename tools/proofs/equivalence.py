@@ -17,10 +17,10 @@ from tiny import photographs
 
 from selfsup.augment import presets
 from selfsup.augment.views import Augment, Views
-from selfsup.config import Data
 from selfsup.data.joined import open_training
 from selfsup.data.loader import Loader
 from selfsup.data.sampling import ClassBalanced, Sampling, Shuffled, TwoDomains
+from selfsup.data.settings import Data
 from selfsup.distributed import rank, world_size
 
 

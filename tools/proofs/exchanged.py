@@ -10,10 +10,10 @@ from proofs.figure import Figure, Measured
 from proofs.watched import differing
 from tiny import METHODS, QUICK, tiny_run
 
-from selfsup import checkpoint
-from selfsup.pretrain import Run, pretrain
-from selfsup.sealed import DamagedFile
-from selfsup.stages.encoder import load_encoder
+from selfsup.evaluation.encoder import load_encoder
+from selfsup.pretraining import Run, pretrain
+from selfsup.storage import checkpoint
+from selfsup.storage.sealed import DamagedFile
 
 OLD, NEW, STEPS = 6, 11, 16  # in the first epoch, in the second, and the end of a tiny run
 

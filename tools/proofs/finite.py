@@ -13,15 +13,15 @@ from proofs.figure import Figure, Measured
 from tiny import METHODS, QUICK, tiny_run
 
 from selfsup.augment.views import Views
+from selfsup.config.recipe_files import load_recipe
 from selfsup.data.sources import open_source
-from selfsup.folder import RunFolder
-from selfsup.guard import Guard
 from selfsup.monitor.health import REPORTS
-from selfsup.pretrain import Run, build_method, make_loader, pretrain
-from selfsup.recipe_files import load_recipe
-from selfsup.schedules import Horizon
+from selfsup.optim.schedules import Horizon
+from selfsup.pretraining import Run, build_method, make_loader, pretrain
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.replay import Replay, run_replay
-from selfsup.trainer import _Run, make_accelerator
+from selfsup.training.nonfinite import Guard
+from selfsup.training.trainer import _Run, make_accelerator
 
 STEP = 1  # at which something is planted, from 0
 COST = 1.05  # the most that a step may take with the guard, relative to one without

@@ -16,7 +16,7 @@ from tiny import METHODS, MOCO, QUICK, array_file, photographs, tiny_run
 from selfsup.augment.parameters import Jitter, View
 from selfsup.augment.views import Augment
 from selfsup.models.resnet import ResNet
-from selfsup.pretrain import Run, pretrain
+from selfsup.pretraining import Run, pretrain
 
 # R14: the same seed again
 

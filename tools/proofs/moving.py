@@ -11,11 +11,11 @@ from proofs.watched import Seen, differing, watched
 from tiny import METHODS, photographs, tiny_run
 from torch import Tensor
 
-from selfsup import checkpoint
 from selfsup.methods.base import Method
 from selfsup.methods.moco import MoCo
 from selfsup.methods.xbm import XBM
-from selfsup.pretrain import Run, pretrain
+from selfsup.pretraining import Run, pretrain
+from selfsup.storage import checkpoint
 
 EPOCH, STEPS = 5, 10
 NEAR = 1e-9  # of the largest value of a tensor

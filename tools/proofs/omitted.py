@@ -11,10 +11,10 @@ from tiny import METHODS, QUICK, array_file, tiny_run
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selfsup import checkpoint
 from selfsup.data.joined import open_training
 from selfsup.methods.base import Method
-from selfsup.pretrain import Run, build_method, pretrain
+from selfsup.pretraining import Run, build_method, pretrain
+from selfsup.storage import checkpoint
 
 # The end of the first epoch is near, so that images come again whose features are in the queues, and clusters are
 # formed anew; and no queue of the tiny runs has its pointer at 0.

@@ -12,7 +12,7 @@ from proofs.figure import Figure, Measured
 from small_recipes import IMAGES, STEPS, small, trained
 from tiny import array_file
 
-from selfsup.recipe_files import recipe_names
+from selfsup.config.recipe_files import recipe_names
 
 WAYS = (Way(2), Way(4), Way(2, sharded=True))
 KINDS = ("losses", "state", "optimizer")

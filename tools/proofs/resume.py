@@ -15,7 +15,7 @@ from proofs.watched import Seen, differing, watched
 from tiny import METHODS, QUICK, array_file, photographs, tiny_run
 
 from selfsup import distributed
-from selfsup.pretrain import Run, pretrain
+from selfsup.pretraining import Run, pretrain
 
 STEPS = 16  # of a tiny run, in 2 epochs
 SOME = (5, 8, 11)  # in mid-epoch, and between the epochs

@@ -12,19 +12,19 @@ from proofs.figure import Figure, Measured
 from proofs.watched import Seen, differing, watched
 from tiny import tiny_run
 
-from selfsup import checkpoint
-from selfsup.config import Data
 from selfsup.data.labelled import Labelled
-from selfsup.folder import RunFolder
-from selfsup.optim import SGD
-from selfsup.pretrain import pretrain
+from selfsup.data.settings import Data
+from selfsup.evaluation.encoder import load_encoder
+from selfsup.optim.optimizers import SGD
+from selfsup.pretraining import pretrain
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import Evaluated
 from selfsup.stages.distill import distill_settings, run_distill
-from selfsup.stages.encoder import load_encoder
 from selfsup.stages.finetune import finetune_settings, run_finetune
 from selfsup.stages.linear import run_linear
 from selfsup.stages.probes import FeatureProbe, Probe, probe_settings
-from selfsup.training import Training
+from selfsup.storage import checkpoint
+from selfsup.training.settings import Training
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Data(root="shapes:96")

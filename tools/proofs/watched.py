@@ -11,9 +11,9 @@ import torch
 from contracts import equal
 from torch import Tensor
 
-from selfsup import checkpoint
 from selfsup.augment.views import Views
-from selfsup.data.batch import Batch
+from selfsup.batch import Batch
+from selfsup.storage import checkpoint
 
 _TIMES = ("time", "images_per_second")  # what a line of metrics.jsonl says of the clock
 

@@ -1,0 +1,120 @@
+"""Configurations changed by flags: the only place that knows tyro."""
+
+import contextlib
+import io
+import re
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+from selfsup.config.settings import require_finite
+from selfsup.config.stored_names import nearest
+from selfsup.packages import optional
+from selfsup.storage.untrusted import plain_name
+
+Config = TypeVar("Config")
+
+
+def flag_names(config: Any, prefix: str = "") -> list[str]:
+    """The flags that `parse` accepts for this configuration, as --a.b-c."""
+    names = []
+    for field in fields(config):
+        name, value = f"{prefix}{field.name.replace('_', '-')}", getattr(config, field.name)
+        if is_dataclass(value):
+            names += flag_names(value, f"{name}.")
+        elif isinstance(value, tuple) and value and all(is_dataclass(item) for item in value):
+            for number, item in enumerate(value):
+                names += flag_names(item, f"{name}.{number}.")
+        else:
+            names.append(f"--{name}")
+            if isinstance(value, bool):
+                head, _, last = name.rpartition(".")
+                names.append(f"--{head}.no-{last}" if head else f"--no-{last}")
+    return names
+
+
+# What people call some flags; of several the first that there is.
+_SHORT = {
+    **dict.fromkeys(("--lr", "--learning-rate", "--rate"), ("--optimizer.learning-rate",)),
+    **dict.fromkeys(("--wd", "--weight-decay"), ("--optimizer.weight-decay",)),
+    **dict.fromkeys(("--bs", "--batch"), ("--batch-size",)),
+    **dict.fromkeys(("--data", "--data-dir", "--dataset", "--root", "--path"), ("--data.root",)),
+    **dict.fromkeys(("--out-dir", "--output", "--output-dir", "--run"), ("--folder", "--out")),
+    **dict.fromkeys(("--size", "--image-size"), ("--augment.views.0.size",)),
+    **dict.fromkeys(("--tau", "--temp", "--temperature", "-t"), ("--method.temperature", "--temperature")),
+    **dict.fromkeys(("--epoch", "--num-epochs", "--max-epochs"), ("--epochs",)),
+    **dict.fromkeys(("--num-workers", "--jobs"), ("--workers",)),
+    **dict.fromkeys(("--amp", "--fp16", "--bf16"), ("--precision",)),
+    **dict.fromkeys(("--warmup", "--warmup-epochs"), ("--schedule.warmup-epochs",)),
+}
+_PROCESSES = ("--gpus", "--gpu", "--ngpus", "--num-gpus", "--devices", "--nproc", "--num-processes", "--world-size")
+
+
+def _meant(name: str, known: list[str]) -> str:
+    """A sentence part that says which flag an unknown one stands for, or nothing."""
+    if name in _PROCESSES:
+        return "; several GPUs are named to the launcher: accelerate launch --num_processes N -m selfsup ..."
+    meant = [flag for flag in _SHORT.get(name, ()) if flag in known]
+    return f"; did you mean {meant[0]}?" if meant else nearest(name, known)
+
+
+def taken(flags: list[str], name: str, default: str) -> tuple[str, list[str]]:
+    """The value of one flag that has to be known before the others, and the flags without it."""
+    for position, flag in enumerate(flags):
+        if flag == name and position + 1 < len(flags):
+            return flags[position + 1], flags[:position] + flags[position + 2 :]
+        if flag.startswith(f"{name}="):
+            return flag.partition("=")[2], flags[:position] + flags[position + 1 :]
+    return default, flags
+
+
+def parse(default: Config, flags: list[str], command: str) -> Config:
+    """The configuration `default` with the changes that the command line asks for.
+
+    Args:
+        default: a frozen dataclass instance; every field of it and of what it nests is a flag.
+        flags: the command line after the command's own words. --help prints all flags and exits.
+        command: how the command is called, for messages.
+
+    Raises:
+        ValueError: an unknown flag (with the nearest known one), a missing or a wrong value; or tyro is missing.
+    """
+    if not flags:
+        return default
+    known = flag_names(default)
+    if flags and not flags[0].startswith("-"):
+        hint = f"; to name the images give --data.root {flags[0]}" if "--data.root" in known else ""
+        raise ValueError(f"{plain_name(flags[0])} is no flag{hint}\nall flags: {command} --help")
+    for flag in flags:
+        name = flag.split("=")[0]
+        if name.startswith("--") and name.replace("_", "-") not in known and name != "--help":
+            raise ValueError(f"unknown flag {name}{_meant(name.replace('_', '-'), known)}\nall flags: {command} --help")
+    tyro = optional("tyro", "a command line with flags")
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(text):
+            parsed: Config = tyro.cli(
+                type(default), default=default, args=flags, prog=command, config=(tyro.conf.AvoidSubcommands,)
+            )
+        require_finite(parsed)
+        return parsed
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    # What a class refuses names its field; tyro puts the name of the class before it.
+    told = re.sub(r"^Error parsing (?!-)[\w.]+: ", "", _told(text.getvalue()))
+    if "--device" in told:
+        told += '; "auto" takes the GPU where there is one'
+    raise ValueError(f"{told}\nall flags: {command} --help")
+
+
+def _told(box: str) -> str:
+    """What tyro says inside its frame, on one line: the first section; in plain terminals that below the title."""
+    sections: list[list[str]] = [[]]
+    for line in box.splitlines():
+        text = line.strip(" │")
+        if text and set(text) <= {"-", "─"}:
+            sections.append([])
+        elif text and text[0] not in "╭╰":
+            sections[-1].append(text)
+    body = sections[0] if "╭" in box or len(sections) == 1 else sections[1]
+    return " ".join(body) or "wrong arguments"

@@ -1,0 +1,33 @@
+"""Which images a run or a stage reads, and how."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from selfsup.config.settings import execution
+from selfsup.data.levels import parse_levels
+
+Verify = Literal["auto", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which images. Everything that reads images shares these fields."""
+
+    stored_as: ClassVar[str] = "data"
+    root: str = execution("", path=True)  # a folder, a .zip, .npz or .npy file, or "shapes" for the generated data set
+    labelled_root: str = execution("", path=True)  # labelled images of another domain, trained on beside those of root
+    labels: Literal["auto", "none"] = "auto"  # auto: from the folders or the file, where they are there
+    limit: int | None = None  # this many images, drawn once; None: all
+    canvas: int | None = None  # decode each image once, to this size; None: at full resolution for every view
+    # What becomes black and white, of files of more than 8 bits a pixel. type: the ends of the pixels' type; file: each
+    # file's lowest and highest pixel; p1: its 1st percentile and its 99th; 0:4095: these values.
+    range: str = "type"
+    # auto: files whose size, times and inode are those of the last look are taken as unchanged; full: all are read.
+    verify: Verify = execution("auto")
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "canvas"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"data.{name} is {value}; it must be at least 1, or None")
+        parse_levels(self.range)

@@ -1,0 +1,301 @@
+"""The result of a run: an encoder's weights, and what is needed to build it and to feed it."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from selfsup import distributed
+from selfsup.augment.geometry import Fit
+from selfsup.augment.parameters import Interpolation, Size
+from selfsup.augment.views import Augment, Center
+from selfsup.config.schema import SCHEMA, in_present_names
+from selfsup.config.settings import dump, restore
+from selfsup.config.stored_names import stored_name
+from selfsup.data.levels import parse_levels
+from selfsup.dtensor import assembled
+from selfsup.evaluation.built import built
+from selfsup.methods.base import Method
+from selfsup.models.heads import Classifier, HeadConfig
+from selfsup.models.resnet import ResNet
+from selfsup.storage import checkpoint
+from selfsup.storage.sealed import seal, unseal
+from selfsup.storage.untrusted import plain_name, require_file, require_room
+
+_ABOUT = ("schema", "encoder", "feed", "sha256", "made_by", "head")  # entries of encoder.json
+HEAD = "head.safetensors"
+_LARGEST = 4096  # pixels of a side that an encoder is fed with
+Layer = Literal["backbone", "embedding"]
+Built = TypeVar("Built", bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """What the encoder wants to be fed at test time."""
+
+    stored_as: ClassVar[str] = "feed"
+    size: Size
+    fraction: float  # side of the central box that is kept over that of the largest one
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fit: Fit = "center"  # whole: the whole image squeezed to the size, as training by shifts sees it
+    interpolation: Interpolation = "bilinear"  # what all encoders were fed by before there was a choice
+    range: str = "type"  # data.range of training, which stages take where they are given no other
+
+    def __post_init__(self) -> None:
+        sides = self.size if isinstance(self.size, tuple) else (self.size,)
+        if not all(1 <= side <= _LARGEST for side in sides) or not 0 < self.fraction <= 1 or min(self.std) <= 0:
+            raise ValueError(
+                f"an encoder cannot be fed with size {self.size}, fraction {self.fraction} and std {self.std}; wanted "
+                f"1 to {_LARGEST} pixels, a fraction above 0 and at most 1, and positive standard deviations"
+            )
+        parse_levels(self.range)
+
+    def center(self) -> Center:
+        return Center(self.size, self.fraction, self.mean, self.std, self.interpolation, self.fit)
+
+    @property
+    def transform(self) -> str:
+        """What an evaluation says of it."""
+        part = "of the short side" if self.fit == "center" else "of both sides"
+        said = f"centre {self.fraction} {part}, resized to {self.size}"
+        return said + ("" if self.interpolation == "bilinear" else f", {self.interpolation}")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a stage must find again when it goes on; the same as ever where images are fed as they ever were."""
+        fed: dict[str, Any] = dump(self)
+        del fed["range"]  # is in the data
+        if self.interpolation == "bilinear":
+            del fed["interpolation"]
+        return fed
+
+
+def feed_of(augment: Augment, fraction: float, interpolation: Interpolation, range: str) -> Feed:
+    """What an encoder wants to be fed that was trained on these views.
+
+    Args:
+        augment: the views of training.
+        fraction: of the short side.
+        interpolation: at test time.
+        range: data.range of training.
+    """
+    view = augment.views[0]
+    fit: Fit = "whole" if view.crop == "shifted" else "center"
+    return Feed(
+        size=view.size,
+        fraction=fraction,
+        mean=view.mean,
+        std=view.std,
+        fit=fit,
+        interpolation=interpolation,
+        range=range,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """An encoder read from disk, in evaluation mode."""
+
+    encoder: ResNet
+    config: ResNet.Config
+    head: nn.Module | None  # (B, feature_dim) -> (B, D), the embeddings that the loss was about, not normalised
+    feed: Feed
+    sha256: str
+    made_by: dict[str, Any]
+    step: int | None = None  # of the checkpoint that it is from; None where the run was finished
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What figures of this encoder are to be told apart by: the transform, and the step of an unfinished run."""
+        unfinished = {} if self.step is None else {"pretraining_step": self.step}
+        return {"transform": self.feed.transform, **unfinished}
+
+    @property
+    def suffix(self) -> str:
+        """Ends the names of folders of stages that train; empty where the run was finished."""
+        return "" if self.step is None else f"_step{self.step}"
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What results say of the encoder that they judge."""
+        return {"encoder_sha256": self.sha256}
+
+    def network(self, layer: Layer) -> nn.Module:
+        """Images to the features of this layer. Raises ValueError where the head was not exported."""
+        if layer == "backbone":
+            return self.encoder
+        if self.head is None:
+            raise ValueError("this encoder has no head beside it; use --layer backbone")
+        return nn.Sequential(self.encoder, self.head)
+
+    @property
+    def classifier(self) -> nn.Sequential:
+        """Images to logits. Raises ValueError where the head is no classifier."""
+        if not isinstance(self.head, Classifier):
+            raise ValueError("this encoder has no classifier; make one by selfsup finetune")
+        return nn.Sequential(self.encoder, self.head)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the classifier's logits, in their order; () where the data named none, or there is no classifier."""
+        return self.head.config.class_names if isinstance(self.head, Classifier) else ()
+
+
+def save_encoder(
+    path: Path,
+    state: dict[str, Tensor],
+    config: ResNet.Config,
+    feed: Feed,
+    made_by: dict[str, Any],
+    head: tuple[HeadConfig, dict[str, Tensor]] | None = None,
+) -> str:
+    """Write `path` (safetensors) and `path` with .json beside it; returns the SHA-256 of the weights file.
+
+    A head, settings and tensors, is written to head.safetensors beside it.
+    """
+    content = checkpoint.serialize(state)
+    digest = hashlib.sha256(content).hexdigest()
+    beside: dict[str, Any] = {}
+    if head is not None:
+        tensors = checkpoint.serialize(head[1])
+        beside["head"] = {"config": dump(head[0]), "sha256": hashlib.sha256(tensors).hexdigest()}
+        checkpoint.write_atomically(path.with_name(HEAD), tensors)
+    about = {
+        "schema": SCHEMA,
+        "encoder": dump(config),
+        "feed": asdict(feed),
+        "sha256": digest,
+        "made_by": made_by,
+        **beside,
+    }
+    checkpoint.write_atomically(path, content)
+    checkpoint.write_atomically(path.with_suffix(".json"), seal(about))
+    return digest
+
+
+def export(method: Method, path: Path, config: ResNet.Config, feed: Feed, made_by: dict[str, Any]) -> str:
+    """`save_encoder` of what was trained, with its head, by the main process; returns the SHA-256 there, "" elsewhere.
+
+    Every process must call it, and all wait for the files.
+    """
+    digest = ""
+    state, head = assembled(method.encoder_state()), method.head_state()
+    if head is not None:
+        head = head[0], assembled(head[1])
+    if distributed.rank() == 0:
+        digest = save_encoder(path, state, config, feed, made_by, head)
+    distributed.barrier()
+    return digest
+
+
+def _weights(path: Path) -> Path:
+    return path / "encoder.safetensors" if path.is_dir() else path
+
+
+def trained_range(path: Path) -> str:
+    """`data.range` of the images that an encoder was trained on; "type" where none can be read."""
+    try:
+        found = unseal(_weights(path).with_suffix(".json"), _ABOUT)["feed"]["range"]
+        parse_levels(found)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):  # load_encoder tells what is wrong
+        return "type"
+    return str(found)
+
+
+def load_encoder(path: Path) -> Exported:
+    """Read an encoder from a run folder or from its encoder.safetensors.
+
+    Raises:
+        ValueError: no encoder is there, the two files do not belong together, or one of them is damaged.
+    """
+    weights = _weights(path)
+    if os.path.lexists(weights):
+        require_file(weights)
+    if not weights.is_file():
+        unfinished = path.is_dir() and (path / "config.json").is_file()
+        remedy = "run the same pretrain command again to finish it" if unfinished else "give a run folder or the file"
+        raise ValueError(f"there is no encoder at {weights}; {remedy}")
+    beside = weights.with_suffix(".json")
+    about = _read_about(beside)
+    try:
+        config: ResNet.Config = restore(about["encoder"], ResNet.Config)
+        # Fields that an older file lacks take their defaults.
+        feed: Feed = restore({**about["feed"], "class": stored_name(Feed)}, Feed)
+        recorded, made_by, head = about["sha256"], about["made_by"], about.get("head")
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{beside} cannot be read: {reason}; it must lie beside the weights") from error
+    _check_digest(weights, recorded)
+    encoder = filled(config.build, config, checkpoint.read_tensors(weights), weights)
+    return Exported(
+        encoder=encoder.eval().to(memory_format=torch.channels_last),
+        config=config,
+        head=_load_head(weights.with_name(HEAD), head, encoder.feature_dim) if head is not None else None,
+        feed=feed,
+        sha256=recorded,
+        made_by=made_by,
+    )
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    """What encoder.json holds, in the names of today."""
+    try:
+        about = unseal(path, _ABOUT)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; it must lie beside the weights") from error
+    return in_present_names(about, path)
+
+
+def _check_digest(path: Path, recorded: str) -> None:
+    require_room(path)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != recorded:
+        raise ValueError(
+            f"{path} is damaged or belongs to another .json: SHA-256 {digest[:12]} is not the recorded one"
+        )
+
+
+def _load_head(path: Path, about: dict[str, Any], feature_dim: int) -> nn.Module | None:
+    """The head beside an encoder; None where only the encoder was taken along."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        recorded = about["sha256"]
+        config: HeadConfig = restore(about["config"], HeadConfig)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"what is said of {path} cannot be read: {error}") from error
+    _check_digest(path, recorded)
+    return filled(lambda: config.build(feature_dim), config, checkpoint.read_tensors(path), path).eval()
+
+
+def filled(build: Callable[[], Built], settings: Any, tensors: dict[str, Tensor], path: Path) -> Built:
+    """A network with these tensors; nothing is allocated before it is known that they are those it has.
+
+    Args:
+        build: makes the network from settings that may come from anyone.
+        settings: those, for messages.
+        tensors: of all its weights.
+        path: of the file that they are from, for messages.
+
+    Raises:
+        ValueError: the settings are of no network, or of another.
+    """
+    with torch.device("meta"):
+        wanted = {name: tensor.shape for name, tensor in built(build, settings, f"beside {path}").state_dict().items()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    other = [name for name in sorted(wanted.keys() | found.keys()) if wanted.get(name) != found.get(name)]
+    if other:
+        raise ValueError(
+            f"{path} does not hold what is said beside it: {len(other)} tensors differ, the first is "
+            f"{plain_name(other[0])}"
+        )
+    network = build()
+    network.load_state_dict(tensors)
+    return network

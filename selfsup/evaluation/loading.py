@@ -1,0 +1,158 @@
+"""An encoder ready for use in a program of one's own: `selfsup.load`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from selfsup.data.decode import decode
+from selfsup.data.levels import parse_levels
+from selfsup.evaluation.encoder import Exported, Layer
+from selfsup.evaluation.newest import newest_encoder
+from selfsup.runtime import arithmetic
+from selfsup.training.trainer import device_for
+
+Picture: TypeAlias = str | PathLike[str] | PIL.Image.Image
+Images: TypeAlias = Picture | Sequence[Picture] | Tensor | np.ndarray
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """An encoder with its preprocessing and the names of its classes, in evaluation mode on one device."""
+
+    exported: Exported
+    device: torch.device
+
+    @property
+    def feature_dim(self) -> int:
+        """D of the backbone's features."""
+        return int(self.exported.encoder.feature_dim)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of a classifier's logits, in their order; () where the data named none, or there is no classifier."""
+        return self.exported.class_names
+
+    def preprocess(self, images: Images) -> Tensor:
+        """What the network is fed with: the central box of every image, resized and normalised as the encoder wants it.
+
+        Args:
+            images: a path, a PIL image or a sequence of them, of any sizes; or N images of one size as uint8: a tensor
+                (N, 3, H, W), or an array (N, H, W, 3), as PIL and torchvision's data sets have them.
+
+        Returns:
+            (N, 3, S, T) float32 on the encoder's device.
+
+        Raises:
+            ValueError: no images, or of another form.
+            UnreadableImage: a file is no image, or a damaged one; the message names it.
+        """
+        center = self.exported.feed.center()
+        if isinstance(images, np.ndarray):
+            images = _from_array(images)
+        if isinstance(images, Tensor):
+            _require_pixels(images)
+            return center(images, None, self.device)
+        pictures = [self._picture(picture) for picture in _listed(images)]
+        return center((center.crop(pictures),), None, self.device)
+
+    @torch.no_grad()
+    def embed(self, images: Images, layer: Layer = "backbone", batch_size: int = 64) -> Tensor:
+        """Features of images: (N, D) float32 on the CPU, not normalised, those that `selfsup embed` writes.
+
+        Args:
+            images: as for `preprocess`. Files are read batch by batch.
+            layer: "backbone", what evaluations judge; "embedding", behind the head that the loss was about.
+            batch_size: images that go through the network at a time.
+
+        Raises:
+            ValueError, UnreadableImage: as `preprocess`; or there is no head for the embedding.
+        """
+        return self._through(self.exported.network(layer), images, batch_size)
+
+    @torch.no_grad()
+    def classify(self, images: Images, batch_size: int = 64) -> Tensor:
+        """Probabilities of the classes: (N, C) float32 on the CPU, in the order of `class_names`.
+
+        Raises:
+            ValueError: there is no classifier; `selfsup finetune` makes one.
+        """
+        return self._through(self.exported.classifier, images, batch_size).softmax(dim=1)
+
+    def _through(self, network: torch.nn.Module, images: Images, batch_size: int) -> Tensor:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; give at least 1")
+        rows = []
+        for batch in _batches(images, batch_size):
+            with arithmetic.full_precision():
+                rows.append(network(self.preprocess(batch)).float().cpu())
+        return torch.cat(rows)
+
+    def _picture(self, picture: Picture) -> PIL.Image.Image:
+        if isinstance(picture, PIL.Image.Image):
+            return picture
+        levels = parse_levels(self.exported.feed.range)
+        return decode(Path(picture), str(picture), levels=levels)[0]
+
+
+def load(path: str | PathLike[str], device: Literal["auto", "cpu"] = "auto") -> LoadedEncoder:
+    """Read an encoder, ready for use.
+
+    Args:
+        path: a run folder, also of a run that is not finished, or an encoder.safetensors.
+        device: "auto", a GPU where there is one; or "cpu".
+
+    Raises:
+        ValueError: there is no encoder, or it is damaged.
+    """
+    exported = newest_encoder(Path(path))
+    place = device_for(device)
+    for network in (exported.encoder, exported.head):
+        if network is not None:
+            network.to(place).eval()
+    return LoadedEncoder(exported, place)
+
+
+def _listed(images: Picture | Sequence[Picture]) -> list[Picture]:
+    listed = [images] if isinstance(images, str | PathLike | PIL.Image.Image) else list(images)
+    for picture in listed:
+        if not isinstance(picture, str | PathLike | PIL.Image.Image):
+            kind = type(picture).__name__
+            raise ValueError(f"an image is given as {kind}; give paths, PIL images, or all images as one uint8 tensor")
+    if not listed:
+        raise ValueError("there are no images")
+    return listed
+
+
+def _from_array(images: np.ndarray) -> Tensor:
+    if images.ndim == 3:
+        images = images[None]
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"an array of shape {images.shape} is no images; give (N, H, W, 3), uint8")
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+
+
+def _require_pixels(images: Tensor) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        raise ValueError(
+            f"a tensor of {images.dtype} and shape {tuple(images.shape)} is no images; give (N, 3, H, W), uint8, not "
+            "normalised: that is done here"
+        )
+
+
+def _batches(images: Images, size: int) -> Iterator[Images]:
+    if isinstance(images, np.ndarray):
+        images = _from_array(images)
+    if isinstance(images, Tensor):
+        _require_pixels(images)
+        yield from images.split(size)
+        return
+    listed = _listed(images)
+    for start in range(0, len(listed), size):
+        yield listed[start : start + size]

@@ -1,0 +1,289 @@
+"""A pretraining run: its configuration, and the function that carries it out."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from selfsup import distributed
+from selfsup.augment.parameters import Interpolation
+from selfsup.augment.views import Augment, Views
+from selfsup.catalogue import method_of
+from selfsup.config.settings import differences, dump, execution
+from selfsup.data.identity import content_of, fingerprint_before
+from selfsup.data.joined import open_training
+from selfsup.data.loader import Loader
+from selfsup.data.opening import labelled_part, open_test_part
+from selfsup.data.resident import Squeezed
+from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
+from selfsup.data.settings import Data
+from selfsup.data.sources import ArraySource, Source, subset
+from selfsup.evaluation.encoder import Feed, export, feed_of, load_encoder
+from selfsup.evaluation.features import Features, extract
+from selfsup.evaluation.knn import check_temperature, knn_accuracy, neighbours_of
+from selfsup.evaluation.logistic import ONLINE_ITERATIONS, hold_out, probe_features
+from selfsup.methods.base import Extract, Method, Problem
+from selfsup.models.resnet import ResNet
+from selfsup.output import message
+from selfsup.run_folder.extending import Extend, Extended, Segment, extended_history
+from selfsup.run_folder.folder import EXTENSIONS, RunFolder, device_name
+from selfsup.runtime import arithmetic
+from selfsup.runtime.signals import caught_signals
+from selfsup.training.gradient_cache import check_chunks
+from selfsup.training.precision import described, settled
+from selfsup.training.settings import Training
+from selfsup.training.trainer import Evaluate, fit, make_accelerator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Training):
+    """One pretraining run. A recipe is a Python file that defines `recipe = Run(...)`."""
+
+    stored_as: ClassVar[str] = "pretrain"
+    name: str = execution("run")  # names the run folder
+    method: Method.Config
+    encoder: ResNet.Config
+    # A run folder or an encoder.safetensors whose weights training starts from; empty: none.
+    start: str = execution("", path=True)
+    augment: Augment  # the views
+    data: Data = Data()  # the images
+    sampling: Sampling = SHUFFLED  # how batches are formed
+    test_fraction: float = 1.0  # central part of the short side that the encoder sees at test time
+    test_interpolation: Interpolation = "bilinear"  # of the resize at test time, by every stage
+    knn_bank: int = execution(10_000)  # training images of the online kNN
+    knn_queries: int = execution(2_000)  # test images of the online kNN
+    knn_k: int | None = execution(None)  # neighbours of the online kNN; None: 200, or fewer where the data are few
+    knn_temperature: float = execution(0.1)
+    extend: Extend = execution(Extend())  # more epochs for a finished run
+    probe_l2: float | None = execution(0.01)  # of the online linear probe, on the images of the online kNN; None: off
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.test_fraction <= 1:
+            raise ValueError(f"test_fraction is {self.test_fraction}; it must be above 0 and at most 1")
+        for name, least in (("knn_k", 1), ("knn_bank", 2), ("knn_queries", 1)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        check_temperature(self.knn_temperature)
+        if self.probe_l2 is not None and self.probe_l2 < 0:
+            raise ValueError(f"probe_l2 is {self.probe_l2}; it must be at least 0, or None for no online probe")
+
+    @property
+    def feed(self) -> Feed:
+        return feed_of(self.augment, self.test_fraction, self.test_interpolation, self.data.range)
+
+
+def pretrain(run: Run) -> dict[str, Any]:
+    """Carry out a run in its folder, or go on with it, and export the encoder when it is finished.
+
+    Returns:
+        the figures of the run: steps, last online evaluation, seconds of this launch, and how it ended ("reason").
+
+    Raises:
+        ValueError: the configuration, the data or the folder do not fit; the message says how.
+    """
+    begin = time.monotonic()
+    folder = RunFolder(Path(run.folder or f"runs/{run.name}"))
+    asked, run = run.precision, settled(folder.as_begun(run), folder)
+    accelerator = make_accelerator(run)
+    device = accelerator.device
+    source = learnt_from(run, open_training(run.data))
+    views = Views(run.augment, run.seed)
+    method = build_method(run, source)
+    check_chunks(method, run)
+    facts: dict[str, Any] = {"method": method.resolved}
+    if run.start:
+        facts["start"] = load_encoder(Path(run.start)).sha256
+    history = extended_history(run.extend, run.epochs, run.schedule, folder, _steps_per_epoch(run, source))
+    if history:
+        facts[EXTENSIONS] = [dump(segment) for segment in history]
+    contents = {"images": content_of(source, run.data.verify, {"images": fingerprint_before(source)})}
+    folder.check(run, facts, contents)  # before anything is decoded
+    loader = make_loader(run, run.data, source, views, accelerator, run.sampling)
+    # None of several processes may end alone: a signal is noted from here on, and all agree before the first step.
+    exactness = arithmetic.of_run(run.precision, run.deterministic, device)
+    with exactness, folder.claimed(run, facts, device, contents), caught_signals():
+        if distributed.rank() == 0:
+            message(f"{len(source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
+            message(described(asked, run))
+        result = _trained(extended(run, history), method, loader, views, folder, accelerator)
+    return result | {"seconds": round(time.monotonic() - begin, 1)}
+
+
+def learnt_from(run: Run, source: Source) -> Source:
+    """The images that a method learns from: those with a label, where it needs labels and some images have none."""
+    method = method_of(run.method)
+    needed = method is not None and method.about.labels == "needed"
+    by_class = isinstance(run.sampling, ClassBalanced) and run.sampling.singletons == "skip"
+    return labelled_part(source, "train") if needed or by_class else source
+
+
+def _trained(
+    run: Run, method: Method, loader: Loader, views: Views, folder: RunFolder, accelerator: Accelerator
+) -> dict[str, Any]:
+    figures: dict[str, float] = {}
+    evaluate = online_evaluation(run, loader.source, method.encoder, accelerator.device)
+
+    def evaluate_and_keep() -> dict[str, float]:
+        figures.update(evaluate() if evaluate else {})
+        return dict(figures)
+
+    extract_all = extractor(run, loader.source, accelerator.device)
+    outcome = fit(method, loader, views, run, folder, accelerator, evaluate_and_keep if evaluate else None, extract_all)
+    result = {
+        "run": str(folder.path),
+        "step": outcome.step,
+        "total_steps": outcome.total_steps,
+        "reason": outcome.reason,
+        "signal": outcome.signal,
+        "device": device_name(accelerator.device),
+        **figures,
+    }
+    report_unreadable(loader.unreadable, folder, accelerator.device)
+    if outcome.finished:
+        made_by = {"method": type(method).__name__, "steps": outcome.step, "epochs": run.epochs, "seed": run.seed}
+        result["encoder_sha256"] = export(method, folder.encoder, run.encoder, run.feed, made_by)
+    return result
+
+
+def extractor(run: Run, source: Source, device: torch.device) -> Extract:
+    """A function that reads out the features of every training image, with the test-time view."""
+
+    def extract_all(module: nn.Module) -> torch.Tensor:
+        read = extract(module, source, run.feed.center(), device, canvas=run.data.canvas, workers=run.workers)
+        # An image that cannot be read is trained on as the next readable one, the first after the last.
+        place = torch.searchsorted(read.indices, torch.arange(len(source))) % len(read.indices)
+        return read.features[place]
+
+    return extract_all
+
+
+def make_loader(
+    training: Training,
+    data: Data,
+    source: Source,
+    views: Views,
+    accelerator: Accelerator,
+    sampling: Sampling = SHUFFLED,
+) -> Loader:
+    """The loader of a training stage, for this process."""
+    if data.canvas is not None and not isinstance(source, ArraySource) and distributed.rank() == 0:
+        largest = max(max(view.shape) for view in views.augment.views)
+        if largest > data.canvas:
+            message(
+                f"views of {largest} pixels are cut from images of {data.canvas} (data.canvas), and so are enlarged; "
+                f"give --data.canvas {largest} or more, or smaller views"
+            )
+    return Loader(
+        source,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        device=accelerator.device,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
+        workers=training.workers,
+        canvas=data.canvas,
+        crop=None if data.canvas is not None else views.crop,
+        sampling=sampling,
+    )
+
+
+def _steps_per_epoch(run: Run, source: Source) -> int:
+    return run.sampling.build(source.labels, run.batch_size, run.seed).steps_per_epoch
+
+
+def extended(run: Run, history: tuple[Segment, ...]) -> Run:
+    """The run as it is carried out with its extensions."""
+    if not history:
+        return run
+    schedule = Extended(own=run.schedule, own_epochs=run.epochs, segments=history)
+    return replace(run, epochs=history[-1].to_epoch, schedule=schedule)
+
+
+def build_method(run: Run, source: Source) -> Method:
+    """The method with its encoder, initialised from the run's seed."""
+    problem = Problem(
+        num_images=len(source),
+        batch_size=run.batch_size,
+        seed=run.seed,
+        num_classes=len(source.classes),
+        num_views=len(run.augment.views),
+        view_size=run.augment.views[0].shape,
+        steps_per_epoch=_steps_per_epoch(run, source),
+        two_domains=isinstance(run.sampling, TwoDomains),
+        per_class=run.sampling.images_per_class,
+        labels=source.labels,
+    )
+    torch.manual_seed(run.seed)
+    encoder = run.encoder.build()
+    if run.start:
+        start_from(encoder, run)
+    method = run.method.build(encoder, problem)
+    clusters = isinstance(run.sampling, ClassBalanced) and run.sampling.singletons == "once"
+    if clusters and int(source.labels.min()) < 0 and not method.forms_labels:
+        raise ValueError(
+            f"{type(run.sampling).__name__} forms batches from clusters where images have no labels, and "
+            f"{type(method).__name__} finds none; use SpCL, or sampling=Shuffled()"
+        )
+    return method
+
+
+def start_from(encoder: nn.Module, run: Run) -> None:
+    """Load the weights of an encoder that was trained before."""
+    exported = load_encoder(Path(run.start))
+    if dump(exported.config) != dump(run.encoder):
+        lines = differences(dump(exported.config), dump(run.encoder), "encoder")
+        raise ValueError(f"the encoder of {run.start} is not the one of this run: {'; '.join(lines)}")
+    encoder.load_state_dict(exported.encoder.state_dict())
+
+
+def online_evaluation(run: Run, source: Source, encoder: nn.Module, device: torch.device) -> Evaluate | None:
+    """A function that judges the encoder on a part of the data, or None where there are no labels.
+
+    By kNN, and by logistic regression where there is a `probe_l2`, as the commands knn and linear do on these images.
+    """
+    if not run.evaluate_every or len(source.labels[source.labels >= 0].unique()) < 2:
+        return None
+    data = run.data
+    parts = [subset(labelled_part(source, "train"), run.knn_bank)]
+    test = open_test_part(data)
+    if test is not None and int(test.labels.max()) < 0:
+        message("the test images have no labels: training images are left out for the online evaluation instead")
+    elif test is not None:
+        test = subset(labelled_part(test, "test"), run.knn_queries)
+        if data.canvas is not None and not isinstance(test, ArraySource):
+            test = Squeezed(test, data.canvas)  # decoded once, not in every evaluation
+        parts.append(test)
+
+    def evaluate() -> dict[str, float]:
+        bank, *rest = (
+            extract(encoder, part, run.feed.center(), device, canvas=data.canvas, workers=run.workers) for part in parts
+        )
+        k = neighbours_of((run.knn_k,) if run.knn_k else (), bank.labels, leave_one_out=not rest, told=False)[0]
+        accuracy = knn_accuracy(bank, rest[0] if rest else None, k, run.knn_temperature, device=device)
+        return {"knn_top1": accuracy["top1"]} | online_linear(run, bank, rest[0] if rest else None, device)
+
+    return evaluate
+
+
+def online_linear(run: Run, bank: Features, queries: Features | None, device: torch.device) -> dict[str, float]:
+    """Accuracy of logistic regression on the bank's features; without queries on a tenth that is not learnt from."""
+    if run.probe_l2 is None:
+        return {}
+    known, asked = hold_out(bank) if queries is None else (bank, queries)
+    probed = probe_features(known, asked, (run.probe_l2,), ONLINE_ITERATIONS, device)
+    return {"linear_top1": probed.figures["top1"]}
+
+
+def report_unreadable(met: dict[str, str], folder: RunFolder, device: torch.device) -> None:
+    """Say how many images could not be read, by any process, and add them to the list in the run folder."""
+    unreadable = folder.read_json("unreadable.json")  # of earlier launches
+    for part in distributed.gather_json(met, device):
+        unreadable |= part
+    if unreadable and distributed.rank() == 0:
+        path = folder.write_json("unreadable.json", unreadable)
+        message(f"{len(unreadable)} unreadable images were replaced by their neighbours; they are listed in {path}")

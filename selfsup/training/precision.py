@@ -1,0 +1,45 @@
+"""Which precision a run has: it is chosen when the run begins, and kept wherever it goes on."""
+
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from selfsup.run_folder.folder import RunFolder
+from selfsup.runtime import arithmetic
+from selfsup.runtime.arithmetic import Precision
+from selfsup.training.trainer import device_for
+
+T = TypeVar("T")
+
+
+def settled(training: T, folder: RunFolder) -> T:
+    """The settings of a run with its precision resolved, as they are stored with it.
+
+    "auto" is that of the run in the folder, where there is one, on whatever device it began; else what the device of
+    these settings has. To be called before the folder is checked.
+
+    Args:
+        training: with the fields `precision` and `device`.
+        folder: of the run.
+    """
+    settings: Any = training
+    if settings.precision != "auto":
+        return training
+    changed: T = replace(settings, precision=_kept(folder) or _usual(settings))
+    return changed
+
+
+def described(asked: Precision, settings: Any) -> str:
+    """The precision of settled settings in words, and why it is that where it was not asked for."""
+    usual = _usual(settings)
+    if asked == "auto" and settings.precision != usual:
+        return f"precision {settings.precision}, with which the run began (a new one would have {usual} here)"
+    return f"precision {settings.precision}"
+
+
+def _kept(folder: RunFolder) -> Precision | None:
+    saved: Precision | None = folder.saved_run().get("precision") if folder.holds_run else None
+    return saved
+
+
+def _usual(settings: Any) -> Precision:
+    return arithmetic.resolve("auto", arithmetic.capability(device_for(settings.device)))

@@ -1,0 +1,105 @@
+"""What `import selfsup` offers: names that lead where they say, at no cost before they are used."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from tiny import tiny_run
+
+import selfsup
+from selfsup.data.base import UnreadableImage
+from selfsup.data.shapes import shapes
+from selfsup.evaluation.features import extract
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_name_is_there_and_documented() -> None:
+    for name in selfsup.__all__[1:]:
+        found = getattr(selfsup, name)
+        assert found.__doc__, name
+        assert found.__name__ == name
+    with pytest.raises(AttributeError, match="nothing_of_this_name"):
+        _ = selfsup.nothing_of_this_name
+
+
+def test_no_name_is_that_of_a_module() -> None:
+    """`selfsup.x` would be the one or the other, by what was imported before."""
+    modules = {path.stem for path in (ROOT / "selfsup").iterdir()}
+    assert not modules & set(selfsup.__all__)
+
+
+def test_nothing_is_imported_before_it_is_used() -> None:
+    program = "import sys, selfsup; dir(selfsup); print([m for m in ('torch', 'numpy', 'tyro') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ast.literal_eval(done.stdout) == []
+
+
+def test_the_version_is_said() -> None:
+    assert f"version = {selfsup.__version__}" in (ROOT / "setup.cfg").read_text()
+    done = subprocess.run([sys.executable, "-m", "selfsup", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"selfsup {selfsup.__version__}\n"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("public") / "run"
+    selfsup.pretrain(tiny_run(folder, epochs=1))
+    return folder
+
+
+def test_features_are_those_of_the_evaluations(run: Path) -> None:
+    encoder = selfsup.load(run, device="cpu")
+    source = shapes(6)
+    pixels = source.images
+    expected = extract(encoder.exported.encoder, source, encoder.exported.feed.center(), torch.device("cpu")).features
+    found = encoder.embed(pixels, batch_size=4)
+    assert found.shape == (6, encoder.feature_dim)
+    assert torch.allclose(found.double(), expected.double(), atol=1e-5)
+    as_array = encoder.embed(pixels.permute(0, 2, 3, 1).numpy())
+    assert torch.allclose(as_array, found, atol=1e-5)
+    assert encoder.embed(pixels, layer="embedding").shape == (6, 16)
+
+
+def test_files_pictures_and_arrays_are_one(run: Path, tmp_path: Path) -> None:
+    encoder = selfsup.load(run / "encoder.safetensors", device="cpu")
+    size = encoder.exported.feed.size
+    pixels = np.random.default_rng(0).integers(0, 255, (3, size, size, 3), dtype=np.uint8)
+    paths = []
+    for number, image in enumerate(pixels):
+        paths.append(tmp_path / f"{number}.png")
+        PIL.Image.fromarray(image).save(paths[-1])
+    expected = encoder.preprocess(pixels)
+    for images in (paths, [str(path) for path in paths], [PIL.Image.open(path) for path in paths]):
+        assert torch.equal(encoder.preprocess(images), expected)
+    assert torch.equal(encoder.preprocess(paths[1]), expected[1:2])
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(UnreadableImage, match=r"broken\.png"):
+        encoder.embed([paths[0], tmp_path / "broken.png"])
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (torch.zeros(2, 3, 8, 8), "float32"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), "give .N, 3, H, W."),
+        (np.zeros((2, 3, 8, 8), dtype=np.uint8), "N, H, W, 3"),
+        ([], "no images"),
+        ([3], "int"),
+    ],
+)
+def test_other_forms_are_refused(run: Path, images: object, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        selfsup.load(run, device="cpu").embed(images)  # type: ignore[arg-type]
+
+
+def test_without_a_classifier_nothing_is_classified(run: Path) -> None:
+    encoder = selfsup.load(run, device="cpu")
+    assert encoder.class_names == ()
+    with pytest.raises(ValueError, match="selfsup finetune"):
+        encoder.classify(np.zeros((1, 8, 8, 3), dtype=np.uint8))
