@@ -39,6 +39,8 @@ _NAMES = {
     **dict.fromkeys(("Augment", "Center", "Views"), "augment.views"),
     **dict.fromkeys(("Blur", "Erase", "Jitter", "View"), "augment.parameters"),
     **dict.fromkeys(("AdamW", "LARS", "SGD"), "optim.optimizers"),
+    **dict.fromkeys(("Constant", "Cosine", "Steps"), "optim.schedules"),
+    "ResNet": "models.resnet",
     # Evaluation of features.
     **dict.fromkeys(("Features", "extract"), "evaluation.features"),
     **dict.fromkeys(("knn_accuracies", "knn_accuracy"), "evaluation.knn"),

@@ -1,6 +1,7 @@
 """What `import selfsup` offers: names that lead where they say, at no cost before they are used."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,30 @@ def test_the_version_is_said() -> None:
     assert f"version = {selfsup.__version__}" in (ROOT / "setup.cfg").read_text()
     done = subprocess.run([sys.executable, "-m", "selfsup", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"selfsup {selfsup.__version__}\n"
+
+
+def told_in_readme(word: str) -> str:
+    """The block of Python in the README that holds this word."""
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    (found,) = (block for block in blocks if word in block)
+    return found
+
+
+def test_the_recipe_of_the_readme_is_one() -> None:
+    names: dict[str, object] = {}
+    exec(told_in_readme("recipe = "), names)
+    assert isinstance(names["recipe"], selfsup.Run)
+
+
+def test_the_readme_embeds_files(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "my_photos").symlink_to(run)
+    for name, size in (("a.jpg", (20, 30)), ("b.png", (50, 40))):
+        PIL.Image.new("RGB", size, (200, 100, 0)).save(tmp_path / name)
+    names: dict[str, torch.Tensor] = {}
+    exec(told_in_readme("selfsup.load("), names)
+    assert names["features"].shape == (2, 32)
 
 
 @pytest.fixture(scope="module")
