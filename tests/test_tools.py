@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from tool_files import load_tool
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -33,3 +36,16 @@ def test_quickstart_names_a_missing_folder(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "there is no folder" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_looks_at_data_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tool = load_tool("benchmark_identity")
+    monkeypatch.setattr(tool, "_CLASSES", 4)
+    tool.files(tmp_path / "files", 2400)  # as many as are noted in a list
+    looks = [tool.look("files", str(tmp_path / "files"), full) for full in (False, False, True)]
+    assert [look["images"] for look in looks] == [2400] * 3
+    assert len({look["digest"] for look in looks}) == 1
+    tool.array(tmp_path / "array.npy", 1e-4)
+    assert tool.look("array", str(tmp_path / "array.npy"), False)["images"] == 32
+    assert tool.read(tmp_path / "array.npy")["bytes"] == (tmp_path / "array.npy").stat().st_size
