@@ -14,14 +14,17 @@ from selfsup.runtime.signals import SIGNALS, caught_signals, leave
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_signals_are_noted(number: int) -> None:
-    before = signal.getsignal(number)
-    with caught_signals() as caught:
-        signal.raise_signal(number)
-        with caught_signals() as inner:
-            assert inner is caught
-        assert caught == [number]
-        assert signal.getsignal(number) != before
-    assert signal.getsignal(number) == before
+    outside = signal.signal(number, signal.default_int_handler)  # the tests may run under nohup
+    try:
+        with caught_signals() as caught:
+            signal.raise_signal(number)
+            with caught_signals() as inner:
+                assert inner is caught
+            assert caught == [number]
+            assert signal.getsignal(number) != signal.default_int_handler
+        assert signal.getsignal(number) == signal.default_int_handler
+    finally:
+        signal.signal(number, outside)
 
 
 def test_a_second_interrupt_ends_a_single_process_only(monkeypatch: pytest.MonkeyPatch) -> None:

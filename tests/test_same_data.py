@@ -250,7 +250,7 @@ def test_of_two_processes_one_looks_and_both_know(begun: tuple[Path, Path]) -> N
 
 def called(stage: str, run: Path, root: Path) -> Any:
     """A stage's function as a program calls it, on data under this name."""
-    found = import_module(f"selfsup.stages.{cli._STAGES[stage]}").STAGE
+    found = import_module(f"selfsup.stages.{stage}").STAGE
     settings = found.defaults(run, found.protocols[-1] if found.protocols else "")
     quick: dict[str, Any] = {"data": replace(settings.data, root=str(root)), "workers": 0, "device": "cpu"}
     if stage == "embed":

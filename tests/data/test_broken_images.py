@@ -101,13 +101,13 @@ def laid_out(folder: Path, sound: int) -> dict[str, str]:
 
 @pytest.mark.parametrize("way", [{"crop": crop}, {"canvas": 4}])
 def test_batches_keep_their_size_and_order_and_all_is_reported(tmp_path: Path, way: dict[str, object]) -> None:
-    broken = laid_out(tmp_path, 3700)
+    broken = laid_out(tmp_path, 4000)
     with within(60):
         source = open_source(str(tmp_path))
         loader = Loader(source, batch_size=64, seed=0, device=CPU, **way)
         batches = list(loader.epoch(0))
     names = [os.path.basename(source.name(index)) for index in range(len(source))]
-    assert len(source) == 3700 + len(broken)
+    assert len(source) == 4000 + len(broken)
     substitute = torch.arange(len(source))
     for index in reversed(range(len(source))):  # the next readable one; the last names of all are of good images
         if names[index] in broken:

@@ -97,7 +97,7 @@ def bunches(count: int, groups: int, spread: float, seed: int = 0) -> tuple[Tens
 @pytest.mark.parametrize(("eps", "min_samples"), [(0.05, 3), (0.2, 5), (0.6, 8), (1.2, 4)])
 def test_density_clusters_are_scikit_learns(eps: float, min_samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
     others = pytest.importorskip("sklearn.cluster")
-    monkeypatch.setattr(cluster, "_CELLS", 1000)  # several tiles
+    monkeypatch.setattr("selfsup.cluster.dbscan._CELLS", 1000)  # several tiles
     features, _ = bunches(150, 6, 0.12)
     features = torch.cat([features, features[:5]])  # and equal images
     reference = others.DBSCAN(eps=eps, min_samples=min_samples, metric="cosine").fit(features.double().numpy())
@@ -105,7 +105,7 @@ def test_density_clusters_are_scikit_learns(eps: float, min_samples: int, monkey
 
 
 def test_too_many_close_pairs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_PAIRS", 100)
+    monkeypatch.setattr("selfsup.cluster.dbscan._PAIRS", 100)
     with pytest.raises(ValueError, match="more than 100 pairs"):
         cosine_graph(bunches(50, 1, 0.1)[0], 0.5)
 

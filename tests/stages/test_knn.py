@@ -21,7 +21,6 @@ from selfsup.evaluation.encoder import Feed, save_encoder
 from selfsup.evaluation.features import Features
 from selfsup.evaluation.knn import knn_accuracies, knn_accuracy, vote
 from selfsup.models.resnet import ResNet
-from selfsup.stages import knn
 from selfsup.stages.base import Result
 from selfsup.stages.knn import KNN, run_knn
 
@@ -84,7 +83,7 @@ def test_all_pairs_in_one_search(backend: Backend, leave_one_out: bool, monkeypa
         searched.append(args[2])
         return neighbours.neighbour_tiles(*args, **settings)
 
-    monkeypatch.setattr(knn, "neighbour_tiles", search)
+    monkeypatch.setattr("selfsup.evaluation.knn.neighbour_tiles", search)
     bank, queries = features(60, 8, 0), features(31, 8, 1)
     asked = None if leave_one_out else queries
     found = knn_accuracies(bank, asked, (7, 40, 2), (0.2, 0.05), backend)

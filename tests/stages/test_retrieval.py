@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import selfsup.stages.retrieval as retrieval
 from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
 from selfsup.evaluation.encoder import Feed, save_encoder
@@ -57,7 +56,7 @@ def naive(query: torch.Tensor, label: int, gallery: list[tuple[int, torch.Tensor
 @pytest.mark.parametrize("leave_one_out", [False, True])
 @pytest.mark.parametrize("tile", [1, 100, 10_000])
 def test_figures_equal_loops(leave_one_out: bool, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrieval, "_SIMILARITIES", tile)
+    monkeypatch.setattr("selfsup.evaluation.retrieval._SIMILARITIES", tile)
     queries = features([0, 3, 1, 1, 4, 19, 0, 2, 2, 2, 0, 4], seed=0)
     gallery = features([2, 0, 1, 1, 0, 5, 6, 0, 2, 3, 3, 1, 0, 5, 9, 2, 2], seed=2)
     found = []
