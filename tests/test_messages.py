@@ -116,6 +116,26 @@ def test_what_a_check_says_of_a_flag_is_said_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--epochs x", "--epochs is x; wanted a whole number"),
+        ("--seed 0 --epochs=1.5", "--epochs is 1.5; wanted a whole number"),
+        ("--optimizer.learning_rate fast --seed 0", "--optimizer.learning-rate is fast; wanted a number"),
+        ("--max-steps x", "--max-steps is x; wanted a whole number or None"),
+        ("--augment.views.0.crop-scale a b --seed 0", "--augment.views.0.crop-scale is a b; wanted two numbers"),
+        ("--compile x", "x belongs to no flag"),
+        ("--epochs", "--epochs has no value"),
+        ("--precision half", "--precision is half; wanted one of auto, fp32, tf32, bf16, fp16"),
+    ],
+)
+def test_a_value_of_another_kind_is_named_with_what_is_wanted(flags: str, told: str) -> None:
+    """In words of the field, not in those of Python or of the library that reads the command line."""
+    with pytest.raises(ValueError) as refused:
+        parse(load_recipe("simclr_cifar10"), flags.split(), "selfsup pretrain simclr_cifar10")
+    assert str(refused.value) == f"{told}\nall flags: selfsup pretrain simclr_cifar10 --help"
+
+
+@pytest.mark.parametrize(
     "schedule", [Cosine(warmup_epochs=2), SimCLRCosine(warmup_epochs=2), SupConCosine(warmup_epochs=2)]
 )
 def test_the_peak_is_where_the_warm_up_ends(schedule: Cosine) -> None:

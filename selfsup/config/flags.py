@@ -102,9 +102,45 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
             raise
     # What a class refuses names its field; tyro puts the name of the class before it.
     told = re.sub(r"^Error parsing (?!-)[\w.]+: ", "", _told(text.getvalue()))
+    told = _wanted(told, flags) or told
     if "--device" in told:
         told += '; "auto" takes the GPU where there is one'
     raise ValueError(f"{told}\nall flags: {command} --help")
+
+
+# How tyro says that a value is of another kind, and what is wanted instead.
+_KINDS = {
+    r"invalid literal for int\(\)": "a whole number",
+    r"could not convert string to float|Tuple\[float\]": "a number",
+    r"Tuple\[float, float\]": "two numbers",
+    r"Tuple\[float, float, float\]": "three numbers",
+    r"Tuple\[int, int\]": "two whole numbers",
+    r"Tuple\[(int|float), \.\.\.\]": "numbers, with spaces between them",
+}
+
+
+def _wanted(told: str, flags: list[str]) -> str:
+    """A sentence on a value of the wrong kind, in place of Python's and tyro's own words; empty for all else."""
+    if stray := re.match(r"Unrecognized options: (.*)", told):
+        return f"{plain_name(stray[1])} belongs to no flag"
+    if missing := re.match(r"Missing value for argument '(--[\w.-]+)'", told):
+        return f"{missing[1]} has no value"
+    if choice := re.match(r"invalid choice '(.*)' for argument '(--[\w.-]+)'\. Expected one of \((.*?),?\)", told):
+        among = choice[3].replace("'", "")
+        return f"{choice[2]} is {plain_name(choice[1])}; wanted {'one of ' if ',' in among else ''}{among}"
+    wrong = re.match(r"Error parsing (--[\w.-]+): (.*)", told)
+    kind = next((kind for words, kind in _KINDS.items() if wrong and re.search(words, wrong[2])), None)
+    if wrong is None or kind is None:
+        return ""
+    given = [flag.replace("_", "-") for flag in flags]
+    start = next(place for place, flag in enumerate(given) if flag.partition("=")[0] == wrong[1])
+    values = [flags[start].partition("=")[2]] if "=" in flags[start] else []
+    for flag in flags[start + 1 :] if not values else []:
+        if flag.startswith("--"):
+            break
+        values.append(flag)
+    choice = " or None" if "{None}" in wrong[2] else ""
+    return f"{wrong[1]} is {plain_name(' '.join(values))}; wanted {kind}{choice}"
 
 
 def _told(box: str) -> str:
