@@ -153,17 +153,26 @@ def fit(
     if training.max_bad_steps is not None:
         guard = Guard(method, training, folder, loader.source, accelerator, step)
     health = Health(by_labels=hasattr(method, "about") and method.about.labels == "needed")
-    parts = (method, model, stepper, optimizer, loader, views, training, horizon, accelerator, watch, extract, cache)
-    run = _Run(*parts, guard, health, sharded)
+    run = _Run(
+        method=method,
+        model=model,
+        stepper=stepper,
+        optimizer=optimizer,
+        loader=loader,
+        views=views,
+        training=training,
+        horizon=horizon,
+        accelerator=accelerator,
+        watch=watch,
+        extract=extract,
+        cache=cache,
+        guard=guard,
+        health=health,
+        sharded=sharded,
+    )
     log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps) if distributed.rank() == 0 else None
-    if log and training.schedule.warmup(horizon) >= horizon.total_steps:
-        message(
-            f"the warm-up of {training.schedule.warmup(horizon)} steps is not shorter than the run of "
-            f"{horizon.total_steps}: the rate never falls, or never reaches its peak; give fewer "
-            "--schedule.warmup-epochs or more --epochs"
-        )
-    if step and log:
-        message(f"going on from step {step} of {horizon.total_steps}")
+    if log:
+        _announce(step, training, horizon)
     try:
         with caught_signals() as caught, watch, health:
             outcome = run.loop(step, state, log, caught, evaluate)
@@ -173,6 +182,18 @@ def fit(
         state.close()
         if log:
             log.close()
+
+
+def _announce(step: int, training: Training, horizon: Horizon) -> None:
+    """Say what a person should know before the first step."""
+    if training.schedule.warmup(horizon) >= horizon.total_steps:
+        message(
+            f"the warm-up of {training.schedule.warmup(horizon)} steps is not shorter than the run of "
+            f"{horizon.total_steps}: the rate never falls, or never reaches its peak; give fewer "
+            "--schedule.warmup-epochs or more --epochs"
+        )
+    if step:
+        message(f"going on from step {step} of {horizon.total_steps}")
 
 
 class _Run(NamedTuple):
