@@ -125,9 +125,9 @@ def _wanted(told: str, flags: list[str]) -> str:
         return f"{plain_name(stray[1])} belongs to no flag"
     if missing := re.match(r"Missing value for argument '(--[\w.-]+)'", told):
         return f"{missing[1]} has no value"
-    if choice := re.match(r"invalid choice '(.*)' for argument '(--[\w.-]+)'\. Expected one of \((.*?),?\)", told):
-        among = choice[3].replace("'", "")
-        return f"{choice[2]} is {plain_name(choice[1])}; wanted {'one of ' if ',' in among else ''}{among}"
+    if other := re.match(r"invalid choice '(.*)' for argument '(--[\w.-]+)'\. Expected one of \((.*?),?\)", told):
+        among = other[3].replace("'", "")
+        return f"{other[2]} is {plain_name(other[1])}; wanted {'one of ' if ',' in among else ''}{among}"
     wrong = re.match(r"Error parsing (--[\w.-]+): (.*)", told)
     kind = next((kind for words, kind in _KINDS.items() if wrong and re.search(words, wrong[2])), None)
     if wrong is None or kind is None:
