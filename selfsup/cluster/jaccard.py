@@ -12,6 +12,7 @@ _ROWS = 4096  # rows of sets that are intersected at once
 _PAIRS = 512  # pairs of features alive at once
 _CELLS = 2**21  # sums of minima alive at once
 _TERMS = 2**20  # minima alive at once
+DIGITS = 9  # after the point of a distance
 
 
 def jaccard_graph(features: Tensor, radius: float, k1: int = 30, k2: int = 6) -> csr_array:
@@ -24,9 +25,12 @@ def jaccard_graph(features: Tensor, radius: float, k1: int = 30, k2: int = 6) ->
     sets have nothing in common are at distance 1, so only sets that meet are compared: apart from the search for
     neighbours, time and memory grow with the number of such meetings.
 
+    Many distances are fractions, whatever the features: two images that share four of six neighbours may be at exactly
+    0.5, on which side of which rounding would put them. So distances are rounded to 9 digits, and compared after that.
+
     Args:
         features: (N, D) unit rows, on any device.
-        radius: largest distance that is kept, at most 1.
+        radius: largest distance that is kept, at most 1; of it, too, 9 digits count.
         k1: neighbours that sets are made of; all N where there are fewer images.
         k2: neighbours that weights are averaged over.
 
@@ -97,7 +101,7 @@ def _within(weights: csr_array, radius: float) -> csr_array:
     # A pair is formed once, at its first row: an entry meets those that follow it in its column, and itself.
     meetings = entries.indptr[weights.indices + 1] - place
     done = np.concatenate([[0], np.cumsum(meetings)])[weights.indptr]  # minima before each row
-    least = 2 * (1 - radius) / (2 - radius) - 1e-9  # of S; what rounding lets through is left out below
+    least = 2 * (1 - radius) / (2 - radius) - 1e-8  # of S; what rounding lets through is left out below
     found = []
     start = 0
     while start < size:
@@ -111,8 +115,8 @@ def _within(weights: csr_array, radius: float) -> csr_array:
         cells = np.repeat(row * size, counts) + partners[terms]
         sums = np.bincount(cells, minima, minlength=(stop - start) * size)
         kept = np.flatnonzero(sums > max(least, 0.0))
-        distances = np.maximum(1 - sums[kept] / (2 - sums[kept]), 0.0)
-        close = distances <= radius
+        distances = np.maximum(np.round(1 - sums[kept] / (2 - sums[kept]), DIGITS), 0.0)
+        close = distances <= round(radius, DIGITS)
         found.append((start + kept[close] // size, kept[close] % size, distances[close]))
         start = stop
     i, j, distances = (np.concatenate(part) for part in zip(*found, strict=True))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from selfsup.batch import Batch
 from selfsup.cluster.criterion import independence_threshold, reliable, renumber, set_apart
 from selfsup.cluster.dbscan import dbscan
-from selfsup.cluster.jaccard import jaccard_graph
+from selfsup.cluster.jaccard import DIGITS, jaccard_graph
 from selfsup.config.settings import changed_default, execution
 from selfsup.distributed import from_first, gather, rank, world_size
 from selfsup.losses.contrastive import unit
@@ -169,7 +169,8 @@ class SpCL(Method):
         found = dbscan(graph, config.eps, config.min_samples)
         labels = set_apart(found)
         if config.self_paced:
-            radii = (config.eps - config.eps_gap, config.eps + config.eps_gap)
+            # As exact as the distances are: 0.5 - 0.02 is not the number that is written 0.48.
+            radii = (round(config.eps - config.eps_gap, DIGITS), round(config.eps + config.eps_gap, DIGITS))
             tight, loose = (set_apart(dbscan(graph, radius, config.min_samples)) for radius in radii)
             if self.threshold.isnan() and (threshold := independence_threshold(labels, loose)) is not None:
                 self.threshold.copy_(threshold)

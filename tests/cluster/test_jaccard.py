@@ -94,3 +94,16 @@ def test_memory_stays_far_below_all_pairs():
     tracemalloc.stop()
     assert peak < size * size * 4 / 2
     assert size < graph.nnz < 100 * size
+
+
+def test_fractions_lie_on_one_side_of_the_radius_whatever_the_rounding() -> None:
+    """Images that share four of six neighbours may be at 0.5 exactly: pairs within it must not depend on a last bit."""
+    generator = torch.Generator().manual_seed(0)
+    features = F.normalize(torch.randn(120, 6, generator=generator, dtype=torch.float64))
+    expected = jaccard_graph(features, 0.5, 10, 6)
+    assert (expected.data == 0.5).sum() >= 4
+    for _ in range(5):
+        moved = features * (1 + 1e-14 * torch.randn(features.shape, generator=generator, dtype=torch.float64))
+        found = jaccard_graph(moved, 0.5, 10, 6)
+        assert np.array_equal(found.indptr, expected.indptr)
+        assert np.array_equal(found.indices, expected.indices)
