@@ -19,10 +19,10 @@ from selfsup.storage import checkpoint
 # The end of the first epoch is near, so that images come again whose features are in the queues, and clusters are
 # formed anew; and no queue of the tiny runs has its pointer at 0.
 STEP, LAST = 7, 11
-# How an omission shows. trained: in views, losses or weights. exported: in running statistics of the encoder. state: in
-# something else that is saved later. itself: in the item alone. nothing: not at all. constant: the item is as in a new
-# run, so that nothing was omitted.
-Notice = Literal["trained", "exported", "state", "itself", "nothing", "constant"]
+# How an omission shows. refused: what is left contradicts itself, and is not loaded. trained: in views, losses or
+# weights. exported: in running statistics of the encoder. state: in something else that is saved later. itself: in the
+# item alone. nothing: not at all. constant: the item is as in a new run, so that nothing was omitted.
+Notice = Literal["refused", "trained", "exported", "state", "itself", "nothing", "constant"]
 # Items that are constant by intention, in methods that have them for the sake of others.
 CONSTANT = {
     ("instdisc_softmax", "log_normaliser"): "the softmax has no normaliser",
@@ -89,8 +89,13 @@ def _as_run(trained: Trained, folder: Path) -> None:
 
 def noticed(trained: Trained, folder: Path, own: list[str], step: int = STEP) -> Notice:
     """Go on in `folder`, which lacks the tensors `own`, and say what R1's comparison finds."""
-    with watched() as seen:
-        pretrain(replace(trained.run, folder=str(folder)))
+    try:
+        with watched() as seen:
+            pretrain(replace(trained.run, folder=str(folder)))
+    except ValueError as error:
+        if "senseless" not in str(error):
+            raise
+        return "refused"
     found = differing(Path(trained.run.folder), folder)
     found.pop(step, None)  # what was saved there is what was dropped
     names = {name for names in found.values() for name in names}
@@ -163,10 +168,11 @@ def unsaved(methods: tuple[str, ...]) -> dict[str, list[str]]:
 
 def table(found: dict[str, dict[str, Notice]]) -> str:
     """Methods as rows; each row lists its items by what gave their loss away."""
-    columns: tuple[Notice, ...] = ("trained", "exported", "state", "itself", "nothing", "constant")
+    columns: tuple[Notice, ...] = ("refused", "trained", "exported", "state", "itself", "nothing", "constant")
     lines = [
         f"A run goes on from step {STEP} to {LAST} with one item of the checkpoint as in a new run (the step: as "
-        f"{STEP - 1}). What the comparison of R1 then found to differ. Trained: views, losses or weights. Exported: "
+        f"{STEP - 1}). What the comparison of R1 then found to differ. Refused: what is left contradicts itself and is "
+        "not loaded. Trained: views, losses or weights. Exported: "
         "running statistics of the encoder, no weights. State: something else in a later checkpoint. Itself: the item "
         "alone, which is carried along, and which nothing in this training reads. Nothing: the omission is not "
         "noticed. Constant: the item is as in a new run.",
