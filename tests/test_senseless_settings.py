@@ -34,6 +34,7 @@ def ended(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (("method", "head", "output_dim"), 2**63, "method.head.output_dim is 9223372036854775808"),
         (("method", "head", "output_dim"), 10**15, "method.head.output_dim is 1000000000000000"),
+        (("method", "head", "output_dim"), 10**8, "method.head.output_dim is 100000000, and nothing in"),
         (("encoder", "width"), 1e300, "encoder.width = 1e.300"),
         (("batch_size",), 2**63, "batch_size is 9223372036854775808"),
     ],
