@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -223,9 +222,10 @@ def test_an_unexpected_error_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) 
 def test_help_answers_at_once() -> None:
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = os.times()
         done = subprocess.run([sys.executable, "-m", "selfsup", "--help"], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
+        spent = os.times()  # of the processor, so that other work on the machine does not count
+        seconds.append(spent.children_user + spent.children_system - start.children_user - start.children_system)
     assert "selfsup pretrain RECIPE" in done.stdout
     assert min(seconds) < 0.5
 
