@@ -108,6 +108,24 @@ def test_files_pictures_and_arrays_are_one(run: Path, tmp_path: Path) -> None:
         encoder.embed([paths[0], tmp_path / "broken.png"])
 
 
+def test_an_opened_picture_is_what_its_file_is(run: Path, tmp_path: Path) -> None:
+    """Turned by EXIF, transparent, of 16 bits: as every evaluation reads it from the disk."""
+    encoder = selfsup.load(run, device="cpu")
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 4), dtype=np.uint8)
+    turned = PIL.Image.fromarray(pixels[..., :3])
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    PIL.Image.fromarray(pixels).save(tmp_path / "transparent.png")
+    PIL.Image.fromarray(pixels[..., 0].astype(np.uint16) * 256).save(tmp_path / "deep.png")
+    for path in sorted(tmp_path.iterdir()):
+        assert torch.equal(encoder.preprocess(PIL.Image.open(path)), encoder.preprocess(path)), path.name
+    assert torch.equal(
+        encoder.preprocess(np.asarray(turned)),
+        encoder.preprocess(torch.from_numpy(pixels[None, ..., :3]).permute(0, 3, 1, 2)),
+    )
+
+
 @pytest.mark.parametrize(
     ("images", "told"),
     [

@@ -62,16 +62,30 @@ def decode(
             _check_scans(content, image)
             if side is not None:
                 image.draft("RGB", (2 * side, 2 * side))
-            deep = deep_pixels(image)  # before they are loaded, when Pillow forgets how they are stored
-            image.load()
-            orientation = _orientation(image)
-            flat = _flat(image, deep, levels)
-            upright = flat.transpose(_UPRIGHT[orientation]) if orientation > 1 else flat
-            return _to_rgb(upright), ((width, height) if orientation >= 5 else (height, width))
+            picture, orientation = _upright(image, levels)
+            return picture, ((width, height) if orientation >= 5 else (height, width))
     except UnidentifiedImageError as error:
         raise UnreadableImage(name, f"it is none of {', '.join(FORMATS)}, or its header is damaged") from error
     except Exception as error:  # decoders of damaged bytes raise nearly every class there is
         raise UnreadableImage(name, f"{type(error).__name__}: {error}") from error
+
+
+def as_rgb(image: Image.Image, levels: Levels = FULL) -> Image.Image:
+    """An image that Pillow has opened, as `decode` gives it: upright, RGB, 8 bits a channel.
+
+    Raises:
+        ValueError: float pixels whose range is not given.
+    """
+    return _upright(image, levels)[0]
+
+
+def _upright(image: Image.Image, levels: Levels) -> tuple[Image.Image, int]:
+    """The image in RGB, and how it was oriented."""
+    deep = deep_pixels(image)  # before they are loaded, when Pillow forgets how they are stored
+    image.load()
+    orientation = _orientation(image)
+    flat = _flat(image, deep, levels)
+    return _to_rgb(flat.transpose(_UPRIGHT[orientation]) if orientation > 1 else flat), orientation
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """An encoder ready for use in a program of one's own: `selfsup.load`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -11,7 +11,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from selfsup.data.decode import decode
+from selfsup.data.decode import as_rgb, decode
 from selfsup.data.levels import parse_levels
 from selfsup.evaluation.encoder import Exported, Layer
 from selfsup.evaluation.newest import newest_encoder
@@ -53,14 +53,10 @@ class LoadedEncoder:
             ValueError: no images, or of another form.
             UnreadableImage: a file is no image, or a damaged one; the message names it.
         """
-        center = self.exported.feed.center()
-        if isinstance(images, np.ndarray):
-            images = _from_array(images)
-        if isinstance(images, Tensor):
-            _require_pixels(images)
-            return center(images, None, self.device)
-        pictures = [self._picture(picture) for picture in _listed(images)]
-        return center((center.crop(pictures),), None, self.device)
+        center, given = self.exported.feed.center(), _checked(images)
+        if isinstance(given, Tensor):
+            return center(given, None, self.device)
+        return center((center.crop([self._picture(picture) for picture in given]),), None, self.device)
 
     @torch.no_grad()
     def embed(self, images: Images, layer: Layer = "backbone", batch_size: int = 64) -> Tensor:
@@ -89,15 +85,16 @@ class LoadedEncoder:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; give at least 1")
         rows = []
-        for batch in _batches(images, batch_size):
+        given = _checked(images)
+        for start in range(0, len(given), batch_size):
             with arithmetic.full_precision():
-                rows.append(network(self.preprocess(batch)).float().cpu())
+                rows.append(network(self.preprocess(given[start : start + batch_size])).float().cpu())
         return torch.cat(rows)
 
     def _picture(self, picture: Picture) -> PIL.Image.Image:
-        if isinstance(picture, PIL.Image.Image):
-            return picture
         levels = parse_levels(self.exported.feed.range)
+        if isinstance(picture, PIL.Image.Image):
+            return as_rgb(picture, levels)
         return decode(Path(picture), str(picture), levels=levels)[0]
 
 
@@ -115,8 +112,18 @@ def load(path: str | PathLike[str], device: Literal["auto", "cpu"] = "auto") -> 
     place = device_for(device)
     for network in (exported.encoder, exported.head):
         if network is not None:
-            network.to(place).eval()
+            network.to(place)
     return LoadedEncoder(exported, place)
+
+
+def _checked(images: Images) -> Tensor | list[Picture]:
+    """All images as one tensor (N, 3, H, W), or as a list. Raises ValueError for what is neither."""
+    if isinstance(images, np.ndarray):
+        images = _from_array(images)
+    if isinstance(images, Tensor):
+        _require_pixels(images)
+        return images
+    return _listed(images)
 
 
 def _listed(images: Picture | Sequence[Picture]) -> list[Picture]:
@@ -135,7 +142,7 @@ def _from_array(images: np.ndarray) -> Tensor:
         images = images[None]
     if images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"an array of shape {images.shape} is no images; give (N, H, W, 3), uint8")
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
 
 
 def _require_pixels(images: Tensor) -> None:
@@ -144,15 +151,3 @@ def _require_pixels(images: Tensor) -> None:
             f"a tensor of {images.dtype} and shape {tuple(images.shape)} is no images; give (N, 3, H, W), uint8, not "
             "normalised: that is done here"
         )
-
-
-def _batches(images: Images, size: int) -> Iterator[Images]:
-    if isinstance(images, np.ndarray):
-        images = _from_array(images)
-    if isinstance(images, Tensor):
-        _require_pixels(images)
-        yield from images.split(size)
-        return
-    listed = _listed(images)
-    for start in range(0, len(listed), size):
-        yield listed[start : start + size]
