@@ -7,17 +7,18 @@ what cannot be written is noted, and at the end it becomes an exit code and a wo
 
 import contextlib
 import errno
+import functools
 import io
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console
-
-from selfsup import output
 from selfsup.storage.untrusted import plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 UNWRITTEN = 74  # EX_IOERR of sysexits.h: the figures were not printed; where there is a run folder, they are in it
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ECONNRESET, errno.ESHUTDOWN)  # for good; a full disk may empty
@@ -179,9 +180,14 @@ def _steady(stream: TextIO | None, number: int) -> Steady:
     return steady
 
 
-console = Console(file=output.errors, highlight=False)  # type: ignore[arg-type]
+@functools.cache
+def console() -> "Console":
+    """rich's, on standard error; made where it is first used, so that help needs no rich."""
+    from rich.console import Console
+
+    return Console(file=errors, highlight=False)  # type: ignore[arg-type]
 
 
 def message(text: str) -> None:
     """One message for the person in front of the terminal; standard output is left to results."""
-    console.print(plain(text), soft_wrap=True, markup=False)
+    console().print(plain(text), soft_wrap=True, markup=False)

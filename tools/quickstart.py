@@ -131,7 +131,7 @@ def show(figures: dict[str, float], knn: dict[str, Any], run: Run) -> None:
     table.add_row("raw pixels", f"{figures['pixels_knn_top1']:.3f}", "")
     table.add_row("untrained encoder", f"{figures['untrained_knn_top1']:.3f}", "")
     table.add_row("pretrained encoder", f"{figures['knn_top1']:.3f}", f"{figures['linear_top1']:.3f}")
-    console.print(table)
+    console().print(table)
     message(f"run folder: {run.folder}  (weights: {run.folder}/encoder.safetensors)")
 
 

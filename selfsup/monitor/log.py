@@ -43,8 +43,8 @@ class Log:
             TextColumn("{task.fields[rate]:.0f} images/s, left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
-            console=console,
-            disable=not console.is_terminal,
+            console=console(),
+            disable=not console().is_terminal,
         )
         self._task = self._progress.add_task("steps", total=total, completed=step, rate=0.0, figures="")
         self._progress.start()

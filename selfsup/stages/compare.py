@@ -101,7 +101,7 @@ def as_csv(table: Table) -> bytes:
     for row in table.rows:
         summaries = [[*mean_and_deviation(values), len(values)] if values else ["", "", 0] for values in row.cells]
         writer.writerow([as_cell(row.name), *(item for summary in summaries for item in summary)])
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="backslashreplace")  # a name on a disk may be no UTF-8
 
 
 def as_markdown(table: Table) -> bytes:
@@ -234,7 +234,7 @@ def run_compare(runs: list[Path], settings: Compare) -> dict[str, Any]:
         out.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_atomically(out, content)
     # Where there is no terminal, lines are as long as they need to be.
-    wide = console if console.is_terminal else Console(file=output.errors, highlight=False, width=1000)  # type: ignore[arg-type]
+    wide = console() if console().is_terminal else Console(file=output.errors, highlight=False, width=1000)  # type: ignore[arg-type]
     for shown in terminal_tables(table):
         wide.print(shown, markup=False)
     for line in legend(table):

@@ -82,8 +82,8 @@ def write_features(
         MofNCompleteColumn(),
         TextColumn("images, left"),
         TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
+        console=console(),
+        disable=not console().is_terminal,
     ) as progress:
         begun = partial.done.rows + sum(map(len, partial.done.unreadable.values()))
         if begun:

@@ -72,7 +72,7 @@ def run_semi(name: str, settings: Semi) -> Evaluated:
             used += max(checkpoint.steps(place / "checkpoints"), default=0)
         result = _summary(folder.path, settings.data)
     if distributed.rank() == 0:
-        console.print(table(result))
+        console().print(table(result))
     return Evaluated([result], folder=folder.path)
 
 
