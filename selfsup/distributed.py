@@ -67,8 +67,9 @@ def end_program(code: int) -> None:
     if launched() == 1:
         return
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # the program may have been started without it
+            stream.flush()
     os._exit(code)
 
 

@@ -125,6 +125,7 @@ def test_what_a_check_says_of_a_flag_is_said_as_it_is() -> None:
         ("--augment.views.0.crop-scale a b --seed 0", "--augment.views.0.crop-scale is a b; wanted two numbers"),
         ("--compile x", "x belongs to no flag"),
         ("--epochs", "--epochs has no value"),
+        ("--epochs 3 --epochs x", "--epochs is x; wanted a whole number"),  # of several the last counts
         ("--precision half", "--precision is half; wanted one of auto, fp32, tf32, bf16, fp16"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import re
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
@@ -133,12 +134,10 @@ def _wanted(told: str, flags: list[str]) -> str:
     if wrong is None or kind is None:
         return ""
     given = [flag.replace("_", "-") for flag in flags]
-    start = next(place for place, flag in enumerate(given) if flag.partition("=")[0] == wrong[1])
-    values = [flags[start].partition("=")[2]] if "=" in flags[start] else []
-    for flag in flags[start + 1 :] if not values else []:
-        if flag.startswith("--"):
-            break
-        values.append(flag)
+    start = max(place for place, flag in enumerate(given) if flag.partition("=")[0] == wrong[1])  # the last counts
+    _, equals, value = flags[start].partition("=")
+    following = itertools.takewhile(lambda flag: not flag.startswith("--"), flags[start + 1 :])
+    values = [value] if equals else list(following)
     choice = " or None" if "{None}" in wrong[2] else ""
     return f"{wrong[1]} is {plain_name(' '.join(values))}; wanted {kind}{choice}"
 
