@@ -1,7 +1,7 @@
-"""The schema of files that hold settings: config.json, encoder.json and results.
+"""The schema of files that hold settings: config.json, encoder.json, network.json and results.
 
-Schema 2 holds the names of classes (`selfsup.stored_names`). Schema 1, of files that do not say which they are, held
-where the classes lay then.
+Schema 2 holds the names of classes (`selfsup.config.stored_names`). Schema 1, of files that do not say which they are,
+held where the classes lay then.
 """
 
 from pathlib import Path

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from selfsup.config.schema import SCHEMA, in_present_names
 from selfsup.config.settings import dump, restore
 from selfsup.config.stored_names import stored_name
 from selfsup.evaluation.encoder import Exported, Feed, filled
@@ -36,6 +37,7 @@ def describe(folder: RunFolder, method: Method, described: Described) -> None:
     """Write what a stage trains to its folder, so that it can be judged before its end."""
     head = method.head_state()
     about = {
+        "schema": SCHEMA,
         "encoder": dump(described.config),
         "feed": asdict(described.feed),
         "made_by": described.made_by,
@@ -57,6 +59,7 @@ def encoder_of_stage(folder: RunFolder) -> Exported:
             f"{folder.path} is not finished, and has no {_NAME} that says what it trains\n"
             "run the same command again to finish it"
         )
+    about = in_present_names(about, path)
     try:
         config: ResNet.Config = restore(about["encoder"], ResNet.Config)
         feed: Feed = restore({**about["feed"], "class": stored_name(Feed)}, Feed)
