@@ -1,3 +1,4 @@
+import pytest
 import torch
 from figures import assert_agree, golden
 
@@ -57,3 +58,12 @@ def test_one_pair_of_every_class():
     first, second = one_pair_per_class(labels, torch.tensor([0, 2, 4, 7]))
     assert first.tolist() == [True, False, True, True]
     assert second.nonzero().flatten().tolist() == [2, 5, 6]
+
+
+def test_negatives_nearer_than_the_cutoff_weigh_as_much_as_those_at_it():
+    distance = torch.tensor([[0.0, 0.1, 0.5, 0.9, 1.5]], dtype=torch.float64)
+    weights = distance_weights(1 - distance.square() / 2, torch.ones(1, 5, dtype=torch.bool), dim=16, cutoff=0.5)[0]
+    assert weights.sum().item() == pytest.approx(1)
+    assert weights[:2].tolist() == pytest.approx([weights[2].item()] * 2)
+    assert weights[3] < weights[2]
+    assert weights[4] == 0

@@ -319,3 +319,10 @@ def test_local_anchors_give_the_loss_of_all(name):
         results, sent = of_two_processes(LOSSES[name], *pairs, sent)
     for result in results:
         assert_agree(result, LOSSES[name](*pairs), 1e-12)
+
+
+def test_equal_rows_cost_nothing_where_rounding_puts_their_similarity_above_one():
+    above = torch.tensor([[1 + 2**-22]], requires_grad=True)
+    value = contrastive(above, torch.tensor([[True]]), torch.tensor([[False]]))
+    assert value.item() == 0
+    assert torch.autograd.grad(value, above)[0].item() == 0
