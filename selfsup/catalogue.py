@@ -3,10 +3,14 @@
 import importlib
 import pkgutil
 from dataclasses import dataclass
+from typing import Any
 
 import selfsup.methods
+import selfsup.models
 from selfsup.config.recipe_files import load_recipe, recipe_names
+from selfsup.config.settings import restore
 from selfsup.methods.base import About, Method
+from selfsup.models.encoder import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,23 @@ def import_methods() -> None:
     """Make every method of `selfsup.methods` known to `selfsup.config.settings.restore`."""
     for module in pkgutil.iter_modules(selfsup.methods.__path__):
         importlib.import_module(f"selfsup.methods.{module.name}")
+
+
+def import_encoders() -> None:
+    """Make every encoder of `selfsup.models` known to `selfsup.config.settings.restore`."""
+    for module in pkgutil.iter_modules(selfsup.models.__path__):
+        importlib.import_module(f"selfsup.models.{module.name}")
+
+
+def restore_encoder(dumped: Any) -> Encoder.Config:
+    """The settings of an encoder from what `dump` wrote: of any class that is imported, those of selfsup among them.
+
+    Raises:
+        ValueError: see `selfsup.config.settings.restore`.
+    """
+    import_encoders()
+    config: Encoder.Config = restore(dumped, Encoder.Config, "encoder")
+    return config
 
 
 def _subclasses(kind: type[Method]) -> list[type[Method]]:

@@ -27,7 +27,7 @@ from selfsup.evaluation.features import Features, extract
 from selfsup.evaluation.knn import check_temperature, knn_accuracy, neighbours_of
 from selfsup.evaluation.logistic import ONLINE_ITERATIONS, hold_out, probe_features
 from selfsup.methods.base import Extract, Method, Problem
-from selfsup.models.resnet import ResNet
+from selfsup.models.encoder import Encoder
 from selfsup.output import message
 from selfsup.run_folder.extending import Extend, Extended, Segment, extended_history
 from selfsup.run_folder.folder import EXTENSIONS, RunFolder, device_name
@@ -46,7 +46,7 @@ class Run(Training):
     stored_as: ClassVar[str] = "pretrain"
     name: str = execution("run")  # names the run folder
     method: Method.Config
-    encoder: ResNet.Config
+    encoder: Encoder.Config
     # A run folder or an encoder.safetensors whose weights training starts from; empty: none.
     start: str = execution("", path=True)
     augment: Augment  # the views

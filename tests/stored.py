@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from selfsup.catalogue import import_methods
+from selfsup.catalogue import import_encoders, import_methods
 from selfsup.config.schema import PLACES
 from selfsup.config.stored_names import descendants
 from selfsup.evaluation.encoder import Feed
@@ -19,12 +19,14 @@ from selfsup.stages.semi_settings import Semi
 from selfsup.training.settings import Training
 
 # What others are made from, and which is never stored itself.
-BASES = "Training Supervised Method.Config PairLoss.Config OptimizerConfig Schedule Sampling HeadConfig".split()
+BASES = "Training Supervised Method.Config Encoder.Config PairLoss.Config OptimizerConfig".split()
+BASES += ["Schedule", "Sampling", "HeadConfig"]
 
 
 def storable() -> list[type]:
     """Every shipped class of settings that a file may hold: what may be at the top of one, and all that this nests."""
     import_methods()
+    import_encoders()
     found: dict[type, None] = {}
 
     def visit(kind: Any) -> None:

@@ -14,6 +14,7 @@ from selfsup import distributed
 from selfsup.augment.geometry import Fit
 from selfsup.augment.parameters import Interpolation, Size
 from selfsup.augment.views import Augment, Center
+from selfsup.catalogue import restore_encoder
 from selfsup.config.schema import SCHEMA, in_present_names
 from selfsup.config.settings import dump, restore
 from selfsup.config.stored_names import stored_name
@@ -21,8 +22,8 @@ from selfsup.data.levels import parse_levels
 from selfsup.dtensor import assembled
 from selfsup.evaluation.built import built
 from selfsup.methods.base import Method
+from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Classifier, HeadConfig
-from selfsup.models.resnet import ResNet
 from selfsup.storage import checkpoint
 from selfsup.storage.sealed import seal, unseal
 from selfsup.storage.untrusted import plain_name, require_file, require_room
@@ -102,8 +103,8 @@ def feed_of(augment: Augment, fraction: float, interpolation: Interpolation, ran
 class Exported:
     """An encoder read from disk, in evaluation mode."""
 
-    encoder: ResNet
-    config: ResNet.Config
+    encoder: Encoder
+    config: Encoder.Config
     head: nn.Module | None  # (B, feature_dim) -> (B, D), the embeddings that the loss was about, not normalised
     feed: Feed
     sha256: str
@@ -150,7 +151,7 @@ class Exported:
 def save_encoder(
     path: Path,
     state: dict[str, Tensor],
-    config: ResNet.Config,
+    config: Encoder.Config,
     feed: Feed,
     made_by: dict[str, Any],
     head: tuple[HeadConfig, dict[str, Tensor]] | None = None,
@@ -179,7 +180,7 @@ def save_encoder(
     return digest
 
 
-def export(method: Method, path: Path, config: ResNet.Config, feed: Feed, made_by: dict[str, Any]) -> str:
+def export(method: Method, path: Path, config: Encoder.Config, feed: Feed, made_by: dict[str, Any]) -> str:
     """`save_encoder` of what was trained, with its head, by the main process; returns the SHA-256 there, "" elsewhere.
 
     Every process must call it, and all wait for the files.
@@ -224,7 +225,7 @@ def load_encoder(path: Path) -> Exported:
     beside = weights.with_suffix(".json")
     about = _read_about(beside)
     try:
-        config: ResNet.Config = restore(about["encoder"], ResNet.Config)
+        config = restore_encoder(about["encoder"])
         # Fields that an older file lacks take their defaults.
         feed: Feed = restore({**about["feed"], "class": stored_name(Feed)}, Feed)
         recorded, made_by, head = about["sha256"], about["made_by"], about.get("head")

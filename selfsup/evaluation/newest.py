@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from selfsup.augment.parameters import Interpolation
 from selfsup.augment.views import Augment
-from selfsup.catalogue import import_methods
+from selfsup.catalogue import import_methods, restore_encoder
 from selfsup.config.settings import dump, restore
 from selfsup.data.sampling import SHUFFLED, Sampling, TwoDomains
 from selfsup.evaluation.built import built
 from selfsup.evaluation.encoder import Exported, Feed, feed_of, load_encoder
 from selfsup.evaluation.unfinished import encoder_of_stage
 from selfsup.methods.base import Method, Problem
-from selfsup.models.resnet import ResNet
+from selfsup.models.encoder import Encoder
 from selfsup.output import message
 from selfsup.run_folder.folder import RunFolder
 from selfsup.storage import checkpoint
@@ -64,7 +64,7 @@ class _Saved(NamedTuple):
     """What config.json says of a run that decides about its encoder."""
 
     method: Method.Config
-    encoder: ResNet.Config
+    encoder: Encoder.Config
     augment: Augment
     sampling: Sampling
     feed: Feed
@@ -104,7 +104,7 @@ def _restored(saved: dict[str, Any], path: Path) -> _Saved:
         augment: Augment = restore(saved["augment"], Augment)
         return _Saved(
             restore(saved["method"], Method.Config),
-            restore(saved["encoder"], ResNet.Config),
+            restore_encoder(saved["encoder"]),
             augment,
             restore(saved["sampling"], Sampling) if "sampling" in saved else SHUFFLED,
             feed_of(

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from selfsup.catalogue import restore_encoder
 from selfsup.config.schema import SCHEMA, in_present_names
 from selfsup.config.settings import dump, restore
 from selfsup.config.stored_names import stored_name
 from selfsup.evaluation.encoder import Exported, Feed, filled
 from selfsup.methods.base import Method
+from selfsup.models.encoder import Encoder
 from selfsup.models.heads import HeadConfig
-from selfsup.models.resnet import ResNet
 from selfsup.run_folder.folder import RunFolder
 from selfsup.storage import checkpoint
 from selfsup.storage.untrusted import plain_name
@@ -28,7 +29,7 @@ _NAME = "network.json"
 class Described(NamedTuple):
     """What is said of an encoder beside its weights."""
 
-    config: ResNet.Config
+    config: Encoder.Config
     feed: Feed
     made_by: dict[str, Any]  # without the number of steps
 
@@ -61,7 +62,7 @@ def encoder_of_stage(folder: RunFolder) -> Exported:
         )
     about = in_present_names(about, path)
     try:
-        config: ResNet.Config = restore(about["encoder"], ResNet.Config)
+        config = restore_encoder(about["encoder"])
         feed: Feed = restore({**about["feed"], "class": stored_name(Feed)}, Feed)
         head: HeadConfig | None = restore(about["head"], HeadConfig) if about["head"] is not None else None
         made_by: dict[str, Any] = dict(about["made_by"])

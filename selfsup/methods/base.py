@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from selfsup.batch import Batch
 from selfsup.distributed import world_size
 from selfsup.memory.saved import Saved
+from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head, HeadConfig
 from selfsup.models.norm import depends_on_processes
 
@@ -61,7 +62,7 @@ class Method(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        def build(self, encoder: nn.Module, problem: Problem) -> "Method":
+        def build(self, encoder: Encoder, problem: Problem) -> "Method":
             raise NotImplementedError(f"{type(self).__qualname__} does not say how to build its method")
 
     about: ClassVar[About]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfsup.batch import Batch
 from selfsup.config.settings import changed_default, execution
@@ -17,6 +17,7 @@ from selfsup.memory.bank import FeatureBank, ShardedBank, most_repeated
 from selfsup.memory.saved import Saved
 from selfsup.memory.sharded import keep_apart
 from selfsup.methods.base import About, Method, Problem, Step, check_steps, detached
+from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
 from selfsup.randomness import Stream, random_bits
@@ -76,13 +77,13 @@ class InstDisc(Method):
             if self.proximal_weight < 0:
                 raise ValueError(f"proximal_weight is {self.proximal_weight}; give 0 or more")
 
-        def build(self, encoder: nn.Module, problem: Problem) -> "InstDisc":
+        def build(self, encoder: Encoder, problem: Problem) -> "InstDisc":
             return InstDisc(self, encoder, problem)
 
     log_normaliser: Tensor
     steps: Tensor
 
-    def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
+    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
         super().__init__()
         _check(config, problem)
         self.config = config
@@ -90,7 +91,7 @@ class InstDisc(Method):
         self._repeats: int | None = None  # how often an image comes in the batch at most
         self.encoder = convert(encoder, config.batch_norm)
         head = Head.Config(hidden_layers=0, output_dim=config.output_dim)
-        self.head = head.build(cast(int, encoder.feature_dim))
+        self.head = head.build(encoder.feature_dim)
         dtype = getattr(torch, config.bank_dtype)
         self.num_images = problem.num_images
         kind = ShardedBank if config.shard_bank else FeatureBank

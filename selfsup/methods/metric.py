@@ -1,7 +1,7 @@
 """Deep metric learning: a pair or proxy loss on labelled batches."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Self, cast
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from selfsup.losses.pairs import distance_similarity
 from selfsup.memory.saved import Saved
 from selfsup.methods.base import About, Method, Problem, Step, check_steps, detached, require_labels
 from selfsup.methods.pair_losses import MultiSimilarity, PairLoss, Pairs
+from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
 
@@ -49,12 +50,12 @@ class Metric(Method):
         # A neck is then over all processes.
         batch_norm: Literal["sync", "plain", "frozen"] = changed_default("sync", before="plain", in_number=1)
 
-        def build(self, encoder: nn.Module, problem: Problem) -> "Metric":
+        def build(self, encoder: Encoder, problem: Problem) -> "Metric":
             return Metric(self, encoder, problem)
 
     steps: Tensor
 
-    def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
+    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
         super().__init__()
         require_labels(problem, "metric learning")
         if config.batch_norm == "frozen":
@@ -64,7 +65,7 @@ class Metric(Method):
         normed: Literal["none", "all"] = "all" if config.neck == "batch_norm" else "none"
         head = Head.Config(hidden_layers=0, output_dim=config.output_dim, batch_norm=normed)
         kind: Literal["sync", "plain"] = "plain" if config.batch_norm == "plain" else "sync"
-        self.head = convert(head.build(cast(int, encoder.feature_dim)), kind)
+        self.head = convert(head.build(encoder.feature_dim), kind)
         self.loss = config.loss.build(problem, config.output_dim)
         self.normalise = self.loss.norm != "free" if config.normalise is None else config.normalise
         if self.loss.norm == "unit" and not self.normalise:

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfsup.batch import Batch
 from selfsup.losses.contrastive import contrast_logits, first_is_positive
 from selfsup.losses.mixing import mixed_scores
 from selfsup.methods.base import About, Problem
 from selfsup.methods.moco import MoCo, References
+from selfsup.models.encoder import Encoder
 from selfsup.randomness import Stream, uniform
 
 
@@ -47,12 +48,12 @@ class MoCHi(MoCo):
                     "made from; raise hardest, or set oversample=True to use negatives several times"
                 )
 
-        def build(self, encoder: nn.Module, problem: Problem) -> "MoCHi":
+        def build(self, encoder: Encoder, problem: Problem) -> "MoCHi":
             return MoCHi(self, encoder, problem)
 
     config: Config
 
-    def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
+    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
         super().__init__(config, encoder, problem)
         in_batch = problem.batch_size * (2 if config.symmetric else 1) if config.batch_negatives else 0
         if config.hardest > config.queue_size + in_batch:

@@ -2,10 +2,10 @@
 
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfsup.batch import Batch
 from selfsup.config.settings import changed_default
@@ -16,6 +16,7 @@ from selfsup.memory.ema import ema_update
 from selfsup.memory.queue import FeatureQueue
 from selfsup.memory.saved import Saved
 from selfsup.methods.base import About, Method, Problem, Step, check_steps, detached, require_two_views
+from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
 from selfsup.optim.schedules import half_cosine
@@ -65,12 +66,12 @@ class MoCo(Method):
             if self.temperature <= 0:
                 raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.2")
 
-        def build(self, encoder: nn.Module, problem: Problem) -> "MoCo":
+        def build(self, encoder: Encoder, problem: Problem) -> "MoCo":
             return MoCo(self, encoder, problem)
 
     steps: Tensor
 
-    def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
+    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
         super().__init__()
         require_two_views(problem)
         self.config = config
@@ -79,7 +80,7 @@ class MoCo(Method):
         # Shuffling leaves every batch norm as it is: it is the images that move.
         kind = "plain" if self.batch_norm == "shuffle" else self.batch_norm
         parts = config.batch_norm_splits // (world_size() if kind == "groups" else 1)  # of this process
-        head = config.head.build(cast(int, encoder.feature_dim))
+        head = config.head.build(encoder.feature_dim)
         self.encoder = convert(encoder, kind, parts)
         self.head = convert(head, kind, parts)
         self.key_encoder = deepcopy(self.encoder).requires_grad_(False)

@@ -1,15 +1,16 @@
 """SimCLR (Chen et al. 2020)."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfsup.batch import Batch
 from selfsup.distributed import gather, rank
 from selfsup.losses.contrastive import nt_xent, unit
 from selfsup.losses.diagnostics import feature_health
 from selfsup.methods.base import About, Method, Problem, Step, detached, require_two_views
+from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
 
@@ -39,15 +40,15 @@ class SimCLR(Method):
             if self.tile is not None and self.tile < 1:
                 raise ValueError(f"tile is {self.tile}; give 1 or more, such as 4096, or None for no tiles")
 
-        def build(self, encoder: nn.Module, problem: Problem) -> "SimCLR":
+        def build(self, encoder: Encoder, problem: Problem) -> "SimCLR":
             return SimCLR(self, encoder, problem)
 
-    def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
+    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
         super().__init__()
         require_two_views(problem)
         self.config = config
         self.encoder = convert(encoder, config.batch_norm)
-        self.head = convert(config.head.build(cast(int, encoder.feature_dim)), config.batch_norm)
+        self.head = convert(config.head.build(encoder.feature_dim), config.batch_norm)
 
     def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
         return unit(self.head(self.encoder(view)))

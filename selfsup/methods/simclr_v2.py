@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfsup.batch import Batch
 from selfsup.methods.base import About, Problem, Step
 from selfsup.methods.moco import MoCo
+from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head
 
 
@@ -40,7 +41,7 @@ class SimCLRv2(MoCo):
             if self.batch_norm not in ("sync", "plain"):
                 raise ValueError(f'batch_norm is "{self.batch_norm}"; SimCLRv2 takes "sync", or "plain"')
 
-        def build(self, encoder: nn.Module, problem: Problem) -> "SimCLRv2":
+        def build(self, encoder: Encoder, problem: Problem) -> "SimCLRv2":
             return SimCLRv2(self, encoder, problem)
 
     config: Config

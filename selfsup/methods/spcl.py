@@ -1,7 +1,7 @@
 """SpCL (Ge et al. 2020, "Self-paced contrastive learning with hybrid memory")."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from selfsup.memory.saved import Saved
 from selfsup.memory.sharded import keep_apart
 from selfsup.methods.base import About, Extract, Method, Problem, Step, detached
 from selfsup.models.domain_norm import target_state, to_domains
+from selfsup.models.encoder import Encoder
 from selfsup.models.heads import HeadConfig, Neck
 from selfsup.models.norm import convert
 from selfsup.output import message
@@ -70,14 +71,14 @@ class SpCL(Method):
             if self.min_samples < 2:
                 raise ValueError(f"min_samples is {self.min_samples}; give 2 or more, such as 4")
 
-        def build(self, encoder: nn.Module, problem: Problem) -> "SpCL":
+        def build(self, encoder: Encoder, problem: Problem) -> "SpCL":
             return SpCL(self, encoder, problem)
 
     row_of_image: Tensor
     threshold: Tensor
     forms_labels = True
 
-    def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
+    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
         super().__init__()
         if problem.num_views != 1:
             raise ValueError(
@@ -85,7 +86,7 @@ class SpCL(Method):
                 "use one of 1 view, such as presets.reid()"
             )
         self.config = config
-        dim = cast(int, encoder.feature_dim)
+        dim = encoder.feature_dim
         neck: nn.Module = nn.Identity()
         if config.neck == "batch_norm":
             neck = Neck.Config().build(dim)

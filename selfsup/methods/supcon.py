@@ -1,10 +1,10 @@
 """Supervised contrastive learning (Khosla et al. 2020)."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfsup.batch import Batch
 from selfsup.distributed import gather, rank
@@ -12,6 +12,7 @@ from selfsup.losses.contrastive import unit
 from selfsup.losses.diagnostics import feature_health
 from selfsup.losses.sup_con import class_masks, sup_con
 from selfsup.methods.base import About, Method, Problem, Step, detached, require_labels
+from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
 
@@ -39,16 +40,16 @@ class SupCon(Method):
                 if getattr(self, name) <= 0:
                     raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0, such as 0.1")
 
-        def build(self, encoder: nn.Module, problem: Problem) -> "SupCon":
+        def build(self, encoder: Encoder, problem: Problem) -> "SupCon":
             return SupCon(self, encoder, problem)
 
-    def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
+    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
         super().__init__()
         require_labels(problem, "SupCon")
         _require_positives(problem)
         self.config = config
         self.encoder = convert(encoder, config.batch_norm)
-        self.head = convert(config.head.build(cast(int, encoder.feature_dim)), config.batch_norm)
+        self.head = convert(config.head.build(encoder.feature_dim), config.batch_norm)
 
     def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
         return unit(self.head(self.encoder(view)))

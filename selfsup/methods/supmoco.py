@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfsup.batch import Batch
 from selfsup.distributed import rank, world_size
 from selfsup.losses.sup_con import sup_con
 from selfsup.methods.base import About, Problem, require_labels
 from selfsup.methods.moco import MoCo, References
+from selfsup.models.encoder import Encoder
 
 
 class SupMoCo(MoCo):
@@ -38,12 +39,12 @@ class SupMoCo(MoCo):
             if self.base_temperature <= 0:
                 raise ValueError(f"base_temperature is {self.base_temperature}; give a number above 0, such as 0.07")
 
-        def build(self, encoder: nn.Module, problem: Problem) -> "SupMoCo":
+        def build(self, encoder: Encoder, problem: Problem) -> "SupMoCo":
             return SupMoCo(self, encoder, problem)
 
     config: Config
 
-    def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
+    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
         require_labels(problem, "SupMoCo")
         super().__init__(config, encoder, problem)
 

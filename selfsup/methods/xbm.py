@@ -14,6 +14,7 @@ from selfsup.memory.saved import Saved
 from selfsup.methods.base import About, Problem, Step, detached
 from selfsup.methods.metric import Metric
 from selfsup.methods.pair_losses import PairLoss, Pairs, SimilarityContrastive
+from selfsup.models.encoder import Encoder
 
 
 class XBM(Metric):
@@ -49,7 +50,7 @@ class XBM(Metric):
                 if getattr(self, name) < least:
                     raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
-        def build(self, encoder: nn.Module, problem: Problem) -> "XBM":
+        def build(self, encoder: Encoder, problem: Problem) -> "XBM":
             return XBM(self, encoder, problem)
 
     config: Config
@@ -57,7 +58,7 @@ class XBM(Metric):
     drift_features: Tensor
     feature_drift: Tensor
 
-    def __init__(self, config: Config, encoder: nn.Module, problem: Problem) -> None:
+    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
         super().__init__(config, encoder, problem)
         pushed = problem.batch_size * problem.num_views
         if not self.loss.needs_pairs:

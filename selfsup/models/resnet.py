@@ -1,11 +1,12 @@
 """Residual networks as torchvision or SimCLR has them, with CIFAR stems, widths and one small enough for a CPU."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from selfsup.models.blocks import BasicBlock, Bottleneck, SameMaxPool, projection
+from selfsup.models.encoder import Encoder
 from selfsup.models.selective import SelectiveBottleneck, deep_stem, pooled_projection
 
 
@@ -28,7 +29,7 @@ LAYOUTS: dict[Depth, Layout] = {
 }
 
 
-class ResNet(nn.Module):
+class ResNet(Encoder):
     """Residual network without a classifier (He et al. 2016): (B, 3, S, S) -> (B, feature_dim).
 
     State keys and outputs are those of torchvision's `resnet18` to `resnet152` with `fc` taken off; with
@@ -37,7 +38,7 @@ class ResNet(nn.Module):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Encoder.Config):
         stored_as: ClassVar[str] = "resnet"
         depth: Depth = 50
         width: float = 1.0  # multiplies the channels of every layer, the stem included (SimCLR: 1, 2, 4)
@@ -78,6 +79,19 @@ class ResNet(nn.Module):
         def build(self) -> "ResNet":
             return ResNet(self)
 
+        @property
+        def stride(self) -> int:
+            stem = {"imagenet": 4, "small": 2, "cifar": 1}[self.stem]
+            return stem * 2 ** (len(LAYOUTS[self.depth].counts) - 2) * self.last_stride
+
+        @property
+        def label(self) -> str:
+            return f"{self.depth}x{self.width:g}_{self.stem}"
+
+        def smaller(self) -> "ResNet.Config":
+            """Half as wide."""
+            return replace(self, width=self.width / 2)
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         layout = LAYOUTS[config.depth]
@@ -86,13 +100,11 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = _max_pool(config)
-        self.stages: list[str] = []
         self.feature_dim = channels
         for number, count in enumerate(layout.counts):
             last = number == len(layout.counts) - 1
             first_stride = 1 if number == 0 else config.last_stride if last else 2
-            self.stages.append(f"layer{number + 1}")
-            self.add_module(self.stages[-1], self._stage(config, channels * 2**number, count, first_stride))
+            self.add_module(f"layer{number + 1}", self._stage(config, channels * 2**number, count, first_stride))
         self._initialise(config)
 
     def _stage(self, config: Config, channels: int, count: int, stride: int) -> nn.Module:
@@ -130,9 +142,13 @@ class ResNet(nn.Module):
     def feature_map(self, x: Tensor) -> Tensor:
         """Output of the last stage, before pooling: (B, 3, S, S) -> (B, feature_dim, s, s)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for stage in self.stages:
+        for (stage,) in self.stages:
             x = self.get_submodule(stage)(x)
         return x
+
+    @property
+    def stages(self) -> tuple[tuple[str, ...], ...]:
+        return tuple((name,) for name, _ in self.named_children() if name.startswith("layer"))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.feature_map(x).mean(dim=(2, 3))

@@ -23,8 +23,9 @@ from selfsup.evaluation.features import extract
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.evaluation.unfinished import Described
 from selfsup.methods.base import Method
+from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Classifier, Head, HeadConfig
-from selfsup.models.resnet import LAYOUTS, ResNet
+from selfsup.models.resnet import ResNet
 from selfsup.optim.optimizers import LARS
 from selfsup.optim.schedules import Cosine
 from selfsup.run_folder.folder import RunFolder
@@ -46,7 +47,7 @@ class Distill(Supervised):
 
     stored_as: ClassVar[str] = "distill"
     protocol: Protocol
-    student: ResNet.Config = ResNet.Config()
+    student: Encoder.Config = ResNet.Config()
     start: str = "random"  # or teacher, or a run folder or encoder.safetensors: whose weights it starts from
     temperature: float = 0.1  # of both softmaxes
     # Loss times temperature^2: not in the paper's formula, but in the demonstration published with it. Under LARS it
@@ -67,7 +68,7 @@ class Distill(Supervised):
             raise ValueError(f"alpha is {self.alpha}, but features have no classes for labels; give 1")
 
 
-def distill_settings(protocol: str, data: Data, teacher: ResNet.Config) -> Distill:
+def distill_settings(protocol: str, data: Data, teacher: Encoder.Config) -> Distill:
     """The published settings; any of them can be overridden.
 
     SimCLRv2 (Chen et al. 2020, "Big self-supervised models", section 2): trained as in its pretraining, LARS at
@@ -83,7 +84,7 @@ def distill_settings(protocol: str, data: Data, teacher: ResNet.Config) -> Disti
     return Distill(
         protocol=cast(Protocol, protocol),
         data=data,
-        student=replace(teacher, width=teacher.width / 2) if protocol == "smaller" else teacher,
+        student=teacher.smaller() if protocol == "smaller" else teacher,
         temperature=0.1 if protocol == "self" else 1.0,
         epochs=400,
         batch_size=4096,
@@ -216,12 +217,6 @@ def build_student(settings: Distill, teacher: Teacher) -> Taught:
     )
 
 
-def total_stride(config: ResNet.Config) -> int:
-    """By how much the network's last feature map is smaller than the image, each way."""
-    stem = {"imagenet": 4, "small": 2, "cifar": 1}[config.stem]
-    return stem * 2 ** (len(LAYOUTS[config.depth].counts) - 2) * config.last_stride
-
-
 # Checks
 
 
@@ -254,14 +249,14 @@ def _read_start(settings: Distill) -> Exported | None:
     return start
 
 
-def check_student(settings: Distill, teacher: ResNet.Config, feed: Feed) -> None:
+def check_student(settings: Distill, teacher: Encoder.Config, feed: Feed) -> None:
     """Raise ValueError where the student does not fit its teacher, or is too deep for the images."""
     unlike = differences(dump(teacher), dump(settings.student), "student")
     if unlike and settings.start == "teacher":
         raise ValueError(f"the student cannot start from its teacher: {'; '.join(unlike)}; give --start random")
     if unlike and settings.protocol == "self":
         raise ValueError(f"the student is not like its teacher: {'; '.join(unlike)}; give --protocol smaller")
-    stride, side = total_stride(settings.student), min(height_and_width(feed.size))
+    stride, side = settings.student.stride, min(height_and_width(feed.size))
     if stride > side:
         raise ValueError(
             f"the student shrinks images {stride} times, more than the {side} pixels of theirs; "
@@ -312,7 +307,7 @@ def _only_labels_of(source: Source, rows: Tensor) -> Source:
 def _folder_name(settings: Distill, teacher: Teacher) -> str:
     student = settings.student
     like = student == teacher.exported.config
-    other = "" if like else f"_{student.depth}x{student.width:g}_{student.stem}"
+    other = "" if like else f"_{student.label}"
     return f"distill_{settings.protocol}{other}{teacher.exported.suffix}"
 
 

@@ -21,9 +21,9 @@ from selfsup.evaluation.newest import newest_encoder
 from selfsup.evaluation.unfinished import Described
 from selfsup.losses.contrastive import full
 from selfsup.methods.base import Method, Step
+from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Classifier, Head, HeadConfig
 from selfsup.models.norm import convert
-from selfsup.models.resnet import LAYOUTS, ResNet
 from selfsup.optim.optimizers import LARS, SGD
 from selfsup.optim.schedules import Cosine
 from selfsup.output import message
@@ -134,34 +134,32 @@ def finetune_settings(protocol: str, data: Data) -> Finetune:
 class FineTuned(Method):
     """An encoder and a classifier on it, trained together by cross-entropy, above the parts that stay as they are."""
 
-    def __init__(self, encoder: ResNet, head: Classifier, settings: Finetune):
+    def __init__(self, encoder: Encoder, head: Classifier, settings: Finetune):
         super().__init__()
         self.settings = settings
         nn.init.normal_(head.linear.weight, std=settings.initial_std)
         nn.init.zeros_(head.linear.bias)
-        self.encoder = cast(ResNet, convert(encoder, "sync"))
+        self.encoder = cast(Encoder, convert(encoder, "sync"))
         self.head = cast(Classifier, convert(head, "sync"))
         for part in self._frozen():
             part.requires_grad_(False)
 
-    def _frozen(self) -> list[nn.Module]:
-        kept, encoder = self.settings.train_after, cast(ResNet, self.encoder)
-        if kept < 0:
-            return []
-        return [encoder.conv1, encoder.bn1, *(encoder.get_submodule(stage) for stage in encoder.stages[:kept])]
+    def _frozen(self) -> list[nn.Module | nn.Parameter]:
+        kept = self.settings.train_after
+        return [] if kept < 0 else list(cast(Encoder, self.encoder).frozen(kept))
 
     def train(self, mode: bool = True) -> "FineTuned":
         super().train(mode)
         for part in self._frozen():
-            part.eval()  # no running statistic of theirs moves
+            if isinstance(part, nn.Module):
+                part.eval()  # no running statistic of theirs moves
         return self
 
     def rates(self) -> dict[str, float]:
-        settings, stages = self.settings, cast(ResNet, self.encoder).stages
-        parts = [["conv1.", "bn1."], *([f"{stage}."] for stage in stages)]  # from the lowest
+        settings, levels = self.settings, cast(Encoder, self.encoder).levels()  # from the lowest
         factors = {
-            f"encoder.{name}": settings.layer_decay ** (len(stages) - level)
-            for level, names in enumerate(parts)
+            f"encoder.{name}": settings.layer_decay ** (len(levels) - 1 - level)
+            for level, names in enumerate(levels)
             if level > settings.train_after
             for name in names
         }
@@ -257,7 +255,7 @@ def _resolved(settings: Finetune, exported: Exported, count: int) -> tuple[Finet
             f"layer is {layer}, but of hidden layers beside the encoder there are {available}; "
             f"give {'0' if not available else f'0 to {available}'}"
         )
-    stages = len(LAYOUTS[exported.config.depth].counts)
+    stages = len(exported.encoder.stages)
     if settings.train_after > stages:
         raise ValueError(
             f"train_after is {settings.train_after}, but the encoder has {stages} stages; give -1 to {stages}"

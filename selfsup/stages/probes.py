@@ -13,7 +13,7 @@ from selfsup.data.settings import Data
 from selfsup.evaluation.logistic import FeatureProbe
 from selfsup.losses.contrastive import full
 from selfsup.methods.base import Method, Step
-from selfsup.models.resnet import ResNet
+from selfsup.models.encoder import Encoder
 from selfsup.optim.optimizers import SGD
 from selfsup.optim.schedules import Cosine, Steps
 from selfsup.stages.supervised import Supervised
@@ -116,7 +116,7 @@ class LinearProbe(Method):
 
     def __init__(
         self,
-        encoder: ResNet,
+        encoder: Encoder,
         num_classes: int,
         initialisation: Literal["zeros", "normal", "uniform"],
         learning_rates: tuple[float, ...] = (),

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsup import distributed
 from selfsup.batch import Batch
-from selfsup.catalogue import import_methods
+from selfsup.catalogue import import_encoders, import_methods
 from selfsup.config.settings import dump, execution, restore
 from selfsup.config.stored_names import answers_to, descendants
 from selfsup.data.base import Source
@@ -103,6 +103,7 @@ def run_replay(path: Path, settings: Replay) -> dict[str, Any]:
 def _saved_run(folder: Path) -> Run:
     saved = RunFolder(folder).saved_run()
     import_methods()
+    import_encoders()
     try:
         run: Run = restore(saved, Run)
     except ValueError as error:

@@ -15,7 +15,7 @@ from selfsup.data.opening import with_labels
 from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
 from selfsup.evaluation.newest import newest_encoder
-from selfsup.models.resnet import ResNet
+from selfsup.models.encoder import Encoder
 from selfsup.pretraining import Run
 from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime.arithmetic import Precision
@@ -116,7 +116,7 @@ def semi_settings(name: str, finetune: str = "simclr_v2", distill: str = "self")
     return settle(name, Semi(data=data, **kept, **parts))
 
 
-def _origin(name: str) -> tuple[Run | dict[str, Any], ResNet.Config]:
+def _origin(name: str) -> tuple[Run | dict[str, Any], Encoder.Config]:
     """A recipe, or what a run folder says of its run; and the encoder's settings."""
     if _is_run(name):
         folder = RunFolder(Path(name))

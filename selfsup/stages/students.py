@@ -9,9 +9,9 @@ from selfsup.batch import Batch
 from selfsup.distributed import mean_over_processes
 from selfsup.losses.distillation import cosine_distance, distillation, labelled_cross_entropy
 from selfsup.methods.base import Method, Step
+from selfsup.models.encoder import Encoder
 from selfsup.models.heads import HeadConfig
 from selfsup.models.norm import convert
-from selfsup.models.resnet import ResNet
 
 
 class Taught(Method):
@@ -20,7 +20,7 @@ class Taught(Method):
     The teacher moves to the student's device, but is neither saved with it nor known to the optimizer or to DDP.
     """
 
-    def __init__(self, encoder: ResNet, head: nn.Module, teacher: nn.Module):
+    def __init__(self, encoder: Encoder, head: nn.Module, teacher: nn.Module):
         super().__init__()
         self.encoder = convert(encoder, "sync")
         self.head = convert(head, "sync")
@@ -59,7 +59,7 @@ class Distilled(Taught):
 
     def __init__(
         self,
-        encoder: ResNet,
+        encoder: Encoder,
         head: nn.Module,
         teacher: nn.Module,
         *,

@@ -21,9 +21,8 @@ from selfsup import distributed
 from selfsup.dtensor import is_part
 from selfsup.memory.sharded import ShardedRows
 from selfsup.methods.base import Method
-from selfsup.models.blocks import BasicBlock, Bottleneck
+from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Classifier, Head
-from selfsup.models.selective import SelectiveBottleneck
 from selfsup.runtime.inherited import is_set
 from selfsup.training.settings import Training
 
@@ -88,7 +87,7 @@ def shard(method: Method, device: torch.device) -> bool:
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
     inside: set[nn.Module] = set()
     for network in _networks(method):
-        blocks = [m for m in network.modules() if isinstance(m, BasicBlock | Bottleneck | SelectiveBottleneck)]
+        blocks = list(network.blocks()) if isinstance(network, Encoder) else []
         inside |= set(network.modules())
         for unit in [*blocks, network]:
             _shard(unit, mesh)

@@ -20,8 +20,8 @@ from selfsup.data.loader import Loader
 from selfsup.dtensor import clip_grad_norm_, own
 from selfsup.memory.saved import Limits
 from selfsup.methods.base import Extract, Method, Step
+from selfsup.models.encoder import Encoder
 from selfsup.models.norm import average_running_statistics
-from selfsup.models.resnet import ResNet
 from selfsup.monitor.grid import view_grid
 from selfsup.monitor.health import Health
 from selfsup.monitor.log import Log
@@ -139,7 +139,7 @@ def fit(
     step = state.load(Limits(horizon.total_steps, len(loader.source), len(loader.source.classes)))
     if training.compile:
         for module in method.modules():
-            if isinstance(module, ResNet):
+            if isinstance(module, Encoder):
                 module.compile()
     with warnings.catch_warnings():
         # torch 2.15 renames the option that make_accelerator sets; accelerate does not know the new name yet.

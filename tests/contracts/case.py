@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from selfsup.batch import Batch
 from selfsup.distributed import is_distributed, rank, world_size
 from selfsup.methods.base import Method, Problem, Step
+from selfsup.models.encoder import Encoder
 from selfsup.models.norm import average_running_statistics
 from selfsup.training.gradient_cache import average_gradients
 from selfsup.training.sharding import brought_together, shard
@@ -64,7 +65,7 @@ class Case:
         return self.name
 
 
-class Toy(nn.Module):
+class Toy(Encoder):
     """A convolution and a pool, with or without batch norm: (B, 3, S, S) -> (B, 16)."""
 
     feature_dim = 16

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from selfsup.batch import Batch
+from selfsup.models.encoder import Encoder
 
 
-class Toy(nn.Module):
+class Toy(Encoder):
     """A convolution and a pool, with or without batch norm: (B, 3, S, S) -> (B, 16)."""
 
     feature_dim = 16

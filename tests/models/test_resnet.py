@@ -193,7 +193,7 @@ def test_simclr_sizes_are_the_published_ones(depth, width, sk_ratio, millions):
 def test_depth_200():
     with torch.device("meta"):
         net = ResNet.Config(depth=200).build()
-    assert [len(net.get_submodule(stage)) for stage in net.stages] == [3, 24, 36, 3]
+    assert [len(net.get_submodule(stage)) for (stage,) in net.stages] == [3, 24, 36, 3]
     assert 1 + 3 * sum((3, 24, 36, 3)) + 1 == 200  # with the classifier
 
 

@@ -98,7 +98,7 @@ def test_channels_last_from_block_to_block():
     expected = net(images)
     net = net.to(memory_format=torch.channels_last)
     seen = []
-    for stage in net.stages:
+    for (stage,) in net.stages:
         for block in net.get_submodule(stage):
             block.register_forward_hook(lambda block, inputs, output: seen.append(output))
     torch.testing.assert_close(net(images.contiguous(memory_format=torch.channels_last)), expected)

@@ -20,7 +20,7 @@ from selfsup.models.resnet import ResNet
 from selfsup.optim.optimizers import SGD
 from selfsup.pretraining import pretrain
 from selfsup.run_folder.folder import RunFolder
-from selfsup.stages.distill import STAGE, Distill, distill_settings, run_distill, total_stride
+from selfsup.stages.distill import STAGE, Distill, distill_settings, run_distill
 from selfsup.stages.finetune import finetune_settings, run_finetune
 from selfsup.storage import checkpoint
 
@@ -170,7 +170,7 @@ def test_the_total_stride_is_that_of_the_network(depth: Any) -> None:
             config = ResNet.Config(depth=depth, stem=stem, width=0.05, last_stride=last_stride)  # type: ignore[arg-type]
             with torch.device("meta"):
                 small = config.build().feature_map(torch.empty(1, 3, 64, 64))
-            assert total_stride(config) == 64 // small.shape[-1]
+            assert config.stride == 64 // small.shape[-1]
 
 
 def test_a_student_starts_from_any_encoder(pretrained: Path, teacher: Path, tmp_path: Path) -> None:
