@@ -40,7 +40,9 @@ _NAMES = {
     **dict.fromkeys(("Blur", "Erase", "Jitter", "View"), "augment.parameters"),
     **dict.fromkeys(("AdamW", "LARS", "SGD"), "optim.optimizers"),
     **dict.fromkeys(("Constant", "Cosine", "Steps"), "optim.schedules"),
+    "Encoder": "models.encoder",
     "ResNet": "models.resnet",
+    "Timm": "models.timm",
     # Evaluation of features.
     **dict.fromkeys(("Features", "extract"), "evaluation.features"),
     **dict.fromkeys(("knn_accuracies", "knn_accuracy"), "evaluation.knn"),

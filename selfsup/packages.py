@@ -17,6 +17,7 @@ PACKAGES = {
     "safetensors": "safetensors",
     "scipy": "scipy",
     "tensorboard": "tensorboard",
+    "timm": "timm",
     "torch": "torch",
     "torchvision": "torchvision",
     "tyro": "tyro",

@@ -33,6 +33,7 @@ from selfsup.run_folder.extending import Extend, Extended, Segment, extended_his
 from selfsup.run_folder.folder import EXTENSIONS, RunFolder, device_name
 from selfsup.runtime import arithmetic
 from selfsup.runtime.signals import caught_signals
+from selfsup.storage import checkpoint
 from selfsup.training.gradient_cache import check_chunks
 from selfsup.training.precision import described, settled
 from selfsup.training.settings import Training
@@ -93,7 +94,8 @@ def pretrain(run: Run) -> dict[str, Any]:
     device = accelerator.device
     source = learnt_from(run, open_training(run.data))
     views = Views(run.augment, run.seed)
-    method = build_method(run, source)
+    begun = bool(checkpoint.steps(folder.checkpoints))
+    method = build_method(run, source, pretrained=not begun)
     check_chunks(method, run)
     facts: dict[str, Any] = {"method": method.resolved}
     if run.start:
@@ -204,8 +206,14 @@ def extended(run: Run, history: tuple[Segment, ...]) -> Run:
     return replace(run, epochs=history[-1].to_epoch, schedule=schedule)
 
 
-def build_method(run: Run, source: Source) -> Method:
-    """The method with its encoder, initialised from the run's seed."""
+def build_method(run: Run, source: Source, pretrained: bool = True) -> Method:
+    """The method with its encoder, initialised from the run's seed.
+
+    Args:
+        run: its settings.
+        source: the training images.
+        pretrained: whether to load the weights that the encoder's settings name; a run that goes on has its own.
+    """
     problem = Problem(
         num_images=len(source),
         batch_size=run.batch_size,
@@ -220,6 +228,10 @@ def build_method(run: Run, source: Source) -> Method:
     )
     torch.manual_seed(run.seed)
     encoder = run.encoder.build()
+    for view in run.augment.views:
+        encoder.require_size(view.shape)
+    if pretrained:
+        run.encoder.load_pretrained(encoder)
     if run.start:
         start_from(encoder, run)
     method = run.method.build(encoder, problem)

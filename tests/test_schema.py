@@ -38,7 +38,7 @@ from selfsup.storage.sealed import seal
 
 KINDS = [method for method in METHODS if method not in ("moco_v1", "moco_symmetric", "instdisc_softmax")]
 # What no run or stage here has: others stand for them.
-NOT_TRIED = {"adamw", "constant", "extended", "neck", "simclr_cosine", "supcon_cosine"} | {
+NOT_TRIED = {"adamw", "constant", "extended", "neck", "simclr_cosine", "supcon_cosine", "timm"} | {
     *("circle", "contrastive", "lifted", "multi_similarity", "n_pair", "triplet")
 }
 

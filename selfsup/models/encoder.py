@@ -21,6 +21,13 @@ class Encoder(nn.Module):
             """The encoder, on the CPU; first weights are drawn from torch's default generator."""
             raise NotImplementedError(f"{type(self).__qualname__} does not say how to build its encoder")
 
+        def load_pretrained(self, encoder: "Encoder") -> None:
+            """Fill a new run's encoder with the weights that the settings name; without any nothing happens.
+
+            Raises:
+                ValueError: there are none, or they are of another network.
+            """
+
         @property
         def stride(self) -> int:
             """By how much the last feature map is smaller than the image, each way; 1 where nothing is known of it."""
@@ -43,6 +50,9 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__qualname__} does not say what its features are")
+
+    def require_size(self, size: tuple[int, int]) -> None:
+        """Raise ValueError for images, height and width in pixels, that the network is not built for."""
 
     @property
     def stages(self) -> tuple[tuple[str, ...], ...]:

@@ -1,0 +1,203 @@
+"""Backbones of timm (`pip install timm`) by their names: vision transformers, ConvNeXt and hundreds more."""
+
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from selfsup.config.stored_names import nearest
+from selfsup.models.encoder import Encoder
+from selfsup.packages import optional
+from selfsup.storage.untrusted import plain_name
+
+HUB = "hub"
+_CLASSIFIER = ("head.", "fc.", "classifier.", "head_dist.")
+
+
+class Timm(Encoder):
+    """A network of timm without its classifier: (B, 3, H, W) -> (B, feature_dim), pooled as timm pools it.
+
+    The tensors are timm's, with "network." before their names. Parts are timm's layers: the blocks of a transformer,
+    the stages of a convolutional network, and what follows them.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Encoder.Config):
+        stored_as: ClassVar[str] = "timm"
+        name: str = "vit_small_patch16_224"
+        # Weights that training starts from: hub, those that timm downloads; or a file of timm's, .safetensors or .pth.
+        pretrained: str = ""
+        image_size: int | None = None  # pixels of a side, of networks that are built for one size; None: timm's
+        drop_path: float = 0.0  # the share of residual branches that are left out in training, in the last block
+        dropout: float = 0.0
+        # Of a vision transformer; None: as its name says.
+        patch_size: int | None = None
+        embed_dim: int | None = None
+        depth: int | None = None
+        num_heads: int | None = None
+
+        def __post_init__(self) -> None:
+            for name in ("drop_path", "dropout"):
+                if not 0 <= getattr(self, name) < 1:
+                    raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+            for name in ("image_size", *_OF_TRANSFORMERS):
+                if getattr(self, name) is not None and getattr(self, name) < 1:
+                    raise ValueError(f"{name} is {getattr(self, name)}; give at least 1, or None for timm's own")
+
+        def build(self) -> "Timm":
+            return Timm(self)
+
+        def load_pretrained(self, encoder: Encoder) -> None:
+            if not self.pretrained:
+                return
+            if self.pretrained == HUB:
+                tensors = _created(self, pretrained=True).state_dict()
+            else:
+                tensors = _read(Path(self.pretrained))
+            _fill(encoder.network, tensors, self)  # type: ignore[arg-type]
+
+        @property
+        def label(self) -> str:
+            return self.name.replace(".", "_")
+
+    network: Any  # of timm, which has no types
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.network = _created(config)
+        self.feature_dim = int(getattr(self.network, "head_hidden_size", None) or self.network.num_features)
+        described = self.network.pretrained_cfg
+        side = config.image_size
+        self.fixed_size = None
+        if described.get("fixed_input_size"):
+            self.fixed_size = (side, side) if side else tuple(described["input_size"][1:])
+        self._stages = tuple(_parts(self.network))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.network(x)
+        return features
+
+    @property
+    def stages(self) -> tuple[tuple[str, ...], ...]:
+        return self._stages
+
+    def require_size(self, size: tuple[int, int]) -> None:
+        if self.fixed_size and size != self.fixed_size:
+            height, width = self.fixed_size
+            raise ValueError(
+                f"the encoder is built for images of {height} x {width} pixels, and views are {size[0]} x {size[1]}; "
+                f"give --encoder.image-size {size[0]}, or views of its size"
+            )
+        stride = _stride(self.network)
+        if min(size) < stride:
+            raise ValueError(
+                f"the encoder makes images {stride} times smaller, more than the {min(size)} pixels of a view; give "
+                f"larger views, by --augment.views.0.size {stride} or more, or another encoder"
+            )
+
+
+_OF_TRANSFORMERS = ("patch_size", "embed_dim", "depth", "num_heads")
+
+
+def _created(config: Timm.Config, pretrained: bool = False) -> Any:
+    """The network of timm. Raises ValueError where there is none of this name, or it does not know an option."""
+    timm = optional("timm", "an encoder of timm")
+    if not timm.is_model(config.name):
+        known = timm.list_models()
+        raise ValueError(
+            f"timm has no network {plain_name(config.name, 80)}{nearest(config.name, known)}; "
+            f"it has {len(known)}, listed by timm.list_models()"
+        )
+    options = {name: getattr(config, name) for name in _OF_TRANSFORMERS if getattr(config, name) is not None}
+    if config.image_size is not None and _fixed(timm, config.name):
+        options["img_size"] = config.image_size
+    if config.drop_path:
+        options["drop_path_rate"] = config.drop_path
+    if config.dropout:
+        options["drop_rate"] = config.dropout
+    try:
+        return timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
+    except (TypeError, AssertionError) as error:
+        raise ValueError(f"timm cannot build {config.name} with {options}: {plain_name(error, 200)}") from error
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise ValueError(
+            f"timm has no weights of {config.name} that can be loaded: {plain_name(error, 200)}\n"
+            "give --encoder.pretrained the path of a file, or leave it out"
+        ) from error
+
+
+def _fixed(timm: Any, name: str) -> bool:
+    described = timm.get_pretrained_cfg(name)
+    return bool(described and described.fixed_input_size)
+
+
+def _stride(network: Any) -> int:
+    """By how much the last feature map is smaller than the image, each way; 1 where timm does not say."""
+    described = getattr(network, "feature_info", None)
+    return int(described[-1].get("reduction", 1)) if isinstance(described, list) and described else 1
+
+
+def _parts(network: Any) -> list[tuple[str, ...]]:
+    """The layers that timm groups parameters by, but the lowest, each by the largest modules inside it."""
+    from timm.models import group_parameters
+
+    layer_of: dict[str, int] = group_parameters(network, network.group_matcher(coarse=True), reverse=True)
+    lowest = min(layer_of.values())
+    parts = []
+    for layer in sorted(set(layer_of.values()) - {lowest}):
+        held = {name for name, of in layer_of.items() if of == layer}
+        parts.append(tuple(f"network.{name}" for name in _cover(network, "", held)))
+    return parts
+
+
+def _cover(module: nn.Module, prefix: str, held: set[str]) -> list[str]:
+    """Names of the largest modules all of whose parameters are held, and of single parameters beside them."""
+    names = [f"{prefix}{name}" for name, _ in module.named_parameters(recurse=False) if f"{prefix}{name}" in held]
+    for name, child in module.named_children():
+        inside = {f"{prefix}{name}.{inner}" for inner, _ in child.named_parameters()}
+        if inside and inside <= held:
+            names.append(f"{prefix}{name}")
+        elif inside & held:
+            names += _cover(child, f"{prefix}{name}.", held)
+    return names
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path} of pretrained weights; give a path, or {HUB}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, safetensors.SafetensorError, EOFError, OSError) as error:
+        raise ValueError(f"{path} holds no weights that can be read: {plain_name(error, 200)}") from error
+    for name in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(name), dict):
+            found = found[name]
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ValueError(f"{path} holds no dictionary of tensors")
+    return found
+
+
+def _fill(network: nn.Module, tensors: dict[str, Tensor], config: Timm.Config) -> None:
+    """Load tensors of the same network, whose classifier is left out."""
+    where = config.pretrained if config.pretrained != HUB else f"timm's hub for {config.name}"
+    tensors = {name.removeprefix("network."): value for name, value in tensors.items()}
+    wanted = network.state_dict()
+    missing = [name for name in wanted if name not in tensors or tensors[name].shape != wanted[name].shape]
+    stray = [name for name in tensors if name not in wanted and not name.startswith(_CLASSIFIER)]
+    if missing or stray:
+        first = missing[0] if missing else stray[0]
+        what = "missing or of another shape" if missing else "not in the network"
+        raise ValueError(
+            f"the weights of {os.fspath(where)} are not of {config.name}: {len(missing) + len(stray)} tensors differ, "
+            f"{plain_name(first)} is {what}"
+        )
+    network.load_state_dict({name: tensors[name] for name in wanted})
