@@ -9,6 +9,7 @@ import selfsup.methods
 import selfsup.models
 from selfsup.config.recipe_files import load_recipe, recipe_names
 from selfsup.config.settings import restore
+from selfsup.config.stored_names import answers_to, descendants
 from selfsup.methods.base import About, Method
 from selfsup.models.encoder import Encoder
 
@@ -59,7 +60,13 @@ def restore_encoder(dumped: Any) -> Encoder.Config:
         ValueError: see `selfsup.config.settings.restore`.
     """
     import_encoders()
-    config: Encoder.Config = restore(dumped, Encoder.Config, "encoder")
+    try:
+        config: Encoder.Config = restore(dumped, Encoder.Config, "encoder")
+    except ValueError as error:
+        known = descendants(Encoder.Config)
+        if isinstance(dumped, dict) and not any(answers_to(kind, dumped.get("class")) for kind in known):
+            raise ValueError(f"{error}\none of your own: add --recipe FILE.py, or import its module first") from error
+        raise
     return config
 
 

@@ -35,6 +35,7 @@ _USAGE = """selfsup: self-supervised contrastive pretraining
   selfsup methods                     what each method remembers and minimises, its papers and recipes
 
 RUN is a run folder or an encoder.safetensors. Every command explains its flags with --help.
+Of an encoder of your own, the commands on a RUN are told where it is defined: --recipe FILE.py.
 On several GPUs: accelerate launch --num_processes N -m selfsup pretrain RECIPE [flags]
 The last line on standard output is a JSON object with the figures; messages go to standard error.
 """
@@ -194,16 +195,19 @@ def _pretrain(arguments: list[str]) -> int:
 def _stage(command: str, arguments: list[str]) -> int:
     """A stage on a run: parse, carry out, keep the results in its folder."""
     from selfsup.config.flags import parse, taken
+    from selfsup.config.recipe_files import load_recipe
     from selfsup.stages.base import Stage
 
     stage: Stage = import_module(f"selfsup.stages.{command}").STAGE
     choices = f" [--protocol {'|'.join(stage.protocols)}]" if stage.protocols else ""
-    usage = f"selfsup {command} RUN{choices} [--data.root PATH] [flags]"
+    usage = f"selfsup {command} RUN{choices} [--data.root PATH] [--recipe FILE.py] [flags]"
     if arguments[:1] in (["-h"], ["--help"]):
         protocol, _ = taken(arguments[1:], "--protocol", stage.protocols[0] if stage.protocols else "")
         if not stage.protocols or protocol in stage.protocols:
             _flags_told(usage, lambda: stage.shown(protocol), f"selfsup {command} RUN")
     name, flags = _first(arguments, "the run folder or encoder file", usage)
+    recipe, flags = taken(flags, "--recipe", "")
+    known = load_recipe(recipe) if recipe else None  # as long as it is held, so are the classes that the file defines
     path, called = Path(name), f"selfsup {command} {name}"
     protocol = ""
     if stage.protocols:
@@ -216,6 +220,7 @@ def _stage(command: str, arguments: list[str]) -> int:
     settings = parse(stage.defaults(path, protocol), flags, called)
     with _named_data(flags):
         evaluated = stage.run(path, settings)
+    del known
     return _kept(evaluated, path)
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfsup.augment.parameters import height_and_width
+from selfsup.config.recipe_files import load_recipe
 from selfsup.config.settings import differences, dump, execution
 from selfsup.data.identity import identity
 from selfsup.data.labelled import Labelled
@@ -48,6 +49,7 @@ class Distill(Supervised):
     stored_as: ClassVar[str] = "distill"
     protocol: Protocol
     student: Encoder.Config = ResNet.Config()
+    student_like: str = ""  # a recipe or a run whose encoder the student is built as; empty: as `student` says
     start: str = "random"  # or teacher, or a run folder or encoder.safetensors: whose weights it starts from
     temperature: float = 0.1  # of both softmaxes
     # Loss times temperature^2: not in the paper's formula, but in the demonstration published with it. Under LARS it
@@ -123,6 +125,7 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
             the images, or the data or the folder do not fit the settings.
     """
     require_data_of_run(path, settings.data)
+    settings = with_student(settings)
     teacher = _read_teacher(path, settings)
     data = settings.data
     source = open_part(data, "train")
@@ -217,6 +220,21 @@ def build_student(settings: Distill, teacher: Teacher) -> Taught:
     )
 
 
+def with_student(settings: Distill) -> Distill:
+    """The settings with the student that `student_like` names. Raises ValueError where it names none."""
+    name = settings.student_like
+    if not name:
+        return settings
+    student: Any
+    if Path(name).is_dir() or name.endswith(".safetensors"):
+        student = newest_encoder(Path(name), told=False).config
+    else:
+        student = getattr(load_recipe(name), "encoder", None)
+    if not isinstance(student, Encoder.Config):
+        raise ValueError(f"student_like is {name}, a recipe without an encoder; name one of pretraining, or a run")
+    return replace(settings, student=student, student_like="")
+
+
 # Checks
 
 
@@ -256,6 +274,8 @@ def check_student(settings: Distill, teacher: Encoder.Config, feed: Feed) -> Non
         raise ValueError(f"the student cannot start from its teacher: {'; '.join(unlike)}; give --start random")
     if unlike and settings.protocol == "self":
         raise ValueError(f"the student is not like its teacher: {'; '.join(unlike)}; give --protocol smaller")
+    with torch.device("meta"):
+        settings.student.build().require_size(height_and_width(feed.size))
     stride, side = settings.student.stride, min(height_and_width(feed.size))
     if stride > side:
         raise ValueError(

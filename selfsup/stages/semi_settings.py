@@ -19,7 +19,7 @@ from selfsup.models.encoder import Encoder
 from selfsup.pretraining import Run
 from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime.arithmetic import Precision
-from selfsup.stages.distill import Distill, check_student, distill_settings
+from selfsup.stages.distill import Distill, check_student, distill_settings, with_student
 from selfsup.stages.finetune import Finetune, finetune_settings
 from selfsup.stages.supervised import require_labels
 from selfsup.training.settings import Training
@@ -191,7 +191,7 @@ def check(name: str, settings: Semi) -> Images:
         raise ValueError("no labels are named: give --label-fraction 0.01 (1: all), or --labels-per-class 10")
     for part, training in settings.parts.items():
         _check_shared(part, training, settings)
-    tuned, scratch, student = settings.finetune, settings.supervised, settings.distill
+    tuned, scratch, student = settings.finetune, settings.supervised, with_student(settings.distill)
     if (tuned.start, scratch.start) != ("pretrained", "random"):
         raise ValueError("finetune.start is pretrained and supervised.start is random here; leave both as they are")
     if (tuned.epochs, tuned.batch_size) != (scratch.epochs, scratch.batch_size):
