@@ -133,8 +133,8 @@ Collapse = Literal["constant", "directions"]
 def collapsed(kind: Collapse) -> Iterator[None]:
     """Within, methods are built whose embeddings are nearly constant, or lie in two directions."""
 
-    def build(run: Run, source: Source) -> Method:
-        method = build_method(run, source)
+    def build(run: Run, source: Source, pretrained: bool = True) -> Method:
+        method = build_method(run, source, pretrained)
         embed = method.embed
 
         def narrow(view: Tensor) -> Tensor:

@@ -96,7 +96,8 @@ def test_what_is_no_package_of_ours_stays_a_traceback(monkeypatch: pytest.Monkey
 def test_the_table_of_packages_is_what_setup_cfg_installs() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    lines = (config["options"]["install_requires"] + config["options.extras_require"]["parquet"]).splitlines()
+    extras = config["options.extras_require"]
+    lines = (config["options"]["install_requires"] + extras["parquet"] + extras["timm"]).splitlines()
     declared = {line.split(";")[0].split(">")[0].strip() for line in lines} - {"", "faiss-gpu"}
     assert set(PACKAGES.values()) == declared
 

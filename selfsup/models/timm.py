@@ -34,12 +34,11 @@ class Timm(Encoder):
         pretrained: str = ""
         image_size: int | None = None  # pixels of a side, of networks that are built for one size; None: timm's
         drop_path: float = 0.0  # the share of residual branches that are left out in training, in the last block
-        dropout: float = 0.0
-        # Of a vision transformer; None: as its name says.
-        patch_size: int | None = None
-        embed_dim: int | None = None
-        depth: int | None = None
-        num_heads: int | None = None
+        dropout: float = 0.0  # the share of features that are left out in training, where timm has a layer for it
+        patch_size: int | None = None  # of a vision transformer, in pixels; None: as its name says
+        embed_dim: int | None = None  # of a vision transformer, the features of a token; None: as its name says
+        depth: int | None = None  # of a vision transformer, its blocks; None: as its name says
+        num_heads: int | None = None  # of a vision transformer, in each block; None: as its name says
 
         def __post_init__(self) -> None:
             for name in ("drop_path", "dropout"):

@@ -126,7 +126,9 @@ def _method(run: Run, found: checkpoint.Checkpoint, device: torch.device) -> Met
         run = replace(run, start="")  # its weights have long become those of the state
     facts = _Facts(found.tensors["batch"]["all_labels"], tuple(found.state["classes"]))
     sizes = {"method": dump(run.method), "encoder": dump(run.encoder), "batch_size": run.batch_size}
-    method = built(lambda: build_method(run, facts), sizes, f"in {found.path.parents[1] / 'config.json'}")
+    method = built(
+        lambda: build_method(run, facts, pretrained=False), sizes, f"in {found.path.parents[1] / 'config.json'}"
+    )
     method.to(device).to(memory_format=torch.channels_last)
     tensors = found.tensors["method"]
     check_state(method, tensors, limits_of(found), "method.safetensors", finite=False)  # what is not is looked for
