@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import selfsup.methods
@@ -43,14 +44,17 @@ def method_of(config: Method.Config) -> type[Method] | None:
 
 def import_methods() -> None:
     """Make every method of `selfsup.methods` known to `selfsup.config.settings.restore`."""
-    for module in pkgutil.iter_modules(selfsup.methods.__path__):
-        importlib.import_module(f"selfsup.methods.{module.name}")
+    _import_modules(selfsup.methods)
 
 
 def import_encoders() -> None:
     """Make every encoder of `selfsup.models` known to `selfsup.config.settings.restore`."""
-    for module in pkgutil.iter_modules(selfsup.models.__path__):
-        importlib.import_module(f"selfsup.models.{module.name}")
+    _import_modules(selfsup.models)
+
+
+def _import_modules(package: ModuleType) -> None:
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
 
 
 def restore_encoder(dumped: Any) -> Encoder.Config:

@@ -108,7 +108,7 @@ def _require_temporary_folder() -> None:
         ) from error
 
 
-# Commands on a run, and their modules in selfsup.stages, each with a STAGE.
+# Commands on a run: modules of selfsup.stages, each with a STAGE.
 _STAGES = ("knn", "retrieval", "linear", "finetune", "distill", "cluster", "embed")
 
 
@@ -207,7 +207,8 @@ def _stage(command: str, arguments: list[str]) -> int:
             _flags_told(usage, lambda: stage.shown(protocol), f"selfsup {command} RUN")
     name, flags = _first(arguments, "the run folder or encoder file", usage)
     recipe, flags = taken(flags, "--recipe", "")
-    known = load_recipe(recipe) if recipe else None  # as long as it is held, so are the classes that the file defines
+    # Held until the stage has ended: classes that nothing refers to are forgotten.
+    defines_classes = load_recipe(recipe) if recipe else None
     path, called = Path(name), f"selfsup {command} {name}"
     protocol = ""
     if stage.protocols:
@@ -220,7 +221,7 @@ def _stage(command: str, arguments: list[str]) -> int:
     settings = parse(stage.defaults(path, protocol), flags, called)
     with _named_data(flags):
         evaluated = stage.run(path, settings)
-    del known
+    del defines_classes
     return _kept(evaluated, path)
 
 

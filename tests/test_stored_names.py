@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 from stored import Mine, in_places, storable
-from tiny import METHODS, tiny_run
+from tiny import tiny_run
 
 from selfsup.config.recipe_files import load_recipe, recipe_names
 from selfsup.config.schema import PLACES
@@ -18,8 +18,6 @@ from selfsup.config.stored_names import class_named, name_of, place_of, stored_n
 from selfsup.models.resnet import ResNet
 from selfsup.optim.optimizers import SGD
 from selfsup.pretraining import Run
-
-KINDS = [method for method in METHODS if method not in ("moco_v1", "moco_symmetric", "instdisc_softmax")]
 
 
 class OwnNet:

@@ -59,7 +59,7 @@ def spherical_kmeans(features: Tensor, k: int, repeats: int, iterations: int, se
     Raises:
         ValueError: k is larger than N.
     """
-    _check_k(k, len(features))
+    check_k(k, len(features))
     by = _by_faiss if has_faiss() else kmeans
     rows = features.cpu().contiguous()
     best, objectives = torch.empty(0), []
@@ -90,6 +90,6 @@ def _by_faiss(features: Tensor, k: int, iterations: int, seed: int) -> tuple[Ten
     return torch.from_numpy(found), float(cosines.mean(dtype=np.float64))
 
 
-def _check_k(k: int, count: int) -> None:
+def check_k(k: int, count: int) -> None:
     if k > count:
         raise ValueError(f"k is {k}, but there are {count} images; choose a smaller k")

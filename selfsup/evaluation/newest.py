@@ -25,7 +25,7 @@ from selfsup.run_folder.folder import RunFolder
 from selfsup.storage import checkpoint
 
 Network = TypeVar("Network", bound=nn.Module)
-_PRETRAINING = "pretrain"  # what Run is stored as, whose module imports the stages
+_PRETRAINING = "pretrain"  # what Run is stored as; its module stands above this one
 _LARGEST_BATCH = 1 << 24
 _SMALL = 1 << 14  # of a side of a tensor that may be allocated in any case
 _CLASSES = 16  # of the labels that a method is shown to be built

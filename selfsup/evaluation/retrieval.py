@@ -50,7 +50,7 @@ def retrieval_figures(
             image to find.
     """
     asked = queries if gallery is None else gallery
-    _check_identities(queries.labels, asked.labels)
+    check_identities(queries.labels, asked.labels)
     for part in (queries, asked):
         part.require_finite()
     rows = per_query(queries, gallery, recall_at, device or torch.device("cpu"), cameras)
@@ -62,7 +62,7 @@ def retrieval_figures(
     return {**means, "queries": int(asking.sum()), "queries_left_out": int((~asking).sum())}
 
 
-def _check_identities(labels: Tensor, gallery: Tensor) -> None:
+def check_identities(labels: Tensor, gallery: Tensor) -> None:
     """Raise ValueError where queries and a gallery of these labels cannot be judged."""
     for part, what in ((labels, "queries"), (gallery, "gallery")):
         if not len(part):

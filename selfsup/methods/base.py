@@ -70,7 +70,7 @@ class Method(nn.Module):
     together: ClassVar[bool] = False  # all views are embedded as one batch, so that batch norm is over all of them
     # With gradient caching, what embeds views without gradient, in chunks; see selfsup.training.gradient_cache.
     in_chunks: Callable[[Embed, list[Tensor]], list[Tensor]] | None = None
-    encoder: nn.Module  # the only part that is exported
+    encoder: Encoder  # the only part that is exported
 
     @property
     def resolved(self) -> dict[str, Any]:

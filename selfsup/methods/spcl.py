@@ -92,9 +92,8 @@ class SpCL(Method):
             neck = Neck.Config().build(dim)
         two, sync = config.domains == "two", config.batch_norm == "sync"
         _check_domains(two, sync, problem)
-        self.encoder, self.neck = (
-            to_domains(part, sync) if two else convert(part, config.batch_norm) for part in (encoder, neck)
-        )
+        self.encoder = to_domains(encoder, sync) if two else convert(encoder, config.batch_norm)
+        self.neck = to_domains(neck, sync) if two else convert(neck, config.batch_norm)
         labels = problem.labels if two else torch.full((problem.num_images,), -1)
         if labels is None or (two and not 0 < int((labels < 0).sum()) < len(labels)):
             raise ValueError(

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selfsup.models.norm import AnyBatchNorm, over_processes
+from selfsup.models.norm import AnyBatchNorm, Network, over_processes
 
 
 class DomainBatchNorm(AnyBatchNorm):
@@ -57,7 +57,7 @@ class DomainBatchNorm(AnyBatchNorm):
         return output
 
 
-def to_domains(module: nn.Module, synchronised: bool = False) -> nn.Module:
+def to_domains(module: Network, synchronised: bool = False) -> Network:
     """Replace every BatchNorm1d and BatchNorm2d in `module` by a `DomainBatchNorm` that starts both domains from it.
 
     The target's tensors are the old ones themselves; the source's are copies.
@@ -74,7 +74,7 @@ def to_domains(module: nn.Module, synchronised: bool = False) -> nn.Module:
     if isinstance(module, DomainBatchNorm):
         return module
     if isinstance(module, _BatchNorm):
-        return _replacement(module, synchronised)
+        return _replacement(module, synchronised)  # type: ignore[return-value]  # a batch norm too
     for name, child in module.named_children():
         setattr(module, name, to_domains(child, synchronised))
     return module

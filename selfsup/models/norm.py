@@ -1,6 +1,6 @@
 """Batch norm over parts of a batch and over all processes, with the state keys of the ordinary one."""
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from selfsup.distributed import is_distributed, mean_over_processes, sum_over_processes, world_size
 
 Kind = Literal["plain", "sync", "split", "groups"]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class AnyBatchNorm(_BatchNorm):
@@ -160,7 +161,7 @@ def over_processes(
     return normed.to(input.dtype)
 
 
-def convert(module: nn.Module, kind: Kind, splits: int = 8) -> nn.Module:
+def convert(module: Network, kind: Kind, splits: int = 8) -> Network:
     """Replace every BatchNorm1d and BatchNorm2d, or what this made of it, in `module` by one with the same tensors.
 
     Args:
@@ -177,7 +178,7 @@ def convert(module: nn.Module, kind: Kind, splits: int = 8) -> nn.Module:
     if kind == "plain":
         return module
     if isinstance(module, _BatchNorm):
-        return _replacement(module, kind, splits)
+        return _replacement(module, kind, splits)  # type: ignore[return-value]  # a batch norm too
     for name, child in module.named_children():
         setattr(module, name, convert(child, kind, splits))
     return module

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from selfsup import distributed
 from selfsup.cluster.dbscan import cosine_graph, dbscan
-from selfsup.cluster.kmeans import _check_k, spherical_kmeans
+from selfsup.cluster.kmeans import check_k, spherical_kmeans
 from selfsup.cluster.neighbours import has_faiss
 from selfsup.data.identity import identity
 from selfsup.data.layout import Split
@@ -100,7 +100,7 @@ def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
             "use other data, or --data.labels none for clusters alone"
         )
     if isinstance(settings, KMeans):
-        _check_k(_clusters_wanted(settings, source), len(source))
+        check_k(_clusters_wanted(settings, source), len(source))
     images = settings.features(exported.network(settings.layer).to(device), source, exported.feed.center(), device)
     images.require_finite()
     clusters, how, about = _clustered(F.normalize(images.features.to(device)), source, settings)

@@ -139,14 +139,14 @@ class FineTuned(Method):
         self.settings = settings
         nn.init.normal_(head.linear.weight, std=settings.initial_std)
         nn.init.zeros_(head.linear.bias)
-        self.encoder = cast(Encoder, convert(encoder, "sync"))
-        self.head = cast(Classifier, convert(head, "sync"))
+        self.encoder = convert(encoder, "sync")
+        self.head = convert(head, "sync")
         for part in self._frozen():
             part.requires_grad_(False)
 
     def _frozen(self) -> list[nn.Module | nn.Parameter]:
         kept = self.settings.train_after
-        return [] if kept < 0 else list(cast(Encoder, self.encoder).frozen(kept))
+        return [] if kept < 0 else list(self.encoder.frozen(kept))
 
     def train(self, mode: bool = True) -> "FineTuned":
         super().train(mode)
@@ -156,7 +156,7 @@ class FineTuned(Method):
         return self
 
     def rates(self) -> dict[str, float]:
-        settings, levels = self.settings, cast(Encoder, self.encoder).levels()  # from the lowest
+        settings, levels = self.settings, self.encoder.levels()  # from the lowest
         factors = {
             f"encoder.{name}": settings.layer_decay ** (len(levels) - 1 - level)
             for level, names in enumerate(levels)

@@ -19,7 +19,7 @@ from selfsup.data.sources import Source
 from selfsup.evaluation.encoder import Layer
 from selfsup.evaluation.features import Features, Reading
 from selfsup.evaluation.newest import newest_encoder
-from selfsup.evaluation.retrieval import RECALL_AT, _check_identities, random_queries, retrieval_figures
+from selfsup.evaluation.retrieval import RECALL_AT, check_identities, random_queries, retrieval_figures
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.run_data import require_data_of_run
 from selfsup.training.trainer import stage_device
@@ -149,7 +149,7 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
     asking, split = torch.ones(len(source), dtype=torch.bool), "leave one out"
     if asks_gallery:
         asking, split = _asking(source.labels, torch.arange(len(source)), roles, settings.seed)
-    _check_identities(source.labels[asking], source.labels[~asking if asks_gallery else asking])
+    check_identities(source.labels[asking], source.labels[~asking if asks_gallery else asking])
     images = settings.features(exported.network(settings.layer).to(device), source, exported.feed.center(), device)
     queries, gallery, cameras = images, None, None
     if asks_gallery:
