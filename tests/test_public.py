@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -47,9 +48,9 @@ def test_the_version_is_said() -> None:
     assert done.stdout == f"selfsup {selfsup.__version__}\n"
 
 
-def told_in_readme(word: str) -> str:
-    """The block of Python in the README that holds this word."""
-    blocks: list[str] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+def told_in_readme(word: str, document: str = "README.md") -> str:
+    """The block of Python in a document that holds this word."""
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), flags=re.DOTALL)
     (found,) = (block for block in blocks if word in block)
     return found
 
@@ -58,6 +59,16 @@ def test_the_recipe_of_the_readme_is_one() -> None:
     names: dict[str, object] = {}
     exec(told_in_readme("recipe = "), names)
     assert isinstance(names["recipe"], selfsup.Run)
+
+
+def test_the_encoders_of_the_documents_are_some() -> None:
+    pytest.importorskip("timm")
+    names: dict[str, Any] = {"__name__": "documents"}
+    for word, config in (("Timm", "encoder"), ("class Plain", "Plain")):
+        exec(told_in_readme(word, "docs/encoders.md"), names)
+        encoder = (names[config] if config == "encoder" else names[config].Config()).build()
+        assert isinstance(encoder, selfsup.Encoder)
+        assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, encoder.feature_dim)
 
 
 def test_the_readme_embeds_files(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
