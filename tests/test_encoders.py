@@ -260,6 +260,20 @@ def test_the_commands_read_an_encoder_of_a_recipe(tmp_path: Path) -> None:
     assert "one of your own: add --recipe FILE.py" in said
 
 
+@pytest.mark.parametrize(
+    ("settings", "random"),
+    [({}, False), ({"drop_path": 0.5}, True), ({"dropout": 0.5}, True)],
+    ids=["nothing", "drop_path", "dropout"],
+)
+def test_what_is_left_out_in_training_is_what_the_settings_say(settings: dict[str, float], random: bool) -> None:
+    encoder = replace(VIT, **({"drop_path": 0.0, "dropout": 0.0} | settings)).build()
+    images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    first, second = encoder(images), encoder(images)
+    assert torch.equal(first, second) != random
+    encoder.eval()
+    assert torch.equal(encoder(images), encoder(images))
+
+
 def test_a_share_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match=r"drop_path is 1.0; it must be at least 0 and below 1"):
         replace(VIT, drop_path=1.0)

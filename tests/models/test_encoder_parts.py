@@ -86,6 +86,31 @@ def test_the_parts_of_shipped_networks() -> None:
     assert [type(block).__name__ for block in Tower(4).blocks()] == ["Conv2d", "Conv2d", "BatchNorm2d"]
 
 
+class Tall(Encoder):
+    """Twelve stages: the name of the second begins those of the last two."""
+
+    feature_dim = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.floors = nn.ModuleList([nn.Conv2d(3, 3, 1) for _ in range(12)])
+
+    @property
+    def stages(self) -> tuple[tuple[str, ...], ...]:
+        return tuple((f"floors.{number}",) for number in range(12))
+
+
+def test_a_stage_is_not_taken_for_one_whose_name_begins_like_it() -> None:
+    encoder = Tall()
+    assert [part is floor for part, floor in zip(encoder.frozen(11), encoder.floors, strict=False)] == [True] * 11
+    trained = {id(floor) for floor in encoder.floors[1:]}
+    assert not any(id(part) in trained for part in encoder.frozen(1))
+    assert len(encoder.levels()) == 13
+    assert [part for level in encoder.levels() for part in level] == [f"floors.{number}." for number in range(12)]
+    held = {name: [part for part in encoder.levels()[2] if name.startswith(part)] for name in encoder.state_dict()}
+    assert [name for name, parts in held.items() if parts] == ["floors.1.weight", "floors.1.bias"]
+
+
 def test_a_frozen_stem_keeps_its_running_statistics() -> None:
     assert [type(part) for part in Piece().frozen(0)] == [nn.Conv2d, nn.BatchNorm2d]
 
