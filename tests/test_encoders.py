@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -152,6 +153,22 @@ def test_a_student_is_named_by_a_run(run: Run, tmp_path: Path) -> None:
     assert selfsup.load(tmp_path / "student", device="cpu").exported.config == run.encoder
     with pytest.raises(ValueError, match="there is no recipe"):
         run_distill(teacher, replace(settings, student_like="simclr_cifar10_cpuu"))
+
+
+def test_a_student_for_images_of_another_size_is_refused(tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    pretrain(tiny_run(teacher, root="shapes:64", max_steps=1))
+    settings = distill_settings("features", Data(root="shapes:64"), ResNet.Config(depth="small"))
+    settings = replace(settings, student=replace(VIT, image_size=32), folder=str(tmp_path / "student"), device="cpu")
+    with pytest.raises(ValueError, match="built for images of 32 x 32 pixels"):
+        run_distill(teacher, settings)
+    assert not (tmp_path / "student").exists()
+
+
+def test_every_encoder_of_a_method_is_compiled(tmp_path: Path) -> None:
+    with mock.patch.object(Encoder, "compile") as compiled:
+        pretrain(tiny_run(tmp_path / "run", "moco", compile=True, max_steps=1))
+    assert compiled.call_count == 2  # that of queries and that of keys
 
 
 @pytest.mark.parametrize("encoder", [VIT, CONVNEXT], ids=["vit", "convnext"])

@@ -118,6 +118,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         command([run.folder])
 
 
+def test_weights_that_training_started_from_are_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny_run(tmp_path / "run", epochs=1, max_steps=2)
+    outcome(run, "loss", (1,))
+    asked: list[object] = []
+    monkeypatch.setattr(ResNet.Config, "load_pretrained", lambda self, encoder: asked.append(encoder))
+    again(run, 2)
+    assert not asked
+
+
 def test_what_a_stage_captured_is_refused(tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "run", epochs=1, max_steps=2)
     outcome(run, "loss", (1,))

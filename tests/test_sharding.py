@@ -94,6 +94,8 @@ def parts(folder: Path) -> dict[str, Any]:
             state = [value for entry in self.optimizer.state.values() for value in entry.values() if value.ndim]
             held["weights"] = [sum(p.numel() for p in way) for way in (own(parameters), parameters)]
             held["notes"] = notes(self.method)
+            encoder = self.method.encoder
+            held["undivided"] = [not isinstance(unit, FSDPModule) for unit in (encoder, *encoder.blocks())]
             held["state"] = [sum(p.numel() for p in way) for way in (own(state), state)]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -200,6 +202,7 @@ def test_each_process_holds_its_part(found: Found) -> None:
         for kind in ("weights", "state"):
             held, all_of_it = process["parts"][kind]
             assert held < 0.52 * all_of_it, kind  # tensors of odd sizes have a larger half
+        assert process["parts"]["undivided"] == [False] * 4  # the encoder and each of its blocks by itself
         assert process["parts"]["notes"] == 0  # of a momentum encoder they would pile up
 
 
