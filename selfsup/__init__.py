@@ -22,6 +22,7 @@ _NAMES = {
     **{name: f"methods.{name.lower()}" for name in ("SimCLR", "MoCo", "MoCHi", "SupCon", "SupMoCo", "InstDisc")},
     **{name: f"methods.{name.lower()}" for name in ("SpCL", "Metric", "XBM")},
     "SimCLRv2": "methods.simclr_v2",
+    "MoCoV3": "methods.moco_v3",
     # For a loop of one's own: losses of embeddings, memories, views.
     **dict.fromkeys(("info_nce", "nt_xent"), "losses.contrastive"),
     "sup_con": "losses.sup_con",

@@ -234,6 +234,7 @@ def build_method(run: Run, source: Source, pretrained: bool = True) -> Method:
         run.encoder.load_pretrained(encoder)
     if run.start:
         start_from(encoder, run)
+    run.encoder.freeze(encoder)
     method = run.method.build(encoder, problem)
     clusters = isinstance(run.sampling, ClassBalanced) and run.sampling.singletons == "once"
     if clusters and int(source.labels.min()) < 0 and not method.forms_labels:

@@ -16,6 +16,7 @@ from selfsup.methods.instdisc import InstDisc
 from selfsup.methods.metric import Metric
 from selfsup.methods.mochi import MoCHi
 from selfsup.methods.moco import MoCo
+from selfsup.methods.moco_v3 import MoCoV3
 from selfsup.methods.pair_losses import Margin, Proxy
 from selfsup.methods.simclr import SimCLR
 from selfsup.methods.simclr_v2 import SimCLRv2
@@ -23,7 +24,7 @@ from selfsup.methods.spcl import SpCL
 from selfsup.methods.supcon import SupCon
 from selfsup.methods.supmoco import SupMoCo
 from selfsup.methods.xbm import XBM
-from selfsup.models.heads import Head
+from selfsup.models.heads import Head, PlainHead
 from selfsup.models.resnet import ResNet
 from selfsup.optim.optimizers import SGD
 from selfsup.optim.schedules import Cosine
@@ -32,6 +33,7 @@ from selfsup.pretraining import Run
 QUICK = ("instdisc", "moco", "simclr", "spcl", "xbm")  # one with each kind of state, for tests of every method
 HEAD = Head.Config(output_dim=16)
 NORMED = Head.Config(hidden_layers=2, output_dim=16, batch_norm="all")
+PLAIN = PlainHead.Config(hidden_dim=32, output_dim=16)
 MOCO = MoCo.Config(queue_size=40, momentum=0.9, head=HEAD, batch_norm_splits=2)
 SPCL = SpCL.Config(k1=8, k2=3, min_samples=2, eps=0.7)
 METHODS: dict[str, Method.Config] = {
@@ -40,6 +42,7 @@ METHODS: dict[str, Method.Config] = {
     "moco_v1": replace(MOCO, head=Head.Config(hidden_layers=0, output_dim=16), temperature=0.07),
     "moco": MOCO,
     "moco_symmetric": replace(MOCO, symmetric=True, final_momentum=0.99),
+    "moco_v3": MoCoV3.Config(momentum=0.9, head=replace(PLAIN, hidden_layers=2), predictor=PLAIN),
     "mochi": MoCHi.Config(
         queue_size=40,
         momentum=0.9,

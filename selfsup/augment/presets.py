@@ -67,6 +67,27 @@ def moco_v2(size: int = 224) -> Augment:
     return Augment(views=(view, view))
 
 
+def moco_v3(size: int = 224, crop_from: float = 0.08) -> Augment:
+    """MoCo v3 on ImageNet (Chen et al. 2021, A; published code `main_moco.py`): blur always in view 1, hardly in 2.
+
+    Args:
+        size: pixels of a side.
+        crop_from: the least part of the image that a crop has; 0.08 for transformers, 0.2 for ResNet-50.
+    """
+    first = View(
+        size=size,
+        crop_scale=(crop_from, 1.0),
+        jitter=Jitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, probability=0.8),
+        grayscale=0.2,
+        blur=Blur(probability=1.0, sigma=(0.1, 2.0)),
+        flip=0.5,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+    second = replace(first, blur=Blur(probability=0.1, sigma=(0.1, 2.0)), solarize=0.2)
+    return Augment(views=(first, second))
+
+
 def moco_cifar(size: int = 32) -> Augment:
     """MoCo on CIFAR-10 (He et al. 2020; the authors' notebook `moco_cifar10_demo`): crops from 0.08, no blur."""
     view = View(

@@ -28,6 +28,9 @@ class Encoder(nn.Module):
                 ValueError: there are none, or they are of another network.
             """
 
+        def freeze(self, encoder: "Encoder") -> None:
+            """Freeze what stays as it was drawn throughout pretraining; fine-tuning trains it. Without any: nothing."""
+
         @property
         def stride(self) -> int:
             """By how much the last feature map is smaller than the image, each way; 1 where nothing is known of it."""

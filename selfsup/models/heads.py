@@ -59,6 +59,35 @@ class Head(nn.Module):
         return self.hidden(features, len(self.layers))
 
 
+class PlainHead(Head):
+    """The head and the predictor of MoCo v3: no linear layer has a bias, and each is drawn as torch draws it.
+
+    Batch norm stands before each ReLU and, by "all", behind the last layer, there without scale or shift (Chen et al.
+    2021, published code `builder.py`). (B, feature_dim) -> (B, output_dim), not normalised.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Head.Config):
+        stored_as: ClassVar[str] = "plain_head"
+        hidden_dim: int | None = 4096
+        output_dim: int = 256
+        batch_norm: Literal["none", "hidden", "all"] = "all"
+
+        def build(self, feature_dim: int) -> "PlainHead":
+            return PlainHead(self, feature_dim)
+
+    def __init__(self, config: Config, feature_dim: int) -> None:
+        super().__init__(config, feature_dim)
+        for layer in self.layers:
+            assert isinstance(layer, nn.Sequential)
+            linear, *rest = layer
+            assert isinstance(linear, nn.Linear)
+            layer[0] = nn.Linear(linear.in_features, linear.out_features, bias=False)
+            if layer is self.layers[-1]:
+                for norm in rest:
+                    norm.weight.requires_grad_(False)  # a frozen 1 keeps the layout, as the frozen shift does
+
+
 class Neck(nn.Module):
     """Batch norm whose shift stays 0, between an encoder and the unit sphere (Luo et al. 2019, section 3.4)."""
 

@@ -1,10 +1,11 @@
 """Backbones of timm (`pip install timm`) by their names: vision transformers, ConvNeXt and hundreds more."""
 
+import math
 import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import safetensors.torch
 import torch
@@ -39,6 +40,10 @@ class Timm(Encoder):
         embed_dim: int | None = None  # of a vision transformer, the features of a token; None: as its name says
         depth: int | None = None  # of a vision transformer, its blocks; None: as its name says
         num_heads: int | None = None  # of a vision transformer, in each block; None: as its name says
+        # moco_v3: a vision transformer as Chen et al. 2021 build it: positions are sines and cosines that do not learn,
+        # first weights are uniform (Glorot and Bengio 2010), and in pretraining the projection of patches stays as it
+        # was drawn. ViT-S there: num_heads=12.
+        variant: Literal["timm", "moco_v3"] = "timm"
 
         def __post_init__(self) -> None:
             for name in ("drop_path", "dropout"):
@@ -50,6 +55,10 @@ class Timm(Encoder):
 
         def build(self) -> "Timm":
             return Timm(self)
+
+        def freeze(self, encoder: Encoder) -> None:
+            if self.variant == "moco_v3":
+                encoder.network.patch_embed.requires_grad_(False)  # type: ignore[union-attr]  # a network of timm
 
         def load_pretrained(self, encoder: Encoder) -> None:
             if not self.pretrained:
@@ -119,8 +128,10 @@ def _created(config: Timm.Config, pretrained: bool = False) -> Any:
         options["drop_path_rate"] = config.drop_path
     if config.dropout:
         options["drop_rate"] = config.dropout
+    if config.variant == "moco_v3":
+        options["weight_init"] = "moco"
     try:
-        return timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
+        network = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
     except (TypeError, AssertionError) as error:
         raise ValueError(f"timm cannot build {config.name} with {options}: {plain_name(error, 200)}") from error
     except (OSError, RuntimeError) as error:
@@ -130,6 +141,46 @@ def _created(config: Timm.Config, pretrained: bool = False) -> Any:
             f"timm has no weights of {config.name} that can be loaded: {plain_name(error, 200)}\n"
             "give --encoder.pretrained the path of a file, or leave it out"
         ) from error
+
+    if config.variant == "moco_v3":
+        _as_in_moco_v3(network, config.name)
+    return network
+
+
+def _as_in_moco_v3(network: Any, name: str) -> None:
+    positions, patches = getattr(network, "pos_embed", None), getattr(network, "patch_embed", None)
+    projection = getattr(patches, "proj", None)
+    if patches is None or positions is None or not isinstance(projection, nn.Conv2d):
+        raise ValueError(
+            f"{name} has no positions of patches to fix, which the variant moco_v3 does; take a vision transformer, "
+            'such as vit_small_patch16_224, or variant="timm"'
+        )
+    with torch.no_grad():
+        # As a matrix from the values of one colour of a patch: what the published code takes for its inputs.
+        bound = math.sqrt(6 / (projection.in_channels * math.prod(projection.kernel_size) + projection.out_channels))
+        projection.weight.uniform_(-bound, bound)
+        if projection.bias is not None:
+            projection.bias.zero_()
+        grid = sine_cosine_positions(patches.grid_size, positions.shape[-1])
+        extra = positions.shape[1] - len(grid)  # tokens before the patches, which have no position
+        positions.copy_(torch.cat([torch.zeros(extra, grid.shape[1]), grid]))
+    positions.requires_grad_(False)
+
+
+def sine_cosine_positions(grid: tuple[int, int], dim: int) -> Tensor:
+    """(rows x columns, dim) positions of patches, row by row: sines and cosines of the row, then of the column.
+
+    Frequencies fall from 1 to almost 1/10,000 (Vaswani et al. 2017, section 3.5; Chen et al. 2021, section 4.2).
+
+    Raises:
+        ValueError: `dim` is no multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(f"{dim} features cannot hold sines and cosines of rows and columns; give a multiple of 4")
+    rates = 10_000.0 ** -(torch.arange(dim // 4) / (dim // 4))
+    rows, columns = torch.meshgrid(*(torch.arange(count, dtype=torch.float32) for count in grid), indexing="ij")
+    parts = [place.flatten()[:, None] * rates for place in (rows, columns)]
+    return torch.cat([waves for part in parts for waves in (part.sin(), part.cos())], dim=1)
 
 
 def _fixed(timm: Any, name: str) -> bool:

@@ -11,6 +11,7 @@ from naive_instdisc import instdisc_loss
 from naive_metric import metric_loss, xbm_loss
 from naive_mochi import mochi_loss
 from naive_moco import moco_loss, simclr_v2_loss
+from naive_moco_v3 import moco_v3_loss
 from naive_simclr import simclr_loss
 from naive_spcl import spcl_loss
 from naive_supcon import supcon_loss
@@ -21,21 +22,25 @@ from selfsup.methods.instdisc import InstDisc
 from selfsup.methods.metric import Metric
 from selfsup.methods.mochi import MoCHi
 from selfsup.methods.moco import MoCo
+from selfsup.methods.moco_v3 import MoCoV3
 from selfsup.methods.simclr import SimCLR
 from selfsup.methods.simclr_v2 import SimCLRv2
 from selfsup.methods.spcl import SpCL
 from selfsup.methods.supcon import SupCon
 from selfsup.methods.supmoco import SupMoCo
 from selfsup.methods.xbm import XBM
-from selfsup.models.heads import Head
+from selfsup.models.heads import Head, PlainHead
 
 HEAD, NORMED = Head.Config(output_dim=8), Head.Config(output_dim=8, batch_norm="all")
+PLAIN = PlainHead.Config(hidden_dim=16, output_dim=8)
+WIDE = PlainHead.Config(hidden_dim=64, output_dim=32)
 LARGE = Head.Config(output_dim=32)
 
 SIMCLR = SimCLR.Config(temperature=0.2, head=NORMED)
 MOCO = MoCo.Config(queue_size=40, momentum=0.9, head=HEAD)
 SIMCLR_V2 = SimCLRv2.Config(queue_size=40, momentum=0.9, head=NORMED, temperature=0.2)
 MOCHI = MoCHi.Config(queue_size=40, momentum=0.9, head=HEAD, hardest=8, pairs=6, with_query=3, warmup_epochs=0.5)
+MOCO_V3 = MoCoV3.Config(momentum=0.9, head=PLAIN, predictor=replace(PLAIN, batch_norm="hidden"))
 SUPMOCO = SupMoCo.Config(queue_size=40, momentum=0.9, head=HEAD, temperature=0.2)
 INSTDISC = InstDisc.Config(num_negatives=10, output_dim=8, temperature=0.2)
 SUPCON = SupCon.Config(head=HEAD, temperature=0.2)
@@ -104,6 +109,12 @@ CASES = [
         naive=moco_loss,
         local_batch_norm=True,
         learner=None,
+    ),
+    Case(
+        name="moco_v3",
+        config=MOCO_V3,
+        naive=moco_v3_loss,
+        learner=Learner(config=replace(MOCO_V3, head=WIDE, predictor=WIDE)),
     ),
     Case(name="mochi", config=MOCHI, naive=mochi_loss, learner=Learner(config=replace(slow(MOCHI), hardest=64))),
     Case(name="simclr_v2", config=SIMCLR_V2, naive=simclr_v2_loss, learner=Learner(config=slow(SIMCLR_V2))),
