@@ -26,6 +26,7 @@ from selfsup.evaluation.encoder import Feed, export, feed_of, load_encoder
 from selfsup.evaluation.features import Features, extract
 from selfsup.evaluation.knn import check_temperature, knn_accuracy, neighbours_of
 from selfsup.evaluation.logistic import ONLINE_ITERATIONS, hold_out, probe_features
+from selfsup.evaluation.readable import require_readable, require_readable_head
 from selfsup.methods.base import Extract, Method, Problem
 from selfsup.models.encoder import Encoder
 from selfsup.output import message
@@ -235,7 +236,9 @@ def build_method(run: Run, source: Source, pretrained: bool = True) -> Method:
     if run.start:
         start_from(encoder, run)
     run.encoder.freeze(encoder)
+    require_readable(encoder, run.encoder, run.augment.views[0].shape)
     method = run.method.build(encoder, problem)
+    require_readable_head(method.head_state(), encoder.feature_dim)
     clusters = isinstance(run.sampling, ClassBalanced) and run.sampling.singletons == "once"
     if clusters and int(source.labels.min()) < 0 and not method.forms_labels:
         raise ValueError(

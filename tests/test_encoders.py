@@ -3,6 +3,9 @@
 Every method with a transformer, every encoder with SimCLR.
 """
 
+import hashlib
+import json
+import math
 import os
 import subprocess
 import sys
@@ -275,6 +278,53 @@ def test_the_commands_read_an_encoder_of_a_recipe(tmp_path: Path) -> None:
     assert code == 2
     assert "'mine_of_a_recipe'" in said
     assert "one of your own: add --recipe FILE.py" in said
+    kept = tmp_path / "run" / "code" / "own.py"
+    assert str(kept.relative_to(tmp_path)) in said
+    assert kept.read_text() == OWN
+    launches = json.loads((tmp_path / "run" / "environment.json").read_text())["launches"]
+    assert launches[-1]["code"]["own.py"] == hashlib.sha256(OWN.encode()).hexdigest()
+    (tmp_path / "own.py").write_text(f"{OWN}# changed\n")
+    code, said = selfsup_("pretrain", "own.py")
+    assert (code, "own.py has changed since this run began" in said) == (0, True), said
+    assert kept.read_text() == OWN
+    assert len(list(kept.parent.glob("own_*.py"))) == 1
+    (tmp_path / "own.py").unlink()
+    assert selfsup_("knn", "run", "--recipe", "run/code/own.py", "--workers", "0")[0] == 0
+
+
+def test_a_transformer_as_in_moco_v3(tmp_path: Path) -> None:
+    """Positions by the formula, entry by entry; patches frozen in pretraining alone."""
+    config = replace(VIT, variant="moco_v3", embed_dim=16, depth=1)
+    torch.manual_seed(0)
+    network = config.build().network
+    assert not network.pos_embed.requires_grad
+    assert network.pos_embed.shape == (1, 17, 16)
+    assert not network.pos_embed[0, 0].any()  # the class token has no position
+    for row in range(4):
+        for column in range(4):
+            for place, first in ((row, 0), (column, 8)):
+                for n in range(4):
+                    angle = place / 10_000 ** (n / 4)
+                    found = network.pos_embed[0, 1 + 4 * row + column, [first + n, first + 4 + n]].tolist()
+                    assert found == pytest.approx([math.sin(angle), math.cos(angle)], abs=1e-6)
+    bound = math.sqrt(6 / (3 * 16 + 16))
+    assert 0.9 * bound < float(network.patch_embed.proj.weight.detach().abs().max()) <= bound
+    run = run_of(tmp_path / "run", config, "moco_v3")
+    pretrain(run)
+    trained = weights(run)
+    torch.manual_seed(run.seed)
+    first = config.build().state_dict()
+    still = [name for name in first if torch.equal(first[name], trained[f"encoder.{name}"])]
+    assert still == ["network.pos_embed", "network.patch_embed.proj.weight", "network.patch_embed.proj.bias"]
+    settings = finetune_settings(tmp_path / "run", "full")
+    tuned = Path(run_finetune(tmp_path / "run", replace(settings, epochs=1, workers=0, device="cpu"))["run"])
+    after = selfsup.load(tuned).encoder.state_dict()
+    still = [name for name in first if torch.equal(after[name], trained[f"encoder.{name}"])]
+    assert still == ["network.pos_embed"]
+    with pytest.raises(ValueError, match="test_convnext has no positions of patches to fix"):
+        replace(CONVNEXT, variant="moco_v3").build()
+    with pytest.raises(ValueError, match="18 features cannot hold sines and cosines of rows and columns"):
+        replace(config, embed_dim=18).build()
 
 
 @pytest.mark.parametrize(

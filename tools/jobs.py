@@ -21,7 +21,7 @@ class Job:
     alone: bool = False  # beside no other job, so that it has all cores
 
 
-def work_off(jobs: list[Job], at_once: int, ended: Callable[[], None]) -> None:
+def work_off(jobs: list[Job], at_once: int, ended: Callable[[], object]) -> None:
     """Carry out what is not done yet; `ended` is called after each job.
 
     Raises:

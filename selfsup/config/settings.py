@@ -64,7 +64,7 @@ def restore(value: Any, kind: Any, where: str = "") -> Any:
         ValueError: a class that the declared type does not allow, a field that the class does not have, a value of
             another type than the field's, or no value where there is no default.
     """
-    if isinstance(value, dict):
+    if isinstance(value, dict) and ("class" in value or any(descendants(part) for part in _alternatives(kind))):
         return _restore_dataclass(value, kind, where)
     if isinstance(value, list):
         for part in _alternatives(kind):

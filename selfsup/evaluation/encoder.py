@@ -231,7 +231,9 @@ def load_encoder(path: Path) -> Exported:
         recorded, made_by, head = about["sha256"], about["made_by"], about.get("head")
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{beside} cannot be read: {reason}; it must lie beside the weights") from error
+        kept = ", ".join(map(str, sorted(weights.parent.glob("code/*.py"))))
+        code = f"\nthe run folder keeps the code of its own classes: {plain_name(kept, 200)}" if kept else ""
+        raise ValueError(f"{beside} cannot be read: {reason}; it must lie beside the weights{code}") from error
     _check_digest(weights, recorded)
     encoder = filled(config.build, config, checkpoint.read_tensors(weights), weights)
     return Exported(

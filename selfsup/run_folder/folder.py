@@ -1,6 +1,7 @@
 """The run folder: what was run, with which versions, how it went, how good it is."""
 
 import contextlib
+import hashlib
 import json
 import platform
 import shlex
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from selfsup import distributed
+from selfsup.config.own_code import own_files
 from selfsup.config.schema import SCHEMA, in_present_names
 from selfsup.config.settings import CHANGED_DEFAULTS, differences, dump, placed, result_relevant
 from selfsup.data.identity import Content
@@ -33,6 +35,7 @@ except ImportError:  # Windows
 
 _FOLDERS = ("checkpoints", "tensorboard", "results", "captured")  # inside a run folder
 _CONFIG = ("schema", "result", "run", "defaults")  # entries of config.json
+CODE = "code"  # the folder inside a run folder that keeps the files of its own classes
 EXTENSIONS = "extensions"  # the fact that lists what a run was extended by, in order
 _MORE_EPOCHS = "; a finished pretraining gets more epochs by --extend.to-epoch"
 _NO_DATA: Mapping[str, Content] = MappingProxyType({})
@@ -127,9 +130,27 @@ class RunFolder:
         content = {"schema": SCHEMA, "result": result, "run": dump(placed(config)), "defaults": self._defaults()}
         self.write_sealed("config.json", content)
         known = self.read_json("environment.json").get("launches", [])
-        self.write_json("environment.json", {"launches": [*known, environment(device)]})
+        code = self._keep_code(config)
+        self.write_json("environment.json", {"launches": [*known, environment(device) | code]})
         checkpoint.clean(self.checkpoints)
         checkpoint.clean(self.path)
+
+    def _keep_code(self, config: Any) -> dict[str, Any]:
+        """Copy the files of the run's own classes to code/; returns what a launch records of them: digests by name.
+
+        A file that has changed since is said, and kept beside the older one.
+        """
+        digests = {}
+        for file in own_files(config):
+            content = file.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            kept = self._place(f"{CODE}/{file.name}")
+            if kept.is_file() and kept.read_bytes() != content:
+                message(f"{file} has changed since this run began; the run goes on, and keeps both in {kept.parent}")
+                kept = kept.with_name(f"{file.stem}_{digest[:8]}.py")
+            checkpoint.write_atomically(kept, content)
+            digests[kept.name] = digest
+        return {"code": digests} if digests else {}
 
     def as_begun(self, config: Config) -> Config:
         """The configuration, with the defaults of its time where the folder holds a run from before they changed.

@@ -2,6 +2,7 @@
 
 import math
 from copy import deepcopy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def config(**changes):
 def perceptron(widths, last_norm):
     """Linear layers without bias, batch norm and ReLU behind each but the last, batch norm of no parameters there."""
     layers = []
-    for number, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+    for number, (a, b) in enumerate(pairwise(widths)):
         layers.append(nn.Linear(a, b, bias=False))
         if number < len(widths) - 2:
             layers += [nn.BatchNorm1d(b), nn.ReLU()]
