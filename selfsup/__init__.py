@@ -18,6 +18,8 @@ _NAMES = {
     "Data": "data.settings",
     "open_source": "data.sources",
     **dict.fromkeys(("ArraySource", "Source"), "data.base"),
+    "DatasetSource": "data.datasets",
+    "Batch": "batch",
     # Methods.
     **{name: f"methods.{name.lower()}" for name in ("SimCLR", "MoCo", "MoCHi", "SupCon", "SupMoCo", "InstDisc")},
     **{name: f"methods.{name.lower()}" for name in ("SpCL", "Metric", "XBM")},

@@ -10,6 +10,7 @@ import errno
 import functools
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -188,6 +189,25 @@ def console() -> "Console":
     return Console(file=errors, highlight=False)  # type: ignore[arg-type]
 
 
-def message(text: str) -> None:
-    """One message for the person in front of the terminal; standard output is left to results."""
-    console().print(plain(text), soft_wrap=True, markup=False)
+LOGGER = logging.getLogger("selfsup")
+
+
+class OnStandardError(logging.Handler):
+    """Prints each message as it is, on standard error; a writer never fails."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console().print(record.getMessage(), soft_wrap=True, markup=False)
+
+
+def message(text: str, level: int = logging.INFO) -> None:
+    """One message for the person in front of the terminal; standard output is left to results.
+
+    It goes through the logger "selfsup", which prints on standard error until it is given a handler of one's own, and
+    from `logging.INFO` on until it is given a level.
+    """
+    if not LOGGER.handlers:
+        LOGGER.addHandler(OnStandardError())
+        LOGGER.propagate = False
+    if LOGGER.level == logging.NOTSET:
+        LOGGER.setLevel(logging.INFO)
+    LOGGER.log(level, "%s", plain(text))

@@ -1,19 +1,24 @@
 """A pretraining run: its configuration, and the function that carries it out."""
 
+import hashlib
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsup import distributed
 from selfsup.augment.parameters import Interpolation
 from selfsup.augment.views import Augment, Views
 from selfsup.catalogue import method_of
-from selfsup.config.settings import differences, dump, execution
+from selfsup.config.settings import differences, dump, execution, placed, result_relevant
+from selfsup.data.datasets import Dataset, as_source
 from selfsup.data.identity import content_of, fingerprint_before
 from selfsup.data.joined import open_training
 from selfsup.data.loader import Loader
@@ -79,8 +84,13 @@ class Run(Training):
         return feed_of(self.augment, self.test_fraction, self.test_interpolation, self.data.range)
 
 
-def pretrain(run: Run) -> dict[str, Any]:
+def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Dataset | None = None) -> dict[str, Any]:
     """Carry out a run in its folder, or go on with it, and export the encoder when it is finished.
+
+    Args:
+        run: its settings.
+        source: the training images, in place of those of `run.data.root`; of a torch data set see `DatasetSource`.
+        test: the images that online evaluations ask about; without them training images are, each left out in turn.
 
     Returns:
         the figures of the run: steps, last online evaluation, seconds of this launch, and how it ended ("reason").
@@ -93,7 +103,9 @@ def pretrain(run: Run) -> dict[str, Any]:
     asked, run = run.precision, settled(folder.as_begun(run), folder)
     accelerator = make_accelerator(run)
     device = accelerator.device
-    source = learnt_from(run, open_training(run.data))
+    source_given = source is not None
+    source = learnt_from(run, training_images(run.data, source))
+    tested = partial(held_out_images, run.data, alone=source_given, test=test)
     views = Views(run.augment, run.seed)
     begun = bool(checkpoint.steps(folder.checkpoints))
     method = build_method(run, source, pretrained=not begun)
@@ -101,6 +113,8 @@ def pretrain(run: Run) -> dict[str, Any]:
     facts: dict[str, Any] = {"method": method.resolved}
     if run.start:
         facts["start"] = load_encoder(Path(run.start)).sha256
+    if run.encoder.weights:
+        facts["pretrained"] = pretrained_fact(run.encoder.weights, folder.facts().get("pretrained"))
     history = extended_history(run.extend, run.epochs, run.schedule, folder, _steps_per_epoch(run, source))
     if history:
         facts[EXTENSIONS] = [dump(segment) for segment in history]
@@ -113,8 +127,37 @@ def pretrain(run: Run) -> dict[str, Any]:
         if distributed.rank() == 0:
             message(f"{len(source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
             message(described(asked, run))
-        result = _trained(extended(run, history), method, loader, views, folder, accelerator)
+            for line in worth_saying(run, method):
+                message(line)
+        result = _trained(extended(run, history), method, loader, views, folder, accelerator, tested)
     return result | {"seconds": round(time.monotonic() - begin, 1)}
+
+
+def pretrained_fact(weights: str, known: str | None) -> str:
+    """The SHA-256 of a file of weights, or the word for others. A run that has begun needs the file no more."""
+    path = Path(weights)
+    if not path.is_file():
+        return known or weights
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def worth_saying(run: Run, method: Method) -> Iterator[str]:
+    """What of the settings does nothing, or may not be meant."""
+    asked = getattr(run.method, "batch_norm", "plain")
+    if asked != "plain" and not any(isinstance(module, _BatchNorm) for module in method.encoder.modules()):
+        within = any(isinstance(module, _BatchNorm) for module in method.modules())
+        where = "only in the head" if within else "nowhere"
+        yield f'the encoder has no batch norm: method.batch_norm "{asked}" acts {where}'
+    if method.encoder.normalisation is None:
+        return
+    view = run.augment.views[0]
+    for name, wanted, given in zip(("mean", "std"), method.encoder.normalisation, (view.mean, view.std), strict=True):
+        if any(abs(a - b) > 0.01 for a, b in zip(wanted, given, strict=True)):
+            yield (
+                f"the pretrained weights were trained on images with {name} {wanted} and the views have {given}; give "
+                f"--augment.views.0.{name} (and of the other views) {' '.join(map(str, wanted))} to feed them as then"
+            )
 
 
 def learnt_from(run: Run, source: Source) -> Source:
@@ -125,11 +168,46 @@ def learnt_from(run: Run, source: Source) -> Source:
     return labelled_part(source, "train") if needed or by_class else source
 
 
+def training_images(data: Data, given: Source | Dataset | None) -> Source:
+    """The images to train on: those that are given, or those that the settings name.
+
+    Raises:
+        ValueError: both are there, or the images do not fit.
+    """
+    if given is None:
+        return open_training(data)
+    if data.root or data.labelled_root:
+        raise ValueError(f"images are given and data.root names {data.root or data.labelled_root}; leave one out")
+    source = as_source(given)
+    if data.labels == "none":
+        source = source.without_labels()
+    return source if data.limit is None else subset(source, data.limit)
+
+
+def held_out_images(data: Data, alone: bool, test: Source | Dataset | None) -> Source | None:
+    """The images that online evaluations ask about; None where training images are, each left out in turn.
+
+    Args:
+        data: the settings.
+        alone: whether the training images were given, so that the settings name none.
+        test: those that were given.
+    """
+    if test is not None:
+        return as_source(test)
+    return None if alone else open_test_part(data)
+
+
 def _trained(
-    run: Run, method: Method, loader: Loader, views: Views, folder: RunFolder, accelerator: Accelerator
+    run: Run,
+    method: Method,
+    loader: Loader,
+    views: Views,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    tested: Callable[[], Source | None],
 ) -> dict[str, Any]:
     figures: dict[str, float] = {}
-    evaluate = online_evaluation(run, loader.source, method.encoder, accelerator.device)
+    evaluate = online_evaluation(run, loader.source, tested, method.encoder, accelerator.device)
 
     def evaluate_and_keep() -> dict[str, float]:
         figures.update(evaluate() if evaluate else {})
@@ -149,7 +227,7 @@ def _trained(
     report_unreadable(loader.unreadable, folder, accelerator.device)
     if outcome.finished:
         made_by = {"method": type(method).__name__, "steps": outcome.step, "epochs": run.epochs, "seed": run.seed}
-        result["encoder_sha256"] = export(method, folder.encoder, run.encoder, run.feed, made_by)
+        result["encoder_sha256"] = export(method, folder.encoder, placed(run.encoder), run.feed, made_by)
     return result
 
 
@@ -251,13 +329,14 @@ def build_method(run: Run, source: Source, pretrained: bool = True) -> Method:
 def start_from(encoder: nn.Module, run: Run) -> None:
     """Load the weights of an encoder that was trained before."""
     exported = load_encoder(Path(run.start))
-    if dump(exported.config) != dump(run.encoder):
-        lines = differences(dump(exported.config), dump(run.encoder), "encoder")
+    if lines := differences(result_relevant(exported.config), result_relevant(run.encoder), "encoder"):
         raise ValueError(f"the encoder of {run.start} is not the one of this run: {'; '.join(lines)}")
     encoder.load_state_dict(exported.encoder.state_dict())
 
 
-def online_evaluation(run: Run, source: Source, encoder: nn.Module, device: torch.device) -> Evaluate | None:
+def online_evaluation(
+    run: Run, source: Source, tested: Callable[[], Source | None], encoder: nn.Module, device: torch.device
+) -> Evaluate | None:
     """A function that judges the encoder on a part of the data, or None where there are no labels.
 
     By kNN, and by logistic regression where there is a `probe_l2`, as the commands knn and linear do on these images.
@@ -266,7 +345,7 @@ def online_evaluation(run: Run, source: Source, encoder: nn.Module, device: torc
         return None
     data = run.data
     parts = [subset(labelled_part(source, "train"), run.knn_bank)]
-    test = open_test_part(data)
+    test = tested()
     if test is not None and int(test.labels.max()) < 0:
         message("the test images have no labels: training images are left out for the online evaluation instead")
     elif test is not None:

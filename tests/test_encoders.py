@@ -24,10 +24,12 @@ from torch import Tensor, nn
 
 import selfsup
 from selfsup.augment import presets
+from selfsup.augment.views import Augment
 from selfsup.data.settings import Data
 from selfsup.models.encoder import Encoder
 from selfsup.models.resnet import ResNet
 from selfsup.pretraining import Run, pretrain
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.distill import distill_settings, run_distill
 from selfsup.stages.finetune import finetune_settings, run_finetune
 from selfsup.stages.knn import STAGE as KNN
@@ -200,6 +202,10 @@ def test_weights_of_a_file_are_what_training_starts_from(tmp_path: Path) -> None
     for name, value in known.state_dict().items():
         assert torch.equal(encoder.network.state_dict()[name], value)
     pretrain(run)
+    other = torch.load(tmp_path / "known.pth") | {"of": torch.zeros(1)}
+    torch.save(other, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"belongs to another configuration: facts.pretrained"):
+        pretrain(replace(run, encoder=replace(config, pretrained=str(tmp_path / "other.pth"))))
     (tmp_path / "known.pth").unlink()
     pretrain(replace(run, max_steps=None))  # goes on from its own weights
     with pytest.raises(ValueError, match=r"there is no file .*known.pth"):
@@ -210,6 +216,29 @@ def test_weights_of_a_file_are_what_training_starts_from(tmp_path: Path) -> None
     (tmp_path / "known.pth").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="holds no weights that can be read"):
         pretrain(replace(run, folder=str(tmp_path / "other")))
+
+
+def test_what_does_nothing_and_what_may_not_be_meant_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(VIT.build().network.state_dict(), "known.pth")
+    run = run_of(tmp_path / "run", replace(VIT, pretrained="known.pth"), "moco", max_steps=1)
+    pretrain(run)
+    said = capsys.readouterr().err
+    assert 'the encoder has no batch norm: method.batch_norm "groups" acts nowhere' in said
+    assert "were trained on images with mean (0.5, 0.5, 0.5) and the views have (0.4914, 0.4822, 0.4465)" in said
+    assert "give --augment.views.0.mean (and of the other views) 0.5 0.5 0.5 to feed them as then" in said
+    assert RunFolder(tmp_path / "run").saved_run()["encoder"]["pretrained"] == str(tmp_path / "known.pth")
+    like = tuple(replace(view, mean=(0.5,) * 3, std=(0.5,) * 3) for view in run.augment.views)
+    pretrain(run_of(tmp_path / "quiet", run.encoder, augment=Augment(views=like), max_steps=1))
+    said = capsys.readouterr().err
+    assert "were trained on images" not in said
+    assert "no batch norm" in said
+    pretrain(run_of(tmp_path / "v3", VIT, "moco_v3", max_steps=1))
+    assert "acts only in the head" in capsys.readouterr().err
+    pretrain(tiny_run(tmp_path / "resnet", root="shapes:64", max_steps=1))
+    assert "no batch norm" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -316,9 +345,10 @@ def test_a_transformer_as_in_moco_v3(tmp_path: Path) -> None:
     first = config.build().state_dict()
     still = [name for name in first if torch.equal(first[name], trained[f"encoder.{name}"])]
     assert still == ["network.pos_embed", "network.patch_embed.proj.weight", "network.patch_embed.proj.bias"]
-    settings = finetune_settings(tmp_path / "run", "full")
-    tuned = Path(run_finetune(tmp_path / "run", replace(settings, epochs=1, workers=0, device="cpu"))["run"])
-    after = selfsup.load(tuned).encoder.state_dict()
+    settings = finetune_settings("sgd", Data(root="shapes:64"))
+    small = {"epochs": 1, "batch_size": 16, "device": "cpu", "workers": 0, "folder": str(tmp_path / "tuned")}
+    run_finetune(tmp_path / "run", replace(settings, **small))
+    after = selfsup.load(tmp_path / "tuned", device="cpu").exported.encoder.state_dict()
     still = [name for name in first if torch.equal(after[name], trained[f"encoder.{name}"])]
     assert still == ["network.pos_embed"]
     with pytest.raises(ValueError, match="test_convnext has no positions of patches to fix"):

@@ -71,6 +71,42 @@ def test_the_encoders_of_the_documents_are_some() -> None:
         assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, encoder.feature_dim)
 
 
+def test_the_loops_of_the_documents_learn(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their last losses are below their first ones, on shapes in the place of the reader's images."""
+    for word in ("teacher = copy.deepcopy", "accelerator.prepare"):
+        names: dict[str, Any] = {"losses": [], "shapes": shapes(640).images}
+        text = told_in_readme(word, "docs/library.md")
+        text = re.sub(r"torch.randint\(0, 256, \(2000, 3, 32, 32\), dtype=torch.uint8\)", "shapes", text)
+        assert "shapes" in text
+        text = text.replace("        optimizer.step()", "        optimizer.step(); losses.append(float(loss.detach()))")
+        torch.manual_seed(0)
+        exec(text, names)
+        losses = names["losses"]
+        assert len(losses) == 10
+        assert sum(losses[-3:]) < sum(losses[:3]), losses
+
+
+def test_the_documents_train_on_a_torch_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import CIFAR10
+
+    class Few(torch.utils.data.Dataset[Any]):
+        def __init__(self, root: str, train: bool) -> None:
+            self.images = shapes(40 if train else 20)
+            self.targets = self.images.labels.tolist()
+
+        def __len__(self) -> int:
+            return len(self.targets)
+
+        def __getitem__(self, index: int) -> Any:
+            return self.images.load(index), self.targets[index]
+
+    monkeypatch.setattr(CIFAR10, "__new__", lambda kind, *words, **named: Few(*words, **named))
+    monkeypatch.setattr(selfsup, "load_recipe", lambda name: tiny_run(tmp_path / "run", root="", data=selfsup.Data()))
+    names: dict[str, Any] = {}
+    exec(told_in_readme("CIFAR10", "docs/library.md"), names)
+    assert names["figures"]["reason"] == "finished"
+
+
 def test_the_readme_embeds_files(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()

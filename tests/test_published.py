@@ -55,6 +55,39 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "knn_k": 200,
         "knn_temperature": 0.1,
     },
+    "moco_v3_imagenet": {  # CONFIG.md, "ResNet-50, 1000-epoch pre-training"; main_moco.py where no flag is given
+        "batch_size": 4096,
+        "epochs": 1000,
+        "optimizer.learning_rate": 0.3,
+        "optimizer.weight_decay": 1.5e-6,
+        "optimizer.rate_in_buffer": False,  # optimizer.py
+        "optimizer.exclude": (),
+        "schedule.warmup_epochs": 10,
+        "method.momentum": 0.996,
+        "method.temperature": 1.0,
+        "method.head.hidden_layers": 1,  # builder.py, MoCo_ResNet
+        "method.predictor.batch_norm": "hidden",
+        "encoder.zero_init_residual": True,
+        "augment.views.0.crop_scale": (0.2, 1.0),
+        "augment.views.0.blur.probability": 1.0,
+        "augment.views.1.blur.probability": 0.1,
+        "augment.views.1.solarize": 0.2,
+    },
+    "moco_v3_vit_imagenet": {  # CONFIG.md, "ViT-Small, 1-node (8-GPU), 1024-batch" and "ViT-S, batch 4096" alike
+        "batch_size": 4096,
+        "epochs": 300,
+        "optimizer.learning_rate": 1.5e-4,
+        "optimizer.weight_decay": 0.1,
+        "optimizer.decay_norm_and_bias": True,  # all parameters alike
+        "schedule.warmup_epochs": 40,
+        "method.momentum": 0.99,
+        "method.temperature": 0.2,
+        "method.head.hidden_layers": 2,  # builder.py, MoCo_ViT
+        "method.predictor.batch_norm": "all",
+        "encoder.num_heads": 12,  # vits.py, vit_small
+        "augment.views.0.crop_scale": (0.08, 1.0),
+        "augment.views.0.jitter.saturation": 0.2,
+    },
     "moco_cifar10_symmetric": {"schedule.first_epoch": 1, "knn_bank": 50_000, "knn_queries": 10_000},
     "xbm_cars": {
         "test_fraction": 224 / 256,  # xbm defaults.py:82, 84

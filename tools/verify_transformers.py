@@ -82,7 +82,7 @@ def table(found: list[dict[str, Any]]) -> str:
         "# Vision transformers on CIFAR-10",
         "",
         "Written by `tools/verify_transformers.py`. The recipes moco_v3_cifar10_cpu and simclr_vit_cifar10_cpu as they",
-        "are shipped (0.8 M parameters, 6 epochs of 15,000 training images), after the last epoch. kNN with k = 200 and",
+        "are shipped (0.8 M parameters, 6 epochs of 15,000 training images), after the last epoch. kNN, k = 200 and",
         "T = 0.1 on the 10,000 test images, which nothing was chosen by. Untrained: the same first weights.",
         "",
         "| | seed | untrained | trained | gain |",

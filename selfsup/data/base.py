@@ -67,6 +67,12 @@ class Source(ABC):
         """What a class is called; its number where it has no name."""
         return self.classes[label] if label < len(self.classes) else str(label)
 
+    def without_labels(self) -> Self:
+        """The same images, none of which has a label."""
+        part = copy.copy(self)
+        part.labels, part.classes = torch.full_like(self.labels, -1), ()
+        return part
+
     def select(self, rows: Tensor) -> Self:
         """The images of `rows`, an (M,) int64 tensor, in that order."""
         part = copy.copy(self)

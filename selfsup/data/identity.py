@@ -14,6 +14,7 @@ from torch import Tensor
 
 from selfsup import distributed
 from selfsup.data.base import ArraySource, Source, UnreadableImage
+from selfsup.data.datasets import DatasetSource
 from selfsup.data.files import FileSource, ZipSource
 from selfsup.data.joined import JoinedSource
 from selfsup.data.looked import look_at_entries, look_at_files
@@ -100,7 +101,7 @@ def _in_first(look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def manifest_of(source: Source, full: bool = False) -> Manifest:
     """All entries of a data set. Of files and entries of archives their bytes count, of arrays the pixels.
 
-    Of a source of any other kind, which `open_source` never makes, it is the names: images are not decoded for this.
+    Of a torch data set it is the pixels of some images; of a source of any other kind the names.
 
     Args:
         source: any.
@@ -120,8 +121,17 @@ def _entries(source: Source, full: bool) -> tuple[np.ndarray, np.ndarray, np.nda
         return _of_both(source, full)
     if isinstance(source, ArraySource):
         return _of_pixels(source.images)
+    if isinstance(source, DatasetSource):
+        return _of_some(source)
     names = np.array([os.fsencode(source.name(index)) for index in range(len(source))], np.bytes_)
     return names, np.full(len(names), -1), np.zeros((len(names), DIGEST), np.uint8)
+
+
+def _of_some(source: DatasetSource) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows = np.zeros((len(source), DIGEST), np.uint8)
+    for place, digest in source.digests().items():
+        rows[place] = np.frombuffer(digest[:DIGEST], np.uint8)
+    return _places(len(source), 1), np.full(len(source), -1), rows
 
 
 def _reader(source: ZipSource) -> Callable[[int], bytes | None]:

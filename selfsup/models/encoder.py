@@ -28,6 +28,11 @@ class Encoder(nn.Module):
                 ValueError: there are none, or they are of another network.
             """
 
+        @property
+        def weights(self) -> str:
+            """What `load_pretrained` loads: the path of a file, another word such as hub, or nothing."""
+            return ""
+
         def freeze(self, encoder: "Encoder") -> None:
             """Freeze what stays as it was drawn throughout pretraining; fine-tuning trains it. Without any: nothing."""
 
@@ -50,6 +55,8 @@ class Encoder(nn.Module):
             raise ValueError(f"of {self.label} no smaller network is known; name the student's settings")
 
     feature_dim: int
+    # Mean and std of each channel that pretrained weights were trained with; None: none, or nothing is known of them.
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__qualname__} does not say what its features are")

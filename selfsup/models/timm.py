@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from selfsup.config.settings import execution
 from selfsup.config.stored_names import nearest
 from selfsup.models.encoder import Encoder
 from selfsup.packages import optional
@@ -32,7 +33,7 @@ class Timm(Encoder):
         stored_as: ClassVar[str] = "timm"
         name: str = "vit_small_patch16_224"
         # Weights that training starts from: hub, those that timm downloads; or a file of timm's, .safetensors or .pth.
-        pretrained: str = ""
+        pretrained: str = execution("", path=True)
         image_size: int | None = None  # pixels of a side, of networks that are built for one size; None: timm's
         drop_path: float = 0.0  # the share of residual branches that are left out in training, in the last block
         dropout: float = 0.0  # the share of features that are left out in training, where timm has a layer for it
@@ -70,6 +71,10 @@ class Timm(Encoder):
             _fill(encoder.network, tensors, self)  # type: ignore[arg-type]
 
         @property
+        def weights(self) -> str:
+            return self.pretrained
+
+        @property
         def label(self) -> str:
             return self.name.replace(".", "_")
 
@@ -84,6 +89,8 @@ class Timm(Encoder):
         self.fixed_size = None
         if described.get("fixed_input_size"):
             self.fixed_size = (side, side) if side else tuple(described["input_size"][1:])
+        if config.pretrained and (mean := described.get("mean")):
+            self.normalisation = tuple(mean), tuple(described["std"])
         self._stages = tuple(_parts(self.network))
 
     def forward(self, x: Tensor) -> Tensor:
