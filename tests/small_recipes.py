@@ -18,7 +18,9 @@ from selfsup.config.recipe_files import load_recipe
 from selfsup.data.sampling import TwoDomains
 from selfsup.distributed import mean_over_processes
 from selfsup.methods.base import Method, Step
+from selfsup.models.encoder import Encoder
 from selfsup.models.resnet import ResNet
+from selfsup.models.timm import Timm
 from selfsup.pretraining import Run, pretrain
 from selfsup.storage import checkpoint
 
@@ -49,7 +51,7 @@ def small(name: str, root: str, folder: Path) -> Run:
     if getattr(sampling, "steps_per_epoch", None):
         sampling = replace(sampling, steps_per_epoch=2)
     encoder = _narrow(recipe.encoder)
-    size = 32 if encoder.stem == "imagenet" else 16
+    size = 32 if getattr(encoder, "stem", "") == "imagenet" else 16
     views = tuple(replace(view, size=size, shift=min(view.shift, 2)) for view in recipe.augment.views)
     return replace(
         recipe,
@@ -69,7 +71,10 @@ def small(name: str, root: str, folder: Path) -> Run:
     )
 
 
-def _narrow(encoder: ResNet.Config) -> ResNet.Config:
+def _narrow(encoder: Encoder.Config) -> Encoder.Config:
+    if isinstance(encoder, Timm.Config):
+        return replace(encoder, image_size=16, patch_size=4, embed_dim=16, depth=2, num_heads=2)
+    assert isinstance(encoder, ResNet.Config)
     if encoder.sk_ratio:  # shallower ones have no selective kernels
         return replace(encoder, width=1 / 16)
     return replace(encoder, depth="small", width=1 / 8)

@@ -20,6 +20,7 @@ from selfsup.config.recipe_files import load_recipe, recipe_names
 NAMES = (
     "instdisc_cifar10_cpu",
     "moco_v2_cifar10_cpu",
+    "moco_v3_cifar10_cpu",
     "mochi_cifar10_cpu",
     "simclr_cifar10_cpu",
     "simclr_v2_cifar10_cpu",

@@ -107,7 +107,7 @@ def _fits(value: Any, kind: Any) -> bool:
         return any(type(value) is type(choice) and value == choice for choice in typing.get_args(kind))
     if kind is float:
         return type(value) in (float, int)
-    return kind is Any or (isinstance(kind, type) and type(value) is kind)
+    return (kind is Any and not isinstance(value, dict | list)) or (isinstance(kind, type) and type(value) is kind)
 
 
 def _shown(value: Any) -> str:

@@ -26,10 +26,11 @@ def built(build: Callable[[], Built], settings: Any, where: str) -> Built:
         return build()
     except (RuntimeError, OverflowError, MemoryError, TypeError, ValueError) as error:
         reason = str(error).partition("\nException raised from")[0]  # torch adds the whole stack of its C++
-        name, number = max(_numbers(dump(settings), ""), key=lambda pair: abs(pair[1]))
+        numbers = list(_numbers(dump(settings), ""))
+        name, number = max(numbers, key=lambda pair: abs(pair[1]), default=("", 0.0))
+        largest = f"; their largest number is {name} = {plain_name(number, 80)}" if numbers else ""
         raise ValueError(
-            f"the settings {where} describe no network that can be built; their largest number is {name} = "
-            f"{plain_name(number, 80)}: {plain_name(reason)}"
+            f"the settings {where} describe no network that can be built{largest}: {plain_name(reason)}"
         ) from error
 
 

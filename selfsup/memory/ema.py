@@ -4,15 +4,6 @@ import torch
 from torch import nn
 
 from selfsup.dtensor import own
-from selfsup.optim.schedules import half_cosine
-
-
-def scheduled(momentum: float, final: float | None, progress: float) -> float:
-    """The momentum when a share of training is done: from `momentum` at 0 to `final` at 1 along half a cosine.
-
-    Grill et al. 2020, section 3.2, where `final` is 1. None: it is constant.
-    """
-    return momentum if final is None else final - (final - momentum) * half_cosine(progress)
 
 
 @torch.no_grad()

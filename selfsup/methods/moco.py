@@ -12,13 +12,14 @@ from selfsup.config.settings import changed_default
 from selfsup.distributed import gather, rank, world_size
 from selfsup.losses.contrastive import info_nce, unit
 from selfsup.losses.diagnostics import feature_health
-from selfsup.memory.ema import ema_update, scheduled
+from selfsup.memory.ema import ema_update
 from selfsup.memory.queue import FeatureQueue
 from selfsup.memory.saved import Saved
 from selfsup.methods.base import About, Method, Problem, Step, check_steps, detached, require_two_views
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
+from selfsup.optim.schedules import momentum_at
 from selfsup.randomness import Stream, permutation
 
 
@@ -158,7 +159,7 @@ class MoCo(Method):
 
     def after_step(self, update: dict[str, Tensor], progress: float) -> None:
         # Equal to the paper's update at the start of the next forward.
-        momentum = scheduled(self.config.momentum, self.config.final_momentum, progress)
+        momentum = momentum_at(self.config.momentum, self.config.final_momentum, progress)
         ema_update(self.key_encoder, self.encoder, momentum)
         ema_update(self.key_head, self.head, momentum)
         if self.queue:

@@ -11,11 +11,12 @@ from selfsup.batch import Batch
 from selfsup.distributed import gather
 from selfsup.losses.contrastive import info_nce, unit
 from selfsup.losses.diagnostics import feature_health
-from selfsup.memory.ema import ema_update, scheduled
+from selfsup.memory.ema import ema_update
 from selfsup.methods.base import About, Method, Problem, Step, detached, require_two_views
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import PlainHead
 from selfsup.models.norm import convert
+from selfsup.optim.schedules import momentum_at
 
 
 class MoCoV3(Method):
@@ -86,6 +87,6 @@ class MoCoV3(Method):
         return Step(loss, detached(metrics), {"keys": torch.stack(keys, dim=1)})
 
     def after_step(self, update: dict[str, Tensor], progress: float) -> None:
-        momentum = scheduled(self.config.momentum, self.config.final_momentum, progress)
+        momentum = momentum_at(self.config.momentum, self.config.final_momentum, progress)
         ema_update(self.key_encoder, self.encoder, momentum)
         ema_update(self.key_head, self.head, momentum)

@@ -140,6 +140,8 @@ def _created(config: Timm.Config, pretrained: bool = False) -> Any:
     try:
         network = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
     except (TypeError, AssertionError) as error:
+        if "weight_init" in str(error):
+            raise ValueError(_no_transformer(config.name)) from error
         raise ValueError(f"timm cannot build {config.name} with {options}: {plain_name(error, 200)}") from error
     except (OSError, RuntimeError) as error:
         if not pretrained:
@@ -158,10 +160,7 @@ def _as_in_moco_v3(network: Any, name: str) -> None:
     positions, patches = getattr(network, "pos_embed", None), getattr(network, "patch_embed", None)
     projection = getattr(patches, "proj", None)
     if patches is None or positions is None or not isinstance(projection, nn.Conv2d):
-        raise ValueError(
-            f"{name} has no positions of patches to fix, which the variant moco_v3 does; take a vision transformer, "
-            'such as vit_small_patch16_224, or variant="timm"'
-        )
+        raise ValueError(_no_transformer(name))
     with torch.no_grad():
         # As a matrix from the values of one colour of a patch: what the published code takes for its inputs.
         bound = math.sqrt(6 / (projection.in_channels * math.prod(projection.kernel_size) + projection.out_channels))
@@ -172,6 +171,13 @@ def _as_in_moco_v3(network: Any, name: str) -> None:
         extra = positions.shape[1] - len(grid)  # tokens before the patches, which have no position
         positions.copy_(torch.cat([torch.zeros(extra, grid.shape[1]), grid]))
     positions.requires_grad_(False)
+
+
+def _no_transformer(name: str) -> str:
+    return (
+        f"{name} has no positions of patches to fix, which the variant moco_v3 does; take a vision transformer, such "
+        'as vit_small_patch16_224, or variant="timm"'
+    )
 
 
 def sine_cosine_positions(grid: tuple[int, int], dim: int) -> Tensor:

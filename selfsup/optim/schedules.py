@@ -31,6 +31,14 @@ def half_cosine(position: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * position))
 
 
+def momentum_at(momentum: float, final: float | None, progress: float) -> float:
+    """The momentum when a share of training is done: from `momentum` at 0 to `final` at 1 along half a cosine.
+
+    Grill et al. 2020, section 3.2, where `final` is 1. None: it is constant.
+    """
+    return momentum if final is None else final - (final - momentum) * half_cosine(progress)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """What the trainer asks at every step."""
