@@ -40,10 +40,11 @@ from selfsup.run_folder.folder import EXTENSIONS, RunFolder, device_name
 from selfsup.runtime import arithmetic
 from selfsup.runtime.signals import caught_signals
 from selfsup.storage import checkpoint
+from selfsup.training.accelerator import make_accelerator
 from selfsup.training.gradient_cache import check_chunks
 from selfsup.training.precision import described, settled
 from selfsup.training.settings import Training
-from selfsup.training.trainer import Evaluate, fit, make_accelerator
+from selfsup.training.trainer import Evaluate, fit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from test_resume import final_state, run_all
 from tiny import SAMPLING, tiny_run
 from torch.distributed.fsdp import FSDPModule
 
+import selfsup.training.accelerator
 import selfsup.training.trainer
 from selfsup.data.sources import open_source
 from selfsup.distributed import rank
@@ -284,7 +285,7 @@ def test_accelerate_is_understood_and_left_aside(monkeypatch: pytest.MonkeyPatch
         seen.append("ACCELERATE_USE_FSDP" in os.environ)
         return Accelerator(**settings)
 
-    monkeypatch.setattr(selfsup.training.trainer, "Accelerator", made)
-    selfsup.training.trainer.make_accelerator(run)
+    monkeypatch.setattr(selfsup.training.accelerator, "Accelerator", made)
+    selfsup.training.accelerator.make_accelerator(run)
     assert seen == [False]
     assert os.environ["ACCELERATE_USE_FSDP"] == "true"

@@ -27,7 +27,8 @@ from selfsup.optim.schedules import Horizon
 from selfsup.pretraining import Run, build_method, make_loader, pretrain
 from selfsup.runtime.watchdog import Watch
 from selfsup.storage.checkpoint import load_newest, serialize
-from selfsup.training.trainer import _Run, make_accelerator
+from selfsup.training.accelerator import make_accelerator
+from selfsup.training.trainer import _Run
 
 CUDA = pytest.param("auto", marks=pytest.mark.gpu)
 

@@ -26,10 +26,10 @@ from selfsup.evaluation.logistic import FeatureProbe
 from selfsup.output import console, message, print_figures, program
 from selfsup.pretraining import Run, pretrain
 from selfsup.run_folder.folder import RunFolder, device_name
+from selfsup.runtime.device import device_for
 from selfsup.stages.base import keep
 from selfsup.stages.knn import KNN, run_knn
 from selfsup.stages.linear import run_linear
-from selfsup.training.trainer import device_for
 
 SETTINGS = KNN(k=(USUAL_K,), temperature=(0.1,))
 

@@ -30,7 +30,7 @@ from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, plac
 from selfsup.stages.run_data import require_data_of_run
 from selfsup.storage import checkpoint
 from selfsup.storage.untrusted import as_cell
-from selfsup.training.trainer import stage_device
+from selfsup.training.accelerator import stage_device
 
 PROTOCOLS = ("kmeans", "dbscan")
 

@@ -27,7 +27,7 @@ from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.resumable_file import Partial
 from selfsup.stages.run_data import require_data_of_run
 from selfsup.storage.untrusted import as_cell
-from selfsup.training.trainer import stage_device
+from selfsup.training.accelerator import stage_device
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,11 +27,11 @@ from selfsup.methods.base import Method, Step
 from selfsup.pretraining import Run, build_method
 from selfsup.run_folder.folder import RunFolder, device_name
 from selfsup.runtime import arithmetic
+from selfsup.runtime.device import device_for
 from selfsup.stages.captured import check_captured, limits_of
 from selfsup.storage import checkpoint
 from selfsup.storage.untrusted import plain_name
 from selfsup.training.state import check_state, load_whole_state
-from selfsup.training.trainer import device_for
 
 _LARGEST = 5  # that are listed
 

@@ -22,7 +22,7 @@ from selfsup.evaluation.newest import newest_encoder
 from selfsup.evaluation.retrieval import RECALL_AT, check_identities, random_queries, retrieval_figures
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.run_data import require_data_of_run
-from selfsup.training.trainer import stage_device
+from selfsup.training.accelerator import stage_device
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,9 +21,9 @@ from selfsup.stages.finetune import Finetune, run_finetune
 from selfsup.stages.run_data import require_data_of_run
 from selfsup.stages.semi_settings import Semi, SemiFromRecipe, check
 from selfsup.storage import checkpoint
+from selfsup.training.accelerator import make_accelerator
 from selfsup.training.precision import settled
 from selfsup.training.settings import Training
-from selfsup.training.trainer import make_accelerator
 
 
 def run_semi(name: str, settings: Semi) -> Evaluated:

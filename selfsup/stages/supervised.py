@@ -23,9 +23,10 @@ from selfsup.methods.base import Method
 from selfsup.pretraining import make_loader, report_unreadable
 from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime import arithmetic
+from selfsup.training.accelerator import make_accelerator
 from selfsup.training.gradient_cache import check_chunks
 from selfsup.training.settings import Outcome, Training
-from selfsup.training.trainer import Evaluate, fit, make_accelerator
+from selfsup.training.trainer import Evaluate, fit
 
 
 @dataclass(frozen=True, kw_only=True)

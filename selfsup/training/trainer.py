@@ -4,12 +4,10 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from selfsup import distributed
@@ -28,8 +26,7 @@ from selfsup.monitor.log import Log
 from selfsup.optim.schedules import Horizon
 from selfsup.output import message
 from selfsup.run_folder.folder import RunFolder
-from selfsup.runtime import arithmetic, inherited
-from selfsup.runtime.parent_death import follow_launcher
+from selfsup.runtime import arithmetic
 from selfsup.runtime.signals import Consensus, caught_signals
 from selfsup.runtime.watchdog import Watch, collective_timeout
 from selfsup.training import sharding
@@ -39,64 +36,6 @@ from selfsup.training.settings import Diverged, Outcome, Training
 from selfsup.training.state import TrainingState
 
 Evaluate = Callable[[], dict[str, float]]
-
-
-def make_accelerator(training: Training) -> Accelerator:
-    """The engine for this precision and device.
-
-    Raises:
-        ValueError: the batch cannot be divided among the processes, the device lacks the precision, or the encoder is
-            to be sharded in a way that is not known.
-    """
-    follow_launcher()  # of a program that only imports selfsup; the commands have done so long ago
-    device = device_for(training.device)
-    precision = arithmetic.resolve(training.precision, arithmetic.capability(device))
-    inherited.check(precision)
-    sharding.wanted(training)
-    if not distributed.is_distributed():
-        PartialState._reset_state()
-    # accelerate keeps the first run's precision and device for the whole process; a second run may want others.
-    AcceleratorState._reset_state()
-    timeout = collective_timeout(training.hang_minutes)
-    if training.deterministic and device.type == "cuda":
-        arithmetic.reserve_workspace()
-    distributed.rejoin(device, timeout)
-    with inherited.hidden():
-        accelerator = Accelerator(
-            mixed_precision=precision if precision in ("bf16", "fp16") else "no",
-            gradient_accumulation_steps=1,
-            cpu=device.type == "cpu",
-            # Banks and queues are buffers: broadcasting them on every forward would cost more than the step.
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False),
-                InitProcessGroupKwargs(timeout=timeout),
-            ],
-        )
-    if training.batch_size % accelerator.num_processes:
-        raise ValueError(
-            f"batch_size {training.batch_size} is the global batch and must be divisible by the number of processes, "
-            f"{accelerator.num_processes}"
-        )
-    if training.precision == "fp16" and accelerator.device.type != "cuda":
-        raise ValueError("precision fp16 needs a CUDA device; use bf16 or fp32 here")
-    return accelerator
-
-
-def device_for(device: Literal["auto", "cpu"]) -> torch.device:
-    """The device of what runs in one process; the CPU too where accelerate was launched with --cpu."""
-    gpu = device == "auto" and torch.cuda.is_available() and not inherited.is_set("ACCELERATE_USE_CPU")
-    return torch.device("cuda" if gpu else "cpu")
-
-
-def stage_device(device: Literal["auto", "cpu"]) -> torch.device:
-    """The device of a stage that trains nothing; of several processes, which join here and share the encoding, each."""
-    inherited.check("fp32")
-    if distributed.launched() == 1:
-        return device_for(device)
-    distributed.rejoin(device_for(device), collective_timeout(Training.hang_minutes))
-    with inherited.hidden():
-        joined: torch.device = PartialState(cpu=device_for(device).type == "cpu").device
-    return joined
 
 
 def fit(
@@ -142,7 +81,7 @@ def fit(
             if isinstance(module, Encoder):
                 module.compile()
     with warnings.catch_warnings():
-        # torch 2.15 renames the option that make_accelerator sets; accelerate does not know the new name yet.
+        # torch 2.15 renames the option that `make_accelerator` sets; accelerate does not know the new name yet.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
         # A sharded encoder brings its own gradients together; those of the rest are averaged in the step.
         model = accelerator.prepare_model(method, evaluation_mode=sharded)

@@ -23,8 +23,9 @@ from selfsup.methods.base import Problem, Step
 from selfsup.models.resnet import ResNet
 from selfsup.pretraining import Run
 from selfsup.run_folder.folder import RunFolder
+from selfsup.runtime.device import device_for
+from selfsup.training.accelerator import make_accelerator
 from selfsup.training.nonfinite import Guard
-from selfsup.training.trainer import device_for, make_accelerator
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, runs: int) -> dict[str, float]:

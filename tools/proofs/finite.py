@@ -20,8 +20,9 @@ from selfsup.optim.schedules import Horizon
 from selfsup.pretraining import Run, build_method, make_loader, pretrain
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.replay import Replay, run_replay
+from selfsup.training.accelerator import make_accelerator
 from selfsup.training.nonfinite import Guard
-from selfsup.training.trainer import _Run, make_accelerator
+from selfsup.training.trainer import _Run
 
 STEP = 1  # at which something is planted, from 0
 COST = 1.05  # the most that a step may take with the guard, relative to one without
