@@ -41,10 +41,11 @@ from selfsup.runtime import arithmetic
 from selfsup.runtime.signals import caught_signals
 from selfsup.storage import checkpoint
 from selfsup.training.accelerator import make_accelerator
+from selfsup.training.fitting import fit
 from selfsup.training.gradient_cache import check_chunks
 from selfsup.training.precision import described, settled
 from selfsup.training.settings import Training
-from selfsup.training.trainer import Evaluate, fit
+from selfsup.training.trainer import Evaluate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ from tiny import SAMPLING, tiny_run
 from torch.distributed.fsdp import FSDPModule
 
 import selfsup.training.accelerator
-import selfsup.training.trainer
+import selfsup.training.checkpoints
+import selfsup.training.fitting
 from selfsup.data.sources import open_source
 from selfsup.distributed import rank
 from selfsup.dtensor import clip_grad_norm_, is_part, own
@@ -88,7 +89,7 @@ def parts(folder: Path) -> dict[str, Any]:
     """What a process holds of the weights, gradients and optimiser state of a run, and of its momentum encoder."""
     held: dict[str, Any] = {}
 
-    class Looking(selfsup.training.trainer.TrainingState):
+    class Looking(selfsup.training.checkpoints.Checkpoints):
         def save(self, step: int) -> None:
             super().save(step)
             parameters = list(self.method.parameters())
@@ -100,7 +101,7 @@ def parts(folder: Path) -> dict[str, Any]:
             held["state"] = [sum(p.numel() for p in way) for way in (own(state), state)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selfsup.training.trainer, "TrainingState", Looking)
+        patch.setattr(selfsup.training.fitting, "Checkpoints", Looking)
         pretrain(sharded(runs(folder)["moco"], "parts", max_steps=1))
     return held
 

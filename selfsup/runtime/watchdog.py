@@ -20,16 +20,16 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import psutil
 import torch.distributed as dist
 
 from selfsup import distributed
+from selfsup.monitor.observer import Observer, Phase
 from selfsup.storage.checkpoint import StorageError, write_atomically
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: to start again may help
-Phase = Literal["starting", "loading", "compiling", "step", "deciding", "saving", "evaluating", "clustering"]
 # These may take long by right: a process moves as long as it does not stay at one place of its Python code.
 _LONG = ("starting", "compiling", "saving", "evaluating", "clustering")
 _PULSE = 2.0  # seconds between two publications, at most
@@ -137,7 +137,7 @@ def _is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
-class Watch:
+class Watch(Observer):
     """Watches over the processes of a run while it is entered; does nothing where there is only one.
 
     Args:
@@ -167,7 +167,7 @@ class Watch:
         """This process has come to here."""
         self._now = (self._now[0] + 1, phase, step, time.monotonic())
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> Self:
         if distributed.is_distributed():
             self._begun = time.time()
             self._watched = threading.get_ident()

@@ -24,9 +24,10 @@ from selfsup.pretraining import make_loader, report_unreadable
 from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime import arithmetic
 from selfsup.training.accelerator import make_accelerator
+from selfsup.training.fitting import fit
 from selfsup.training.gradient_cache import check_chunks
 from selfsup.training.settings import Outcome, Training
-from selfsup.training.trainer import Evaluate, fit
+from selfsup.training.trainer import Evaluate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,7 +93,3 @@ class Outcome(NamedTuple):
     @property
     def finished(self) -> bool:
         return self.reason == "finished"
-
-
-class Diverged(ValueError):
-    """The loss or the weights are not finite any more, or the features have collapsed."""
