@@ -27,22 +27,25 @@ from selfsup.data.resident import Squeezed
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
 from selfsup.data.settings import Data
 from selfsup.data.sources import ArraySource, Source, subset
-from selfsup.evaluation.encoder import Feed, export, feed_of, load_encoder
+from selfsup.evaluation.encoder import export, load_encoder
 from selfsup.evaluation.features import Features, extract
+from selfsup.evaluation.feed import Feed, feed_of
 from selfsup.evaluation.knn import check_temperature, knn_accuracy, neighbours_of
 from selfsup.evaluation.logistic import ONLINE_ITERATIONS, hold_out, probe_features
 from selfsup.evaluation.readable import require_readable, require_readable_head
 from selfsup.methods.base import Extract, Method, Problem
 from selfsup.models.encoder import Encoder
 from selfsup.output import message
+from selfsup.run_folder.environment import device_name
 from selfsup.run_folder.extending import Extend, Extended, Segment, extended_history
-from selfsup.run_folder.folder import EXTENSIONS, RunFolder, device_name
+from selfsup.run_folder.folder import EXTENSIONS, RunFolder
 from selfsup.runtime import arithmetic
 from selfsup.runtime.signals import caught_signals
 from selfsup.storage import checkpoint
 from selfsup.training.accelerator import make_accelerator
 from selfsup.training.fitting import fit
 from selfsup.training.gradient_cache import check_chunks
+from selfsup.training.images import make_loader, report_unreadable
 from selfsup.training.precision import described, settled
 from selfsup.training.settings import Training
 from selfsup.training.trainer import Evaluate
@@ -245,36 +248,6 @@ def extractor(run: Run, source: Source, device: torch.device) -> Extract:
     return extract_all
 
 
-def make_loader(
-    training: Training,
-    data: Data,
-    source: Source,
-    views: Views,
-    accelerator: Accelerator,
-    sampling: Sampling = SHUFFLED,
-) -> Loader:
-    """The loader of a training stage, for this process."""
-    if data.canvas is not None and not isinstance(source, ArraySource) and distributed.rank() == 0:
-        largest = max(max(view.shape) for view in views.augment.views)
-        if largest > data.canvas:
-            message(
-                f"views of {largest} pixels are cut from images of {data.canvas} (data.canvas), and so are enlarged; "
-                f"give --data.canvas {largest} or more, or smaller views"
-            )
-    return Loader(
-        source,
-        batch_size=training.batch_size,
-        seed=training.seed,
-        device=accelerator.device,
-        rank=distributed.rank(),
-        world=distributed.world_size(),
-        workers=training.workers,
-        canvas=data.canvas,
-        crop=None if data.canvas is not None else views.crop,
-        sampling=sampling,
-    )
-
-
 def _steps_per_epoch(run: Run, source: Source) -> int:
     return run.sampling.build(source.labels, run.batch_size, run.seed).steps_per_epoch
 
@@ -374,13 +347,3 @@ def online_linear(run: Run, bank: Features, queries: Features | None, device: to
     known, asked = hold_out(bank) if queries is None else (bank, queries)
     probed = probe_features(known, asked, (run.probe_l2,), ONLINE_ITERATIONS, device)
     return {"linear_top1": probed.figures["top1"]}
-
-
-def report_unreadable(met: dict[str, str], folder: RunFolder, device: torch.device) -> None:
-    """Say how many images could not be read, by any process, and add them to the list in the run folder."""
-    unreadable = folder.read_json("unreadable.json")  # of earlier launches
-    for part in distributed.gather_json(met, device):
-        unreadable |= part
-    if unreadable and distributed.rank() == 0:
-        path = folder.write_json("unreadable.json", unreadable)
-        message(f"{len(unreadable)} unreadable images were replaced by their neighbours; they are listed in {path}")

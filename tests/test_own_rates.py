@@ -13,7 +13,8 @@ from selfsup.augment.views import Augment
 from selfsup.data.sampling import ClassBalanced
 from selfsup.data.sources import open_source
 from selfsup.methods.metric import Metric
-from selfsup.methods.pair_losses import Margin, PairLoss, Proxy
+from selfsup.methods.pair_loss import PairLoss
+from selfsup.methods.pair_losses import Margin, Proxy
 from selfsup.optim.optimizers import SGD, AdamW, OptimizerConfig
 from selfsup.optim.schedules import Cosine
 from selfsup.pretraining import Run, build_method, pretrain

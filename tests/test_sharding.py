@@ -30,8 +30,10 @@ from selfsup.evaluation.features import extract
 from selfsup.methods.base import Method
 from selfsup.optim.optimizers import LARS, AdamW
 from selfsup.pretraining import Run, build_method, pretrain
-from selfsup.stages.distill import distill_settings, run_distill
-from selfsup.stages.finetune import finetune_settings, run_finetune
+from selfsup.stages.distill import run_distill
+from selfsup.stages.distill_settings import distill_settings
+from selfsup.stages.finetune import run_finetune
+from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.training import sharding
 
 CPU = torch.device("cpu")

@@ -23,9 +23,10 @@ from selfsup.evaluation.encoder import load_encoder
 from selfsup.methods.base import Method
 from selfsup.methods.moco import MoCo
 from selfsup.methods.simclr import SimCLR
-from selfsup.pretraining import Run, build_method, make_loader, pretrain
+from selfsup.pretraining import Run, build_method, pretrain
 from selfsup.storage.checkpoint import load_newest, serialize
 from selfsup.training.accelerator import make_accelerator
+from selfsup.training.images import make_loader
 from selfsup.training.trainer import Trainer
 
 CUDA = pytest.param("auto", marks=pytest.mark.gpu)

@@ -16,7 +16,8 @@ from selfsup.catalogue import import_methods, restore_encoder
 from selfsup.config.settings import dump, restore
 from selfsup.data.sampling import SHUFFLED, Sampling, TwoDomains
 from selfsup.evaluation.built import built
-from selfsup.evaluation.encoder import Exported, Feed, feed_of, load_encoder
+from selfsup.evaluation.encoder import Exported, load_encoder
+from selfsup.evaluation.feed import Feed, feed_of
 from selfsup.evaluation.unfinished import encoder_of_stage
 from selfsup.methods.base import Method, Problem
 from selfsup.models.encoder import Encoder

@@ -15,7 +15,8 @@ from selfsup.catalogue import restore_encoder
 from selfsup.config.schema import SCHEMA, in_present_names
 from selfsup.config.settings import dump, restore
 from selfsup.config.stored_names import stored_name
-from selfsup.evaluation.encoder import Exported, Feed, filled
+from selfsup.evaluation.encoder import Exported, filled
+from selfsup.evaluation.feed import Feed
 from selfsup.methods.base import Method
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import HeadConfig

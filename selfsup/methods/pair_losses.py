@@ -1,7 +1,10 @@
-"""The losses that `Metric` and `XBM` may take: their settings, and what of them is learnt."""
+"""The losses that `Metric` and `XBM` may take: their settings, and what of them is learnt.
+
+One file, because they are read side by side: nine losses, each a screen of settings and one line that computes it.
+"""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,57 +13,9 @@ from selfsup.losses import pairs as hinges
 from selfsup.losses import proxy, soft_pairs
 from selfsup.losses.contrastive import similarity, unit
 from selfsup.losses.mining import FARTHEST, distance_weights, draw, one_pair_per_class
-from selfsup.losses.pairs import Gather
 from selfsup.methods.base import Problem
+from selfsup.methods.pair_loss import PairLoss, Pairs
 from selfsup.randomness import Stream, uniform
-
-
-class Pairs(NamedTuple):
-    """Anchors of this process against references: all that a loss may look at."""
-
-    anchors: Tensor  # (B, D)
-    references: Tensor  # (M, D)
-    similarity: Tensor  # (B, M)
-    positive: Tensor  # (B, M) bool
-    negative: Tensor  # (B, M) bool; a pair that is neither is an anchor with itself, or an empty place of a memory
-    labels: Tensor  # (B,) int64
-    reference_labels: Tensor  # (M,) int64
-    rows: Tensor  # (B,) int64, the anchors' places among those of all processes
-    mutual: bool  # the references are the anchors of all processes, in the order of `rows`
-    step: Tensor  # () int64
-    gather: Gather  # rows of this process's anchors -> those of all, in the order of `rows`
-
-    @property
-    def scored(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.similarity, self.positive, self.negative
-
-
-class PairLoss(nn.Module):
-    """A loss and its learnt parameters: pairs -> ()."""
-
-    by_distance: ClassVar[bool] = True  # compares distances; False: inner products
-    # Of embeddings. unit: it is defined for no others. any: for all, published for unit norm. free: published for
-    # embeddings that are not normalised.
-    norm: ClassVar[Literal["unit", "any", "free"]] = "any"
-    needs_pairs: ClassVar[bool] = True  # of images; a proxy does without
-    config: "PairLoss.Config"
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        def build(self, problem: Problem, dim: int) -> "PairLoss":
-            """The loss for embeddings (B, `dim`)."""
-            raise NotImplementedError(f"{type(self).__qualname__} does not say how to build its loss")
-
-    def __init__(self, config: Config, problem: Problem, dim: int) -> None:
-        super().__init__()
-        self.config = config
-
-    def rates(self) -> dict[str, float]:
-        """Factors on the learning rate of the loss's own parameters, as `Method.rates`."""
-        return {}
-
-    def forward(self, pairs: Pairs) -> Tensor:
-        raise NotImplementedError
 
 
 def _at_least(name: str, value: float, least: float, example: float) -> None:

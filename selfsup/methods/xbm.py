@@ -13,7 +13,8 @@ from selfsup.memory.queue import FeatureQueue
 from selfsup.memory.saved import Saved
 from selfsup.methods.base import About, Problem, Step, detached
 from selfsup.methods.metric import Metric
-from selfsup.methods.pair_losses import PairLoss, Pairs, SimilarityContrastive
+from selfsup.methods.pair_loss import PairLoss, Pairs
+from selfsup.methods.pair_losses import SimilarityContrastive
 from selfsup.models.encoder import Encoder
 
 

@@ -25,7 +25,8 @@ from selfsup.data.base import Source
 from selfsup.evaluation.built import built
 from selfsup.methods.base import Method, Step
 from selfsup.pretraining import Run, build_method
-from selfsup.run_folder.folder import RunFolder, device_name
+from selfsup.run_folder.environment import device_name
+from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime import arithmetic
 from selfsup.runtime.device import device_for
 from selfsup.stages.captured import check_captured, limits_of

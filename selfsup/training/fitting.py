@@ -59,12 +59,8 @@ def fit(
     step = checkpoints.load(Limits(horizon.total_steps, len(loader.source), len(loader.source.classes)))
     # In this order: a line is logged before it ends the run, and what is not finite is not saved. The watch, left
     # first, learns of an error while others still wait for this process.
-    observers: list[Observer] = [
-        FiniteRun(method),
-        Health(by_labels=hasattr(method, "about") and method.about.labels == "needed", stops=training.stop_on_collapse),
-        checkpoints,
-        Watch(training.hang_minutes, folder.path),
-    ]
+    observers: list[Observer] = [FiniteRun(method), _health(method, training), checkpoints]
+    observers.append(Watch(training.hang_minutes, folder.path))
     if training.max_bad_steps is not None:
         observers.insert(0, Guard(method, training, folder, loader.source, accelerator, step))
     if distributed.rank() == 0:
@@ -95,6 +91,11 @@ def _place(method: Method, training: Training, device: torch.device) -> bool:
         return True
     method.to(device).to(memory_format=torch.channels_last)
     return False
+
+
+def _health(method: Method, training: Training) -> Health:
+    by_labels = hasattr(method, "about") and method.about.labels == "needed"
+    return Health(by_labels, stops=training.stop_on_collapse)
 
 
 def _announce(step: int, training: Training, horizon: Horizon) -> None:

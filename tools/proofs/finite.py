@@ -17,10 +17,11 @@ from selfsup.config.recipe_files import load_recipe
 from selfsup.data.sources import open_source
 from selfsup.monitor.health import REPORTS
 from selfsup.monitor.observer import Observer
-from selfsup.pretraining import Run, build_method, make_loader, pretrain
+from selfsup.pretraining import Run, build_method, pretrain
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.replay import Replay, run_replay
 from selfsup.training.accelerator import make_accelerator
+from selfsup.training.images import make_loader
 from selfsup.training.nonfinite import Guard
 from selfsup.training.trainer import Trainer
 
