@@ -57,6 +57,17 @@ def fit(
     horizon = Horizon(loader.sampler.length, training.batch_size, training.epochs)
     checkpoints = Checkpoints(method, optimizer, accelerator, folder, training, horizon.steps_per_epoch)
     step = checkpoints.load(Limits(horizon.total_steps, len(loader.source), len(loader.source.classes)))
+    trainer = Trainer(
+        method=method,
+        optimizer=optimizer,
+        loader=loader,
+        views=views,
+        training=training,
+        accelerator=accelerator,
+        sharded=sharded,
+        evaluate=evaluate,
+        extract=extract,
+    )
     # In this order: a line is logged before it ends the run, and what is not finite is not saved. The watch, left
     # first, learns of an error while others still wait for this process.
     observers: list[Observer] = [FiniteRun(method), _health(method, training), checkpoints]
@@ -67,19 +78,7 @@ def fit(
         log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps)
         observers.insert(0, Reporter(log, horizon, views.augment, step))
     _announce(step, training, horizon)
-    with caught_signals() as caught, Observers(observers) as observer:
-        trainer = Trainer(
-            method=method,
-            optimizer=optimizer,
-            loader=loader,
-            views=views,
-            training=training,
-            accelerator=accelerator,
-            sharded=sharded,
-            observer=observer,
-            evaluate=evaluate,
-            extract=extract,
-        )
+    with caught_signals() as caught, Observers(observers) as trainer.observer:
         return trainer.run(step, caught)
 
 

@@ -65,7 +65,8 @@ class Guard(Observer):
     what overflows and tries a smaller scale.
 
     Args:
-        method: on its device, in the state that the run goes on from.
+        method: on its device, in the state that the run goes on from, and wrapped by a `Trainer` already: to wrap it
+            for several processes may put other buffers in the place of those that are put back here.
         training: `max_bad_steps` are left out in a row at most; one more stops the run.
         folder: of the run; gets `skipped.jsonl` and `captured/`.
         source: names images, and has the facts that the method was built from.

@@ -46,9 +46,9 @@ class Trainer:
     training: Training
     accelerator: Accelerator
     sharded: bool = False  # the encoder is divided among processes already
-    observer: Observer = _NOTHING
     evaluate: Evaluate | None = None
     extract: Extract | None = None
+    observer: Observer = _NOTHING
 
     def __post_init__(self) -> None:
         training, method, accelerator = self.training, self.method, self.accelerator
