@@ -17,6 +17,7 @@ from selfsup import distributed
 from selfsup.augment.parameters import Interpolation
 from selfsup.augment.views import Augment, Views
 from selfsup.catalogue import method_of
+from selfsup.config.checks import require
 from selfsup.config.settings import differences, dump, execution, placed, result_relevant
 from selfsup.data.datasets import Dataset, as_source
 from selfsup.data.identity import content_of, fingerprint_before
@@ -75,14 +76,17 @@ class Run(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.test_fraction <= 1:
-            raise ValueError(f"test_fraction is {self.test_fraction}; it must be above 0 and at most 1")
+        require(0 < self.test_fraction <= 1, f"test_fraction is {self.test_fraction}; it must be above 0 and at most 1")
         for name, least in (("knn_k", 1), ("knn_bank", 2), ("knn_queries", 1)):
-            if getattr(self, name) is not None and getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+            require(
+                getattr(self, name) is None or getattr(self, name) >= least,
+                f"{name} is {getattr(self, name)}; it must be at least {least}",
+            )
         check_temperature(self.knn_temperature)
-        if self.probe_l2 is not None and self.probe_l2 < 0:
-            raise ValueError(f"probe_l2 is {self.probe_l2}; it must be at least 0, or None for no online probe")
+        require(
+            self.probe_l2 is None or self.probe_l2 >= 0,
+            f"probe_l2 is {self.probe_l2}; it must be at least 0, or None for no online probe",
+        )
 
     @property
     def feed(self) -> Feed:

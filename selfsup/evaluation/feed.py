@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from selfsup.augment.geometry import Fit
 from selfsup.augment.parameters import Interpolation, Size
 from selfsup.augment.views import Augment, Center
+from selfsup.config.checks import require
 from selfsup.config.settings import dump
 from selfsup.data.levels import parse_levels
 
@@ -27,11 +28,11 @@ class Feed:
 
     def __post_init__(self) -> None:
         sides = self.size if isinstance(self.size, tuple) else (self.size,)
-        if not all(1 <= side <= _LARGEST for side in sides) or not 0 < self.fraction <= 1 or min(self.std) <= 0:
-            raise ValueError(
-                f"an encoder cannot be fed with size {self.size}, fraction {self.fraction} and std {self.std}; wanted "
-                f"1 to {_LARGEST} pixels, a fraction above 0 and at most 1, and positive standard deviations"
-            )
+        require(
+            all(1 <= side <= _LARGEST for side in sides) and 0 < self.fraction <= 1 and (min(self.std) > 0),
+            f"an encoder cannot be fed with size {self.size}, fraction {self.fraction} and std {self.std}; wanted "
+            f"1 to {_LARGEST} pixels, a fraction above 0 and at most 1, and positive standard deviations",
+        )
         parse_levels(self.range)
 
     def center(self) -> Center:

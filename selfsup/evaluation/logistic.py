@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfsup import distributed
+from selfsup.config.checks import require
 from selfsup.data.labelled import Labelled
 from selfsup.evaluation.accuracy import top_figures
 from selfsup.evaluation.encoder import Layer
@@ -44,10 +45,11 @@ class FeatureProbe(Reading):
     iterations: int = 1000  # of each fit, at most
 
     def __post_init__(self) -> None:
-        if not self.l2 or min(self.l2) < 0:
-            raise ValueError(f"l2 is {min(self.l2, default='empty')}; give one or more values of at least 0")
-        if self.iterations < 1:
-            raise ValueError(f"iterations is {self.iterations}; it must be at least 1")
+        require(
+            min(self.l2, default=-1.0) >= 0,
+            f"l2 is {min(self.l2, default='empty')}; give one or more values of at least 0",
+        )
+        require(self.iterations >= 1, f"iterations is {self.iterations}; it must be at least 1")
 
 
 class Logistic(NamedTuple):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from selfsup.config.checks import require
 from selfsup.config.settings import restore
 from selfsup.optim.schedules import Constant, Horizon, Schedule, Steps, half_cosine
 from selfsup.run_folder.folder import RunFolder
@@ -27,12 +28,17 @@ class Extend:
     warmup_epochs: float = 0.0  # of a restart
 
     def __post_init__(self) -> None:
-        if self.to_epoch < 0:
-            raise ValueError(f"extend.to_epoch is {self.to_epoch}; it must be the number of the new last epoch, or 0")
-        if not 0 < self.peak < float("inf"):
-            raise ValueError(f"extend.peak is {self.peak}; it must be positive, such as 0.1 of the run's peak rate")
-        if not 0 <= self.warmup_epochs < float("inf"):
-            raise ValueError(f"extend.warmup_epochs is {self.warmup_epochs}; it must be 0 or more")
+        require(
+            self.to_epoch >= 0, f"extend.to_epoch is {self.to_epoch}; it must be the number of the new last epoch, or 0"
+        )
+        require(
+            0 < self.peak < float("inf"),
+            f"extend.peak is {self.peak}; it must be positive, such as 0.1 of the run's peak rate",
+        )
+        require(
+            0 <= self.warmup_epochs < float("inf"),
+            f"extend.warmup_epochs is {self.warmup_epochs}; it must be 0 or more",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

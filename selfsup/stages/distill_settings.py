@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
+from selfsup.config.checks import require
 from selfsup.config.recipe_files import load_recipe
 from selfsup.config.settings import execution
 from selfsup.data.labelled import Labelled
@@ -39,12 +40,12 @@ class Distill(Supervised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.1")
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha is {self.alpha}; give 0 (the labels alone) to 1 (the teacher alone)")
-        if self.protocol == "features" and self.alpha < 1:
-            raise ValueError(f"alpha is {self.alpha}, but features have no classes for labels; give 1")
+        require(self.temperature > 0, f"temperature is {self.temperature}; give a number above 0, such as 0.1")
+        require(0 <= self.alpha <= 1, f"alpha is {self.alpha}; give 0 (the labels alone) to 1 (the teacher alone)")
+        require(
+            self.protocol != "features" or self.alpha >= 1,
+            f"alpha is {self.alpha}, but features have no classes for labels; give 1",
+        )
 
 
 def distill_settings(protocol: str, data: Data, teacher: Encoder.Config) -> Distill:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from selfsup.config.checks import require
 from selfsup.config.settings import execution
 from selfsup.data.labelled import Labelled
 from selfsup.data.settings import Data
@@ -36,24 +37,23 @@ class Finetune(Supervised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.layer is not None and self.layer < 0:
-            raise ValueError(f"layer is {self.layer}; give 0 for the features, or the number of a hidden layer")
-        if self.train_after < -1:
-            raise ValueError(
-                f"train_after is {self.train_after}; give -1 to train everything, or the number of a stage"
-            )
+        require(
+            self.layer is None or self.layer >= 0,
+            f"layer is {self.layer}; give 0 for the features, or the number of a hidden layer",
+        )
+        require(
+            self.train_after >= -1,
+            f"train_after is {self.train_after}; give -1 to train everything, or the number of a stage",
+        )
         for name in ("layer_decay", "classifier_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0, and 1 for one rate")
-        if isinstance(self.optimizer, LARS.Config) and self.layer_decay != 1:
-            raise ValueError(
-                f"layer_decay is {self.layer_decay}, and LARS sets the rate of every layer by its norms; "
-                "take one of the two, such as --protocol sgd"
-            )
-        if self.initial_std < 0:
-            raise ValueError(f"initial_std is {self.initial_std}; it must not be negative")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {self.label_smoothing}; it must lie in [0, 1)")
+            require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be above 0, and 1 for one rate")
+        require(
+            not isinstance(self.optimizer, LARS.Config) or self.layer_decay == 1,
+            f"layer_decay is {self.layer_decay}, and LARS sets the rate of every layer by its norms; "
+            "take one of the two, such as --protocol sgd",
+        )
+        require(self.initial_std >= 0, f"initial_std is {self.initial_std}; it must not be negative")
+        require(0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}; it must lie in [0, 1)")
 
 
 def finetune_settings(protocol: str, data: Data) -> Finetune:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from selfsup.cluster.neighbours import Backend
+from selfsup.config.checks import require
 from selfsup.data.identity import identity
 from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.sources import Source
@@ -32,10 +33,9 @@ class KNN(Reading):
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
-        if self.k and min(self.k) < 1:
-            raise ValueError(f"k is {min(self.k)}; give numbers of neighbours of at least 1, such as 20")
-        if not self.temperature:
-            raise ValueError("there is no kNN temperature; give one or more (0.07 and 0.1 are usual)")
+        for k in self.k:
+            require(k >= 1, f"k is {k}; give numbers of neighbours of at least 1, such as 20")
+        require(len(self.temperature) > 0, "there is no kNN temperature; give one or more (0.07 and 0.1 are usual)")
         for temperature in self.temperature:
             check_temperature(temperature)
 
