@@ -88,7 +88,7 @@ class Loading:
     def told(self, tensors: dict[str, Tensor]) -> str:
         """What the method's tensors are refused with."""
         try:
-            check_state(self.method, tensors, self.limits._replace(steps=STEPS), "method.safetensors")
+            check_state(self.method, tensors, self.limits._replace(steps=STEPS))
         except ValueError as error:
             return str(error)
         return ""

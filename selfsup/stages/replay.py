@@ -132,7 +132,7 @@ def _method(run: Run, found: checkpoint.Checkpoint, device: torch.device) -> Met
     )
     method.to(device).to(memory_format=torch.channels_last)
     tensors = found.tensors["method"]
-    check_state(method, tensors, limits_of(found), "method.safetensors", finite=False)  # what is not is looked for
+    check_state(method, tensors, limits_of(found), finite=False)  # what is not is looked for
     load_whole_state(method, tensors)
     return method.train()
 

@@ -169,7 +169,7 @@ class Checkpoints(Observer):
         tensors, scaler = found.tensors["method"], found.state["scaler"]
         if found.step > limits.steps:
             raise ValueError(f"state.json: step is {found.step}; wanted 0 to {limits.steps}, the steps of this run")
-        check_state(self.method, tensors, limits._replace(steps=found.step), "method.safetensors")
+        check_state(self.method, tensors, limits._replace(steps=found.step))
         if self.scaler and scaler:
             check_scaler(scaler)
         restore_optimizer(self.optimizer, self.names, found.tensors["optimizer"], found.step)

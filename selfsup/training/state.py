@@ -26,18 +26,17 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def check_state(module: nn.Module, tensors: dict[str, Tensor], limits: Limits, file: str, finite: bool = True) -> None:
+def check_state(module: nn.Module, tensors: dict[str, Tensor], limits: Limits, finite: bool = True) -> None:
     """Make sure that `load_whole_state` can take these tensors, and that a run can have written them.
 
     Args:
         module: in which nothing was trained yet.
         tensors: from a file that anyone may have written.
         limits: with the step of the checkpoint.
-        file: its name, for messages.
         finite: whether numbers that are not are refused.
 
     Raises:
-        ValueError: they cannot be; the message begins with the file and the tensor.
+        ValueError: they cannot be; the message begins with the file of a checkpoint and the tensor.
     """
     try:
         check_layout(module, tensors)
@@ -45,7 +44,7 @@ def check_state(module: nn.Module, tensors: dict[str, Tensor], limits: Limits, f
             check_finite(module, tensors)
         check_sense(module, tensors, limits)
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise ValueError(f"method.safetensors: {error}") from error
 
 
 _LARGEST = sys.float_info.max
