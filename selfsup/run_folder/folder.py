@@ -18,7 +18,7 @@ from selfsup.data.identity import Content
 from selfsup.output import message
 from selfsup.run_folder.begun import as_begun, completed, with_processes
 from selfsup.run_folder.environment import environment
-from selfsup.run_folder.same_data import brought_up, data_differences, keep_manifests, manifest_of_run, with_content
+from selfsup.run_folder.same_data import brought_up, data_differences, keep_manifests, with_content
 from selfsup.storage import checkpoint
 from selfsup.storage.sealed import seal, unseal
 from selfsup.storage.untrusted import is_text, open_own, read_json, require_own_folder
@@ -221,10 +221,6 @@ class RunFolder:
         """What the run was extended by, in order; empty where there is no run yet."""
         found: list[dict[str, Any]] = self.facts().get(EXTENSIONS, [])
         return found
-
-    def manifest(self, data: str) -> Path:
-        """Of the list of what is in the data that the run calls so, such as "images"."""
-        return manifest_of_run(self.path, data)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """What `write_json` wrote, or an empty dictionary where there is no such file."""
