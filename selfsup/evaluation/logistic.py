@@ -230,3 +230,12 @@ def warn(probed: Probed, l2: tuple[float, ...], iterations: int) -> None:
         message(
             f"the best l2, {probed.l2:g}, is the last one at its end of {min(l2):g} to {max(l2):g}; try --l2 beyond"
         )
+
+
+def online_linear(l2: float | None, bank: Features, queries: Features | None, device: torch.device) -> dict[str, float]:
+    """Accuracy of logistic regression on the bank's features; without queries on a tenth that is not learnt from."""
+    if l2 is None:
+        return {}
+    known, asked = hold_out(bank) if queries is None else (bank, queries)
+    probed = probe_features(known, asked, (l2,), ONLINE_ITERATIONS, device)
+    return {"linear_top1": probed.figures["top1"]}

@@ -1,13 +1,15 @@
 """More epochs for a run that has come to its end: from which epoch to which, and at which learning rate."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, TypeVar
 
 from selfsup.config.checks import require
 from selfsup.config.settings import restore
 from selfsup.optim.schedules import Constant, Horizon, Schedule, Steps, half_cosine
 from selfsup.run_folder.folder import RunFolder
 from selfsup.storage import checkpoint
+
+Run = TypeVar("Run")
 
 Rate = Literal["restart", "constant", "continue"]
 
@@ -142,3 +144,13 @@ def _check(asked: Segment, own: Schedule, folder: RunFolder, last_step: int) -> 
             f"{folder.path} is {at}, and its end is step {last_step}; only a finished run is extended\n"
             "run the same command without --extend first"
         )
+
+
+def extended(run: Run, history: tuple[Segment, ...]) -> Run:
+    """The settings of a run, with `epochs` and `schedule`, as it is carried out with its extensions."""
+    if not history:
+        return run
+    settings: Any = run
+    schedule = Extended(own=settings.schedule, own_epochs=settings.epochs, segments=history)
+    changed: Run = replace(settings, epochs=history[-1].to_epoch, schedule=schedule)
+    return changed
