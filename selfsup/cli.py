@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import selfsup
-from selfsup.output import complain, print_figures, program
+from selfsup.output import complain, meant_for_user, print_figures, program
 from selfsup.packages import missing
 from selfsup.runtime.parent_death import follow_launcher
 
@@ -127,14 +127,6 @@ def _command(name: str) -> Callable[[list[str]], int]:
 
         raise ValueError(f"unknown command {name!r}{nearest(name, list(commands))}\nsee: selfsup --help")
     return commands[name]
-
-
-def meant_for_user(error: BaseException) -> bool:
-    """Whether selfsup itself raised the error, rather than something below it that went wrong unexpectedly."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(("selfsup.", "__main__"))
 
 
 def _first(arguments: list[str], what: str, usage: str) -> tuple[str, list[str]]:
@@ -269,7 +261,6 @@ def _compare(arguments: list[str]) -> int:
     if arguments[:1] in (["-h"], ["--help"]):
         _flags_told(usage, Compare, "selfsup compare RUN ...")
     first, rest = _first(arguments, "the run folder", usage)
-
     count = next((number for number, word in enumerate(rest) if word.startswith("-")), len(rest))
     runs = [Path(name) for name in (first, *rest[:count])]
     return _print_result(run_compare(runs, parse(Compare(), rest[count:], "selfsup compare RUN ...")))
@@ -284,7 +275,6 @@ def _replay(arguments: list[str]) -> int:
     if arguments[:1] in (["-h"], ["--help"]):
         _flags_told(usage, Replay, "selfsup replay RUN/captured/STEP")
     name, flags = _first(arguments, "the captured step", usage)
-
     result = run_replay(Path(name), parse(Replay(), flags, f"selfsup replay {name}"))
     code = _print_result(result)
     return code if result["reproduced"] else 3

@@ -62,11 +62,11 @@ def arm(plan: Plan) -> None:
     if plan.place == "start":
         _before(selfsup.pretraining, "online_evaluation", lambda *_: plan.happen())
     elif plan.place == "step":
-        _before(trainer._Run, "step", lambda _, step, *__: plan.happen() if step >= plan.step else None)
+        _before(trainer.Trainer, "step", lambda _, step, *__: plan.happen() if step >= plan.step else None)
     elif plan.place == "evaluation":
         _before(selfsup.pretraining, "knn_accuracy", lambda *_: plan.happen())
     else:
-        _before(trainer._Run, "save", lambda *_: _on_saving(plan))
+        _before(trainer.Trainer, "save", lambda *_: _on_saving(plan))
 
 
 def _on_saving(plan: Plan) -> None:

@@ -16,11 +16,11 @@ from selfsup.batch import Batch
 from selfsup.data.sources import Source
 from selfsup.losses.contrastive import unit
 from selfsup.methods.base import Method, Step
+from selfsup.monitor.observer import Diverged
 from selfsup.pretraining import Run, build_method
 from selfsup.storage.checkpoint import serialize
-from selfsup.training.settings import Diverged
 from selfsup.training.state import optimizer_tensors
-from selfsup.training.trainer import _Run
+from selfsup.training.trainer import Trainer
 
 Place = Literal["loss", "gradient", "input", "mark"]
 PLACES: tuple[Place, ...] = ("loss", "gradient", "input")
@@ -28,7 +28,7 @@ ROW = 1  # of the process's part of the batch, where an input is hit
 MARK = 100.0  # of the first number of a marked image, which is unusual and finite
 
 
-def held(run: _Run) -> dict[str, Tensor]:
+def held(run: Trainer) -> dict[str, Tensor]:
     """Everything that a step may write: weights, memory, running statistics, the optimizer's state."""
     names = {parameter: name for name, parameter in run.method.named_parameters()}
     optimizer = {f"optimizer/{name}": value for name, value in optimizer_tensors(run.optimizer, names).items()}
@@ -52,9 +52,9 @@ class Watched:
 @contextmanager
 def planted(place: Place, steps: tuple[int, ...], rank: int = 0, value: float = torch.nan) -> Iterator[Watched]:
     """Within, each run has `value` in its loss, a gradient or a view at these steps, in one of its processes."""
-    real, watched = _Run.step, Watched()
+    real, watched = Trainer.step, Watched()
 
-    def step(run: _Run, number: int, views: list[Tensor], batch: Batch) -> Step | None:
+    def step(run: Trainer, number: int, views: list[Tensor], batch: Batch) -> Step | None:
         due = number in steps and distributed.rank() == rank
         before = held(run)
         with _spoiled(run.method, place, value) if due else _whole():
@@ -69,7 +69,7 @@ def planted(place: Place, steps: tuple[int, ...], rank: int = 0, value: float = 
         watched.after = fingerprint(after)
         return out
 
-    with mock.patch.object(_Run, "step", step):
+    with mock.patch.object(Trainer, "step", step):
         yield watched
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from selfsup.catalogue import import_encoders, import_methods
 from selfsup.config.schema import PLACES
 from selfsup.config.stored_names import descendants
-from selfsup.evaluation.encoder import Feed
+from selfsup.evaluation.feed import Feed
 from selfsup.methods.base import Method, Problem
 from selfsup.methods.simclr import SimCLR
 from selfsup.models.heads import HeadConfig

@@ -24,7 +24,8 @@ from selfsup.models.domain_norm import DomainBatchNorm
 from selfsup.models.heads import Classifier, Head
 from selfsup.models.norm import GroupBatchNorm
 from selfsup.models.resnet import ResNet
-from selfsup.stages.finetune import FineTuned, finetune_settings
+from selfsup.stages.finetune_settings import finetune_settings
+from selfsup.stages.finetuned import FineTuned
 from selfsup.stages.probes import LinearProbe
 from selfsup.stages.students import Distilled, FeatureDistilled
 from selfsup.training.gradient_cache import chunk_seed

@@ -48,7 +48,7 @@ with contextlib.redirect_stdout(io.StringIO()) as said:
         runpy.run_module("selfsup", run_name="__main__")
     except SystemExit as end:
         assert not end.code
-from selfsup.run_folder.folder import environment
+from selfsup.run_folder.environment import environment
 import torch
 from importlib import metadata
 def nowhere(name): raise metadata.PackageNotFoundError(name)

@@ -30,8 +30,10 @@ from selfsup.models.encoder import Encoder
 from selfsup.models.resnet import ResNet
 from selfsup.pretraining import Run, pretrain
 from selfsup.run_folder.folder import RunFolder
-from selfsup.stages.distill import distill_settings, run_distill
-from selfsup.stages.finetune import finetune_settings, run_finetune
+from selfsup.stages.distill import run_distill
+from selfsup.stages.distill_settings import distill_settings
+from selfsup.stages.finetune import run_finetune
+from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.stages.knn import STAGE as KNN
 from selfsup.stages.linear import STAGE as LINEAR
 

@@ -13,10 +13,10 @@ from planted import PLACES, ROW, Place, outcome, planted
 from processes import run_processes
 from tiny import QUICK, tiny_run
 
+from selfsup.monitor.observer import Diverged
 from selfsup.pretraining import Run, pretrain
 from selfsup.stages.replay import Replay, run_replay
 from selfsup.storage import checkpoint
-from selfsup.training.settings import Diverged
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

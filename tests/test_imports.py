@@ -11,7 +11,7 @@ SELFSUP = ROOT / "selfsup"
 ORDER = (
     *("packages", "randomness", "batch", "distributed", "losses", "storage"),
     *("config", "output", "dtensor", "models", "augment", "cluster"),
-    *("memory", "optim", "monitor", "runtime"),
+    *("optim", "memory", "monitor", "runtime"),
     *("methods", "catalogue", "data"),
     "run_folder",
     "training",

@@ -6,9 +6,10 @@ import pytest
 from accelerate.utils import DynamoBackend
 from tiny import tiny_run
 
-from selfsup.run_folder.folder import environment
+from selfsup.run_folder.environment import environment
 from selfsup.runtime import inherited
-from selfsup.training.trainer import device_for, make_accelerator, stage_device
+from selfsup.runtime.device import device_for
+from selfsup.training.accelerator import make_accelerator, stage_device
 
 
 @pytest.mark.parametrize(

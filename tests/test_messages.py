@@ -1,5 +1,6 @@
 """What people give by mistake, or by another name, is answered with what to do; nothing is cut or changed silently."""
 
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -18,6 +19,7 @@ from selfsup import cli
 from selfsup.config.flags import parse
 from selfsup.config.recipe_files import load_recipe
 from selfsup.evaluation.knn import neighbours_of
+from selfsup.methods.simclr import SimCLR
 from selfsup.optim.schedules import Cosine, Horizon, SimCLRCosine, SupConCosine
 from selfsup.pretraining import pretrain
 from selfsup.stages.knn import KNN
@@ -179,3 +181,21 @@ def test_a_full_disk_names_the_reserve_and_no_checkpoint_that_is_not_there(
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
     with pytest.raises(checkpoint.StorageError, match="the checkpoint before this one is untouched"):
         checkpoint.save(tmp_path, 2, tensors, {})
+
+
+def test_settings_are_checked_in_one_way() -> None:
+    """What must hold of them, by `require`: so that a number that is none is refused too."""
+    checks, others = 0, []
+    for path in (Path(selfsup.__file__).parent).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name == "__post_init__":
+                within = list(ast.walk(node))
+                others += [f"{path}:{part.lineno}" for part in within if isinstance(part, ast.Raise)]
+                checks += sum(isinstance(part, ast.Name) and part.id == "require" for part in within)
+    assert not others
+    assert checks > 100
+
+
+def test_a_number_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="temperature is nan; give a number above 0"):
+        SimCLR.Config(temperature=float("nan"))

@@ -13,12 +13,13 @@ from selfsup.augment.views import Augment
 from selfsup.data.sampling import ClassBalanced
 from selfsup.data.sources import open_source
 from selfsup.methods.metric import Metric
-from selfsup.methods.pair_losses import Margin, PairLoss, Proxy
+from selfsup.methods.pair_loss import PairLoss
+from selfsup.methods.pair_losses import Margin, Proxy
 from selfsup.optim.optimizers import SGD, AdamW, OptimizerConfig
 from selfsup.optim.schedules import Cosine
 from selfsup.pretraining import Run, build_method, pretrain
 from selfsup.storage import checkpoint
-from selfsup.training.trainer import _Run
+from selfsup.training.trainer import Trainer
 
 SLOW = SGD.Config(learning_rate=1e-3, scaling="none", weight_decay=0.1)
 
@@ -52,14 +53,14 @@ def test_a_step_is_as_much_longer_as_the_rate(tmp_path: Path) -> None:
 
 def test_the_schedule_acts_on_every_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
-    step = _Run.step
+    step = Trainer.step
 
-    def spied(self: _Run, number: int, *rest: object) -> object:
+    def spied(self: Trainer, number: int, *rest: object) -> object:
         out = step(self, number, *rest)  # type: ignore[arg-type]
         seen[number] = [group["lr"] for group in self.optimizer.param_groups]
         return out
 
-    monkeypatch.setattr(_Run, "step", spied)
+    monkeypatch.setattr(Trainer, "step", spied)
     pretrain(metric_run(tmp_path / "run", Proxy.Config(rate=20.0), schedule=Cosine(), epochs=1))
     assert len(seen) == 8
     for number, rates in seen.items():

@@ -17,7 +17,8 @@ from selfsup.methods.simclr import SimCLR
 from selfsup.pretraining import learnt_from, pretrain
 from selfsup.stages.base import data_of
 from selfsup.stages.cluster import KMeans, run_cluster
-from selfsup.stages.finetune import finetune_settings, run_finetune
+from selfsup.stages.finetune import run_finetune
+from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.stages.knn import KNN, run_knn
 from selfsup.stages.linear import run_linear
 from selfsup.stages.retrieval import Retrieval, run_retrieval

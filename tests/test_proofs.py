@@ -138,7 +138,7 @@ def test_a_chain_is_exact_and_a_restart_of_the_optimizer_is_not(
     trial = resume.Trial("xbm", "xbm", changes=(("max_steps", 4),))
     monkeypatch.setattr(resume, "STEPS", 4)
     assert resume.interrupted([trial], str(tmp_path)) == {"xbm": {"resumes": 3, "inexact": {}}}
-    monkeypatch.setattr("selfsup.training.state.restore_optimizer", lambda *_: None)
+    monkeypatch.setattr("selfsup.training.checkpoints.restore_optimizer", lambda *_: None)
     found = resume.interrupted([trial], str(tmp_path))
     assert list(found["xbm"]["inexact"]) == ["step 2", "step 3", "step 4"]
     assert resume.judged({1: found}).good is False

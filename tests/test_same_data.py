@@ -25,7 +25,8 @@ from selfsup.pretraining import pretrain
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import keep, read
 from selfsup.stages.compare import as_html, as_markdown
-from selfsup.stages.finetune import finetune_settings, run_finetune
+from selfsup.stages.finetune import run_finetune
+from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.stages.knn import KNN, run_knn
 from selfsup.stages.result_table import compare
 from selfsup.stages.run_data import named_data, require_data_of_run

@@ -18,7 +18,7 @@ from processes import run_processes
 from test_resume import assert_same
 from tiny import tiny_run
 
-import selfsup.training.state
+import selfsup.training.checkpoints
 from selfsup.data.sources import open_source
 from selfsup.pretraining import Run, build_method, pretrain
 from selfsup.run_folder.folder import RunFolder
@@ -26,7 +26,7 @@ from selfsup.storage import checkpoint, saver
 from selfsup.storage.checkpoint import StorageError, load, save, steps
 from selfsup.storage.saver import Saver
 from selfsup.storage.tensor_file import lay_out
-from selfsup.training.state import TrainingState
+from selfsup.training.checkpoints import Checkpoints
 
 SECONDS = 60  # after which a test gives up waiting
 
@@ -76,8 +76,8 @@ def test_a_checkpoint_is_begun_so_early_that_it_is_there_in_time(
     method = build_method(run, open_source("shapes:32", "train"))
     optimizer = run.optimizer.build(method.named_parameters(), 16)
     accelerator = cast(Accelerator, SimpleNamespace(scaler=None, device=torch.device("cpu")))
-    state = TrainingState(method, optimizer, accelerator, RunFolder(tmp_path / "run"), run, 8)
-    assert [state.due(1, seconds) for seconds in (599, 601)] == [False, True]
+    state = Checkpoints(method, optimizer, accelerator, RunFolder(tmp_path / "run"), run, 8)
+    assert [state.due_after(1, seconds) for seconds in (599, 601)] == [False, True]
     now = taken = 0.0
 
     def slowly(point: str, path: Path) -> None:
@@ -85,13 +85,13 @@ def test_a_checkpoint_is_begun_so_early_that_it_is_there_in_time(
         now += taken if point == "before-rename" else 0
 
     monkeypatch.setattr(checkpoint, "reached", slowly)
-    for module in (saver, selfsup.training.state):
+    for module in (saver, selfsup.training.checkpoints):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
     # The seconds that a checkpoint took, and those after which the next one is begun.
     for taken, due in ((40, 560), (400, 400), (700, 600)):
         state.save(taken)
         state.settle()
-        assert [state.due(2, seconds) for seconds in (due - 1, due + 1)] == [False, True]
+        assert [state.due_after(2, seconds) for seconds in (due - 1, due + 1)] == [False, True]
     state.close()
 
 

@@ -22,7 +22,8 @@ from selfsup.optim.optimizers import AdamW
 from selfsup.pretraining import build_method, pretrain
 from selfsup.run_folder.folder import RunFolder
 from selfsup.storage import checkpoint
-from selfsup.training.state import TrainingState, check_state
+from selfsup.training.checkpoints import Checkpoints
+from selfsup.training.state import check_state
 
 IMAGES = 64
 STEPS = 2  # after which the runs were stopped, of 8
@@ -73,7 +74,7 @@ class Loading:
         self.method = build_method(settings, source)
         optimizer = settings.optimizer.build(self.method.named_parameters(), 16)
         accelerator = cast(Accelerator, SimpleNamespace(scaler=None, device=torch.device("cpu")))
-        self.state = TrainingState(self.method, optimizer, accelerator, RunFolder(run), settings, 4)
+        self.state = Checkpoints(self.method, optimizer, accelerator, RunFolder(run), settings, 4)
         self.limits = Limits(steps=8, images=len(source), classes=len(source.classes))
 
     def refusal(self) -> str:
@@ -87,7 +88,7 @@ class Loading:
     def told(self, tensors: dict[str, Tensor]) -> str:
         """What the method's tensors are refused with."""
         try:
-            check_state(self.method, tensors, self.limits._replace(steps=STEPS), "method.safetensors")
+            check_state(self.method, tensors, self.limits._replace(steps=STEPS))
         except ValueError as error:
             return str(error)
         return ""

@@ -19,7 +19,9 @@ from test_resume import final_state, run_all
 from tiny import SAMPLING, tiny_run
 from torch.distributed.fsdp import FSDPModule
 
-import selfsup.training.trainer
+import selfsup.training.accelerator
+import selfsup.training.checkpoints
+import selfsup.training.fitting
 from selfsup.data.sources import open_source
 from selfsup.distributed import rank
 from selfsup.dtensor import clip_grad_norm_, is_part, own
@@ -28,8 +30,10 @@ from selfsup.evaluation.features import extract
 from selfsup.methods.base import Method
 from selfsup.optim.optimizers import LARS, AdamW
 from selfsup.pretraining import Run, build_method, pretrain
-from selfsup.stages.distill import distill_settings, run_distill
-from selfsup.stages.finetune import finetune_settings, run_finetune
+from selfsup.stages.distill import run_distill
+from selfsup.stages.distill_settings import distill_settings
+from selfsup.stages.finetune import run_finetune
+from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.training import sharding
 
 CPU = torch.device("cpu")
@@ -87,7 +91,7 @@ def parts(folder: Path) -> dict[str, Any]:
     """What a process holds of the weights, gradients and optimiser state of a run, and of its momentum encoder."""
     held: dict[str, Any] = {}
 
-    class Looking(selfsup.training.trainer.TrainingState):
+    class Looking(selfsup.training.checkpoints.Checkpoints):
         def save(self, step: int) -> None:
             super().save(step)
             parameters = list(self.method.parameters())
@@ -99,7 +103,7 @@ def parts(folder: Path) -> dict[str, Any]:
             held["state"] = [sum(p.numel() for p in way) for way in (own(state), state)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selfsup.training.trainer, "TrainingState", Looking)
+        patch.setattr(selfsup.training.fitting, "Checkpoints", Looking)
         pretrain(sharded(runs(folder)["moco"], "parts", max_steps=1))
     return held
 
@@ -284,7 +288,7 @@ def test_accelerate_is_understood_and_left_aside(monkeypatch: pytest.MonkeyPatch
         seen.append("ACCELERATE_USE_FSDP" in os.environ)
         return Accelerator(**settings)
 
-    monkeypatch.setattr(selfsup.training.trainer, "Accelerator", made)
-    selfsup.training.trainer.make_accelerator(run)
+    monkeypatch.setattr(selfsup.training.accelerator, "Accelerator", made)
+    selfsup.training.accelerator.make_accelerator(run)
     assert seen == [False]
     assert os.environ["ACCELERATE_USE_FSDP"] == "true"

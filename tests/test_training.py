@@ -23,11 +23,11 @@ from selfsup.evaluation.encoder import load_encoder
 from selfsup.methods.base import Method
 from selfsup.methods.moco import MoCo
 from selfsup.methods.simclr import SimCLR
-from selfsup.optim.schedules import Horizon
-from selfsup.pretraining import Run, build_method, make_loader, pretrain
-from selfsup.runtime.watchdog import Watch
+from selfsup.pretraining import Run, build_method, pretrain
 from selfsup.storage.checkpoint import load_newest, serialize
-from selfsup.training.trainer import _Run, make_accelerator
+from selfsup.training.accelerator import make_accelerator
+from selfsup.training.images import make_loader
+from selfsup.training.trainer import Trainer
 
 CUDA = pytest.param("auto", marks=pytest.mark.gpu)
 
@@ -163,16 +163,15 @@ def test_a_whole_step_never_waits_for_the_device(method: str, device: str, tmp_p
     loader = make_loader(run, run.data, source, views, accelerator)
     built = build_method(run, source).to(accelerator.device).to(memory_format=torch.channels_last)
     optimizer = run.optimizer.build(built.named_parameters(), run.batch_size)
-    model = accelerator.prepare_model(built)
-    stepper = accelerator.prepare_optimizer(optimizer, device_placement=False)
-    horizon = Horizon(128, run.batch_size, run.epochs)
-    watch = Watch(run.hang_minutes, tmp_path)  # not entered: it belongs to the loop
-    # Without the guard, whose decision is the one thing in a step that waits.
-    parts = _Run(built, model, stepper, optimizer, loader, views, run, horizon, accelerator, watch)
+    # Nothing observes: the guard's decision is the one thing in a step that waits.
+    trainer = Trainer(
+        method=built, optimizer=optimizer, loader=loader, views=views, training=run, accelerator=accelerator
+    )
     for step, batch in enumerate(loader.epoch(0)):
         watched = step == 3 and accelerator.device.type == "cuda"  # kernels are loaded, memory is taken
         with no_waits() if watched else contextlib.nullcontext():
-            out = parts.step(step, views(batch, 0, accelerator.device), batch)
+            out = trainer.step(step, views(batch, 0, accelerator.device), batch)
+        assert out is not None
         assert out.loss.requires_grad
     assert all(value.requires_grad is False for value in out.update.values())
 

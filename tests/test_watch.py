@@ -9,7 +9,8 @@ import pytest
 import torch.distributed as dist
 from processes import run_processes
 
-from selfsup.runtime.watchdog import EXIT_CODE, LostRank, Position, Watch, accuse
+from selfsup.runtime.positions import Position, accuse
+from selfsup.runtime.watchdog import EXIT_CODE, LostRank, Watch
 
 
 def position(rank: int, beats: int = 5, waits: bool = True, failure: str = "") -> Position:

@@ -30,7 +30,7 @@ from jobs import Job, work_off
 from proofs.figure import Figure
 
 from selfsup.output import message, print_figures, program
-from selfsup.run_folder.folder import environment
+from selfsup.run_folder.environment import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 # In the order of the record.

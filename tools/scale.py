@@ -35,7 +35,7 @@ from selfsup.memory import hybrid
 from selfsup.memory.bank import ShardedBank
 from selfsup.memory.hybrid import ShardedHybridMemory
 from selfsup.output import print_figures, program
-from selfsup.run_folder.folder import environment
+from selfsup.run_folder.environment import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 SCORES = hybrid._SCORES

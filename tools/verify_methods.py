@@ -39,10 +39,10 @@ from selfsup.evaluation.retrieval import retrieval_figures
 from selfsup.methods import pair_losses as losses
 from selfsup.output import message, program
 from selfsup.pretraining import Run, pretrain
-from selfsup.run_folder.folder import environment
+from selfsup.run_folder.environment import environment
+from selfsup.runtime.device import device_for
 from selfsup.stages.knn import KNN, run_knn
 from selfsup.stages.retrieval import Retrieval, run_retrieval
-from selfsup.training.trainer import device_for
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -40,11 +40,14 @@ from selfsup.optim.optimizers import SGD
 from selfsup.optim.schedules import Cosine
 from selfsup.output import message, program
 from selfsup.pretraining import Run, pretrain
-from selfsup.run_folder.folder import RunFolder, environment
+from selfsup.run_folder.environment import environment
+from selfsup.run_folder.folder import RunFolder
+from selfsup.runtime.device import device_for
 from selfsup.stages.base import Result, keep, read
-from selfsup.stages.distill import Distill, distill_settings, run_distill
-from selfsup.stages.finetune import Finetune, finetune_settings, run_finetune
-from selfsup.training.trainer import device_for
+from selfsup.stages.distill import run_distill
+from selfsup.stages.distill_settings import Distill, distill_settings
+from selfsup.stages.finetune import run_finetune
+from selfsup.stages.finetune_settings import Finetune, finetune_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 HELD_OUT = 5_000  # training images, for choosing settings

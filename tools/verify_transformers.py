@@ -30,7 +30,7 @@ from selfsup.evaluation.features import extract
 from selfsup.evaluation.knn import USUAL_K, knn_accuracy
 from selfsup.output import program
 from selfsup.pretraining import Run, pretrain
-from selfsup.run_folder.folder import environment
+from selfsup.run_folder.environment import environment
 from selfsup.stages.knn import KNN, run_knn
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,6 +1,5 @@
 """The encoder of a run folder as it stands: the exported one, or that of the newest checkpoint of an unfinished run."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -16,8 +15,9 @@ from selfsup.catalogue import import_methods, restore_encoder
 from selfsup.config.settings import dump, restore
 from selfsup.data.sampling import SHUFFLED, Sampling, TwoDomains
 from selfsup.evaluation.built import built
-from selfsup.evaluation.encoder import Exported, Feed, feed_of, load_encoder
-from selfsup.evaluation.unfinished import encoder_of_stage
+from selfsup.evaluation.encoder import Exported, load_encoder
+from selfsup.evaluation.feed import Feed, feed_of
+from selfsup.evaluation.unfinished import Described, at_checkpoint, encoder_of_stage
 from selfsup.methods.base import Method, Problem
 from selfsup.models.encoder import Encoder
 from selfsup.output import message
@@ -82,20 +82,9 @@ def _of_checkpoint(path: Path) -> Exported:
     method = _method(run, saved, found)
     state, head = method.encoder_state(), method.head_state()
     encoder = _filled(run.encoder.build(), state)
-    return Exported(
-        encoder=encoder.eval().to(memory_format=torch.channels_last),
-        config=run.encoder,
-        head=_filled(head[0].build(encoder.feature_dim), head[1]).eval() if head else None,
-        feed=run.feed,
-        sha256=hashlib.sha256(checkpoint.serialize(state)).hexdigest(),
-        made_by={
-            "method": type(method).__name__,
-            "steps": found.step,
-            "epochs": saved.get("epochs"),
-            "seed": saved.get("seed"),
-        },
-        step=found.step,
-    )
+    read_head = _filled(head[0].build(encoder.feature_dim), head[1]) if head else None
+    made_by = {"method": type(method).__name__, "epochs": saved.get("epochs"), "seed": saved.get("seed")}
+    return at_checkpoint(found.step, encoder, read_head, state, Described(run.encoder, run.feed, made_by))
 
 
 def _restored(saved: dict[str, Any], path: Path) -> _Saved:

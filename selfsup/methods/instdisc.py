@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.config.settings import changed_default, execution
 from selfsup.distributed import gather
 from selfsup.losses.contrastive import first_is_positive, unit
@@ -55,27 +56,30 @@ class InstDisc(Method):
         shard_bank: bool = execution(False)  # each process holds a part of the bank: for one too large for a device
 
         def __post_init__(self) -> None:
-            if not 0 <= self.num_negatives <= _MOST_NEGATIVES:
-                raise ValueError(f"num_negatives is {self.num_negatives}; it must lie in [0, {_MOST_NEGATIVES}]")
-            if self.num_negatives == 0 and self.loss == "nce":
-                raise ValueError(
-                    'num_negatives 0 means all images, and loss "nce" needs a sample; give 1 or more, such as 4096, or '
-                    'take loss "softmax"'
-                )
-            if self.temperature <= 0:
-                raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.07")
-            if not 0 <= self.momentum < 1:
-                raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1, such as 0.5")
-            if not 0 < self.normaliser_momentum < 1:
-                raise ValueError(f"normaliser_momentum is {self.normaliser_momentum}; it must lie in (0, 1)")
+            require(
+                0 <= self.num_negatives <= _MOST_NEGATIVES,
+                f"num_negatives is {self.num_negatives}; it must lie in [0, {_MOST_NEGATIVES}]",
+            )
+            require(
+                self.num_negatives != 0 or self.loss != "nce",
+                'num_negatives 0 means all images, and loss "nce" needs a sample; give 1 or more, such as 4096, or '
+                'take loss "softmax"',
+            )
+            require(self.temperature > 0, f"temperature is {self.temperature}; give a number above 0, such as 0.07")
+            require(
+                0 <= self.momentum < 1, f"momentum is {self.momentum}; it must be at least 0 and below 1, such as 0.5"
+            )
+            require(
+                0 < self.normaliser_momentum < 1,
+                f"normaliser_momentum is {self.normaliser_momentum}; it must lie in (0, 1)",
+            )
             given = self.normaliser_value is not None
-            if given != (self.normaliser == "fixed") or (given and cast(float, self.normaliser_value) <= 0):
-                raise ValueError(
-                    f'normaliser is "{self.normaliser}" and normaliser_value {self.normaliser_value}; give a value '
-                    'above 0 with "fixed", and none without'
-                )
-            if self.proximal_weight < 0:
-                raise ValueError(f"proximal_weight is {self.proximal_weight}; give 0 or more")
+            require(
+                given == (self.normaliser == "fixed") and (not given or cast(float, self.normaliser_value) > 0),
+                f'normaliser is "{self.normaliser}" and normaliser_value {self.normaliser_value}; give a value '
+                'above 0 with "fixed", and none without',
+            )
+            require(self.proximal_weight >= 0, f"proximal_weight is {self.proximal_weight}; give 0 or more")
 
         def build(self, encoder: Encoder, problem: Problem) -> "InstDisc":
             return InstDisc(self, encoder, problem)

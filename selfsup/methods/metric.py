@@ -15,7 +15,8 @@ from selfsup.losses.diagnostics import feature_health
 from selfsup.losses.pairs import distance_similarity
 from selfsup.memory.saved import Saved
 from selfsup.methods.base import About, Method, Problem, Step, check_steps, detached, require_labels
-from selfsup.methods.pair_losses import MultiSimilarity, PairLoss, Pairs
+from selfsup.methods.pair_loss import PairLoss, Pairs
+from selfsup.methods.pair_losses import MultiSimilarity
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert

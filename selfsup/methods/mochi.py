@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.losses.contrastive import contrast_logits, first_is_positive
 from selfsup.losses.mixing import mixed_scores
 from selfsup.methods.base import About, Problem
@@ -34,19 +35,19 @@ class MoCHi(MoCo):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.hardest < 2:
-                raise ValueError(f"hardest is {self.hardest}; it takes at least 2 negatives to mix two")
+            require(self.hardest >= 2, f"hardest is {self.hardest}; it takes at least 2 negatives to mix two")
             for name in ("pairs", "with_query", "warmup_epochs"):
-                if getattr(self, name) < 0:
-                    raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-            if self.pairs + self.with_query == 0:
-                raise ValueError("pairs and with_query are both 0, which mixes nothing; use MoCo for that")
+                require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must not be negative")
+            require(
+                self.pairs + self.with_query != 0,
+                "pairs and with_query are both 0, which mixes nothing; use MoCo for that",
+            )
             most = max(self.pairs, self.with_query)
-            if most > self.hardest and not self.oversample:
-                raise ValueError(
-                    f"{most} mixtures (pairs, with_query) are more than the {self.hardest} hardest negatives they are "
-                    "made from; raise hardest, or set oversample=True to use negatives several times"
-                )
+            require(
+                most <= self.hardest or self.oversample,
+                f"{most} mixtures (pairs, with_query) are more than the {self.hardest} hardest negatives they are "
+                "made from; raise hardest, or set oversample=True to use negatives several times",
+            )
 
         def build(self, encoder: Encoder, problem: Problem) -> "MoCHi":
             return MoCHi(self, encoder, problem)

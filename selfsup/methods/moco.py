@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.config.settings import changed_default
 from selfsup.distributed import gather, rank, world_size
 from selfsup.losses.contrastive import info_nce, unit
@@ -59,12 +60,11 @@ class MoCo(Method):
         def __post_init__(self) -> None:
             for name in ("momentum", "final_momentum"):
                 value = getattr(self, name)
-                if value is not None and not 0 <= value <= 1:
-                    raise ValueError(f"{name} is {value}; it must lie in [0, 1], such as 0.999")
-            if self.batch_norm_splits < 1:
-                raise ValueError(f"batch_norm_splits is {self.batch_norm_splits}; give 1 or more, such as 8")
-            if self.temperature <= 0:
-                raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.2")
+                require(value is None or 0 <= value <= 1, f"{name} is {value}; it must lie in [0, 1], such as 0.999")
+            require(
+                self.batch_norm_splits >= 1, f"batch_norm_splits is {self.batch_norm_splits}; give 1 or more, such as 8"
+            )
+            require(self.temperature > 0, f"temperature is {self.temperature}; give a number above 0, such as 0.2")
 
         def build(self, encoder: Encoder, problem: Problem) -> "MoCo":
             return MoCo(self, encoder, problem)

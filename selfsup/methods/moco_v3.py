@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.distributed import gather
 from selfsup.losses.contrastive import info_nce, unit
 from selfsup.losses.diagnostics import feature_health
@@ -43,15 +44,13 @@ class MoCoV3(Method):
         def __post_init__(self) -> None:
             for name in ("momentum", "final_momentum"):
                 value = getattr(self, name)
-                if value is not None and not 0 <= value <= 1:
-                    raise ValueError(f"{name} is {value}; it must lie in [0, 1], such as 0.99")
-            if self.temperature <= 0:
-                raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.2")
-            if self.predictor.output_dim != self.head.output_dim:
-                raise ValueError(
-                    f"predictor.output_dim is {self.predictor.output_dim} and head.output_dim {self.head.output_dim}; "
-                    "predictions are compared with what the head gives, so both must be equal"
-                )
+                require(value is None or 0 <= value <= 1, f"{name} is {value}; it must lie in [0, 1], such as 0.99")
+            require(self.temperature > 0, f"temperature is {self.temperature}; give a number above 0, such as 0.2")
+            require(
+                self.predictor.output_dim == self.head.output_dim,
+                f"predictor.output_dim is {self.predictor.output_dim} and head.output_dim {self.head.output_dim}; "
+                "predictions are compared with what the head gives, so both must be equal",
+            )
 
         def build(self, encoder: Encoder, problem: Problem) -> "MoCoV3":
             return MoCoV3(self, encoder, problem)

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.distributed import gather, rank
 from selfsup.losses.contrastive import nt_xent, unit
 from selfsup.losses.diagnostics import feature_health
@@ -35,10 +36,11 @@ class SimCLR(Method):
         tile: int | None = None  # rows and columns of scores alive at once; None: all of them
 
         def __post_init__(self) -> None:
-            if self.temperature <= 0:
-                raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.1")
-            if self.tile is not None and self.tile < 1:
-                raise ValueError(f"tile is {self.tile}; give 1 or more, such as 4096, or None for no tiles")
+            require(self.temperature > 0, f"temperature is {self.temperature}; give a number above 0, such as 0.1")
+            require(
+                self.tile is None or self.tile >= 1,
+                f"tile is {self.tile}; give 1 or more, such as 4096, or None for no tiles",
+            )
 
         def build(self, encoder: Encoder, problem: Problem) -> "SimCLR":
             return SimCLR(self, encoder, problem)

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.methods.base import About, Problem, Step
 from selfsup.methods.moco import MoCo
 from selfsup.models.encoder import Encoder
@@ -36,10 +37,11 @@ class SimCLRv2(MoCo):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if not self.symmetric:
-                raise ValueError("SimCLRv2 compares each view with the other; for one direction only use MoCo")
-            if self.batch_norm not in ("sync", "plain"):
-                raise ValueError(f'batch_norm is "{self.batch_norm}"; SimCLRv2 takes "sync", or "plain"')
+            require(self.symmetric, "SimCLRv2 compares each view with the other; for one direction only use MoCo")
+            require(
+                self.batch_norm in ("sync", "plain"),
+                f'batch_norm is "{self.batch_norm}"; SimCLRv2 takes "sync", or "plain"',
+            )
 
         def build(self, encoder: Encoder, problem: Problem) -> "SimCLRv2":
             return SimCLRv2(self, encoder, problem)

@@ -10,6 +10,7 @@ from selfsup.batch import Batch
 from selfsup.cluster.criterion import independence_threshold, reliable, renumber, set_apart
 from selfsup.cluster.dbscan import dbscan
 from selfsup.cluster.jaccard import DIGITS, jaccard_graph
+from selfsup.config.checks import require
 from selfsup.config.settings import changed_default, execution
 from selfsup.distributed import from_first, gather, rank, world_size
 from selfsup.losses.contrastive import unit
@@ -57,19 +58,15 @@ class SpCL(Method):
         shard_memory: bool = execution(False)  # each process holds the rows of some clusters: for one too large
 
         def __post_init__(self) -> None:
-            if self.temperature <= 0:
-                raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.05")
-            if not 0 <= self.momentum < 1:
-                raise ValueError(f"momentum is {self.momentum}; it must lie in [0, 1), such as 0.2")
-            if not 0 <= self.eps_gap < self.eps or self.eps + self.eps_gap >= 1:
-                raise ValueError(
-                    f"eps is {self.eps} and eps_gap {self.eps_gap}; eps - eps_gap must be above 0 and eps + eps_gap "
-                    "below 1, the distance of images that have nothing in common, such as 0.6 and 0.02"
-                )
-            if not 1 <= self.k2 <= self.k1:
-                raise ValueError(f"k1 is {self.k1} and k2 {self.k2}; give 1 <= k2 <= k1, such as 30 and 6")
-            if self.min_samples < 2:
-                raise ValueError(f"min_samples is {self.min_samples}; give 2 or more, such as 4")
+            require(self.temperature > 0, f"temperature is {self.temperature}; give a number above 0, such as 0.05")
+            require(0 <= self.momentum < 1, f"momentum is {self.momentum}; it must lie in [0, 1), such as 0.2")
+            require(
+                0 <= self.eps_gap < self.eps and self.eps + self.eps_gap < 1,
+                f"eps is {self.eps} and eps_gap {self.eps_gap}; eps - eps_gap must be above 0 and eps + eps_gap "
+                "below 1, the distance of images that have nothing in common, such as 0.6 and 0.02",
+            )
+            require(1 <= self.k2 <= self.k1, f"k1 is {self.k1} and k2 {self.k2}; give 1 <= k2 <= k1, such as 30 and 6")
+            require(self.min_samples >= 2, f"min_samples is {self.min_samples}; give 2 or more, such as 4")
 
         def build(self, encoder: Encoder, problem: Problem) -> "SpCL":
             return SpCL(self, encoder, problem)

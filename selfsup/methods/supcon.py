@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.distributed import gather, rank
 from selfsup.losses.contrastive import unit
 from selfsup.losses.diagnostics import feature_health
@@ -37,8 +38,7 @@ class SupCon(Method):
 
         def __post_init__(self) -> None:
             for name in ("temperature", "base_temperature"):
-                if getattr(self, name) <= 0:
-                    raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0, such as 0.1")
+                require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; give a number above 0, such as 0.1")
 
         def build(self, encoder: Encoder, problem: Problem) -> "SupCon":
             return SupCon(self, encoder, problem)

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.distributed import gather
 from selfsup.memory.queue import FeatureQueue
 from selfsup.memory.saved import Saved
 from selfsup.methods.base import About, Problem, Step, detached
 from selfsup.methods.metric import Metric
-from selfsup.methods.pair_losses import PairLoss, Pairs, SimilarityContrastive
+from selfsup.methods.pair_loss import PairLoss, Pairs
+from selfsup.methods.pair_losses import SimilarityContrastive
 from selfsup.models.encoder import Encoder
 
 
@@ -43,12 +45,10 @@ class XBM(Metric):
         drift_images: int = 32  # of the first batch
 
         def __post_init__(self) -> None:
-            if self.memory_size < 1 or self.memory_weight <= 0:
-                name = "memory_size" if self.memory_size < 1 else "memory_weight"
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0, or use Metric")
+            for name in ("memory_size", "memory_weight"):
+                require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be above 0, or use Metric")
             for name, least in (("memory_start", 0), ("drift_every", 0), ("drift_images", 1)):
-                if getattr(self, name) < least:
-                    raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+                require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; it must be at least {least}")
 
         def build(self, encoder: Encoder, problem: Problem) -> "XBM":
             return XBM(self, encoder, problem)

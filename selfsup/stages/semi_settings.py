@@ -19,9 +19,10 @@ from selfsup.models.encoder import Encoder
 from selfsup.pretraining import Run
 from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime.arithmetic import Precision
-from selfsup.stages.distill import Distill, check_student, distill_settings, with_student
-from selfsup.stages.finetune import Finetune, finetune_settings
+from selfsup.stages.distill_settings import Distill, distill_settings, with_student
+from selfsup.stages.finetune_settings import Finetune, finetune_settings
 from selfsup.stages.supervised import require_labels
+from selfsup.stages.teacher import check_student
 from selfsup.training.settings import Training
 
 # Flags of the command that stand for those of fields.

@@ -16,16 +16,18 @@ from selfsup.data.labelled import choice_digest, image_names, names_digest
 from selfsup.data.settings import Data
 from selfsup.data.sources import Source
 from selfsup.evaluation.accuracy import top_figures
-from selfsup.evaluation.encoder import Feed
 from selfsup.evaluation.features import extract
+from selfsup.evaluation.feed import Feed
 from selfsup.evaluation.unfinished import Described, describe
 from selfsup.methods.base import Method
-from selfsup.pretraining import make_loader, report_unreadable
 from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime import arithmetic
+from selfsup.training.accelerator import make_accelerator
+from selfsup.training.fitting import fit
 from selfsup.training.gradient_cache import check_chunks
+from selfsup.training.images import make_loader, report_unreadable
 from selfsup.training.settings import Outcome, Training
-from selfsup.training.trainer import Evaluate, fit, make_accelerator
+from selfsup.training.trainer import Evaluate
 
 
 @dataclass(frozen=True, kw_only=True)

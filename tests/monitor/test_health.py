@@ -17,8 +17,8 @@ from selfsup.distributed import rank
 from selfsup.losses.contrastive import unit
 from selfsup.losses.diagnostics import WATCHERS, effective_rank, feature_health
 from selfsup.monitor.health import REPORTS, Health
+from selfsup.monitor.observer import Diverged
 from selfsup.pretraining import pretrain
-from selfsup.training.settings import Diverged
 
 
 def reported(folder: Path) -> list[dict[str, Any]]:

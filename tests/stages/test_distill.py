@@ -20,8 +20,10 @@ from selfsup.models.resnet import ResNet
 from selfsup.optim.optimizers import SGD
 from selfsup.pretraining import pretrain
 from selfsup.run_folder.folder import RunFolder
-from selfsup.stages.distill import STAGE, Distill, distill_settings, run_distill
-from selfsup.stages.finetune import finetune_settings, run_finetune
+from selfsup.stages.distill import STAGE, run_distill
+from selfsup.stages.distill_settings import Distill, distill_settings
+from selfsup.stages.finetune import run_finetune
+from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.storage import checkpoint
 
 DATA = Data(root="shapes:96")

@@ -15,8 +15,9 @@ from PIL import Image
 from selfsup.data.base import Source, UnreadableImage
 from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
-from selfsup.evaluation.encoder import Feed, load_encoder, save_encoder
+from selfsup.evaluation.encoder import load_encoder, save_encoder
 from selfsup.evaluation.features import Features, extract
+from selfsup.evaluation.feed import Feed
 from selfsup.models.resnet import ResNet
 from selfsup.stages.embed import Embed, run_embed
 

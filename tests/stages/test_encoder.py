@@ -12,12 +12,13 @@ from selfsup.augment.views import Center
 from selfsup.config.settings import dump, result_relevant
 from selfsup.data.joined import open_training
 from selfsup.data.settings import Data
-from selfsup.evaluation.encoder import Feed, export, load_encoder, save_encoder
+from selfsup.evaluation.encoder import export, load_encoder, save_encoder
+from selfsup.evaluation.feed import Feed
 from selfsup.models.resnet import ResNet
 from selfsup.pretraining import build_method
 from selfsup.run_folder.folder import RunFolder
-from selfsup.stages.distill import distill_settings
-from selfsup.stages.finetune import finetune_settings
+from selfsup.stages.distill_settings import distill_settings
+from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.stages.probes import probe_settings
 
 PLAIN = {"fraction": 0.875, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.3)}

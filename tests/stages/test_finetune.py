@@ -25,7 +25,9 @@ from selfsup.optim.optimizers import LARS, SGD
 from selfsup.optim.schedules import Horizon
 from selfsup.pretraining import pretrain
 from selfsup.stages.base import data_of
-from selfsup.stages.finetune import PROTOCOLS, Finetune, FineTuned, _build, _resolved, finetune_settings, run_finetune
+from selfsup.stages.finetune import _build, _resolved, run_finetune
+from selfsup.stages.finetune_settings import PROTOCOLS, Finetune, finetune_settings
+from selfsup.stages.finetuned import FineTuned
 from selfsup.storage import checkpoint
 
 DATA = Data(root="shapes:128")

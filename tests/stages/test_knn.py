@@ -17,8 +17,9 @@ from selfsup.cluster.neighbours import Backend, nearest_neighbours
 from selfsup.data.identity import identity
 from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
-from selfsup.evaluation.encoder import Feed, save_encoder
+from selfsup.evaluation.encoder import save_encoder
 from selfsup.evaluation.features import Features
+from selfsup.evaluation.feed import Feed
 from selfsup.evaluation.knn import knn_accuracies, knn_accuracy, vote
 from selfsup.models.resnet import ResNet
 from selfsup.stages.base import Result

@@ -18,9 +18,11 @@ from selfsup.pretraining import pretrain
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import Result, keep, read
 from selfsup.stages.cluster import clustering_settings, run_cluster
-from selfsup.stages.distill import distill_settings, run_distill
+from selfsup.stages.distill import run_distill
+from selfsup.stages.distill_settings import distill_settings
 from selfsup.stages.embed import Embed, run_embed
-from selfsup.stages.finetune import finetune_settings, run_finetune
+from selfsup.stages.finetune import run_finetune
+from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.stages.knn import KNN, run_knn
 from selfsup.stages.linear import run_linear
 from selfsup.stages.probes import probe_settings

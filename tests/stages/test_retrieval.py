@@ -13,8 +13,9 @@ import torch.nn.functional as F
 
 from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
-from selfsup.evaluation.encoder import Feed, save_encoder
+from selfsup.evaluation.encoder import save_encoder
 from selfsup.evaluation.features import Features
+from selfsup.evaluation.feed import Feed
 from selfsup.evaluation.retrieval import per_query, random_queries, retrieval_figures
 from selfsup.models.resnet import ResNet
 from selfsup.stages.retrieval import Retrieval, read_index, run_retrieval

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from tiny import METHODS, tiny_run
 
 from selfsup.pretraining import pretrain
-from selfsup.run_folder.folder import device_name
-from selfsup.training.trainer import device_for
+from selfsup.run_folder.environment import device_name
+from selfsup.runtime.device import device_for
 
 RUNS = 5  # of each rate; the parts of their own take more
 

@@ -14,7 +14,7 @@ from selfsup.data.joined import open_training
 from selfsup.data.settings import Data
 from selfsup.optim.schedules import Horizon
 from selfsup.pretraining import Run, pretrain
-from selfsup.training.trainer import device_for
+from selfsup.runtime.device import device_for
 
 TARGETS = (0.80, 0.85, 0.90)  # kNN, whose times are told
 FEW = 96  # images, where all is small

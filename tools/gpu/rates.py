@@ -21,10 +21,12 @@ from selfsup.data.base import ArraySource
 from selfsup.data.loader import Loader
 from selfsup.methods.base import Problem, Step
 from selfsup.models.resnet import ResNet
+from selfsup.monitor.observer import Taken
 from selfsup.pretraining import Run
 from selfsup.run_folder.folder import RunFolder
+from selfsup.runtime.device import device_for
+from selfsup.training.accelerator import make_accelerator
 from selfsup.training.nonfinite import Guard
-from selfsup.training.trainer import device_for, make_accelerator
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, runs: int) -> dict[str, float]:
@@ -148,9 +150,10 @@ class Steps:
     def whole(self) -> None:
         batch = next(self.stream)
         views = self.views(batch, 0, self.device)
-        self.guard.remember()
+        self.guard.before_step(0, views)
         out, handed = self._forward_and_backward(views, batch)
-        if self.guard.leaves_out(0, views, handed, out, None):
+        taken = Taken(step=0, views=views, batch=handed, loss=out.loss, update=out.update, norm=None)
+        if not self.guard.allows(taken):
             raise ArithmeticError("the loss or the gradient of a measured step is not finite")
         self.optimizer.step()
         self.optimizer.zero_grad()

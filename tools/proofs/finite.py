@@ -16,12 +16,14 @@ from selfsup.augment.views import Views
 from selfsup.config.recipe_files import load_recipe
 from selfsup.data.sources import open_source
 from selfsup.monitor.health import REPORTS
-from selfsup.optim.schedules import Horizon
-from selfsup.pretraining import Run, build_method, make_loader, pretrain
+from selfsup.monitor.observer import Observer
+from selfsup.pretraining import Run, build_method, pretrain
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.replay import Replay, run_replay
+from selfsup.training.accelerator import make_accelerator
+from selfsup.training.images import make_loader
 from selfsup.training.nonfinite import Guard
-from selfsup.training.trainer import _Run, make_accelerator
+from selfsup.training.trainer import Trainer
 
 STEP = 1  # at which something is planted, from 0
 COST = 1.05  # the most that a step may take with the guard, relative to one without
@@ -93,20 +95,18 @@ def cost(folder: Path, steps: int) -> dict[str, float]:
     loader = make_loader(run, run.data, source, views, accelerator)
     method = build_method(run, source)
     optimizer = run.optimizer.build(method.named_parameters(), run.batch_size)
-    model = accelerator.prepare_model(method)
-    stepper = accelerator.prepare_optimizer(optimizer, device_placement=False)
-    horizon = Horizon(len(source), run.batch_size, run.epochs)
-    guard = Guard(method, run, RunFolder(folder), source, accelerator, 0)
-    watch: Any = None  # belongs to the loop, not to its steps
-    with_guard = _Run(method, model, stepper, optimizer, loader, views, run, horizon, accelerator, watch, guard=guard)
-    ways = {"with": with_guard, "without": with_guard._replace(guard=None)}
+    trainer = Trainer(
+        method=method, optimizer=optimizer, loader=loader, views=views, training=run, accelerator=accelerator
+    )
+    ways = {"with": Guard(method, run, RunFolder(folder), source, accelerator, 0), "without": Observer()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     batch = next(iter(loader.epoch(0)))
     images = views(batch, 0, accelerator.device)
     for step in range(steps + 3):
         for name in ("with", "without") if step % 2 else ("without", "with"):
             begin = time.process_time()
-            ways[name].step(step % horizon.total_steps, images, batch)
+            trainer.observer = ways[name]
+            trainer.step(step % trainer.horizon.total_steps, images, batch)
             if step >= 3:
                 seconds[name].append(time.process_time() - begin)
     medians = {name: statistics.median(values) for name, values in seconds.items()}

@@ -19,8 +19,10 @@ from selfsup.optim.optimizers import SGD
 from selfsup.pretraining import pretrain
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import Evaluated
-from selfsup.stages.distill import distill_settings, run_distill
-from selfsup.stages.finetune import finetune_settings, run_finetune
+from selfsup.stages.distill import run_distill
+from selfsup.stages.distill_settings import distill_settings
+from selfsup.stages.finetune import run_finetune
+from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.stages.linear import run_linear
 from selfsup.stages.probes import FeatureProbe, Probe, probe_settings
 from selfsup.storage import checkpoint
