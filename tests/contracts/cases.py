@@ -6,17 +6,6 @@ Batch norm is as it is shipped. Batches are of 16 images, so memories of 40 rows
 from dataclasses import replace
 from typing import TypeVar
 
-from case import Case, Learner
-from naive_instdisc import instdisc_loss
-from naive_metric import metric_loss, xbm_loss
-from naive_mochi import mochi_loss
-from naive_moco import moco_loss, simclr_v2_loss
-from naive_moco_v3 import moco_v3_loss
-from naive_simclr import simclr_loss
-from naive_spcl import spcl_loss
-from naive_supcon import supcon_loss
-from naive_supmoco import supmoco_loss
-
 from selfsup.methods import pair_losses as pairs
 from selfsup.methods.instdisc import InstDisc
 from selfsup.methods.metric import Metric
@@ -30,6 +19,16 @@ from selfsup.methods.supcon import SupCon
 from selfsup.methods.supmoco import SupMoCo
 from selfsup.methods.xbm import XBM
 from selfsup.models.heads import Head, PlainHead
+from tests.contracts.case import Case, Learner
+from tests.contracts.naive_instdisc import instdisc_loss
+from tests.contracts.naive_metric import metric_loss, xbm_loss
+from tests.contracts.naive_mochi import mochi_loss
+from tests.contracts.naive_moco import moco_loss, simclr_v2_loss
+from tests.contracts.naive_moco_v3 import moco_v3_loss
+from tests.contracts.naive_simclr import simclr_loss
+from tests.contracts.naive_spcl import spcl_loss
+from tests.contracts.naive_supcon import supcon_loss
+from tests.contracts.naive_supmoco import supmoco_loss
 
 HEAD, NORMED = Head.Config(output_dim=8), Head.Config(output_dim=8, batch_norm="all")
 PLAIN = PlainHead.Config(hidden_dim=16, output_dim=8)

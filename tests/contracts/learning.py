@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from case import Case, Learner
 from torch import Tensor, nn
 
 from selfsup.augment.parameters import Jitter, View
@@ -23,6 +22,7 @@ from selfsup.evaluation.knn import knn_accuracy
 from selfsup.methods.base import Problem
 from selfsup.models.resnet import ResNet
 from selfsup.randomness import Stream, uniform
+from tests.contracts.case import Case, Learner
 
 SIZE = 16  # pixels of a side
 SHAPES = ("disc", "bars")

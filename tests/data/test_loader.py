@@ -5,13 +5,13 @@ import os
 import numpy as np
 import pytest
 import torch
-from pictures import folder_of, picture
 
 from selfsup.data import resident, streaming
 from selfsup.data.base import TooManyUnreadable
 from selfsup.data.loader import Loader, evaluation_batches
 from selfsup.data.resident import Squeezed
 from selfsup.data.sources import open_source
+from tests.support.pictures import folder_of, picture
 
 CPU = torch.device("cpu")
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from figures import assert_agree, golden
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfsup.losses.contrastive import info_nce, log_sum_exp, nt_xent, similarity, unit
+from tests.support.figures import assert_agree, golden
 
 
 def naive_nt_xent(rows, temperature):

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from figures import assert_agree, golden
 
 from selfsup.losses.contrastive import similarity, unit
 from selfsup.losses.mining import distance_weights, draw, one_pair_per_class
 from selfsup.randomness import Stream, uniform
+from tests.support.figures import assert_agree, golden
 
 
 def test_golden_distance_weights():

@@ -4,7 +4,6 @@ from math import exp, inf, log, sqrt
 
 import pytest
 import torch
-from figures import assert_agree, golden
 
 from selfsup.losses.contrastive import similarity, unit
 from selfsup.losses.pairs import (
@@ -16,6 +15,7 @@ from selfsup.losses.pairs import (
     triplet,
 )
 from selfsup.losses.soft_pairs import circle, circle_of_batch, generalized_lifted, lifted, multi_similarity, n_pair
+from tests.support.figures import assert_agree, golden
 
 
 def masks(labels):

@@ -2,10 +2,10 @@ from math import exp, log
 
 import pytest
 import torch
-from figures import assert_agree
 
 from selfsup.losses.contrastive import similarity, unit
 from selfsup.losses.proxy import proxy_anchor, proxy_nca
+from tests.support.figures import assert_agree
 
 
 def naive_nca(s, labels):

@@ -1,21 +1,16 @@
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from figures import assert_agree, golden
 from torch import nn
-from toys import global_batch, toy
-from waiting import no_waits
 
 from selfsup.batch import Batch
 from selfsup.losses.contrastive import unit
 from selfsup.losses.nce import bank_scores
 from selfsup.methods.base import Problem
 from selfsup.methods.instdisc import InstDisc
-
-sys.path.append(str(Path(__file__).parent.parent / "contracts"))
-from naive_instdisc import instdisc_loss
+from tests.contracts.naive_instdisc import instdisc_loss
+from tests.support.figures import assert_agree, golden
+from tests.support.toys import global_batch, toy
+from tests.support.waiting import no_waits
 
 PROBLEM = Problem(num_images=100, batch_size=16, seed=0, num_views=1)
 NCE = {"num_negatives": 9, "output_dim": 8}

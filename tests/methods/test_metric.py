@@ -1,14 +1,14 @@
 import pytest
 import torch
-from figures import assert_agree
-from naive_metric import metric_loss
 from torch import nn
-from toys import toy
 
 from selfsup.batch import Batch
 from selfsup.methods import pair_losses as losses
 from selfsup.methods.base import Problem
 from selfsup.methods.metric import Metric
+from tests.contracts.naive_metric import metric_loss
+from tests.support.figures import assert_agree
+from tests.support.toys import toy
 
 LABELS = torch.tensor([4, 1, 4, 0, 1, 1, 2, 2, 0, 4, 2, 0])
 PROBLEM = Problem(num_images=100, batch_size=12, seed=0, num_classes=5, num_views=1, view_size=(8, 8), per_class=3)

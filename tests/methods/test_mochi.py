@@ -1,14 +1,14 @@
 import pytest
 import torch
-from figures import assert_agree
-from naive_mochi import mochi_loss
-from toys import global_batch, toy
 
 from selfsup.methods.base import Problem
 from selfsup.methods.mochi import MoCHi
 from selfsup.methods.moco import MoCo
 from selfsup.methods.simclr_v2 import SimCLRv2
 from selfsup.models.heads import Head
+from tests.contracts.naive_mochi import mochi_loss
+from tests.support.figures import assert_agree
+from tests.support.toys import global_batch, toy
 
 PROBLEM = Problem(num_images=1000, batch_size=16, seed=0, steps_per_epoch=3)
 QUEUE = {"queue_size": 64, "head": Head.Config(output_dim=8), "batch_norm": "plain"}

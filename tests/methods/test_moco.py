@@ -4,10 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from figures import assert_agree, golden
 from torch import nn
-from toys import global_batch, toy
-from waiting import no_waits
 
 from selfsup.batch import Batch
 from selfsup.losses.contrastive import contrast_logits, info_nce, unit
@@ -17,6 +14,9 @@ from selfsup.methods.moco import MoCo
 from selfsup.methods.simclr import SimCLR
 from selfsup.models.heads import Head
 from selfsup.optim.optimizers import LARS
+from tests.support.figures import assert_agree, golden
+from tests.support.toys import global_batch, toy
+from tests.support.waiting import no_waits
 
 PROBLEM = Problem(num_images=1000, batch_size=16, seed=0)
 SMALL = MoCo.Config(queue_size=64, momentum=0.9, head=Head.Config(output_dim=8))

@@ -7,14 +7,14 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from figures import assert_agree
 from torch import nn
-from toys import global_batch, toy
 
 from selfsup.methods.base import Problem
 from selfsup.methods.moco_v3 import MoCoV3
 from selfsup.models.heads import PlainHead
 from selfsup.models.norm import SyncBatchNorm
+from tests.support.figures import assert_agree
+from tests.support.toys import global_batch, toy
 
 PROBLEM = Problem(num_images=1000, batch_size=16, seed=0)
 SMALL = PlainHead.Config(hidden_dim=24, output_dim=8)

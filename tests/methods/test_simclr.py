@@ -1,12 +1,12 @@
 import pytest
 import torch
-from figures import assert_agree
-from toys import global_batch, toy
 
 from selfsup.losses.contrastive import nt_xent, unit
 from selfsup.methods.base import Problem
 from selfsup.methods.simclr import SimCLR
 from selfsup.models.norm import SyncBatchNorm
+from tests.support.figures import assert_agree
+from tests.support.toys import global_batch, toy
 
 PROBLEM = Problem(num_images=1000, batch_size=16, seed=0)
 

@@ -1,22 +1,17 @@
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
-from figures import assert_agree, golden
 from torch import nn
-from toys import toy
-from waiting import no_waits
 
 from selfsup.batch import Batch
 from selfsup.methods import spcl
 from selfsup.methods.base import Problem
 from selfsup.methods.spcl import SpCL
 from selfsup.models.domain_norm import DomainBatchNorm
-
-sys.path.append(str(Path(__file__).parent.parent / "contracts"))
-from naive_spcl import spcl_loss
+from tests.contracts.naive_spcl import spcl_loss
+from tests.support.figures import assert_agree, golden
+from tests.support.toys import toy
+from tests.support.waiting import no_waits
 
 SMALL = SpCL.Config(k1=10, k2=3)
 IMAGES = 60

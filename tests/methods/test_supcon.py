@@ -1,11 +1,5 @@
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from figures import assert_agree
-from toys import global_batch, toy
-from waiting import no_waits
 
 from selfsup.batch import Batch
 from selfsup.losses.contrastive import nt_xent, unit
@@ -13,9 +7,10 @@ from selfsup.methods.base import Problem
 from selfsup.methods.supcon import SupCon
 from selfsup.models.heads import Head
 from selfsup.models.norm import SyncBatchNorm
-
-sys.path.append(str(Path(__file__).parent.parent / "contracts"))
-from naive_supcon import supcon_loss
+from tests.contracts.naive_supcon import supcon_loss
+from tests.support.figures import assert_agree
+from tests.support.toys import global_batch, toy
+from tests.support.waiting import no_waits
 
 PROBLEM = Problem(num_images=100, batch_size=12, seed=0, num_classes=5, num_views=3)
 

@@ -1,12 +1,12 @@
 import pytest
 import torch
-from figures import assert_agree
-from naive_supmoco import supmoco_loss
-from toys import global_batch, toy
 
 from selfsup.methods.base import Problem
 from selfsup.methods.supmoco import SupMoCo
 from selfsup.models.heads import Head
+from tests.contracts.naive_supmoco import supmoco_loss
+from tests.support.figures import assert_agree
+from tests.support.toys import global_batch, toy
 
 LABELS = torch.arange(1000) % 5
 PROBLEM = Problem(num_images=1000, batch_size=16, seed=0, num_classes=5, labels=LABELS)

@@ -2,10 +2,7 @@
 
 import pytest
 import torch
-from figures import assert_agree
-from processes import run_processes
 from torch import nn
-from toys import global_batch, toy
 
 from selfsup.distributed import gather, rank, sum_over_processes, world_size
 from selfsup.losses.contrastive import unit
@@ -14,6 +11,9 @@ from selfsup.methods.moco import MoCo
 from selfsup.models.domain_norm import DomainBatchNorm
 from selfsup.models.heads import Head
 from selfsup.models.norm import SyncBatchNorm, average_running_statistics, convert, depends_on_processes
+from tests.support.figures import assert_agree
+from tests.support.processes import run_processes
+from tests.support.toys import global_batch, toy
 
 PROBLEM = Problem(num_images=1000, batch_size=64, seed=0)
 # The queue is a multiple neither of the batch nor of its half.

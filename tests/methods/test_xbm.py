@@ -2,17 +2,17 @@ from copy import deepcopy
 
 import pytest
 import torch
-from figures import assert_agree, golden
-from naive_metric import xbm_loss
 from torch import nn
-from toys import toy
-from waiting import no_waits
 
 from selfsup.batch import Batch
 from selfsup.methods import pair_losses as losses
 from selfsup.methods.base import Problem
 from selfsup.methods.metric import Metric
 from selfsup.methods.xbm import XBM
+from tests.contracts.naive_metric import xbm_loss
+from tests.support.figures import assert_agree, golden
+from tests.support.toys import toy
+from tests.support.waiting import no_waits
 
 PROBLEM = Problem(num_images=40, batch_size=6, seed=0, num_classes=4, num_views=1, view_size=(8, 8), per_class=2)
 LOSSES = {

@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from planted import Collapse, collapsed
-from processes import run_processes
-from tiny import QUICK, tiny_run
 from torch import Tensor
 
 from selfsup.distributed import rank
@@ -19,6 +16,9 @@ from selfsup.losses.diagnostics import WATCHERS, effective_rank, feature_health
 from selfsup.monitor.health import REPORTS, Health
 from selfsup.monitor.observer import Diverged
 from selfsup.pretraining import pretrain
+from tests.support.planted import Collapse, collapsed
+from tests.support.processes import run_processes
+from tests.support.tiny import QUICK, tiny_run
 
 
 def reported(folder: Path) -> list[dict[str, Any]]:

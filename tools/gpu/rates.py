@@ -1,4 +1,4 @@
-"""Parts of `tools/gpu_check.py`: views a second, and the whole training step against the bare one."""
+"""Parts of `tools.gpu_check`: views a second, and the whole training step against the bare one."""
 
 import statistics
 import tempfile
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from gpu.asked import Asked
 from torch import Tensor
 
 from selfsup.augment import presets
@@ -27,6 +26,7 @@ from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime.device import device_for
 from selfsup.training.accelerator import make_accelerator
 from selfsup.training.nonfinite import Guard
+from tools.gpu.asked import Asked
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, runs: int) -> dict[str, float]:
