@@ -260,7 +260,7 @@ def document(by: Constants, found: dict[str, float], about: dict[str, Any]) -> s
         f"{found[f'{key}_milliseconds']:.3g} | {found[f'{key}_milliseconds_of_model']:.3g} |"
         for key, title in (("instdisc", "InstDisc, 200,000 images"), ("spcl", "SpCL, 20,000 images"))
     ]
-    text = (ROOT / "tools" / "scale_text.md").read_text()
+    text = Path(__file__).with_name("scale_text.md").read_text()
     return text.format(
         constants=f"{by.name}: random rows {number(by.rows)}B/s, float32 products {number(by.product)}FLOP/s, "
         f"exchange {number(by.exchange)}B/s for each GPU",
