@@ -125,7 +125,8 @@ def measured(row: Row, python: str, tests: list[str]) -> dict[str, Any]:
         done = subprocess.run([*command, f"--junit-xml={report}", *tests], cwd=ROOT, env=environment, check=False)
         seconds = time.monotonic() - start
         counts = counted(report)
-    return row._asdict() | json.loads(told.stdout) | counts | {"seconds": round(seconds), "exit": done.returncode}
+    versions: dict[str, Any] = json.loads(told.stdout)
+    return row._asdict() | versions | counts | {"seconds": round(seconds), "exit": done.returncode}
 
 
 def counted(report: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def disagreement(labels: Tensor, others: Tensor) -> Tensor:
         (N,) float64 in [0, 1).
     """
     _, pair, shared = torch.stack([labels, others]).unique(dim=1, return_inverse=True, return_counts=True)
-    both = shared[pair]
+    both: Tensor = shared[pair]
     either = _sizes(labels) + _sizes(others) - both
     return 1 - both.double() / either
 
@@ -78,7 +78,8 @@ def reliable(labels: Tensor, tight: Tensor, loose: Tensor, threshold: Tensor | f
 def _sizes(labels: Tensor) -> Tensor:
     """Number of images in the cluster of each image: (N,) -> (N,)."""
     _, number, counts = labels.unique(return_inverse=True, return_counts=True)
-    return counts[number]
+    sizes: Tensor = counts[number]
+    return sizes
 
 
 def _best(scores: Tensor, labels: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """InfoNCE and NT-Xent: pure functions of embeddings, in single precision or better, without collectives."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -141,7 +141,7 @@ class _TiledLogSumExp(torch.autograd.Function):
     """`log_sum_exp` with at most (tile, tile) scores alive; the backward pass forms them again from the inputs."""
 
     @staticmethod
-    def forward(ctx, anchors: Tensor, columns: Tensor, own: int, tile: int) -> Tensor:
+    def forward(ctx: Any, anchors: Tensor, columns: Tensor, own: int, tile: int) -> Tensor:
         sums = anchors.new_full((len(anchors),), -torch.inf)
         for row, column in _tiles(len(anchors), len(columns), tile):
             scores = _scores(anchors[row : row + tile], columns[column : column + tile], own + row - column)
@@ -153,7 +153,7 @@ class _TiledLogSumExp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         anchors, columns, sums = ctx.saved_tensors
         tile = ctx.tile
         to_anchors, to_columns = torch.zeros_like(anchors), torch.zeros_like(columns)

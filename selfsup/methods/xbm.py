@@ -79,7 +79,7 @@ class XBM(Metric):
             self.register_buffer("feature_drift", torch.tensor(0.0))
         # `steps` as a number, to decide by without asking the device: read from the buffer once, then counted along.
         self._step: int | None = None
-        self.register_load_state_dict_post_hook(_forget_step)
+        self.register_load_state_dict_post_hook(_forget_step)  # type: ignore[no-untyped-call]  # nn.Module's
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         pairs = self.pairs(embeddings, batch)

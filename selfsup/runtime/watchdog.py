@@ -160,7 +160,7 @@ class Watch(Observer):
 
         With `only_if_stuck` it is nobody as long as all have a pulse and one of them moves.
         """
-        found = self._answered(self._earlier)
+        found: dict[int, str] | None = self._answered(self._earlier)
         before = None if found else self._answered(self._positions)
         if not found and before and not any(p.failure for p in before):
             for _ in range(_CONFIRM):

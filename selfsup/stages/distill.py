@@ -135,7 +135,7 @@ def build_student(settings: Distill, teacher: Teacher) -> Taught:
     if settings.protocol != "features":
         wanted = cast(Classifier, exported.head).config
         if settings.student != exported.config:
-            wanted = replace(cast(Classifier.Config, wanted), hidden=None, layer=0)
+            wanted = replace(wanted, hidden=None, layer=0)
     head = wanted.build(encoder.feature_dim)
     if teacher.start:
         encoder.load_state_dict(teacher.start.encoder.state_dict())

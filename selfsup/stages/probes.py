@@ -145,7 +145,8 @@ class LinearProbe(Method):
 
     def embed(self, view: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.encoder(view)
+            features: Tensor = self.encoder(view)
+        return features
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         logits = [full(head(embeddings[0])) for head in self.heads]  # of each classifier (B, C)

@@ -28,7 +28,7 @@ class Taught(Method):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Taught":
         self.teacher._apply(fn, recurse)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # nn.Module's
         return self
 
     @property

@@ -76,7 +76,8 @@ class Toy(Encoder):
         self.norm = nn.BatchNorm2d(16) if batch_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x)).relu().mean(dim=(2, 3))
+        maps: Tensor = self.norm(self.conv(x))
+        return maps.relu().mean(dim=(2, 3))
 
 
 @cache
@@ -174,7 +175,10 @@ class Run:
         with default_dtype(dtype):  # the first weights, too, are drawn in the precision of the run
             method = case.config.build(Toy(case.batch_norm), problem(case, count, batch_size))
         # Memory that is stored in half precision stays so.
-        self.method: Method = method._apply(lambda part: part.to(dtype) if part.dtype == torch.float32 else part)
+        widened = method._apply(  # type: ignore[no-untyped-call]  # nn.Module's
+            lambda part: part.to(dtype) if part.dtype == torch.float32 else part
+        )
+        self.method: Method = widened
         self.sharded = sharded and shard(self.method, torch.device("cpu"))
         parameters = [p for p in self.method.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(parameters, lr=0.05)

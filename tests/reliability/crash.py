@@ -64,7 +64,7 @@ def kills(folder: Path, quick: bool) -> Measured:
     # The moments are spread over twice the time from the start of a command to its second save.
     first, words = folder / "first", ["--max-steps", str(2 * EVERY)]
     begin = time.monotonic()
-    killed(["pretrain", recipe(first, epochs, EVERY), *words], Kill(point="pruned", count=99), folder / "log")
+    killed(["pretrain", recipe(first, epochs, EVERY), *words], Kill(point="pruned", times=99), folder / "log")
     window = 2 * (time.monotonic() - begin)
     path = recipe(folder / "whole", epochs, EVERY)
     if exit_code(forked(lambda: command("pretrain", path), folder / "log")):

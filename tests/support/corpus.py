@@ -70,7 +70,8 @@ def attempt(hostile: Hostile, folder: Path, runs: Path) -> list[str]:
 def _carried_out(written: Written) -> tuple[object, str, list[str]]:
     """The exit code, what was written for the user, and exceptions that should not have come so far."""
     out, errors = io.StringIO(), io.StringIO()
-    arguments, code, problems = sys.argv, 0, []
+    arguments, problems = sys.argv, list[str]()
+    code: str | int = 0
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), within(SECONDS):
             if callable(written):

@@ -11,7 +11,7 @@ from selfsup.storage import checkpoint
 
 
 class Trials(NamedTuple):
-    count: int
+    tried: int
     silent: list[str]  # damage that was read without a word, or of which the file was not named
 
 

@@ -34,7 +34,7 @@ def double_precision() -> Iterator[None]:
         return nn.Module.to(self, *args, **kwargs).double()
 
     def in_the_precision_of_the_weights(self: ResNet, x: Tensor) -> Tensor:
-        return forward(self, x.to(self.conv1.weight.dtype))
+        return forward(self, x.to(next(self.parameters()).dtype))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Method, "to", to)

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from torchvision.datasets import CIFAR10
 
 from selfsup.data import download
@@ -72,19 +74,17 @@ def _tar(fill: Callable[[tarfile.TarFile, Path], None], place: Place) -> Written
     """An archive in the place of the published one, as if its MD5 were right."""
 
     def use() -> object:
-        original = download._download, CIFAR10.tgz_md5, download.shutil.which
         told: list[str] = []
 
         def laid(address: str, target: Path, report: Callable[[str], None]) -> None:
             with tarfile.open(target, "w:gz") as archive:
                 fill(archive, place.marker)
-            CIFAR10.tgz_md5 = hashlib.md5(target.read_bytes(), usedforsecurity=False).hexdigest()
+            patch.setattr(CIFAR10, "tgz_md5", hashlib.md5(target.read_bytes(), usedforsecurity=False).hexdigest())
 
-        download._download, download.shutil.which = laid, lambda name: None  # type: ignore[assignment]
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(download, "_download", laid)
+            patch.setattr(shutil, "which", lambda name: None)
             found = download.fetch_cifar10(place.inside / "cache", None, told.append)
-        finally:
-            download._download, CIFAR10.tgz_md5, download.shutil.which = original
         if found is None:
             raise ValueError("; ".join(told))
         return found

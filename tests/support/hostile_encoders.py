@@ -136,6 +136,11 @@ ENCODER_SETTINGS: dict[str, Callable[[dict[str, Any]], None]] = {
 }
 
 
+def _as_it_is(content: bytes, marker: Path) -> bytes:
+    """What is written in the place of weights, wherever the marker is."""
+    return content
+
+
 ENCODERS = [
     Hostile("run: .pt", partial(_as_run, "model.pt", _saved_by_torch)),
     Hostile("run: .pth", partial(_as_run, "model.pth", _pickled)),
@@ -146,7 +151,7 @@ ENCODERS = [
     Hostile("encoder: saved by torch", partial(_weights, "encoder.safetensors", lambda m: _saved_by_torch(Trap(m)))),
     Hostile("head: a pickle", partial(_weights, "head.safetensors", lambda m: _pickled(Trap(m)))),
     *(
-        Hostile(f"encoder: {name}", partial(_weights, "encoder.safetensors", lambda m, c=c: c))
+        Hostile(f"encoder: {name}", partial(_weights, "encoder.safetensors", partial(_as_it_is, c)))
         for name, c in SAFETENSORS.items()
     ),
     *(Hostile(f"encoder.json: {name}", partial(_about, change)) for name, change in ENCODER_SETTINGS.items()),

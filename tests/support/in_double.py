@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from selfsup.methods.base import Method, Problem
+from selfsup.models.encoder import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +14,7 @@ class InDouble(Method.Config):
 
     method: Method.Config
 
-    def build(self, encoder: nn.Module, problem: Problem) -> Method:
+    def build(self, encoder: Encoder, problem: Problem) -> Method:
         method = self.method.build(encoder, problem).double()
         for name, part in method.named_children():
             if name.endswith("encoder"):  # what sees the views

@@ -32,10 +32,10 @@ class Kill(NamedTuple):
 
     seconds: float = 0.0
     point: str = ""  # of checkpoint.POINTS
-    count: int = 0
+    times: int = 0
 
     def __str__(self) -> str:
-        return f"{self.point} {self.count}" if self.point else f"{self.seconds:.3f} s"
+        return f"{self.point} {self.times}" if self.point else f"{self.seconds:.3f} s"
 
 
 class Seen(NamedTuple):
@@ -107,7 +107,7 @@ def killed(words: list[str | Path], kill: Kill, log: Path) -> bool:
 
     def carry_out() -> None:
         if kill.point:
-            at_point(kill.point, kill.count, lambda _: os.kill(os.getpid(), signal.SIGKILL))
+            at_point(kill.point, kill.times, lambda _: os.kill(os.getpid(), signal.SIGKILL))
         command(*words)
 
     child = forked(carry_out, log)
@@ -150,7 +150,7 @@ def at_points(number: int, seed: int) -> list[Kill]:
     draw = random.Random(seed)
     of_files = {"opened": 4, "before-sync": 4, "synced": 4, "mid-write": 100}  # times that a save reaches the point
     return [
-        Kill(point=point, count=draw.randint(1, 3 * of_files.get(point, 1)))
+        Kill(point=point, times=draw.randint(1, 3 * of_files.get(point, 1)))
         for point in (checkpoint.POINTS[index % len(checkpoint.POINTS)] for index in range(number))
     ]
 
@@ -206,9 +206,9 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     saves = killed_saves(folder / "saves")
     whole, cut = folder / "whole", folder / "cut"
-    words = [["pretrain", recipe(place, 12, 2)] for place in (whole, cut)]
+    words: list[list[str | Path]] = [["pretrain", recipe(place, 12, 2)] for place in (whole, cut)]
     assert exit_code(forked(lambda: command(*words[0]), folder / "whole.log")) == 0
-    kills = [Kill(point=point, count=2) for point in checkpoint.POINTS]
+    kills = [Kill(point=point, times=2) for point in checkpoint.POINTS]
     runs = list(chain(cut, words[1], kills))
     assert exit_code(forked(lambda: command(*words[1]), folder / "cut.log")) == 0
     print(json.dumps({"saves": saves, "runs": runs}))

@@ -30,7 +30,7 @@ MARK = 100.0  # of the first number of a marked image, which is unusual and fini
 
 def held(run: Trainer) -> dict[str, Tensor]:
     """Everything that a step may write: weights, memory, running statistics, the optimizer's state."""
-    names = {parameter: name for name, parameter in run.method.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in run.method.named_parameters()}
     optimizer = {f"optimizer/{name}": value for name, value in optimizer_tensors(run.optimizer, names).items()}
     return {name: full(value) for name, value in (dict(run.method.state_dict()) | optimizer).items()}
 

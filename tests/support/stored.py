@@ -4,14 +4,13 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from selfsup.catalogue import import_encoders, import_methods
 from selfsup.config.schema import PLACES
 from selfsup.config.stored_names import descendants
 from selfsup.evaluation.feed import Feed
 from selfsup.methods.base import Method, Problem
 from selfsup.methods.simclr import SimCLR
+from selfsup.models.encoder import Encoder
 from selfsup.models.heads import HeadConfig
 from selfsup.run_folder.extending import Segment
 from selfsup.stages.probes import Probe
@@ -57,5 +56,5 @@ class Mine(Method.Config):
 
     temperature: float = 0.2
 
-    def build(self, encoder: nn.Module, problem: Problem) -> Method:
+    def build(self, encoder: Encoder, problem: Problem) -> Method:
         return SimCLR.Config(temperature=self.temperature).build(encoder, problem)

@@ -18,7 +18,8 @@ class Toy(Encoder):
         self.norm = nn.BatchNorm2d(16) if batch_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x)).relu().mean(dim=(2, 3))
+        maps: Tensor = self.norm(self.conv(x))
+        return maps.relu().mean(dim=(2, 3))
 
 
 def toy(batch_norm: bool) -> Toy:

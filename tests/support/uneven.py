@@ -42,10 +42,10 @@ def cases() -> list[Case]:
     """Every sampling and stage with every size; the ways to feed them with one or two."""
     trained = [Case(what, size, workers) for what in SAMPLINGS for size in SIZES for workers in (0, 2)]
     few = [
-        Case(what, size, *way, broken)
+        Case(what, size, workers, canvas, broken)
         for what in STAGES
         for size in (1, 2, 3, 5)
-        for way in ((0, None), (2, None), (0, 16))
+        for workers, canvas in ((0, None), (2, None), (0, 16))
         for broken in (False, True)
     ]
     return [case for case in trained if not case.workers or case.size in (BATCH - 1, BATCH + 1)] + [

@@ -1,7 +1,6 @@
 """Functions and files that can be seen whole: what is longer is listed here, with its reason."""
 
 import ast
-from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.places import ROOT

@@ -132,7 +132,8 @@ def _pil_pipeline(view: View) -> Callable[[PIL.Image.Image], Tensor]:
     ]
     if view.blur.probability:
         steps.append(transforms.RandomApply([transforms.Lambda(_pil_blur)], view.blur.probability))
-    return transforms.Compose([*steps, transforms.ToTensor()])
+    made: Callable[[PIL.Image.Image], Tensor] = transforms.Compose([*steps, transforms.ToTensor()])
+    return made
 
 
 def _pil_blur(picture: PIL.Image.Image) -> PIL.Image.Image:

@@ -35,7 +35,7 @@ def files(folder: Path, count: int) -> None:
 
 def array(path: Path, gigabytes: float) -> None:
     rows = max(1, int(gigabytes * 1e9 / 3072))
-    written = np.lib.format.open_memmap(path, "w+", np.uint8, (rows, 32, 32, 3))  # type: ignore[no-untyped-call]
+    written = np.lib.format.open_memmap(path, "w+", np.uint8, (rows, 32, 32, 3))
     for start in range(0, rows, 50_000):
         part = written[start : start + 50_000]
         part[:] = np.random.default_rng(start).integers(0, 256, part.shape, dtype=np.uint8)

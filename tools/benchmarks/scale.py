@@ -177,7 +177,7 @@ def steps() -> dict[str, float]:
         hybrid.loss(features, rows, 0.05)[0].mean().backward()
         hybrid.update(distributed.gather(features.detach()), distributed.gather(rows), 0.2, 2)
 
-    found = {}
+    found: dict[str, float] = {}
     for name, step in (("instdisc", of_bank), ("spcl", of_hybrid)):
         with Counted() as counted:
             step()

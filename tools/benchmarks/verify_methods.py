@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -30,6 +31,8 @@ from selfsup.evaluation.features import Features, extract
 from selfsup.evaluation.knn import USUAL_K, knn_accuracy
 from selfsup.evaluation.retrieval import retrieval_figures
 from selfsup.methods import pair_losses as losses
+from selfsup.methods.metric import Metric
+from selfsup.methods.spcl import SpCL
 from selfsup.output import message, program
 from selfsup.pretraining import Run, pretrain
 from selfsup.run_folder.environment import environment
@@ -102,7 +105,7 @@ def cars(data: Path) -> list[Row]:
 
     def run(recipe: Run, loss: losses.PairLoss.Config) -> Run:
         images = replace(recipe.data, root=str(data / "cars"))
-        return replace(recipe, data=images, method=replace(recipe.method, loss=loss))
+        return replace(recipe, data=images, method=replace(cast(Metric.Config, recipe.method), loss=loss))
 
     first = run(plain, losses.MultiSimilarity.Config())
     rows = [
@@ -134,7 +137,7 @@ def spcl(suite: str, start: Run, run: Run, images: Data) -> list[Row]:
     """Self-paced clustering against clustering once, from the same start."""
     start = replace(start, data=replace(start.data, root=images.root))
     run = replace(run, data=replace(run.data, root=images.root, labelled_root=images.labelled_root))
-    once = replace(run.method, self_paced=False, recluster=False)
+    once = replace(cast(SpCL.Config, run.method), self_paced=False, recluster=False)
     return [
         Row(suite, "raw pixels", run, trained=False, pixels=True),
         Row(suite, "untrained encoder", run, trained=False),
@@ -228,7 +231,7 @@ def clusters(row: Row) -> Figures:
 def record(row: Row, figures: Figures) -> Figures:
     """A row of the JSON: figures, seed, budget, protocol."""
     run = row.run
-    about = {"suite": row.suite, "name": row.name}
+    about: Figures = {"suite": row.suite, "name": row.name}
     if row.trained:
         batch, steps = run.batch_size, figures.pop("steps")
         about |= {

@@ -69,7 +69,7 @@ DRAWS = {"10_per_class": 3, "1pct": 3, "10pct": 1}
 
 
 def pretraining(data: Data) -> Run:
-    recipe = load_recipe("simclr_cifar10_cpu")
+    recipe: Run = load_recipe("simclr_cifar10_cpu")
     return replace(recipe, data=data, epochs=14, precision="bf16", evaluate_every=0)
 
 

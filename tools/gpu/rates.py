@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ def check_augmentation(asked: Asked, runs: int = 20) -> bool:
         asked.tell(size=size, batch=batch, views_per_second=round(2 * batch / seconds["median_s"]), **seconds)
         return True
 
-    return all([asked.attempt({"size": setting[0]}, lambda s=setting: measured(*s)) for setting in settings])
+    return all([asked.attempt({"size": setting[0]}, partial(measured, *setting)) for setting in settings])
 
 
 class Setting(NamedTuple):
@@ -102,7 +103,7 @@ def check_step(asked: Asked, runs: int = 20) -> bool:
         return True
 
     settings = SMALL if asked.small else SETTINGS
-    return all([asked.attempt({"setting": s.name}, lambda s=s: measured(s)) for s in settings])
+    return all([asked.attempt({"setting": s.name}, partial(measured, s)) for s in settings])
 
 
 class Steps:
@@ -114,9 +115,14 @@ class Steps:
 
     def __init__(self, setting: Setting, folder: Path) -> None:
         recipe: Run = load_recipe("simclr_cifar10")
-        changed = {"encoder": setting.encoder, "augment": setting.augment, "batch_size": setting.batch_size}
-        precision = "bf16" if device_for("auto").type == "cuda" else "fp32"  # bf16 is slow on most CPUs
-        run = replace(recipe, **changed, precision=precision, folder=str(folder))
+        run = replace(
+            recipe,
+            encoder=setting.encoder,
+            augment=setting.augment,
+            batch_size=setting.batch_size,
+            precision="bf16" if device_for("auto").type == "cuda" else "fp32",  # bf16 is slow on most CPUs
+            folder=str(folder),
+        )
         self.accelerator = make_accelerator(run)
         self.device = self.accelerator.device
         torch.backends.cudnn.deterministic = run.deterministic
