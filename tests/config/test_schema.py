@@ -34,7 +34,7 @@ from selfsup.stages.result_table import identity
 from selfsup.stages.retrieval import Retrieval, run_retrieval
 from selfsup.stages.semi import run_semi
 from selfsup.stages.semi_settings import semi_settings, settle
-from selfsup.storage.sealed import seal
+from tests.support.sealed_files import rewrite
 from tests.support.stored import Mine, in_places, storable
 from tests.support.tiny import METHODS, tiny_run
 
@@ -55,12 +55,6 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(item)
     elif isinstance(value, str):
         yield value
-
-
-def rewritten(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    content = json.loads(path.read_text())
-    content.pop("checksum", None)
-    path.write_bytes(seal(change(content)))
 
 
 def of_schema_1(content: dict[str, Any]) -> dict[str, Any]:
@@ -141,11 +135,11 @@ def test_a_run_of_schema_1_is_the_same_run(method: str, runs: Path, tmp_path: Pa
     folder = RunFolder(shutil.copytree(runs / method, tmp_path / "run"))
     path, saved, facts = folder.path / "config.json", folder.saved_run(), folder.facts()
     run: Run = restore(saved, Run)
-    rewritten(path, of_schema_1)
+    rewrite(path, of_schema_1)
     if method == "own":
         assert path.read_text().count('"class": "mine"') == 2
         path.write_text(path.read_text().replace('"class": "mine"', f'"class": "{place_of(Mine)}"'))
-        rewritten(path, dict)
+        rewrite(path, dict)
     assert "selfsup.pretrain.Run" in path.read_text()
     assert folder.facts() == facts
     assert restore(folder.saved_run(), Run) == run
@@ -160,7 +154,7 @@ def test_a_run_of_schema_1_is_the_same_run(method: str, runs: Path, tmp_path: Pa
 def test_stages_of_schema_1_go_on_and_their_results_are_replaced(judged: Path, tmp_path: Path) -> None:
     run = shutil.copytree(judged / "run", tmp_path / "run")
     for path in [*run.rglob("config.json"), *run.rglob("encoder.json"), *run.rglob("results/*.json")]:
-        rewritten(path, of_schema_1)
+        rewrite(path, of_schema_1)
     assert '"selfsup.models.resnet.ResNet.Config"' in (run / "encoder.json").read_text()
     assert load_encoder(run).config == NARROW
     assert identity(run) == identity(judged / "run")
@@ -185,7 +179,7 @@ def test_files_of_a_newer_schema_are_refused(
     name: str, schema: object, told: str, judged: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(judged / "run", tmp_path / "run")
-    rewritten(run / name, lambda content: content | {"schema": schema})
+    rewrite(run / name, lambda content: content | {"schema": schema})
     attempts: dict[str, Callable[[], object]] = {
         "config.json": lambda: pretrain(tiny_run(run, root="shapes:64", encoder=NARROW, epochs=1)),
         "encoder.json": lambda: load_encoder(run),

@@ -10,7 +10,7 @@ import torch
 
 from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
-from selfsup.evaluation.encoder import load_encoder, save_encoder
+from selfsup.evaluation.encoder import load_encoder
 from selfsup.evaluation.logistic import FeatureProbe
 from selfsup.methods.simclr import SimCLR
 from selfsup.pretraining import learnt_from, pretrain
@@ -21,6 +21,7 @@ from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.stages.knn import KNN, run_knn
 from selfsup.stages.linear import run_linear
 from selfsup.stages.retrieval import Retrieval, run_retrieval
+from tests.support.encoders import export_untrained
 from tests.support.tiny import tiny_run
 
 QUIET = {"device": "cpu", "workers": 0}
@@ -45,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arrays(folder / "some.npz")
     run = tiny_run(folder)
     torch.manual_seed(0)
-    save_encoder(folder / "encoder.safetensors", run.encoder.build().state_dict(), run.encoder, run.feed, {})
+    export_untrained(folder, run.encoder, run.feed)
     return folder
 
 

@@ -11,7 +11,7 @@ from selfsup.augment.views import Center
 from selfsup.config.settings import dump, result_relevant
 from selfsup.data.joined import open_training
 from selfsup.data.settings import Data
-from selfsup.evaluation.encoder import export, load_encoder, save_encoder
+from selfsup.evaluation.encoder import export, load_encoder
 from selfsup.evaluation.feed import Feed
 from selfsup.models.resnet import ResNet
 from selfsup.pretraining import build_method
@@ -19,6 +19,7 @@ from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.distill_settings import distill_settings
 from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.stages.probes import probe_settings
+from tests.support.encoders import export_untrained
 from tests.support.tiny import METHODS, tiny_run
 
 PLAIN = {"fraction": 0.875, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.3)}
@@ -34,7 +35,7 @@ PLAIN = {"fraction": 0.875, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.3)}
 )
 def test_the_feed_comes_back(feed: Feed, tmp_path: Path) -> None:
     config = ResNet.Config(depth="small")
-    save_encoder(tmp_path / "encoder.safetensors", config.build().state_dict(), config, feed, {})
+    export_untrained(tmp_path, config, feed)
     assert load_encoder(tmp_path).feed == feed
     assert (feed.center().fit, feed.center().interpolation) == (feed.fit, feed.interpolation)
 
@@ -84,7 +85,7 @@ def test_what_is_fed_as_ever_is_recorded_as_ever(tmp_path: Path) -> None:
 
 def test_a_file_from_before_there_was_a_choice_loads(tmp_path: Path) -> None:
     config = ResNet.Config(depth="small")
-    save_encoder(tmp_path / "encoder.safetensors", config.build().state_dict(), config, Feed(size=24, **PLAIN), {})
+    export_untrained(tmp_path, config, Feed(size=24, **PLAIN))
     about = json.loads((tmp_path / "encoder.json").read_text())
     del about["feed"]["fit"], about["feed"]["interpolation"], about["checksum"]
     (tmp_path / "encoder.json").write_text(json.dumps(about))

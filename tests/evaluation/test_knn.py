@@ -15,13 +15,13 @@ from selfsup.cluster.neighbours import Backend, nearest_neighbours
 from selfsup.data.identity import identity
 from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
-from selfsup.evaluation.encoder import save_encoder
 from selfsup.evaluation.features import Features
 from selfsup.evaluation.feed import Feed
 from selfsup.evaluation.knn import knn_accuracies, knn_accuracy, vote
 from selfsup.models.resnet import ResNet
 from selfsup.stages.base import Result
 from selfsup.stages.knn import KNN, run_knn
+from tests.support.encoders import export_untrained
 from tests.support.figures import golden
 from tools.benchmarks import knn
 
@@ -111,7 +111,7 @@ def test_of_equal_scores_the_lower_class_wins() -> None:
 def save_tiny_encoder(folder: Path) -> None:
     config = ResNet.Config(depth="small", width=0.25)
     feed = Feed(size=8, fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
-    save_encoder(folder / "encoder.safetensors", config.build().state_dict(), config, feed, {})
+    export_untrained(folder, config, feed)
 
 
 def arrays(path: Path, train: list[int], test: list[int] | None) -> str:

@@ -27,7 +27,7 @@ from selfsup.stages.probes import probe_settings
 from selfsup.stages.retrieval import Retrieval, run_retrieval
 from selfsup.stages.semi_settings import semi_settings
 from selfsup.storage import checkpoint
-from tests.support.hostile_place import put, sealed
+from tests.support.sealed_files import put, rewrite
 from tests.support.tiny import METHODS, tiny_run
 
 
@@ -203,7 +203,7 @@ def test_what_they_are_judged_by_is_what_is_exported_at_their_end(
 def test_a_description_that_is_none_is_refused(keys: tuple[str, ...], value: Any, tuned: Path, tmp_path: Path) -> None:
     run = shutil.copytree(tuned, tmp_path / "run")
     if keys:
-        sealed(run / "network.json", lambda about: put(value, keys, about))
+        rewrite(run / "network.json", lambda about: put(value, keys, about))
     else:
         (run / "network.json").unlink()
     with pytest.raises(ValueError, match=r"network\.json|method\.safetensors"):

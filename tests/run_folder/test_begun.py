@@ -10,8 +10,8 @@ import pytest
 from selfsup.config.settings import changed_default, dump, restore
 from selfsup.pretraining import Run, pretrain
 from selfsup.run_folder.begun import as_begun, completed
-from selfsup.storage.sealed import seal
 from tests.support.processes import run_processes
+from tests.support.sealed_files import rewrite
 from tests.support.tiny import METHODS, tiny_run
 
 WAS = {"instdisc": "plain", "spcl": "plain", "metric_proxy": "plain", "xbm": "plain", "moco": "auto"}
@@ -64,10 +64,11 @@ def begin(folder: Path) -> tuple[Run, Run]:
 
 def made_old(folder: Path) -> None:
     """Take away what runs have noted since: the number of the defaults, and the number of processes."""
-    path = folder / "config.json"
-    content = json.loads(path.read_text())
-    del content["checksum"], content["defaults"], content["result"]["facts"]["method"]["processes"]
-    path.write_bytes(seal(content))
+
+    def change(content: dict[str, Any]) -> None:
+        del content["defaults"], content["result"]["facts"]["method"]["processes"]
+
+    rewrite(folder / "config.json", change)
 
 
 def refusal(run: Run) -> str:

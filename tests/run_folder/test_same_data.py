@@ -29,8 +29,8 @@ from selfsup.stages.result_table import compare
 from selfsup.stages.run_data import named_data, require_data_of_run
 from selfsup.stages.semi import run_semi
 from selfsup.stages.semi_settings import semi_settings
-from tests.support.hostile_place import put, sealed
 from tests.support.processes import run_processes
+from tests.support.sealed_files import put, rewrite
 from tests.support.tiny import array_file, photographs, tiny_run
 
 
@@ -263,7 +263,7 @@ def called(stage: str, run: Path, root: Path) -> Any:
 def test_no_program_judges_on_them_either(stage: str, finished: tuple[Path, Path], tmp_path: Path) -> None:
     """Every function of a stage looks for itself, before anything else; what the caller means must be said by him."""
     run, root = Path(shutil.copytree(finished[0], tmp_path / "run")), tmp_path / "data.npz"
-    sealed(run / "config.json", lambda saved: put(str(root), ("run", "data", "root"), saved))
+    rewrite(run / "config.json", lambda saved: put(str(root), ("run", "data", "root"), saved))
     write(root, finished[1], "pixels")
 
     def call(root: Path) -> Any:
@@ -281,7 +281,7 @@ def test_no_program_judges_on_them_either(stage: str, finished: tuple[Path, Path
 
 def test_a_program_may_name_data_for_itself(finished: tuple[Path, Path], tmp_path: Path) -> None:
     run, root = Path(shutil.copytree(finished[0], tmp_path / "run")), tmp_path / "data.npz"
-    sealed(run / "config.json", lambda saved: put(str(root), ("run", "data", "root"), saved))
+    rewrite(run / "config.json", lambda saved: put(str(root), ("run", "data", "root"), saved))
     write(root, finished[1], "pixels")
     with named_data():
         assert called("knn", run, root).results

@@ -17,8 +17,8 @@ from selfsup.models.resnet import ResNet
 from selfsup.pretraining import Run, pretrain
 from selfsup.stages.replay import Replay, run_replay
 from selfsup.storage import checkpoint
-from selfsup.storage.sealed import seal
 from tests.support.planted import MARK, ROW, outcome, planted
+from tests.support.sealed_files import put, rewrite
 from tests.support.tiny import METHODS, tiny_run
 
 
@@ -141,10 +141,8 @@ def test_what_a_stage_captured_is_refused(tmp_path: Path) -> None:
 def test_a_size_that_nothing_can_have_is_named(tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "run", epochs=1, max_steps=2)
     outcome(run, "loss", (1,))
-    saved = json.loads((tmp_path / "run" / "config.json").read_text())
-    saved["run"]["method"]["head"]["output_dim"] = 2**63
-    del saved["checksum"]
-    (tmp_path / "run" / "config.json").write_bytes(seal(saved))
+    keys = ("run", "method", "head", "output_dim")
+    rewrite(tmp_path / "run" / "config.json", lambda saved: put(2**63, keys, saved))
     with pytest.raises(ValueError, match=r"no network.* method.head.output_dim = 9223372036854775808: ") as refused:
         again(run, 2)
     assert "frame #" not in str(refused.value)

@@ -11,7 +11,7 @@ import torch
 
 from selfsup.storage import checkpoint
 from selfsup.storage.checkpoint import DamagedFile, StorageError, load, load_newest, save, steps
-from selfsup.storage.sealed import seal, unseal
+from tests.support.sealed_files import put, rewrite
 
 
 def tensors(seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
@@ -107,9 +107,7 @@ def test_an_error_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
 
 def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
     path = save(tmp_path, 1, tensors(), {})
-    manifest = unseal(path / "manifest.json", ())
-    manifest["files"]["../../secret"] = {"size": 1, "sha256": "0"}
-    (path / "manifest.json").write_bytes(seal(manifest))
+    rewrite(path / "manifest.json", lambda listed: put({"size": 1, "sha256": "0"}, ("files", "../../secret"), listed))
     with pytest.raises(DamagedFile, match="step_00000001/secret"):
         load(path)
 

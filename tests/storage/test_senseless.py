@@ -1,6 +1,5 @@
 """Checkpoints that are whole and well sealed, and make no sense: refused by file and field before training."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -11,7 +10,7 @@ from typing import Any, cast
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from selfsup.data.sources import open_source
@@ -22,7 +21,7 @@ from selfsup.run_folder.folder import RunFolder
 from selfsup.storage import checkpoint
 from selfsup.training.checkpoints import Checkpoints
 from selfsup.training.state import check_state
-from tests.support.hostile_place import put, sealed
+from tests.support.sealed_files import put_tensors, replace_in_checkpoint
 from tests.support.tiny import METHODS, tiny_run
 
 IMAGES = 64
@@ -46,20 +45,10 @@ def newest(run: Path) -> Path:
     return max(run.glob("checkpoints/step_*"))
 
 
-def laid(place: Path, name: str, tensors: dict[str, Tensor]) -> None:
-    """Other tensors in a checkpoint, sealed as right."""
-    save_file(tensors, place / name)
-    content = (place / name).read_bytes()
-    listed = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    sealed(place / "manifest.json", lambda manifest: put(listed, ("files", name), manifest))
-
-
 def stated(place: Path, **fields: Any) -> None:
     """Other fields in state.json, sealed as right."""
     text = json.dumps(json.loads((place / "state.json").read_text()) | fields).encode()
-    (place / "state.json").write_bytes(text)
-    listed = {"size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
-    sealed(place / "manifest.json", lambda manifest: put(listed, ("files", "state.json"), manifest))
+    replace_in_checkpoint(place, "state.json", text)
 
 
 class Loading:
@@ -165,7 +154,7 @@ def test_what_is_just_beyond_is_refused(
     tensors = load_file(newest(run) / "method.safetensors")
     if tensors[name].shape != value.shape:
         value = value.flatten()[:1].expand(tensors[name].shape).clone()
-    laid(newest(run), "method.safetensors", tensors | {name: value.to(tensors[name].dtype)})
+    put_tensors(newest(run), "method.safetensors", tensors | {name: value.to(tensors[name].dtype)})
     refusal = Loading(run, method).refusal()
     assert name in refusal
     assert told in refusal
@@ -174,10 +163,10 @@ def test_what_is_just_beyond_is_refused(
 def test_tensors_too_many_and_too_few_are_named(begun: Any, tmp_path: Path) -> None:
     run = begun("moco", tmp_path / "run")
     tensors = load_file(newest(run) / "method.safetensors")
-    laid(newest(run), "method.safetensors", tensors | {"other": torch.zeros(1)})
+    put_tensors(newest(run), "method.safetensors", tensors | {"other": torch.zeros(1)})
     assert "method.safetensors: other is not of this method" in Loading(run, "moco").refusal()
     del tensors["queue.features"]
-    laid(newest(run), "method.safetensors", tensors)
+    put_tensors(newest(run), "method.safetensors", tensors)
     assert "method.safetensors: queue.features is missing" in Loading(run, "moco").refusal()
 
 
@@ -187,7 +176,7 @@ def test_batches_that_were_counted_change_nothing(begun: Any, tmp_path: Path) ->
     tensors = load_file(newest(runs[1]) / "method.safetensors")
     counted = {name: changed(value, 2**40) for name, value in tensors.items() if name.endswith(COUNTED)}
     assert counted
-    laid(newest(runs[1]), "method.safetensors", tensors | counted)
+    put_tensors(newest(runs[1]), "method.safetensors", tensors | counted)
     for run in runs:
         pretrain(tiny_run(run, "moco", f"shapes:{IMAGES}", max_steps=STEPS + 2))
     one, other = (load_file(newest(run) / "method.safetensors") for run in runs)
@@ -241,7 +230,7 @@ def test_what_the_optimizer_cannot_have_written_is_named(case: str, by_adamw: Pa
     tensors = load_file(newest(run) / "optimizer.safetensors")
     change, told = SENSELESS[case]
     new = {name: value for name, value in (tensors | change(tensors)).items() if value is not None}
-    laid(newest(run), "optimizer.safetensors", new)
+    put_tensors(newest(run), "optimizer.safetensors", new)
     with pytest.raises(ValueError, match=rf"(?s)step_.*optimizer\.safetensors: .*{re.escape(told)}"):
         pretrain(adamw(run))
 
@@ -306,7 +295,7 @@ def test_replay_refuses_them_too(begun: Any, tmp_path: Path) -> None:
     run_replay(place, Replay(device="cpu"))
     for group, name, number in (("method", "queue.pointer", 40), ("batch", "indices", IMAGES), ("batch", "labels", 10)):
         tensors = held.tensors["method"] if group == "method" else batch
-        laid(place, f"{group}.safetensors", tensors | {name: changed(tensors[name], number)})
+        put_tensors(place, f"{group}.safetensors", tensors | {name: changed(tensors[name], number)})
         with pytest.raises(ValueError, match=rf"{group}\.safetensors: {name} holds {number}"):
             run_replay(place, Replay(device="cpu"))
-        laid(place, f"{group}.safetensors", tensors)
+        put_tensors(place, f"{group}.safetensors", tensors)

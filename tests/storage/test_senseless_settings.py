@@ -1,6 +1,5 @@
 """Settings and exports that are sealed well and cannot be meant are refused by name, and nothing else is judged."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from selfsup.evaluation.encoder import load_encoder
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.pretraining import pretrain
-from selfsup.storage.sealed import seal
+from tests.support.sealed_files import put, rewrite
 from tests.support.tiny import tiny_run
 
 
@@ -44,13 +43,7 @@ def test_sizes_that_nothing_can_have_are_named(
 ) -> None:
     """An unfinished run is judged by its newest checkpoint, which is built as config.json says."""
     run = shutil.copytree(begun, tmp_path / "run")
-    content = json.loads((run / "config.json").read_text())
-    content.pop("checksum")
-    place = content["run"]
-    for key in keys[:-1]:
-        place = place[key]
-    place[keys[-1]] = number
-    (run / "config.json").write_bytes(seal(content))
+    rewrite(run / "config.json", lambda content: put(number, ("run", *keys), content))
     with pytest.raises(ValueError, match=rf"config\.json.* {told}") as refused:
         newest_encoder(run)
     assert "frame #" not in str(refused.value)
@@ -58,10 +51,7 @@ def test_sizes_that_nothing_can_have_are_named(
 
 def test_a_head_that_nothing_can_have_is_named(ended: Path, tmp_path: Path) -> None:
     run = shutil.copytree(ended, tmp_path / "run")
-    about = json.loads((run / "encoder.json").read_text())
-    about.pop("checksum")
-    about["head"]["config"]["output_dim"] = 2**63
-    (run / "encoder.json").write_bytes(seal(about))
+    rewrite(run / "encoder.json", lambda about: put(2**63, ("head", "config", "output_dim"), about))
     told = r"head.safetensors describe no network.* output_dim = 9223372036854775808: "
     with pytest.raises(ValueError, match=told) as refused:
         load_encoder(run)

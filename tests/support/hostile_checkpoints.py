@@ -18,7 +18,8 @@ from torchvision.datasets import CIFAR10
 from selfsup.data import download
 from tests.support.hostile_data import bombed, climbing, linking, zipped
 from tests.support.hostile_encoders import SAFETENSORS, entry, safetensors
-from tests.support.hostile_place import Hostile, Place, Trap, Written, sealed
+from tests.support.hostile_place import Hostile, Place, Trap, Written
+from tests.support.sealed_files import replace_in_checkpoint, rewrite
 from tools import prepare_data
 
 
@@ -29,9 +30,7 @@ def _checkpoint(change: Callable[[Path, Path], None], place: Place) -> Written:
 
 
 def _saved(name: str, content: bytes, folder: Path, marker: Path) -> None:
-    (folder / name).write_bytes(content)
-    listed = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    sealed(folder / "manifest.json", lambda manifest: manifest["files"].update({name: listed}))
+    replace_in_checkpoint(folder, name, content)
 
 
 def _saved_trap(name: str, folder: Path, marker: Path) -> None:
@@ -39,7 +38,7 @@ def _saved_trap(name: str, folder: Path, marker: Path) -> None:
 
 
 def _manifest(change: Callable[[dict[str, Any]], None], folder: Path, marker: Path) -> None:
-    sealed(folder / "manifest.json", change)
+    rewrite(folder / "manifest.json", change)
 
 
 def _manifest_pipe(folder: Path, marker: Path) -> None:

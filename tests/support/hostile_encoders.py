@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from selfsup.storage.sealed import seal
-from tests.support.hostile_place import CODE, Hostile, Place, Trap, Written, judge, put, sealed
+from tests.support.hostile_place import CODE, Hostile, Place, Trap, Written, judge
+from tests.support.sealed_files import put, rewrite
 
 
 def _pickled(trap: Trap) -> bytes:
@@ -53,7 +54,7 @@ def _weights(name: str, content: Callable[[Path], bytes], place: Place) -> Writt
 
 def _about(change: Callable[[dict[str, Any]], None], place: Place) -> Written:
     """encoder.json with something else in it, and the right checksum."""
-    sealed(place.run / "encoder.json", change)
+    rewrite(place.run / "encoder.json", change)
     return [*judge(place.run), "--layer", "embedding"]
 
 
@@ -104,7 +105,7 @@ def _text(name: str, content: str, place: Place) -> Written:
 
 
 def _config(change: Callable[[dict[str, Any]], None], place: Place) -> Written:
-    sealed(place.run / "config.json", change)
+    rewrite(place.run / "config.json", change)
     return ["knn", str(place.run), "--device", "cpu", "--workers", "0"]
 
 

@@ -16,8 +16,9 @@ from selfsup import cli
 from selfsup.stages.compare import Compare, run_compare
 from selfsup.storage.sealed import seal
 from tests.support.hostile_encoders import results_with
-from tests.support.hostile_place import Hostile, Place, Written, judge, put, sealed
+from tests.support.hostile_place import Hostile, Place, Written, judge
 from tests.support.pictures import encoded, picture
+from tests.support.sealed_files import put, rewrite
 
 # Links
 
@@ -58,7 +59,7 @@ def _endless_tensors(kind: str, place: Place) -> Written:
     newest = max((place.begun / "checkpoints").glob("step_*"))
     (newest / "method.safetensors").unlink()
     KINDS[kind](newest / "method.safetensors")
-    sealed(newest / "manifest.json", partial(put, 300 << 30, ("files", "method.safetensors", "size")))
+    rewrite(newest / "manifest.json", partial(put, 300 << 30, ("files", "method.safetensors", "size")))
     return ["pretrain", str(place.recipe)]
 
 
@@ -78,7 +79,7 @@ def _tensors(name: str, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     save_file(tensors | change(tensors), path)
     content = path.read_bytes()
     listed = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    sealed(newest / "manifest.json", partial(put, listed, ("files", path.name)))
+    rewrite(newest / "manifest.json", partial(put, listed, ("files", path.name)))
     return ["pretrain", str(place.recipe)]
 
 
@@ -98,12 +99,12 @@ TENSORS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 
 def _unfinished(value: Any, keys: tuple[str, ...], place: Place) -> Written:
     """Settings of a run that is not finished, from which its encoder is built."""
-    sealed(place.begun / "config.json", partial(put, value, ("run", *keys)))
+    rewrite(place.begun / "config.json", partial(put, value, ("run", *keys)))
     return judge(place.begun)
 
 
 def _outputs(place: Place) -> Written:
-    sealed(place.run / "encoder.json", partial(put, 2**63, ("head", "config", "output_dim")))
+    rewrite(place.run / "encoder.json", partial(put, 2**63, ("head", "config", "output_dim")))
     return [*judge(place.run), "--layer", "embedding"]
 
 

@@ -1,13 +1,11 @@
 """Where a hostile file is laid out, and the common parts of all of them."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfsup.pretraining import pretrain
-from selfsup.storage.sealed import seal
 from tests.support.tiny import tiny_run
 
 CODE = "__import__('os').system('touch {}')"
@@ -79,17 +77,3 @@ class Hostile:
 
 def judge(path: Path | str, root: Path | str = "shapes:20") -> list[str]:
     return ["knn", str(path), "--data.root", str(root), "--device", "cpu", "--workers", "0"]
-
-
-def sealed(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change what a file says, and its checksum with it."""
-    content = json.loads(path.read_text())
-    content.pop("checksum", None)
-    change(content)
-    path.write_bytes(seal(content))
-
-
-def put(value: Any, keys: tuple[str, ...], content: dict[str, Any]) -> None:
-    for key in keys[:-1]:
-        content = content[key]
-    content[keys[-1]] = value

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 from selfsup import distributed
 from selfsup.data.sampling import ClassBalanced, Sampling, Shuffled, TwoDomains
 from selfsup.data.settings import Data
-from selfsup.evaluation.encoder import save_encoder
 from selfsup.evaluation.logistic import FeatureProbe
 from selfsup.pretraining import pretrain
 from selfsup.stages.cluster import KMeans, run_cluster
 from selfsup.stages.knn import KNN, run_knn
 from selfsup.stages.linear import run_linear
 from selfsup.stages.retrieval import Retrieval, run_retrieval
+from tests.support.encoders import export_untrained
 from tests.support.pictures import encoded, picture
 from tests.support.tiny import tiny_run
 
@@ -73,10 +73,7 @@ def place_of(folder: Path, case: Case) -> Path:
 
 def encoder(folder: Path) -> Path:
     run = tiny_run(folder)
-    folder.mkdir()
-    path = folder / "encoder.safetensors"
-    save_encoder(path, run.encoder.build().state_dict(), run.encoder, run.feed, {})
-    return path
+    return export_untrained(folder, run.encoder, run.feed)
 
 
 def outcome(case: Case, folder: Path) -> str:

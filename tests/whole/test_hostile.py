@@ -12,7 +12,8 @@ from selfsup.stages.embed import _as_csv, _as_unicode
 from selfsup.storage import untrusted
 from tests.support.corpus import HOSTILE, attempt
 from tests.support.hostile_encoders import deep
-from tests.support.hostile_place import Hostile, good_runs, put, sealed
+from tests.support.hostile_place import Hostile, good_runs
+from tests.support.sealed_files import put, rewrite
 from tests.support.tiny import tiny_run
 
 
@@ -131,7 +132,7 @@ def test_the_corpus_would_notice_a_file_that_is_run(runs: Path, tmp_path: Path) 
 def test_a_changed_file_with_a_right_checksum_is_what_the_corpus_makes(runs: Path, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_bytes((runs / "run" / "config.json").read_bytes())
-    sealed(path, lambda content: put("elsewhere", ("run", "data", "root"), content))
+    rewrite(path, lambda content: put("elsewhere", ("run", "data", "root"), content))
     assert untrusted.read_json(path)["run"]["data"]["root"] == "elsewhere"
 
 

@@ -1,7 +1,6 @@
 """Folders, files, names and numbers from anyone: no file outside is written, nothing hangs, nothing is carried out."""
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from selfsup.data.base import ArraySource, UnreadableImage
 from selfsup.data.decode import decode
@@ -31,6 +30,8 @@ from selfsup.stages.result_table import compare
 from selfsup.storage import checkpoint, untrusted
 from selfsup.storage.sealed import seal
 from selfsup.training.state import restore_optimizer
+from tests.support.hostile_folders import sparse
+from tests.support.sealed_files import put, put_tensors, rewrite
 from tests.support.tiny import tiny_run
 
 
@@ -119,11 +120,6 @@ def in_seconds(function: Any, seconds: float = 20.0) -> BaseException | None:
     return raised[0] if raised else None
 
 
-def sparse(path: Path) -> None:
-    with open(path, "wb") as file:
-        file.truncate(300 << 30)
-
-
 KINDS: dict[str, Any] = {
     "pipe": os.mkfifo,
     "device": lambda path: path.symlink_to("/dev/zero"),
@@ -141,10 +137,7 @@ def test_a_checkpoint_of_something_else_than_files_is_refused(
     (place / name).unlink()
     KINDS[kind](place / name)
     if name != "manifest.json":  # and whoever made it says that this is right
-        listed = json.loads((place / "manifest.json").read_text())
-        listed.pop("checksum")
-        listed["files"][name]["size"] = 300 << 30
-        (place / "manifest.json").write_bytes(seal(listed))
+        rewrite(place / "manifest.json", lambda listed: put(300 << 30, ("files", name, "size"), listed))
     error = in_seconds(lambda: checkpoint.load(place))
     assert isinstance(error, checkpoint.DamagedFile)
     assert name in str(error)
@@ -178,7 +171,7 @@ def test_senseless_state_of_the_optimizer_is_named(change: Any, told: str, begun
     place = next(run.glob("checkpoints/step_*"))
     tensors = load_file(place / "optimizer.safetensors")
     name = next(key for key, value in tensors.items() if value.numel() > 1)
-    _save(place, "optimizer.safetensors", tensors | {name: change(tensors[name])})
+    put_tensors(place, "optimizer.safetensors", tensors | {name: change(tensors[name])})
     with pytest.raises(ValueError, match=f"(?s)step_.*optimizer.safetensors: {name}.*{told}"):
         pretrain(tiny_run(run))
 
@@ -188,18 +181,9 @@ def test_weights_of_another_type_are_named(begun: Path, tmp_path: Path) -> None:
     place = next(run.glob("checkpoints/step_*"))
     tensors = load_file(place / "method.safetensors")
     name = next(key for key in tensors if key.endswith("weight"))
-    _save(place, "method.safetensors", tensors | {name: tensors[name].long()})
+    put_tensors(place, "method.safetensors", tensors | {name: tensors[name].long()})
     with pytest.raises(ValueError, match=f"method.safetensors: {name} is of torch.int64"):
         pretrain(tiny_run(run))
-
-
-def _save(place: Path, name: str, tensors: dict[str, torch.Tensor]) -> None:
-    save_file(tensors, place / name)
-    content = (place / name).read_bytes()
-    listed = json.loads((place / "manifest.json").read_text())
-    listed.pop("checksum")
-    listed["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (place / "manifest.json").write_bytes(seal(listed))
 
 
 def test_restoring_takes_what_was_saved() -> None:
