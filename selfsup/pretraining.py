@@ -23,7 +23,7 @@ from selfsup.data.given import held_out_images, training_images
 from selfsup.data.identity import content_of, fingerprint_before
 from selfsup.data.loader import Loader
 from selfsup.data.opening import labelled_part
-from selfsup.data.resident import Squeezed
+from selfsup.data.resident import CanvasSource
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
 from selfsup.data.settings import Data
 from selfsup.data.sources import ArraySource, Source, subset
@@ -283,7 +283,7 @@ def online_evaluation(
     elif test is not None:
         test = subset(labelled_part(test, "test"), run.knn_queries)
         if data.canvas is not None and not isinstance(test, ArraySource):
-            test = Squeezed(test, data.canvas)  # decoded once, not in every evaluation
+            test = CanvasSource(test, data.canvas)  # decoded once, not in every evaluation
         parts.append(test)
 
     def evaluate() -> dict[str, float]:

@@ -25,7 +25,7 @@ def disagreement(labels: Tensor, others: Tensor) -> Tensor:
     """How much the companions of each image differ between two clusterings: 1 - |A and B| / |A or B|.
 
     Args:
-        labels, others: (N,) int64, the cluster of each image in one and in the other; nobody is -1.
+        labels, others: (N,) int64, the cluster of each image in one and in the other; no entry is -1.
 
     Returns:
         (N,) float64 in [0, 1).
@@ -43,7 +43,7 @@ def independence_threshold(labels: Tensor, loose: Tensor) -> Tensor | None:
     min(n - 1, round(0.9 n)). Set in the first epoch and kept, so that more clusters pass as features improve.
 
     Args:
-        labels, loose: (N,) int64, nobody is -1.
+        labels, loose: (N,) int64, no entry is -1.
 
     Returns:
         () float64, or None where no cluster has more than one image.
@@ -64,7 +64,7 @@ def reliable(labels: Tensor, tight: Tensor, loose: Tensor, threshold: Tensor | f
     `threshold`, and its own disagreement with the tighter clustering is the least in its cluster.
 
     Args:
-        labels, tight, loose: (N,) int64 clusters at the radius, at a smaller and at a larger one; nobody is -1.
+        labels, tight, loose: (N,) int64 clusters at the radius, at a smaller and at a larger one; no entry is -1.
         threshold: from `independence_threshold`.
 
     Returns:

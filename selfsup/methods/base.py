@@ -67,7 +67,9 @@ class Method(nn.Module):
 
     about: ClassVar[About]
     forms_labels: ClassVar[bool] = False  # gives `pseudo_labels` before every epoch
-    together: ClassVar[bool] = False  # all views are embedded as one batch, so that batch norm is over all of them
+    views_share_batch_norm: ClassVar[bool] = (
+        False  # all views are embedded as one batch, so that batch norm is over all of them
+    )
     # With gradient caching, what embeds views without gradient, in chunks; see selfsup.training.gradient_cache.
     in_chunks: Callable[[Embed, list[Tensor]], list[Tensor]] | None = None
     encoder: Encoder  # the only part that is exported
@@ -112,7 +114,7 @@ class Method(nn.Module):
 
     def embedded(self, embed: Embed, views: list[Tensor]) -> list[Tensor]:
         """(B, D) embeddings of each view by `embed`, as one batch where the method takes views together."""
-        return embed_together(embed, views) if self.together else [embed(view) for view in views]
+        return embed_together(embed, views) if self.views_share_batch_norm else [embed(view) for view in views]
 
     @torch.no_grad()
     def without_gradient(self, embed: Embed, views: list[Tensor]) -> list[Tensor]:

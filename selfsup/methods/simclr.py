@@ -23,7 +23,7 @@ class SimCLR(Method):
     """
 
     about = About("SimCLR", "none", "NT-Xent", ("Chen 2020a",))
-    together = True
+    views_share_batch_norm = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):

@@ -22,7 +22,7 @@ class SimCLRv2(MoCo):
     """
 
     about = About("SimCLRv2", "queue of keys, momentum encoder", "NT-Xent with memory", ("Chen 2020c",))
-    together = True
+    views_share_batch_norm = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MoCo.Config):

@@ -25,7 +25,7 @@ class SupCon(Method):
     """
 
     about = About("SupCon", "none", "SupCon", ("Khosla 2020",), "needed")
-    together = True
+    views_share_batch_norm = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):

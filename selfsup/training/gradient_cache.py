@@ -94,7 +94,7 @@ class GradientCache:
 
     def _groups(self, views: list[Tensor]) -> list[list[Tensor]]:
         """The views by what shares one batch norm."""
-        return [views] if self.method.together else [[view] for view in views]
+        return [views] if self.method.views_share_batch_norm else [[view] for view in views]
 
     @torch.no_grad()
     def _embed(

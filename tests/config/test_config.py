@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from selfsup.config.flags import _told, flag_names, parse
+from selfsup.config.flags import flag_names, parse, tyro_error_text
 from selfsup.config.recipe_files import load_recipe, recipe_names, recipe_summary
 from selfsup.config.settings import differences, dump, restore, result_relevant
 from selfsup.methods.moco import MoCo
@@ -85,7 +85,7 @@ PLAIN = """ Value error
 
 @pytest.mark.parametrize("box", [FRAMED, PLAIN])
 def test_the_whole_message_comes_out_of_its_frame(box: str) -> None:
-    assert _told(box) == "Error parsing --a: it is far too small."
+    assert tyro_error_text(box) == "Error parsing --a: it is far too small."
 
 
 def test_unknown_recipe_suggests_the_nearest() -> None:

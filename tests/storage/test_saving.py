@@ -174,16 +174,16 @@ def test_bad_settings_are_named(changes: dict[str, int], told: str, tmp_path: Pa
 def fails_at(step: int) -> None:
     """The disk fails where the checkpoint of this step is written."""
 
-    def reached(point: str, path: Path) -> None:
+    def fault_point(point: str, path: Path) -> None:
         if point == "mid-write" and f"step_{step:08d}" in str(path):
             raise OSError(5, "Input/output error")
 
-    checkpoint.reached = reached  # type: ignore[assignment]
+    checkpoint.fault_point = fault_point  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_failure_stops_the_run(beside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "reached", checkpoint.reached)  # what the test changes is put back
+    monkeypatch.setattr(checkpoint, "fault_point", checkpoint.fault_point)  # what the test changes is put back
     fails_at(8)
     run = tiny_run(tmp_path / "run", save_steps=4, save_async=beside, log_every=1, epochs=8)
     with pytest.raises(StorageError, match=r"cannot write checkpoint .*step_00000008 \(\d+ bytes needed\): Input"):
@@ -194,7 +194,7 @@ def test_a_failure_stops_the_run(beside: bool, tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_last_checkpoint_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "reached", checkpoint.reached)
+    monkeypatch.setattr(checkpoint, "fault_point", checkpoint.fault_point)
     for number, changes in enumerate(({"max_steps": 3}, {"max_minutes": 0.0}, {})):
         fails_at({0: 3, 1: 1, 2: 16}[number])
         with pytest.raises(StorageError, match="Input/output error"):

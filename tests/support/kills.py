@@ -92,14 +92,14 @@ def at_point(point: str, count: int, act: Callable[[Path], None]) -> None:
     """Let this process `act` where the writing of a checkpoint reaches a point for the `count`-th time."""
     met = 0
 
-    def reached(name: str, path: Path) -> None:
+    def fault_point(name: str, path: Path) -> None:
         nonlocal met
         if name == point and "checkpoints" in path.parts:
             met += 1
             if met == count:
                 act(path)
 
-    checkpoint.reached = reached  # type: ignore[assignment]
+    checkpoint.fault_point = fault_point  # type: ignore[assignment]
 
 
 def killed(words: list[str | Path], kill: Kill, log: Path) -> bool:
