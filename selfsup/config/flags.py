@@ -58,7 +58,7 @@ def _meant(name: str, known: list[str]) -> str:
     return f"; did you mean {meant[0]}?" if meant else nearest(name, known)
 
 
-def taken(flags: list[str], name: str, default: str) -> tuple[str, list[str]]:
+def pop_flag(flags: list[str], name: str, default: str) -> tuple[str, list[str]]:
     """The value of one flag that has to be known before the others, and the flags without it."""
     for position, flag in enumerate(flags):
         if flag == name and position + 1 < len(flags):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from selfsup.losses.contrastive import full
+from selfsup.losses.contrastive import at_least_float32
 
 _EPSILON = 1e-7  # of the published code, beside K Pn
 _TILE = 2**16  # bank rows that are brought to full precision at once
@@ -22,7 +22,7 @@ _PRODUCT_GAIN = 64  # scores of a matrix product take about as long as one of a 
 
 def bank_scores(features: Tensor, bank: Tensor) -> Tensor:
     """Inner products with every bank row in float32 or better: (B, D), (n, D) of any precision -> (B, n)."""
-    scores: Tensor = _BankScores.apply(full(features), bank)
+    scores: Tensor = _BankScores.apply(at_least_float32(features), bank)
     return scores
 
 
@@ -43,7 +43,7 @@ def sampled_scores(features: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
     few_columns = len(bank) <= _PRODUCT_GAIN * rows.shape[1] and len(features) * len(bank) <= _PRODUCT
     if few_columns:
         return bank_scores(features, bank).gather(1, rows)
-    scores: Tensor = _SampledScores.apply(full(features), bank, rows)
+    scores: Tensor = _SampledScores.apply(at_least_float32(features), bank, rows)
     return scores
 
 

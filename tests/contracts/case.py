@@ -13,11 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from selfsup.batch import Batch
 from selfsup.distributed import is_distributed, rank, world_size
-from selfsup.methods.base import Method, Problem, Step
+from selfsup.methods.base import Method, RunContext, Step
 from selfsup.models.encoder import Encoder
 from selfsup.models.norm import average_running_statistics
 from selfsup.training.gradient_cache import average_gradients
-from selfsup.training.sharding import brought_together, shard
+from selfsup.training.sharding import shard, unsharded
 
 BATCH = 16  # images of a global batch
 EPOCH = 6  # steps; before_epoch is called at steps 0, 6, 12, ...
@@ -106,9 +106,9 @@ def _sources(count: int) -> int:
     return -(-count // CLASS // 2)
 
 
-def problem(case: Case, count: int, batch_size: int = BATCH) -> Problem:
+def context(case: Case, count: int, batch_size: int = BATCH) -> RunContext:
     known = labels(case, count)
-    return Problem(
+    return RunContext(
         num_images=count,
         batch_size=batch_size,
         seed=0,
@@ -173,7 +173,7 @@ class Run:
         self.dtype = dtype
         self.batch_size = batch_size
         with default_dtype(dtype):  # the first weights, too, are drawn in the precision of the run
-            method = case.config.build(Toy(case.batch_norm), problem(case, count, batch_size))
+            method = case.config.build(Toy(case.batch_norm), context(case, count, batch_size))
         # Memory that is stored in half precision stays so.
         widened = method._apply(  # type: ignore[no-untyped-call]  # nn.Module's
             lambda part: part.to(dtype) if part.dtype == torch.float32 else part
@@ -196,7 +196,7 @@ class Run:
     def extract(self, module: nn.Module) -> Tensor:
         """What `before_epoch` gets to see the data set with; in the precision of the run."""
         training = module.training
-        with torch.no_grad(), brought_together(module):
+        with torch.no_grad(), unsharded(module):
             device = next(module.parameters()).device
             features = cast(Tensor, module.eval()(images(self.count).to(device, self.dtype)))
         module.train(training)

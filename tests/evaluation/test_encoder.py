@@ -12,7 +12,7 @@ from selfsup.config.settings import dump, result_relevant
 from selfsup.data.joined import open_training
 from selfsup.data.settings import Data
 from selfsup.evaluation.encoder import export, load_encoder
-from selfsup.evaluation.feed import Feed
+from selfsup.evaluation.feed import Preprocessing
 from selfsup.models.resnet import ResNet
 from selfsup.pretraining import build_method
 from selfsup.run_folder.folder import RunFolder
@@ -28,12 +28,12 @@ PLAIN = {"fraction": 0.875, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.3)}
 @pytest.mark.parametrize(
     "feed",
     [
-        Feed(size=24, **PLAIN),
-        Feed(size=(32, 16), fit="whole", **PLAIN),
-        Feed(size=24, interpolation="bicubic_aliased", **PLAIN),
+        Preprocessing(size=24, **PLAIN),
+        Preprocessing(size=(32, 16), fit="whole", **PLAIN),
+        Preprocessing(size=24, interpolation="bicubic_aliased", **PLAIN),
     ],
 )
-def test_the_feed_comes_back(feed: Feed, tmp_path: Path) -> None:
+def test_the_feed_comes_back(feed: Preprocessing, tmp_path: Path) -> None:
     config = ResNet.Config(depth="small")
     export_untrained(tmp_path, config, feed)
     assert load_encoder(tmp_path).feed == feed
@@ -42,7 +42,7 @@ def test_the_feed_comes_back(feed: Feed, tmp_path: Path) -> None:
 
 def test_how_images_are_resized_goes_with_the_encoder_into_every_stage(tmp_path: Path) -> None:
     images = torch.randint(0, 256, (2, 3, 60, 90), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    bilinear, feed = Feed(size=24, **PLAIN), tiny_run(tmp_path, test_interpolation="bicubic_aliased").feed
+    bilinear, feed = Preprocessing(size=24, **PLAIN), tiny_run(tmp_path, test_interpolation="bicubic_aliased").feed
     assert feed.interpolation == "bicubic_aliased"
     fed = replace(bilinear, interpolation=feed.interpolation)
     expected = Center(24, 0.875, PLAIN["mean"], PLAIN["std"], "bicubic_aliased")(images, None, images.device)
@@ -65,7 +65,7 @@ def test_how_images_are_resized_goes_with_the_encoder_into_every_stage(tmp_path:
 
 def test_what_is_fed_as_ever_is_recorded_as_ever(tmp_path: Path) -> None:
     """Results and unfinished stages from before there was a choice say nothing of the interpolation."""
-    feed = Feed(size=24, **PLAIN)
+    feed = Preprocessing(size=24, **PLAIN)
     assert feed.transform == "centre 0.875 of the short side, resized to 24"
     assert feed.record == {key: value for key, value in dump(feed).items() if key not in ("interpolation", "range")}
     cubic = replace(feed, interpolation="bicubic")
@@ -85,11 +85,11 @@ def test_what_is_fed_as_ever_is_recorded_as_ever(tmp_path: Path) -> None:
 
 def test_a_file_from_before_there_was_a_choice_loads(tmp_path: Path) -> None:
     config = ResNet.Config(depth="small")
-    export_untrained(tmp_path, config, Feed(size=24, **PLAIN))
+    export_untrained(tmp_path, config, Preprocessing(size=24, **PLAIN))
     about = json.loads((tmp_path / "encoder.json").read_text())
     del about["feed"]["fit"], about["feed"]["interpolation"], about["checksum"]
     (tmp_path / "encoder.json").write_text(json.dumps(about))
-    assert load_encoder(tmp_path).feed == Feed(size=24, **PLAIN)
+    assert load_encoder(tmp_path).feed == Preprocessing(size=24, **PLAIN)
     about["feed"]["shape"] = 7
     (tmp_path / "encoder.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match=r"encoder\.json cannot be read"):

@@ -16,7 +16,7 @@ from selfsup.data.identity import identity
 from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
 from selfsup.evaluation.features import Features
-from selfsup.evaluation.feed import Feed
+from selfsup.evaluation.feed import Preprocessing
 from selfsup.evaluation.knn import knn_accuracies, knn_accuracy, vote
 from selfsup.models.resnet import ResNet
 from selfsup.stages.base import Result
@@ -110,7 +110,7 @@ def test_of_equal_scores_the_lower_class_wins() -> None:
 
 def save_tiny_encoder(folder: Path) -> None:
     config = ResNet.Config(depth="small", width=0.25)
-    feed = Feed(size=8, fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    feed = Preprocessing(size=8, fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
     export_untrained(folder, config, feed)
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
 from selfsup.evaluation.features import Features
-from selfsup.evaluation.feed import Feed
+from selfsup.evaluation.feed import Preprocessing
 from selfsup.evaluation.retrieval import per_query, random_queries, retrieval_figures
 from selfsup.models.resnet import ResNet
 from selfsup.stages.retrieval import Retrieval, read_index, run_retrieval
@@ -130,7 +130,7 @@ def write_index(place: Path, rows: list[tuple[str, ...]], *columns: str) -> None
 
 def save_tiny_encoder(folder: Path) -> None:
     config = ResNet.Config(depth="small", width=0.25)
-    feed = Feed(size=(16, 8), fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), fit="whole")
+    feed = Preprocessing(size=(16, 8), fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), fit="whole")
     export_untrained(folder, config, feed)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsup.batch import Batch
-from selfsup.methods.base import Method, Problem
+from selfsup.methods.base import Method, RunContext
 from selfsup.methods.simclr import SimCLR
 from selfsup.models.resnet import ResNet
 from selfsup.training.gradient_cache import GradientCache
@@ -61,8 +61,8 @@ def take(step: Step, folder: Path) -> None:
     """In a process of its own: take the step and write what it took and gave."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    problem = Problem(num_images=step.batch, batch_size=step.batch, seed=0)
-    method = SimCLR.Config().build(ResNet.Config(depth=18).build(), problem).to(memory_format=torch.channels_last)
+    context = RunContext(num_images=step.batch, batch_size=step.batch, seed=0)
+    method = SimCLR.Config().build(ResNet.Config(depth=18).build(), context).to(memory_format=torch.channels_last)
     if step.norm == "evaluation":
         settle(method, step.pixels)
     forward_and_backward(method, step, 4)  # what libraries set up once

@@ -90,7 +90,7 @@ def matrix(cases: list[Case], ways: tuple[Way, ...]) -> Matrix:
 # The same batches
 
 
-class Feed(NamedTuple):
+class Preprocessing(NamedTuple):
     """A way in which images come to a method."""
 
     name: str
@@ -99,27 +99,27 @@ class Feed(NamedTuple):
     canvas: int | None = None
 
 
-def feeds(photos: Path) -> list[Feed]:
+def feeds(photos: Path) -> list[Preprocessing]:
     array, files = Data(root="shapes:96"), Data(root=str(photos))
     both = replace(files, labelled_root=str(photos))
     by_class = ClassBalanced(per_class=4)
     clusters = ClassBalanced(per_class=4, singletons="once")
     return [
-        Feed("array, shuffled", array, Shuffled()),
-        Feed("array, by class", array, by_class),
-        Feed("array, by clusters", array, clusters),
-        Feed("photographs, shuffled", files, Shuffled()),
-        Feed("photographs, by class", files, by_class),
-        Feed("photographs, by clusters", files, clusters),
-        Feed("photographs, two domains", both, TwoDomains(per_class=4)),
-        Feed("canvas, shuffled", replace(files, canvas=24), Shuffled(), 24),
+        Preprocessing("array, shuffled", array, Shuffled()),
+        Preprocessing("array, by class", array, by_class),
+        Preprocessing("array, by clusters", array, clusters),
+        Preprocessing("photographs, shuffled", files, Shuffled()),
+        Preprocessing("photographs, by class", files, by_class),
+        Preprocessing("photographs, by clusters", files, clusters),
+        Preprocessing("photographs, two domains", both, TwoDomains(per_class=4)),
+        Preprocessing("canvas, shuffled", replace(files, canvas=24), Shuffled(), 24),
     ]
 
 
 Epochs = list[list[list[Any]]]  # by epoch and step, what `digests` says of each image
 
 
-def batches(ways: list[Feed], workers: int) -> dict[str, Epochs]:
+def batches(ways: list[Preprocessing], workers: int) -> dict[str, Epochs]:
     """What this process trains on, by way of feeding."""
     found: dict[str, Epochs] = {}
     for way in ways:

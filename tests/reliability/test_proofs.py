@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from selfsup.batch import Batch
 from selfsup.distributed import is_distributed
-from selfsup.methods.base import Problem, Step
+from selfsup.methods.base import RunContext, Step
 from selfsup.methods.simclr import SimCLR
 from selfsup.pretraining import Run, pretrain
 from tests.contracts.case import Case
@@ -32,8 +32,8 @@ class WithoutGradient(SimCLR):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(SimCLR.Config):
-        def build(self, encoder: nn.Module, problem: Problem) -> SimCLR:
-            return WithoutGradient(self, encoder, problem)
+        def build(self, encoder: nn.Module, context: RunContext) -> SimCLR:
+            return WithoutGradient(self, encoder, context)
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         with pytest.MonkeyPatch.context() as patch:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from selfsup.runtime.positions import Position, accuse
+from selfsup.runtime.positions import Position, find_stragglers
 from selfsup.runtime.watchdog import EXIT_CODE, LostRank, Watch
 from tests.support.processes import run_processes
 
@@ -29,7 +29,7 @@ def position(rank: int, beats: int = 5, waits: bool = True, failure: str = "") -
     ],
 )
 def test_who_holds_the_others_up(positions: list[Position], silent: set[int], named: dict[int, str]) -> None:
-    found = accuse(positions, silent)
+    found = find_stragglers(positions, silent)
     assert found.keys() == named.keys()
     for rank, words in named.items():
         assert words in found[rank]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from selfsup.methods.base import Method, Problem
+from selfsup.methods.base import Method, RunContext
 from selfsup.models.encoder import Encoder
 
 
@@ -14,8 +14,8 @@ class InDouble(Method.Config):
 
     method: Method.Config
 
-    def build(self, encoder: Encoder, problem: Problem) -> Method:
-        method = self.method.build(encoder, problem).double()
+    def build(self, encoder: Encoder, context: RunContext) -> Method:
+        method = self.method.build(encoder, context).double()
         for name, part in method.named_children():
             if name.endswith("encoder"):  # what sees the views
                 part.register_forward_pre_hook(_double)

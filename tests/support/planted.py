@@ -13,7 +13,7 @@ import selfsup.pretraining
 from selfsup import distributed
 from selfsup.batch import Batch
 from selfsup.data.sources import Source
-from selfsup.losses.contrastive import unit
+from selfsup.losses.contrastive import l2_normalize
 from selfsup.methods.base import Method, Step
 from selfsup.monitor.observer import Diverged
 from selfsup.pretraining import Run, build_method
@@ -140,8 +140,8 @@ def collapsed(kind: Collapse) -> Iterator[None]:
         def narrow(view: Tensor) -> Tensor:
             rows = embed(view)
             if kind == "constant":
-                return unit(1 + 1e-3 * rows)
-            return unit(torch.cat([rows[:, :2], torch.zeros_like(rows[:, 2:])], dim=1))
+                return l2_normalize(1 + 1e-3 * rows)
+            return l2_normalize(torch.cat([rows[:, :2], torch.zeros_like(rows[:, 2:])], dim=1))
 
         method.embed = narrow  # type: ignore[method-assign]
         return method

@@ -7,8 +7,8 @@ from typing import Any
 from selfsup.catalogue import import_encoders, import_methods
 from selfsup.config.schema import PLACES
 from selfsup.config.stored_names import descendants
-from selfsup.evaluation.feed import Feed
-from selfsup.methods.base import Method, Problem
+from selfsup.evaluation.feed import Preprocessing
+from selfsup.methods.base import Method, RunContext
 from selfsup.methods.simclr import SimCLR
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import HeadConfig
@@ -37,7 +37,7 @@ def storable() -> list[type]:
                 for field in typing.get_type_hints(one).values():
                     visit(field)
 
-    for top in (Training, Semi, Probe, HeadConfig, Feed, Segment):
+    for top in (Training, Semi, Probe, HeadConfig, Preprocessing, Segment):
         visit(top)
     return [kind for kind in found if kind.__qualname__ not in BASES]
 
@@ -56,5 +56,5 @@ class Mine(Method.Config):
 
     temperature: float = 0.2
 
-    def build(self, encoder: Encoder, problem: Problem) -> Method:
-        return SimCLR.Config(temperature=self.temperature).build(encoder, problem)
+    def build(self, encoder: Encoder, context: RunContext) -> Method:
+        return SimCLR.Config(temperature=self.temperature).build(encoder, context)

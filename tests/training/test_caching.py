@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsup.batch import Batch
 from selfsup.data.settings import Data
-from selfsup.methods.base import Method, Problem, Step
+from selfsup.methods.base import Method, RunContext, Step
 from selfsup.methods.moco import MoCo
 from selfsup.methods.simclr import SimCLR
 from selfsup.models.domain_norm import DomainBatchNorm
@@ -144,7 +144,7 @@ def test_batch_norm_is_that_of_loops_over_the_chunks(case: Case, mode: str) -> N
     assert_same_step(ours, theirs, first, second)
 
 
-PROBLEM = Problem(num_images=1000, batch_size=16, seed=0)
+CONTEXT = RunContext(num_images=1000, batch_size=16, seed=0)
 
 
 def views_of_16(count: int) -> tuple[list[Tensor], Batch]:
@@ -182,8 +182,8 @@ def classifier(layer: int) -> Classifier:
 
 
 METHODS_AND_STAGES: dict[str, tuple[int, Callable[[], Method]]] = {
-    "simclr": (2, lambda: SimCLR.Config(temperature=0.5).build(resnet(), PROBLEM)),
-    "moco": (2, lambda: MoCo.Config(queue_size=64, symmetric=True, batch_norm_splits=2).build(resnet(), PROBLEM)),
+    "simclr": (2, lambda: SimCLR.Config(temperature=0.5).build(resnet(), CONTEXT)),
+    "moco": (2, lambda: MoCo.Config(queue_size=64, symmetric=True, batch_norm_splits=2).build(resnet(), CONTEXT)),
     "linear": (1, lambda: LinearProbe(resnet(), 4, "normal", (1.0, 0.1))),
     "finetune": (1, lambda: FineTuned(resnet(), classifier(1), replace(TUNING, train_after=0))),
     "distill": (1, lambda: taught(Distilled, temperature=2.0, alpha=0.5, tau_squared=True)),
@@ -213,7 +213,7 @@ def test_single_precision_of_a_real_network_in_methods_and_stages(name: str, lay
 def test_views_of_several_sizes() -> None:
     """Multi-crop: each size has chunks of its own."""
     first, second = twins(
-        lambda: MoCo.Config(queue_size=64, batch_norm="plain", symmetric=True).build(resnet(), PROBLEM)
+        lambda: MoCo.Config(queue_size=64, batch_norm="plain", symmetric=True).build(resnet(), CONTEXT)
     )
     (large, other), batch = views_of_16(2)
     views = [large, other[..., :8, :8].contiguous()]
@@ -246,7 +246,7 @@ def composed(method: Method, views: list[Tensor], batch: Batch, engine: Engine, 
 @pytest.mark.parametrize("engine", [Engine(), Engine(torch.bfloat16), Engine(scale=1024.0)], ids=["", "bf16", "scaled"])
 def test_every_pass_sees_the_same_dropout_and_precision(engine: Engine) -> None:
     config = SimCLR.Config(temperature=0.5, head=Head.Config(output_dim=8))
-    first, second = twins(lambda: config.build(Dropping(batch_norm=False), PROBLEM))
+    first, second = twins(lambda: config.build(Dropping(batch_norm=False), CONTEXT))
     views, batch = views_of_16(2)
     ours = cached(first, engine=engine).step(views, batch, 7)
     theirs = composed(second, views, batch, engine, 7)
@@ -260,7 +260,7 @@ def test_every_pass_sees_the_same_dropout_and_precision(engine: Engine) -> None:
 def test_statistics_are_in_single_precision_under_autocast() -> None:
     config = SimCLR.Config(temperature=0.5, head=Head.Config(output_dim=8, batch_norm="all"))
     torch.manual_seed(0)
-    half, single = config.build(resnet(), PROBLEM), config.build(resnet(), PROBLEM)
+    half, single = config.build(resnet(), CONTEXT), config.build(resnet(), CONTEXT)
     single.load_state_dict(half.state_dict())
     views, batch = views_of_16(2)
     losses = [

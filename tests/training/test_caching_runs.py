@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from selfsup.batch import Batch
 from selfsup.distributed import mean_over_processes
-from selfsup.methods.base import Problem, Step
+from selfsup.methods.base import RunContext, Step
 from selfsup.methods.metric import Metric
 from selfsup.methods.moco import MoCo
 from selfsup.methods.simclr import SimCLR
@@ -30,7 +30,7 @@ from tests.support.tiny import METHODS, tiny_run
 from tests.training.test_resume import assert_same, final_state
 from tests.training.test_training import logged
 
-PROBLEM = Problem(num_images=1000, batch_size=16, seed=0)
+CONTEXT = RunContext(num_images=1000, batch_size=16, seed=0)
 
 # Several processes
 
@@ -252,6 +252,6 @@ def test_batch_norm_and_methods_that_cannot_be_divided() -> None:
     training = tiny_run(Path(), batch_size=18, grad_cache_chunk=3)
     split = MoCo.Config(queue_size=64, batch_norm="split", batch_norm_splits=2)
     with pytest.raises(ValueError, match="into 2 equal parts"):
-        check_chunks(split.build(Toy(True), PROBLEM._replace(batch_size=18)), training)
+        check_chunks(split.build(Toy(True), CONTEXT._replace(batch_size=18)), training)
     with pytest.raises(ValueError, match="Joined overrides `forward`"):
-        check_chunks(Joined(SimCLR.Config(), Toy(False), PROBLEM), replace(training, grad_cache_chunk=2))
+        check_chunks(Joined(SimCLR.Config(), Toy(False), CONTEXT), replace(training, grad_cache_chunk=2))

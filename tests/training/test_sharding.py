@@ -18,7 +18,7 @@ import selfsup.training.checkpoints
 import selfsup.training.fitting
 from selfsup.data.sources import open_source
 from selfsup.distributed import rank
-from selfsup.dtensor import clip_grad_norm_, is_part, own
+from selfsup.dtensor import clip_grad_norm_, is_part, local_tensors
 from selfsup.evaluation.encoder import load_encoder
 from selfsup.evaluation.features import extract
 from selfsup.methods.base import Method
@@ -96,11 +96,11 @@ def parts(folder: Path) -> dict[str, Any]:
             super().save(step)
             parameters = list(self.method.parameters())
             state = [value for entry in self.optimizer.state.values() for value in entry.values() if value.ndim]
-            held["weights"] = [sum(p.numel() for p in way) for way in (own(parameters), parameters)]
+            held["weights"] = [sum(p.numel() for p in way) for way in (local_tensors(parameters), parameters)]
             held["notes"] = notes(self.method)
             encoder = self.method.encoder
             held["undivided"] = [not isinstance(unit, FSDPModule) for unit in (encoder, *encoder.blocks())]
-            held["state"] = [sum(p.numel() for p in way) for way in (own(state), state)]
+            held["state"] = [sum(p.numel() for p in way) for way in (local_tensors(state), state)]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selfsup.training.fitting, "Checkpoints", Looking)
@@ -151,7 +151,12 @@ def clipped() -> list[float]:
     loose.grad = torch.full((3,), 2.0)
     first.grad = torch.ones_like(first)
     norm = clip_grad_norm_([first, loose, *rest], 1.0)
-    return [float(norm), float((first.numel() + 12) ** 0.5), float(loose.grad[0]), float(own([first.grad])[0].max())]
+    return [
+        float(norm),
+        float((first.numel() + 12) ** 0.5),
+        float(loose.grad[0]),
+        float(local_tensors([first.grad])[0].max()),
+    ]
 
 
 def stages(run: Path, folder: Path) -> None:

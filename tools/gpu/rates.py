@@ -19,7 +19,7 @@ from selfsup.batch import Batch
 from selfsup.config.recipe_files import load_recipe
 from selfsup.data.base import ArraySource
 from selfsup.data.loader import Loader
-from selfsup.methods.base import Problem, Step
+from selfsup.methods.base import RunContext, Step
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.observer import Taken
 from selfsup.pretraining import Run
@@ -132,7 +132,7 @@ class Steps:
         )
         self.loader = Loader(source, batch_size=run.batch_size, seed=0, device=self.device)
         self.views = Views(run.augment, seed=0)
-        self.method = run.method.build(run.encoder.build(), Problem(len(source), run.batch_size, 0))
+        self.method = run.method.build(run.encoder.build(), RunContext(len(source), run.batch_size, 0))
         self.method.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = run.optimizer.build(self.method.named_parameters(), run.batch_size)
         self.model = self.accelerator.prepare_model(self.method)
