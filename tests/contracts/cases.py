@@ -12,6 +12,7 @@ from selfsup.methods.metric import Metric
 from selfsup.methods.mochi import MoCHi
 from selfsup.methods.moco import MoCo
 from selfsup.methods.moco_v3 import MoCoV3
+from selfsup.methods.pair_loss import PairLoss
 from selfsup.methods.simclr import SimCLR
 from selfsup.methods.simclr_v2 import SimCLRv2
 from selfsup.methods.spcl import SpCL
@@ -59,7 +60,7 @@ def slow(config: C) -> C:
     return replace(config, queue_size=256, momentum=0.99, temperature=0.1, head=LARGE)
 
 
-def metric(name: str, loss: pairs.PairLoss.Config, learner: Learner | None = LABELLED) -> Case:
+def metric(name: str, loss: PairLoss.Config, learner: Learner | None = LABELLED) -> Case:
     """A loss over the batch: one view, and 4 images of each class."""
     return Case(
         name=f"metric_{name}",
@@ -71,7 +72,7 @@ def metric(name: str, loss: pairs.PairLoss.Config, learner: Learner | None = LAB
     )
 
 
-def xbm(name: str, loss: pairs.PairLoss.Config, learner: Learner | None = None) -> Case:
+def xbm(name: str, loss: PairLoss.Config, learner: Learner | None = None) -> Case:
     """The same loss over batch and memory."""
     return Case(
         name=f"xbm_{name}",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from selfsup.data.labelled import Labelled
 from selfsup.data.settings import Data
 from selfsup.evaluation.encoder import load_encoder
+from selfsup.evaluation.logistic import FeatureProbe
 from selfsup.optim.optimizers import SGD
 from selfsup.pretraining import pretrain
 from selfsup.run_folder.folder import RunFolder
@@ -20,7 +21,7 @@ from selfsup.stages.distill_settings import distill_settings
 from selfsup.stages.finetune import run_finetune
 from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.stages.linear import run_linear
-from selfsup.stages.probes import FeatureProbe, Probe, probe_settings
+from selfsup.stages.probes import Probe, probe_settings
 from selfsup.storage import checkpoint
 from selfsup.training.settings import Training
 from tests.reliability.figure import Figure, Measured

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from selfsup.storage import checkpoint
-from selfsup.storage.checkpoint import DamagedFile, StorageError, load, load_newest, save, steps
+from selfsup.storage.checkpoint import StorageError, load, load_newest, save, steps
+from selfsup.storage.sealed import DamagedFile
 from tests.support.sealed_files import put, rewrite
 
 

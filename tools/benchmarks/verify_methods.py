@@ -32,6 +32,7 @@ from selfsup.evaluation.knn import USUAL_K, knn_accuracy
 from selfsup.evaluation.retrieval import retrieval_figures
 from selfsup.methods import pair_losses as losses
 from selfsup.methods.metric import Metric
+from selfsup.methods.pair_loss import PairLoss
 from selfsup.methods.spcl import SpCL
 from selfsup.output import message, program
 from selfsup.pretraining import Run, pretrain
@@ -82,7 +83,7 @@ def cifar10(data: Path) -> list[Row]:
     return rows
 
 
-PAIR_LOSSES: dict[str, losses.PairLoss.Config] = {
+PAIR_LOSSES: dict[str, PairLoss.Config] = {
     "contrastive (Hadsell)": losses.Contrastive.Config(),
     "contrastive (XBM)": losses.SimilarityContrastive.Config(),
     "triplet, semi-hard": losses.Triplet.Config(),
@@ -103,7 +104,7 @@ def cars(data: Path) -> list[Row]:
     # A loss that is a sum over the memory, and not a mean, is brought near that over the batch.
     lighter = replace(memory, method=replace(memory.method, memory_weight=0.1))
 
-    def run(recipe: Run, loss: losses.PairLoss.Config) -> Run:
+    def run(recipe: Run, loss: PairLoss.Config) -> Run:
         images = replace(recipe.data, root=str(data / "cars"))
         return replace(recipe, data=images, method=replace(cast(Metric.Config, recipe.method), loss=loss))
 
