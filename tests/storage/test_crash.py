@@ -69,7 +69,7 @@ def test_a_disk_that_refuses_at_any_point_leaves_the_one_before(
         if name == point:
             raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(checkpoint, "reached", refuse)
+    monkeypatch.setattr(checkpoint, "fault_point", refuse)
     with pytest.raises(StorageError, match=os.strerror(number)) as error:
         save(tmp_path, 3, states[3], {})
     assert str(tmp_path) in str(error.value)

@@ -84,7 +84,7 @@ def test_a_checkpoint_is_begun_so_early_that_it_is_there_in_time(
         nonlocal now
         now += taken if point == "before-rename" else 0
 
-    monkeypatch.setattr(checkpoint, "reached", slowly)
+    monkeypatch.setattr(checkpoint, "fault_point", slowly)
     for module in (saver, selfsup.training.checkpoints):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
     # The seconds that a checkpoint took, and those after which the next one is begun.
@@ -97,7 +97,7 @@ def test_a_checkpoint_is_begun_so_early_that_it_is_there_in_time(
 
 def test_what_was_begun_is_written_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
-    monkeypatch.setattr(checkpoint, "reached", lambda point, path: go_on.wait(SECONDS))
+    monkeypatch.setattr(checkpoint, "fault_point", lambda point, path: go_on.wait(SECONDS))
     tensors = {"w": torch.ones(10)}
     saver = Saver(tmp_path, keep_last=2)
     saver.begin(1, {"method": tensors}, {}, kept=False)  # comes back while the writer stands still
@@ -126,7 +126,7 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: 
                 os.sched_yield()
             made.append(logged_steps(folder))
 
-    monkeypatch.setattr(checkpoint, "reached", slow)
+    monkeypatch.setattr(checkpoint, "fault_point", slow)
     result = pretrain(tiny_run(folder, log_every=1, save_steps=4, keep_last=9))
     assert made == [8]
     assert result["reason"] == "finished"

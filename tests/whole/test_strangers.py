@@ -88,7 +88,7 @@ def test_a_lock_that_is_a_second_name_of_a_file_is_left_alone(begun: Path, tmp_p
 
 def test_temporary_names_cannot_be_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
-    monkeypatch.setattr(checkpoint, "reached", lambda point, path: names.append(path.name))
+    monkeypatch.setattr(checkpoint, "fault_point", lambda point, path: names.append(path.name))
     for _ in range(2):
         checkpoint.write_atomically(tmp_path / "file", b"content")
     temporary = {name for name in names if name != "file"}
