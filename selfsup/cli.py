@@ -186,7 +186,7 @@ def _pretrain(arguments: list[str]) -> int:
 
 def _stage(command: str, arguments: list[str]) -> int:
     """A stage on a run: parse, carry out, keep the results in its folder."""
-    from selfsup.config.flags import parse, taken
+    from selfsup.config.flags import parse, pop_flag
     from selfsup.config.recipe_files import load_recipe
     from selfsup.stages.base import Stage
 
@@ -194,17 +194,17 @@ def _stage(command: str, arguments: list[str]) -> int:
     choices = f" [--protocol {'|'.join(stage.protocols)}]" if stage.protocols else ""
     usage = f"selfsup {command} RUN{choices} [--data.root PATH] [--recipe FILE.py] [flags]"
     if arguments[:1] in (["-h"], ["--help"]):
-        protocol, _ = taken(arguments[1:], "--protocol", stage.protocols[0] if stage.protocols else "")
+        protocol, _ = pop_flag(arguments[1:], "--protocol", stage.protocols[0] if stage.protocols else "")
         if not stage.protocols or protocol in stage.protocols:
             _flags_told(usage, lambda: stage.shown(protocol), f"selfsup {command} RUN")
     name, flags = _first(arguments, "the run folder or encoder file", usage)
-    recipe, flags = taken(flags, "--recipe", "")
+    recipe, flags = pop_flag(flags, "--recipe", "")
     # Held until the stage has ended: classes that nothing refers to are forgotten.
     defines_classes = load_recipe(recipe) if recipe else None
     path, called = Path(name), f"selfsup {command} {name}"
     protocol = ""
     if stage.protocols:
-        protocol, flags = taken(flags, "--protocol", stage.protocols[0])
+        protocol, flags = pop_flag(flags, "--protocol", stage.protocols[0])
         called += f" --protocol {protocol}"
         if any(flag.partition("=")[0] == "--protocol" for flag in flags):
             raise ValueError("--protocol is given twice; give it once")

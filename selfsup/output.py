@@ -128,7 +128,7 @@ def program() -> Iterator[None]:
     _open_closed_ones()
     replaced = sys.stdout, sys.stderr
     out, err = _steady(sys.stdout, 1), _steady(sys.stderr, 2)
-    sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, err
     try:
         code = 0
         try:

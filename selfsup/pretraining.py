@@ -23,17 +23,17 @@ from selfsup.data.given import held_out_images, training_images
 from selfsup.data.identity import content_of, fingerprint_before
 from selfsup.data.loader import Loader
 from selfsup.data.opening import labelled_part
-from selfsup.data.resident import Squeezed
+from selfsup.data.resident import CanvasSource
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
 from selfsup.data.settings import Data
 from selfsup.data.sources import ArraySource, Source, subset
 from selfsup.evaluation.encoder import export, load_encoder
 from selfsup.evaluation.features import extract
-from selfsup.evaluation.feed import Feed, feed_of
+from selfsup.evaluation.feed import Preprocessing, feed_of
 from selfsup.evaluation.knn import check_temperature, knn_accuracy, neighbours_of
 from selfsup.evaluation.logistic import online_linear
 from selfsup.evaluation.readable import require_readable, require_readable_head
-from selfsup.methods.base import Extract, Method, Problem
+from selfsup.methods.base import Extract, Method, RunContext
 from selfsup.models.encoder import Encoder, pretrained_fact
 from selfsup.output import message
 from selfsup.run_folder.environment import device_name
@@ -88,7 +88,7 @@ class Run(Training):
         )
 
     @property
-    def feed(self) -> Feed:
+    def feed(self) -> Preprocessing:
         return feed_of(self.augment, self.test_fraction, self.test_interpolation, self.data.range)
 
 
@@ -225,7 +225,7 @@ def build_method(run: Run, source: Source, pretrained: bool = True) -> Method:
         source: the training images.
         pretrained: whether to load the weights that the encoder's settings name; a run that goes on has its own.
     """
-    problem = Problem(
+    context = RunContext(
         num_images=len(source),
         batch_size=run.batch_size,
         seed=run.seed,
@@ -247,7 +247,7 @@ def build_method(run: Run, source: Source, pretrained: bool = True) -> Method:
         start_from(encoder, run)
     run.encoder.freeze(encoder)
     require_readable(encoder, run.encoder, run.augment.views[0].shape)
-    method = run.method.build(encoder, problem)
+    method = run.method.build(encoder, context)
     require_readable_head(method.head_state(), encoder.feature_dim)
     clusters = isinstance(run.sampling, ClassBalanced) and run.sampling.singletons == "once"
     if clusters and int(source.labels.min()) < 0 and not method.forms_labels:
@@ -283,7 +283,7 @@ def online_evaluation(
     elif test is not None:
         test = subset(labelled_part(test, "test"), run.knn_queries)
         if data.canvas is not None and not isinstance(test, ArraySource):
-            test = Squeezed(test, data.canvas)  # decoded once, not in every evaluation
+            test = CanvasSource(test, data.canvas)  # decoded once, not in every evaluation
         parts.append(test)
 
     def evaluate() -> dict[str, float]:

@@ -7,10 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import checkout
-
-checkout.use()
-
 import torch
 from rich.table import Table
 from torch import nn

@@ -56,7 +56,7 @@ PLACES = {
     "selfsup.schedules.Steps": "steps",
     "selfsup.schedules.SupConCosine": "supcon_cosine",
     "selfsup.stages.distill_settings.Distill": "distill",
-    "selfsup.stages.encoder.Feed": "feed",
+    "selfsup.stages.encoder.Preprocessing": "feed",
     "selfsup.stages.finetune_settings.Finetune": "finetune",
     "selfsup.stages.probes.Probe": "linear",
     "selfsup.stages.probes.Sweep": "linear_sweep",

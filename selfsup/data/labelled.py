@@ -189,7 +189,8 @@ def _listed(file: Path, source: Source) -> Tensor:
     rows = torch.tensor([places[name][0] for name in wanted])
     unlabelled = [name for name, row in zip(wanted, rows.tolist(), strict=True) if int(source.labels[row]) < 0]
     _refuse(unlabelled, file, "of images without a label", "take them out of the list")
-    return rows.unique()
+    once: Tensor = rows.unique()
+    return once
 
 
 def _refuse(names: list[str], file: Path, what: str, remedy: str) -> None:

@@ -16,9 +16,9 @@ from selfsup.config.schema import SCHEMA, in_present_names
 from selfsup.config.settings import dump, restore
 from selfsup.config.stored_names import stored_name
 from selfsup.data.levels import parse_levels
-from selfsup.dtensor import assembled
+from selfsup.dtensor import full_state
 from selfsup.evaluation.built import built
-from selfsup.evaluation.feed import Feed
+from selfsup.evaluation.feed import Preprocessing
 from selfsup.methods.base import Method
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Classifier, HeadConfig
@@ -39,7 +39,7 @@ class Exported:
     encoder: Encoder
     config: Encoder.Config
     head: nn.Module | None  # (B, feature_dim) -> (B, D), the embeddings that the loss was about, not normalised
-    feed: Feed
+    feed: Preprocessing
     sha256: str
     made_by: dict[str, Any]
     step: int | None = None  # of the checkpoint that it is from; None where the run was finished
@@ -85,7 +85,7 @@ def save_encoder(
     path: Path,
     state: dict[str, Tensor],
     config: Encoder.Config,
-    feed: Feed,
+    feed: Preprocessing,
     made_by: dict[str, Any],
     head: tuple[HeadConfig, dict[str, Tensor]] | None = None,
 ) -> str:
@@ -113,15 +113,15 @@ def save_encoder(
     return digest
 
 
-def export(method: Method, path: Path, config: Encoder.Config, feed: Feed, made_by: dict[str, Any]) -> str:
+def export(method: Method, path: Path, config: Encoder.Config, feed: Preprocessing, made_by: dict[str, Any]) -> str:
     """`save_encoder` of what was trained, with its head, by the main process; returns the SHA-256 there, "" elsewhere.
 
     Every process must call it, and all wait for the files.
     """
     digest = ""
-    state, head = assembled(method.encoder_state()), method.head_state()
+    state, head = full_state(method.encoder_state()), method.head_state()
     if head is not None:
-        head = head[0], assembled(head[1])
+        head = head[0], full_state(head[1])
     if distributed.rank() == 0:
         digest = save_encoder(path, state, config, feed, made_by, head)
     distributed.barrier()
@@ -160,7 +160,7 @@ def load_encoder(path: Path) -> Exported:
     try:
         config = restore_encoder(about["encoder"])
         # Fields that an older file lacks take their defaults.
-        feed: Feed = restore({**about["feed"], "class": stored_name(Feed)}, Feed)
+        feed: Preprocessing = restore({**about["feed"], "class": stored_name(Preprocessing)}, Preprocessing)
         recorded, made_by, head = about["sha256"], about["made_by"], about.get("head")
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)

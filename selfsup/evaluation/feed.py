@@ -14,7 +14,7 @@ _LARGEST = 4096  # pixels of a side that an encoder is fed with
 
 
 @dataclass(frozen=True, kw_only=True)
-class Feed:
+class Preprocessing:
     """What the encoder wants to be fed at test time."""
 
     stored_as: ClassVar[str] = "feed"
@@ -55,7 +55,7 @@ class Feed:
         return fed
 
 
-def feed_of(augment: Augment, fraction: float, interpolation: Interpolation, range: str) -> Feed:
+def feed_of(augment: Augment, fraction: float, interpolation: Interpolation, range: str) -> Preprocessing:
     """What an encoder wants to be fed that was trained on these views.
 
     Args:
@@ -66,7 +66,7 @@ def feed_of(augment: Augment, fraction: float, interpolation: Interpolation, ran
     """
     view = augment.views[0]
     fit: Fit = "whole" if view.crop == "shifted" else "center"
-    return Feed(
+    return Preprocessing(
         size=view.size,
         fraction=fraction,
         mean=view.mean,

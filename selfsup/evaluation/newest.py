@@ -16,9 +16,9 @@ from selfsup.config.settings import dump, restore
 from selfsup.data.sampling import SHUFFLED, Sampling, TwoDomains
 from selfsup.evaluation.built import built
 from selfsup.evaluation.encoder import Exported, load_encoder
-from selfsup.evaluation.feed import Feed, feed_of
+from selfsup.evaluation.feed import Preprocessing, feed_of
 from selfsup.evaluation.unfinished import Described, at_checkpoint, encoder_of_stage
-from selfsup.methods.base import Method, Problem
+from selfsup.methods.base import Method, RunContext
 from selfsup.models.encoder import Encoder
 from selfsup.output import message
 from selfsup.run_folder.folder import RunFolder
@@ -67,7 +67,7 @@ class _Saved(NamedTuple):
     encoder: Encoder.Config
     augment: Augment
     sampling: Sampling
-    feed: Feed
+    feed: Preprocessing
 
 
 def _of_checkpoint(path: Path) -> Exported:
@@ -125,7 +125,7 @@ def _method(run: _Saved, saved: dict[str, Any], found: checkpoint.Checkpoint) ->
     images = max(4 * _CLASSES, *(len(tensor) for tensor in tensors.values() if tensor.dim()))
     sizes = {"method": dump(run.method), "encoder": dump(run.encoder), "batch_size": batch_size}
     method = built(
-        lambda: run.method.build(run.encoder.build(), _problem(run, batch_size, max(images, 4 * batch_size))),
+        lambda: run.method.build(run.encoder.build(), _run_context(run, batch_size, max(images, 4 * batch_size))),
         sizes,
         f"in {found.path.parents[1] / 'config.json'}",
     )
@@ -174,13 +174,13 @@ def _sizes(config: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
             yield prefix + field.name, value
 
 
-def _problem(run: _Saved, batch_size: int, images: int) -> Problem:
+def _run_context(run: _Saved, batch_size: int, images: int) -> RunContext:
     """Data of as many images as the method may remember, to build it with."""
     labels = torch.arange(images) % _CLASSES
     two = isinstance(run.sampling, TwoDomains)
     if two:
         labels[images // 2 :] = -1
-    return Problem(
+    return RunContext(
         num_images=images,
         batch_size=batch_size,
         seed=0,

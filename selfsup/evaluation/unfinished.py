@@ -17,7 +17,7 @@ from selfsup.config.schema import SCHEMA, in_present_names
 from selfsup.config.settings import dump, restore
 from selfsup.config.stored_names import stored_name
 from selfsup.evaluation.encoder import Exported, filled
-from selfsup.evaluation.feed import Feed
+from selfsup.evaluation.feed import Preprocessing
 from selfsup.methods.base import Method
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import HeadConfig
@@ -32,7 +32,7 @@ class Described(NamedTuple):
     """What is said of an encoder beside its weights."""
 
     config: Encoder.Config
-    feed: Feed
+    feed: Preprocessing
     made_by: dict[str, Any]  # without the number of steps
 
 
@@ -65,7 +65,7 @@ def encoder_of_stage(folder: RunFolder) -> Exported:
     about = in_present_names(about, path)
     try:
         config = restore_encoder(about["encoder"])
-        feed: Feed = restore({**about["feed"], "class": stored_name(Feed)}, Feed)
+        feed: Preprocessing = restore({**about["feed"], "class": stored_name(Preprocessing)}, Preprocessing)
         head: HeadConfig | None = restore(about["head"], HeadConfig) if about["head"] is not None else None
         made_by: dict[str, Any] = dict(about["made_by"])
     except (KeyError, TypeError, ValueError) as error:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, NamedTuple
 from torch import Tensor, nn
 
 from selfsup.losses.pairs import Gather
-from selfsup.methods.base import Problem
+from selfsup.methods.base import RunContext
 
 
 class Pairs(NamedTuple):
@@ -41,11 +41,11 @@ class PairLoss(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        def build(self, problem: Problem, dim: int) -> "PairLoss":
+        def build(self, context: RunContext, dim: int) -> "PairLoss":
             """The loss for embeddings (B, `dim`)."""
             raise NotImplementedError(f"{type(self).__qualname__} does not say how to build its loss")
 
-    def __init__(self, config: Config, problem: Problem, dim: int) -> None:
+    def __init__(self, config: Config, context: RunContext, dim: int) -> None:
         super().__init__()
         self.config = config
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from selfsup.config.checks import require
 from selfsup.losses import pairs as hinges
 from selfsup.losses import proxy, soft_pairs
-from selfsup.losses.contrastive import similarity, unit
+from selfsup.losses.contrastive import l2_normalize, similarity
 from selfsup.losses.mining import FARTHEST, distance_weights, draw, one_pair_per_class
-from selfsup.methods.base import Problem
+from selfsup.methods.base import RunContext
 from selfsup.methods.pair_loss import PairLoss, Pairs
 from selfsup.randomness import Stream, uniform
 
@@ -30,8 +30,8 @@ class Contrastive(PairLoss):
         def __post_init__(self) -> None:
             require(self.margin > 0, f"margin is {self.margin}; give a number above 0, such as 1")
 
-        def build(self, problem: Problem, dim: int) -> "Contrastive":
-            return Contrastive(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "Contrastive":
+            return Contrastive(self, context, dim)
 
     config: Config
 
@@ -53,8 +53,8 @@ class SimilarityContrastive(PairLoss):
         def __post_init__(self) -> None:
             require(-1 <= self.margin < 1, f"margin is {self.margin}, a cosine; it must lie in [-1, 1), such as 0.5")
 
-        def build(self, problem: Problem, dim: int) -> "SimilarityContrastive":
-            return SimilarityContrastive(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "SimilarityContrastive":
+            return SimilarityContrastive(self, context, dim)
 
     config: Config
 
@@ -82,8 +82,8 @@ class Triplet(PairLoss):
             if not self.soft_margin:  # which has no margin; and without one, all embeddings in one place cost nothing
                 require(self.margin > 0, f"margin is {self.margin}; give a number above 0, such as 0.2")
 
-        def build(self, problem: Problem, dim: int) -> "Triplet":
-            return Triplet(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "Triplet":
+            return Triplet(self, context, dim)
 
     config: Config
 
@@ -110,8 +110,8 @@ class NPair(PairLoss):
         def __post_init__(self) -> None:
             require(self.norm_weight >= 0, f"norm_weight is {self.norm_weight}; give 0 or more, such as 0.002")
 
-        def build(self, problem: Problem, dim: int) -> "NPair":
-            return NPair(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "NPair":
+            return NPair(self, context, dim)
 
     config: Config
 
@@ -140,8 +140,8 @@ class Lifted(PairLoss):
         def __post_init__(self) -> None:
             require(self.margin >= 0, f"margin is {self.margin}; give 0 or more, such as 1")
 
-        def build(self, problem: Problem, dim: int) -> "Lifted":
-            return Lifted(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "Lifted":
+            return Lifted(self, context, dim)
 
     config: Config
 
@@ -168,8 +168,8 @@ class Circle(PairLoss):
             require(self.scale > 0, f"scale is {self.scale}; give a number above 0, such as 80")
             require(0 < self.margin < 1, f"margin is {self.margin}; it must lie in (0, 1), such as 0.4")
 
-        def build(self, problem: Problem, dim: int) -> "Circle":
-            return Circle(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "Circle":
+            return Circle(self, context, dim)
 
     config: Config
 
@@ -199,8 +199,8 @@ class MultiSimilarity(PairLoss):
             require(self.beta > 0, f"beta is {self.beta}; give a number above 0, such as 50")
             require(self.epsilon >= 0, f"epsilon is {self.epsilon}; give 0 or more, such as 0.1")
 
-        def build(self, problem: Problem, dim: int) -> "MultiSimilarity":
-            return MultiSimilarity(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "MultiSimilarity":
+            return MultiSimilarity(self, context, dim)
 
     config: Config
 
@@ -239,20 +239,20 @@ class Margin(PairLoss):
                 self.negatives is None or self.negatives >= 1, f"negatives is {self.negatives}; give 1 or more, or None"
             )
 
-        def build(self, problem: Problem, dim: int) -> "Margin":
-            return Margin(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "Margin":
+            return Margin(self, context, dim)
 
     config: Config
 
-    def __init__(self, config: Config, problem: Problem, dim: int) -> None:
-        super().__init__(config, problem, dim)
-        self.seed, self.dim = problem.seed, dim
-        drawable = problem.batch_size * problem.num_views
+    def __init__(self, config: Config, context: RunContext, dim: int) -> None:
+        super().__init__(config, context, dim)
+        self.seed, self.dim = context.seed, dim
+        drawable = context.batch_size * context.num_views
         if config.negatives is not None and config.negatives > drawable:
             raise ValueError(f"negatives is {config.negatives}, of a batch of {drawable} images; give fewer, or None")
-        expected = (problem.per_class or problem.batch_size // problem.num_classes) * problem.num_views - 1
+        expected = (context.per_class or context.batch_size // context.num_classes) * context.num_views - 1
         self.negatives = config.negatives or max(1, expected)
-        shape = (problem.num_classes,) if config.boundary == "class" else ()
+        shape = (context.num_classes,) if config.boundary == "class" else ()
         self.beta = nn.Parameter(torch.full(shape, float(config.beta)), requires_grad=config.boundary != "fixed")
 
     def rates(self) -> dict[str, float]:
@@ -290,20 +290,20 @@ class Proxy(PairLoss):
             require(self.rate > 0, f"rate is {self.rate}; give a number above 0, such as 100")
             require(self.alpha > 0, f"alpha is {self.alpha}; give a number above 0, such as 32")
 
-        def build(self, problem: Problem, dim: int) -> "Proxy":
-            return Proxy(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "Proxy":
+            return Proxy(self, context, dim)
 
     config: Config
 
-    def __init__(self, config: Config, problem: Problem, dim: int) -> None:
-        super().__init__(config, problem, dim)
-        self.proxies = nn.Parameter(torch.randn(problem.num_classes, dim) * dim**-0.5)  # of norm about 1
+    def __init__(self, config: Config, context: RunContext, dim: int) -> None:
+        super().__init__(config, context, dim)
+        self.proxies = nn.Parameter(torch.randn(context.num_classes, dim) * dim**-0.5)  # of norm about 1
 
     def rates(self) -> dict[str, float]:
         return {"proxies": self.config.rate}
 
     def forward(self, pairs: Pairs) -> Tensor:
-        closeness = similarity(pairs.anchors, unit(self.proxies))  # (B, C)
+        closeness = similarity(pairs.anchors, l2_normalize(self.proxies))  # (B, C)
         if self.config.kind == "nca":
             return proxy.proxy_nca(closeness, pairs.labels, gather=pairs.gather)
         return proxy.proxy_anchor(closeness, pairs.labels, self.config.alpha, self.config.margin, gather=pairs.gather)

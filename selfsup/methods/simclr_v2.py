@@ -7,7 +7,7 @@ from torch import Tensor
 
 from selfsup.batch import Batch
 from selfsup.config.checks import require
-from selfsup.methods.base import About, Problem, Step
+from selfsup.methods.base import About, RunContext, Step
 from selfsup.methods.moco import MoCo
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head
@@ -22,7 +22,7 @@ class SimCLRv2(MoCo):
     """
 
     about = About("SimCLRv2", "queue of keys, momentum encoder", "NT-Xent with memory", ("Chen 2020c",))
-    together = True
+    views_share_batch_norm = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MoCo.Config):
@@ -43,8 +43,8 @@ class SimCLRv2(MoCo):
                 f'batch_norm is "{self.batch_norm}"; SimCLRv2 takes "sync", or "plain"',
             )
 
-        def build(self, encoder: Encoder, problem: Problem) -> "SimCLRv2":
-            return SimCLRv2(self, encoder, problem)
+        def build(self, encoder: Encoder, context: RunContext) -> "SimCLRv2":
+            return SimCLRv2(self, encoder, context)
 
     config: Config
 

@@ -10,7 +10,7 @@ from selfsup.batch import Batch
 from selfsup.config.checks import require
 from selfsup.distributed import rank, world_size
 from selfsup.losses.sup_con import sup_con
-from selfsup.methods.base import About, Problem, require_labels
+from selfsup.methods.base import About, RunContext, require_labels
 from selfsup.methods.moco import MoCo, References
 from selfsup.models.encoder import Encoder
 
@@ -43,14 +43,14 @@ class SupMoCo(MoCo):
                 f"base_temperature is {self.base_temperature}; give a number above 0, such as 0.07",
             )
 
-        def build(self, encoder: Encoder, problem: Problem) -> "SupMoCo":
-            return SupMoCo(self, encoder, problem)
+        def build(self, encoder: Encoder, context: RunContext) -> "SupMoCo":
+            return SupMoCo(self, encoder, context)
 
     config: Config
 
-    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
-        require_labels(problem, "SupMoCo")
-        super().__init__(config, encoder, problem)
+    def __init__(self, config: Config, encoder: Encoder, context: RunContext) -> None:
+        require_labels(context, "SupMoCo")
+        super().__init__(config, encoder, context)
 
     def contrast(
         self, queries: Tensor, keys: Tensor, references: References, batch: Batch, number: int

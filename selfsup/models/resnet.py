@@ -84,7 +84,8 @@ class ResNet(Encoder):
         @property
         def stride(self) -> int:
             stem = {"imagenet": 4, "small": 2, "cifar": 1}[self.stem]
-            return stem * 2 ** (len(LAYOUTS[self.depth].counts) - 2) * self.last_stride
+            stages = len(LAYOUTS[self.depth].counts)
+            return (stem << stages - 2) * self.last_stride
 
         @property
         def label(self) -> str:

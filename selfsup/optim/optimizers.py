@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from selfsup.config.checks import require
-from selfsup.dtensor import is_part, norms, own
+from selfsup.dtensor import is_part, local_tensors, norms
 from selfsup.optim.schedules import scaled_rate
 
 Scaling = Literal["none", "linear", "sqrt"]
@@ -241,16 +241,16 @@ class LARS(torch.optim.Optimizer):
         for parameter in parameters:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        buffers = own(self.state[p]["momentum_buffer"] for p in parameters)
+        buffers = local_tensors(self.state[p]["momentum_buffer"] for p in parameters)
         gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
         if group["weight_decay"]:
             gradients = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
         if group["adapt"]:
             trust = _trust(parameters, gradients, group["eta"])
-            gradients = list(torch._foreach_mul(own(gradients), trust))
+            gradients = list(torch._foreach_mul(local_tensors(gradients), trust))
         torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, own(gradients), alpha=group["lr"] if group["rate_in_buffer"] else 1.0)
-        torch._foreach_sub_(own(parameters), buffers, alpha=1.0 if group["rate_in_buffer"] else group["lr"])
+        torch._foreach_add_(buffers, local_tensors(gradients), alpha=group["lr"] if group["rate_in_buffer"] else 1.0)
+        torch._foreach_sub_(local_tensors(parameters), buffers, alpha=1.0 if group["rate_in_buffer"] else group["lr"])
 
 
 def _trust(parameters: list[Tensor], gradients: list[Tensor], eta: float) -> list[Tensor]:

@@ -265,4 +265,5 @@ def _as_extended(saved: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]
 
 
 def _relevant(config: Any, facts: dict[str, Any]) -> dict[str, Any]:
-    return result_relevant(config) | {"facts": facts}
+    relevant: dict[str, Any] = result_relevant(config)
+    return relevant | {"facts": facts}

@@ -29,7 +29,7 @@ class Position(NamedTuple):
         )
 
 
-def accuse(positions: list[Position], silent: set[int]) -> dict[int, str]:
+def find_stragglers(positions: list[Position], silent: set[int]) -> dict[int, str]:
     """The ranks that hold the others up, and what is known of each.
 
     In this order: those that ended with an error or have no pulse any more; of those that are the fewest phases on, the

@@ -1,4 +1,4 @@
-"""Who holds the others up: every process tells its position, and a run in which nothing moves any more is ended.
+"""Names the rank that hangs: every process tells its position, and a run in which nothing moves any more is ended.
 
 Of several processes each one waits for the others in every step, so that one that hangs stops all, without a word. Here
 each has a thread that publishes in the store of the launch where its process is: the step, the phase, the line of
@@ -25,7 +25,7 @@ import torch.distributed as dist
 
 from selfsup import distributed
 from selfsup.monitor.observer import Observer, Phase
-from selfsup.runtime.positions import Position, accuse, host_name, place_of
+from selfsup.runtime.positions import Position, find_stragglers, host_name, place_of
 from selfsup.storage.checkpoint import StorageError, write_atomically
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: to start again may help
@@ -156,11 +156,11 @@ class Watch(Observer):
             self._reachable = False
 
     def _verdict(self, only_if_stuck: bool = False) -> dict[int, str]:
-        """Who holds the others up: by the first process that found out, else by the positions.
+        """The ranks that hang, and why: by the first process that found out, else by the positions.
 
         With `only_if_stuck` it is nobody as long as all have a pulse and one of them moves.
         """
-        found = self._answered(self._earlier)
+        found: dict[int, str] | None = self._answered(self._earlier)
         before = None if found else self._answered(self._positions)
         if not found and before and not any(p.failure for p in before):
             for _ in range(_CONFIRM):
@@ -175,7 +175,7 @@ class Watch(Observer):
         silent = {p.rank for p in after if p.pulse == pulses.get(p.rank) and p.rank != distributed.rank()}
         # Those that wait for one another stopped within a step of each other.
         moving = not silent and any(p.idle < 0.8 * self.limit for p in after) and not any(p.failure for p in after)
-        return {} if only_if_stuck and moving else accuse(after, silent)
+        return {} if only_if_stuck and moving else find_stragglers(after, silent)
 
     def _positions(self) -> list[Position]:
         return [self._position(rank) for rank in range(distributed.world_size())]

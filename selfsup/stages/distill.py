@@ -28,7 +28,7 @@ from selfsup.stages import supervised
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.distill_settings import PROTOCOLS, Distill, distill_settings, with_student
 from selfsup.stages.run_data import require_data_of_run
-from selfsup.stages.students import Distilled, FeatureDistilled, Taught, agreement
+from selfsup.stages.students import Distilled, FeatureDistilled, Student, agreement
 from selfsup.stages.teacher import Teacher, check_classes, read_teacher
 from selfsup.training.precision import settled
 
@@ -62,7 +62,7 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
     settings = settled(settings, folder)
 
     def judge(method: Method, device: torch.device) -> dict[str, float]:
-        return judge_student(cast(Taught, method), test, teacher.exported, settings, device)
+        return judge_student(cast(Student, method), test, teacher.exported, settings, device)
 
     trained = supervised.train(
         settings,
@@ -76,7 +76,7 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
         labelled=source.select(rows) if len(rows) else None,
         described=_described(settings, teacher),
     )
-    outcome, method = trained.outcome, cast(Taught, trained.method)
+    outcome, method = trained.outcome, cast(Student, trained.method)
     if not outcome.finished:
         return Evaluated([], outcome.reason, outcome.signal, folder.path)
     result = Result(
@@ -107,7 +107,7 @@ def _judged_on(source: Source, teacher: Teacher, settings: Distill) -> Source:
 
 
 def judge_student(
-    method: Taught, images: Source, exported: Exported, settings: Distill, device: torch.device
+    method: Student, images: Source, exported: Exported, settings: Distill, device: torch.device
 ) -> dict[str, float]:
     """The figures of `run_distill` on the central crops of `images`; without labels those that need none."""
     center, data = exported.feed.center(), settings.data
@@ -124,7 +124,7 @@ def judge_student(
     return {"distill_top1": own["top1"], "distill_top5": own["top5"], "teacher_top1": taught["top1"], **figures}
 
 
-def build_student(settings: Distill, teacher: Teacher) -> Taught:
+def build_student(settings: Distill, teacher: Teacher) -> Student:
     """The student beside its teacher, on the CPU, drawn from torch's generator where it does not start from weights.
 
     One like the teacher has the layers of its head too; any other has a classifier on its features. Only one that
@@ -135,7 +135,7 @@ def build_student(settings: Distill, teacher: Teacher) -> Taught:
     if settings.protocol != "features":
         wanted = cast(Classifier, exported.head).config
         if settings.student != exported.config:
-            wanted = replace(cast(Classifier.Config, wanted), hidden=None, layer=0)
+            wanted = replace(wanted, hidden=None, layer=0)
     head = wanted.build(encoder.feature_dim)
     if teacher.start:
         encoder.load_state_dict(teacher.start.encoder.state_dict())
@@ -196,7 +196,7 @@ def _described(settings: Distill, teacher: Teacher) -> Described:
     return Described(settings.student, replace(exported.feed, range=settings.data.range), made_by)
 
 
-def _export(method: Taught, settings: Distill, teacher: Teacher, folder: RunFolder, steps: int) -> str:
+def _export(method: Student, settings: Distill, teacher: Teacher, folder: RunFolder, steps: int) -> str:
     """Write the student; returns its encoder's SHA-256, in the main process."""
     config, feed, made_by = _described(settings, teacher)
     return export(method, folder.encoder, config, feed, made_by | {"steps": steps})

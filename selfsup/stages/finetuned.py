@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfsup.batch import Batch
-from selfsup.losses.contrastive import full
+from selfsup.losses.contrastive import at_least_float32
 from selfsup.methods.base import Method, Step
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Classifier, HeadConfig
@@ -51,7 +51,7 @@ class FineTuned(Method):
         return features
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
-        logits = full(self.head(embeddings[0]))  # (B, classes)
+        logits = at_least_float32(self.head(embeddings[0]))  # (B, classes)
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.settings.label_smoothing)
         accuracy = (logits.argmax(dim=1) == batch.labels).float().mean()
         return Step(loss, {"accuracy": accuracy.detach()}, {})

@@ -12,7 +12,7 @@ from selfsup.config.checks import require
 from selfsup.data.labelled import Labelled
 from selfsup.data.settings import Data
 from selfsup.evaluation.logistic import FeatureProbe
-from selfsup.losses.contrastive import full
+from selfsup.losses.contrastive import at_least_float32
 from selfsup.methods.base import Method, Step
 from selfsup.models.encoder import Encoder
 from selfsup.optim.optimizers import SGD
@@ -145,10 +145,11 @@ class LinearProbe(Method):
 
     def embed(self, view: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.encoder(view)
+            features: Tensor = self.encoder(view)
+        return features
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
-        logits = [full(head(embeddings[0])) for head in self.heads]  # of each classifier (B, C)
+        logits = [at_least_float32(head(embeddings[0])) for head in self.heads]  # of each classifier (B, C)
         # Of the sum every classifier gets the gradient of its own loss.
         loss = torch.stack([F.cross_entropy(own, batch.labels) for own in logits]).sum()
         accuracies = [(own.argmax(dim=1) == batch.labels).float().mean() for own in logits]

@@ -11,7 +11,7 @@ from selfsup.augment.parameters import height_and_width
 from selfsup.config.settings import differences, dump
 from selfsup.data.sources import Source
 from selfsup.evaluation.encoder import Exported
-from selfsup.evaluation.feed import Feed
+from selfsup.evaluation.feed import Preprocessing
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Classifier
@@ -58,7 +58,7 @@ def _read_start(settings: Distill) -> Exported | None:
     return start
 
 
-def check_student(settings: Distill, teacher: Encoder.Config, feed: Feed) -> None:
+def check_student(settings: Distill, teacher: Encoder.Config, feed: Preprocessing) -> None:
     """Raise ValueError where the student does not fit its teacher, or is too deep for the images."""
     unlike = differences(dump(teacher), dump(settings.student), "student")
     if unlike and settings.start == "teacher":

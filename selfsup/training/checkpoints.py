@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from selfsup import distributed
-from selfsup.dtensor import assembled
+from selfsup.dtensor import full_state
 from selfsup.memory.saved import Limits
 from selfsup.methods.base import Method
 from selfsup.monitor.observer import Observer
@@ -101,7 +101,7 @@ class Checkpoints(Observer):
         self._since = time.monotonic()
         tensors = {  # with every process's part
             "method": whole_state(self.method),
-            "optimizer": assembled(optimizer_tensors(self.optimizer, self.names)),
+            "optimizer": full_state(optimizer_tensors(self.optimizer, self.names)),
         }
         if self._saver is not None:
             state = {"scaler": self.scaler.state_dict() if self.scaler else None}

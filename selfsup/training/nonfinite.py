@@ -1,4 +1,4 @@
-"""Numbers that are not finite: such steps are left out by all processes alike, counted, and captured to be run again;
+"""Numbers that are not finite: such steps are skipped on all ranks, counted, and captured to be run again;
 and where the loss or the weights are not finite all the same, the run ends before they are saved.
 """
 
@@ -17,7 +17,7 @@ from torch.nn.utils import get_total_norm
 from selfsup import distributed
 from selfsup.batch import Batch
 from selfsup.data.base import Source
-from selfsup.dtensor import own
+from selfsup.dtensor import local_tensors
 from selfsup.methods.base import Method
 from selfsup.monitor.observer import Diverged, Observer, Report, Taken
 from selfsup.output import message
@@ -154,7 +154,7 @@ class Guard(Observer):
         if self.training.precision == "fp16":
             norm = torch.zeros_like(loss)
         elif norm is None:
-            norm = get_total_norm(own(p.grad for p in self._parameters if p.grad is not None))
+            norm = get_total_norm(local_tensors(p.grad for p in self._parameters if p.grad is not None))
         kept = [value for value in taken.update.values() if value.is_floating_point()] + self._floats
         largest = get_total_norm(kept, torch.inf) if kept else torch.zeros_like(loss)
         return torch.stack([loss, norm.to(loss), largest.to(loss)])
@@ -186,8 +186,8 @@ class Guard(Observer):
         if not distributed.gather_json(len(earlier) < CAPTURED, self.accelerator.device)[0]:
             return ""
         # The first process writes; the others have their parts in it.
-        tensors = {"labels": _everyone(batch.labels), "indices": bad.indices, "all_labels": self.source.labels}
-        tensors |= {f"view_{number}": _everyone(view) for number, view in enumerate(views)}
+        tensors = {"labels": gather_to_cpu(batch.labels), "indices": bad.indices, "all_labels": self.source.labels}
+        tensors |= {f"view_{number}": gather_to_cpu(view) for number, view in enumerate(views)}
         groups = {"method": whole_state(self.method), "batch": tensors}
         folder = self.captured / f"step_{bad.step:08d}"
         if distributed.rank() == 0:
@@ -220,7 +220,7 @@ class Guard(Observer):
             )
 
 
-def _everyone(rows: Tensor) -> Tensor:
+def gather_to_cpu(rows: Tensor) -> Tensor:
     """(B, ...) -> (N, ...) on the CPU, in the order of processes, with few of them on the device at a time."""
     world = distributed.world_size()
     parts = [distributed.gather(part.detach()).cpu().unflatten(0, (world, -1)) for part in rows.split(_ROWS)]
@@ -241,7 +241,7 @@ class FiniteRun(Observer):
         self._require(step, (figures or {}).get("loss", 0.0))
 
     def at_checkpoint(self, step: int, loss: Tensor | None, last: bool) -> None:
-        held = [p.detach() for p in own(self.method.parameters()) if p.numel()]
+        held = [p.detach() for p in local_tensors(self.method.parameters()) if p.numel()]
         largest = torch.stack(torch._foreach_norm(held, torch.inf)).max().float()
         shown = torch.zeros_like(largest) if loss is None else loss.detach().float()
         mean, weight = distributed.mean_over_processes(torch.stack([shown, largest])).tolist()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfsup.dtensor import as_parts, assembled
+from selfsup.dtensor import full_state, shard_like
 from selfsup.memory.saved import Limits, check_finite, check_layout, check_sense, outside
 from selfsup.memory.sharded import sharded
 from selfsup.storage.untrusted import plain_name
@@ -18,7 +18,7 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
 
     Collective where anything is sharded.
     """
-    state = assembled(module.state_dict())
+    state = full_state(module.state_dict())
     for name, memory in sharded(module).items():
         whole = memory.whole()
         if whole is not None:
@@ -70,7 +70,7 @@ def load_whole_state(module: nn.Module, state: dict[str, Tensor]) -> None:
         memory.restore({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
         state[f"{name}.features"] = memory.features
     held = module.state_dict()
-    module.load_state_dict({key: as_parts(value, held.get(key, value)) for key, value in state.items()})
+    module.load_state_dict({key: shard_like(value, held.get(key, value)) for key, value in state.items()})
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
@@ -111,7 +111,7 @@ def restore_optimizer(
         _check_entry(optimizer, key, value, parameter, steps)
         # AdamW's count of steps stays on the CPU, also where the parameter is a single number on the device.
         if value.shape == parameter.shape and entry != "step":
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(as_parts(value, parameter))
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(shard_like(value, parameter))
         optimizer.state[parameter][entry] = value
     for parameter, state in optimizer.state.items():
         for entry in getattr(optimizer, "entries", ()):

@@ -7,11 +7,11 @@ from typing import Any, Self
 
 import pytest
 import torch
-from test_imports import imported
 
 from selfsup.batch import Batch
 from selfsup.monitor.observer import Observer, Observers, Report, Taken
 from selfsup.training import trainer
+from tests.whole.test_imports import imported
 
 MOMENTS = [name for name, value in vars(Observer).items() if inspect.isfunction(value) and not name.startswith("_")]
 TAKEN = Taken(
