@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from selfsup.data.arrays import write_npz
-from selfsup.data.cifar import CIFAR10_SHA256, cifar_digest, read_cifar10_packs
+from selfsup.data.cifar import CIFAR10_SHA256, cifar_digest
 from selfsup.data.listing import list_folder
 from selfsup.output import print_figures, program
+from tools.cifar10 import read_cifar10_packs
 
 OMNIGLOT_SIDE = 105
 
