@@ -15,6 +15,7 @@ from selfsup.convert.layout import (
     Asked,
     HeadFound,
     Layout,
+    Network,
     Preprocessing,
     Refused,
     Tensors,
@@ -66,6 +67,7 @@ class Converted:
 
     layout: Layout
     which: str  # of the networks in the file
+    network: Network
     config: Encoder.Config
     tensors: dict[str, Tensor]
     head: tuple[HeadConfig, dict[str, Tensor]] | None
@@ -99,6 +101,7 @@ def convert(contents: Contents, options: Options) -> Converted:
         size=options.size,
         attention_heads=layout.attention_heads,
         about=contents.config,
+        prefix=match.prefix.removeprefix(holder_of(match.prefix)),
     )
     own = {n.removeprefix(match.prefix): t for n, t in contents.tensors.items() if n.startswith(match.prefix)}
     try:
@@ -117,6 +120,7 @@ def convert(contents: Contents, options: Options) -> Converted:
     return Converted(
         layout=layout,
         which=match.which,
+        network=match.network,
         config=config,
         tensors=tensors,
         head=None if head is None or head.config is None or options.head == "drop" else (head.config, head.tensors),
@@ -192,8 +196,8 @@ def _head(
 ) -> tuple[HeadFound | None, list[str]]:
     """The head in the file, and what is to be said of it."""
     width = _feature_dim(config)
-    for names in layout.heads:
-        found = names.find(tensors, prefix, width)
+    for place in layout.heads:
+        found = place.find(tensors, prefix, width)
         if found is not None:
             break
     else:
@@ -324,26 +328,37 @@ def _three(values: Any) -> tuple[float, float, float]:
 
 
 def written(
-    layout: Layout, config: Encoder.Config, tensors: Tensors, head: tuple[HeadConfig, Tensors] | None
+    layout: Layout,
+    config: Encoder.Config,
+    tensors: Tensors,
+    head: tuple[HeadConfig, Tensors] | None,
+    network: Network | None = None,
 ) -> dict[str, Tensor]:
     """The tensors of an encoder, and of its head, as a file of the layout has them, by flat names.
+
+    Args:
+        layout: of the file.
+        config: of the encoder.
+        tensors: of the encoder.
+        head: its settings and tensors; None: it is left out.
+        network: the names to take, of several that the layout knows; None: the first that fit.
 
     Raises:
         Refused: the layout has no names for such an encoder, or for such a head.
     """
     prefix = next(iter(layout.encoders.values()))[0]
-    for network in layout.networks:
+    for names in [network] if network else layout.networks:
         try:
             found: dict[str, Tensor] = {}
             for name, tensor in tensors.items():
-                piece = network.piece(name, config)
+                piece = names.piece(name, config)
                 found |= {n: t for n, t in zip(piece.names, piece.write(tensor), strict=True) if t is not None}
             asked = Asked(
                 attention_heads=layout.attention_heads,
                 architecture=getattr(config, "name", ""),
                 heads=getattr(config, "num_heads", None),
             )
-            again = network.config(found, asked)
+            again = names.config(found, asked)
         except (Refused, AssertionError, KeyError, AttributeError):
             continue
         if _same(again, config):
@@ -352,8 +367,8 @@ def written(
         raise Refused(f"{described(config)} cannot be written in the layout {layout.name}, which has no such network")
     flat = {f"{prefix}{name}": tensor for name, tensor in found.items()}
     if head is not None:
-        for names in layout.heads:
-            part = names.write(*head, prefix)
+        for place in layout.heads:
+            part = place.write(*head, prefix, config)
             if part is not None:
                 return flat | part
         raise Refused(f"the layout {layout.name} has no place for this head; leave it out")

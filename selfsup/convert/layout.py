@@ -57,6 +57,7 @@ class Asked:
     size: int | None = None  # pixels of a side
     attention_heads: Mapping[int, int] = field(default_factory=dict)  # the layout's: width -> heads
     about: Mapping[str, Any] = field(default_factory=dict)  # config.json beside the weights
+    prefix: str = ""  # of the encoder's names in their dictionary, for messages
 
 
 class Network:
@@ -109,7 +110,9 @@ class HeadNames:
         """
         raise NotImplementedError
 
-    def write(self, config: HeadConfig, tensors: Tensors, encoder: str) -> dict[str, Tensor] | None:
+    def write(
+        self, config: HeadConfig, tensors: Tensors, encoder: str, network: Encoder.Config
+    ) -> dict[str, Tensor] | None:
         """The head's tensors by their flat names in a file; None where these names have no such head."""
         raise NotImplementedError
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from selfsup.convert.layout import HeadFound, HeadNames, Tensors, holder_of
+from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head, HeadConfig, Neck
 
 
@@ -101,7 +102,9 @@ class Projection(HeadNames):
         names = {f"{self._prefix(encoder)}{name}" for name, value in own.items() if config is None or id(value) in used}
         return HeadFound(config, taken, names, why)
 
-    def write(self, config: HeadConfig, tensors: Tensors, encoder: str) -> dict[str, Tensor] | None:
+    def write(
+        self, config: HeadConfig, tensors: Tensors, encoder: str, network: Encoder.Config
+    ) -> dict[str, Tensor] | None:
         if not isinstance(config, Head.Config):
             return None
         layers = layers_of(config, tensors)
@@ -120,6 +123,7 @@ class SequentialHead(Projection):
     """Layers of a `nn.Sequential`, by their numbers among norms and ReLUs."""
 
     linear_alone: bool = True  # whether a head of one layer is that layer itself, without a number
+    behind: type[Encoder.Config] | None = None  # the kind of network that it stands behind; None: any
     last_affine: bool = True  # whether a batch norm behind the last layer has weight and bias
 
     def layers(self, own: Tensors) -> list[Layer]:
@@ -137,15 +141,18 @@ class SequentialHead(Projection):
                 layers.append(Layer({}, part))  # a norm behind nothing: no head of ours
         return layers
 
-    def write(self, config: HeadConfig, tensors: Tensors, encoder: str) -> dict[str, Tensor] | None:
+    def write(
+        self, config: HeadConfig, tensors: Tensors, encoder: str, network: Encoder.Config
+    ) -> dict[str, Tensor] | None:
         last = f"layers.{getattr(config, 'hidden_layers', 0)}.1."
+        if self.behind is not None and not isinstance(network, self.behind):
+            return None
         if self.last_affine or f"{last}weight" not in tensors:
-            return super().write(config, tensors, encoder)
+            return super().write(config, tensors, encoder, network)
         if not (tensors[f"{last}weight"].eq(1).all() and tensors[f"{last}bias"].eq(0).all()):
             return None
-        return super().write(
-            config, {n: t for n, t in tensors.items() if n not in (f"{last}weight", f"{last}bias")}, encoder
-        )
+        fewer = {n: t for n, t in tensors.items() if n not in (f"{last}weight", f"{last}bias")}
+        return super().write(config, fewer, encoder, network)
 
     def called(self, layers: list[Layer]) -> list[tuple[str, str]] | None:
         if len(layers) == 1 and layers[0].norm is None and self.linear_alone:
@@ -171,6 +178,8 @@ class NumberedHead(Projection):
         return layers
 
     def called(self, layers: list[Layer]) -> list[tuple[str, str]] | None:
+        if all(layer.norm is None for layer in layers):
+            return None
         return [(self.linear.format(number), self.norm.format(number)) for number in range(len(layers))]
 
 
@@ -196,7 +205,9 @@ class NeckNames(HeadNames):
             return HeadFound(Neck.Config(), {f"norm.{n}": value for n, value in (lacking | own).items()}, names)
         return None
 
-    def write(self, config: HeadConfig, tensors: Tensors, encoder: str) -> dict[str, Tensor] | None:
+    def write(
+        self, config: HeadConfig, tensors: Tensors, encoder: str, network: Encoder.Config
+    ) -> dict[str, Tensor] | None:
         if not isinstance(config, Neck.Config):
             return None
         prefix = self._prefixes(encoder)[0]

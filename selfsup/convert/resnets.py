@@ -37,6 +37,10 @@ class ResNetNames(Network):
         first, _, rest = name.partition(".")
         return f"{self.parts.get(first, first)}.{rest}"
 
+    def blocks_of(self, stage: int) -> str:
+        """What stands before the number of a block."""
+        return f"{self.parts.get(f'layer{stage}', f'layer{stage}')}."
+
     def config(self, tensors: Tensors, asked: Asked) -> ResNet.Config:
         def shape(name: str) -> tuple[int, ...]:
             found = tensors.get(self.called(name))
@@ -44,13 +48,15 @@ class ResNetNames(Network):
 
         stem = shape("conv1.weight")
         if len(stem) != 4:
-            raise Refused(f"{self.called('conv1.weight')} is missing; wanted the first convolution, (64, 3, 7, 7)")
-        counts = tuple(_count(tensors, self.called(f"layer{stage}.{{}}.conv1.weight")) for stage in range(1, 5))
-        deep = bool(shape("layer1.0.conv3.weight"))
+            raise Refused(
+                f"{asked.prefix}{self.called('conv1.weight')} is missing; wanted the first convolution, of (64, 3, 7, 7)"
+            )
+        counts = tuple(count(tensors, self.blocks_of(stage)) for stage in range(1, 5))
+        deep = any(shape(f"layer{stage}.{last - 1}.conv3.weight") for stage, last in enumerate(counts, start=1))
         if stem[1] != 3 or stem[2:] not in ((7, 7), (3, 3)):
             raise Refused(
-                f"{self.called('conv1.weight')} has shape {stem}; wanted (64, 3, 7, 7), or (64, 3, 3, 3) of a network "
-                "for small images"
+                f"{asked.prefix}{self.called('conv1.weight')} has shape {stem}; wanted (64, 3, 7, 7), or (64, 3, 3, 3) "
+                "of a network for small images"
             )
         return ResNet.Config(
             depth=depth_of(counts, deep, self.depths),
@@ -83,11 +89,10 @@ def depth_of(counts: tuple[int, ...], deep: bool, depths: tuple[Depth, ...]) -> 
     )
 
 
-def _count(tensors: Tensors, name: str) -> int:
-    number = 0
-    while name.format(number) in tensors:
-        number += 1
-    return number
+def count(tensors: Tensors, start: str) -> int:
+    """How many blocks there are, by the highest number that follows `start` in a name."""
+    numbers = [int(match[1]) for there in tensors if (match := re.match(rf"{re.escape(start)}(\d+)\.", there))]
+    return max(numbers, default=-1) + 1
 
 
 STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
@@ -119,6 +124,9 @@ class HuggingFaceResNet(ResNetNames):
         else:
             inside = f"layer.{int(number) - 1}.{'convolution' if kind == 'conv' else 'normalization'}"
         return f"encoder.stages.{int(stage) - 1}.layers.{block}.{inside}.{tensor}"
+
+    def blocks_of(self, stage: int) -> str:
+        return f"encoder.stages.{stage - 1}.layers."
 
     def config(self, tensors: Tensors, asked: Asked) -> ResNet.Config:
         for name in ("downsample_in_bottleneck", "downsample_in_first_stage"):

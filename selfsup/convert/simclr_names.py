@@ -82,7 +82,7 @@ class SimCLRNames(Network):
         count = max(numbers, default=-1) + 1
         first = _shape(tensors, "conv2d/kernel")
         if len(first) != 4:
-            raise Refused("conv2d/kernel is missing; wanted the first convolution, (7, 7, 3, 64)")
+            raise Refused(f"{asked.prefix}conv2d/kernel is missing; wanted the first convolution, of (7, 7, 3, 64)")
         for depth in _DEPTHS:
             for selective in (False, True):
                 if selective and LAYOUTS[depth].block is BasicBlock:
@@ -148,7 +148,9 @@ class SimCLRHead(HeadNames):
         config, taken, why = head_of(layers, feature_dim)
         return HeadFound(config, taken, names if config is None else used, why)
 
-    def write(self, config: HeadConfig, tensors: Tensors, encoder: str) -> dict[str, Tensor] | None:
+    def write(
+        self, config: HeadConfig, tensors: Tensors, encoder: str, network: Encoder.Config
+    ) -> dict[str, Tensor] | None:
         if not isinstance(config, Head.Config):
             return None
         written: dict[str, Tensor] = {}

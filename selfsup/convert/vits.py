@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfsup.convert.layout import Asked, Network, Piece, Refused, Tensors
+from selfsup.convert.resnets import count
 from selfsup.models.encoder import Encoder
 from selfsup.models.timm import Timm
 
@@ -52,24 +53,26 @@ class ViTNames(Network):
         patches, positions = shape("patch_embed.proj.weight"), shape("pos_embed")
         if len(patches) != 4 or patches[1] != 3 or patches[2] != patches[3]:
             raise Refused(
-                f"{self._called('patch_embed.proj.weight')} has shape {patches}; wanted (width, 3, patch, patch)"
+                f"{asked.prefix}{self._called('patch_embed.proj.weight')} "
+                + (f"has shape {patches}" if patches else "is missing")
+                + "; wanted (width, 3, patch, patch)"
             )
         width, _, patch, _ = patches
         if len(positions) != 3 or not shape("cls_token"):
             missing = "pos_embed" if shape("cls_token") else "cls_token"
-            raise Refused(f"{self._called(missing)} is missing; transformers without it can be named by --architecture")
+            raise Refused(
+                f"{asked.prefix}{self._called(missing)} is missing; transformers without it can be named by --architecture"
+            )
         extra = self._extra(bool(shape("reg_token")))
         grid = math.isqrt(positions[1] - extra)
         if grid * grid != positions[1] - extra:
             raise Refused(
-                f"{self._called('pos_embed')} has {positions[1]} positions; wanted a square number"
+                f"{asked.prefix}{self._called('pos_embed')} has {positions[1]} positions; wanted a square number"
                 + (", and one for the class token" if extra else "")
             )
         if asked.size is not None and asked.size % patch:
             raise Refused(f"size is {asked.size}, and patches are of {patch} pixels; give a multiple")
-        depth = 0
-        while shape(f"blocks.{depth}.norm1.weight"):
-            depth += 1
+        depth = count(tensors, self.block.partition("{}")[0])
         heads = asked.heads or asked.about.get("num_attention_heads") or asked.attention_heads.get(width)
         heads = heads or HEADS.get(width)
         if heads is None:

@@ -21,9 +21,9 @@ LAYOUT = Layout(
     networks=(TORCHVISION, _VIT),
     marks=(r"::(module\.)?(neck|encoder_q\.1|online_net\.1)\.",),
     heads=(
+        NumberedHead(prefix="{holder}neck."),
         SequentialHead(prefix="{holder}neck.mlp."),
         SequentialHead(prefix="{holder}neck.fc."),
-        NumberedHead(prefix="{holder}neck."),
         SequentialHead(prefix="{holder}encoder_q.1.mlp."),
     ),
     dropped={

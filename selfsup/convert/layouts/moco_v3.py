@@ -4,6 +4,8 @@ from selfsup.convert.layout import Layout
 from selfsup.convert.projections import SequentialHead
 from selfsup.convert.resnets import TORCHVISION
 from selfsup.convert.vits import TIMM
+from selfsup.models.resnet import ResNet
+from selfsup.models.timm import Timm
 
 LAYOUT = Layout(
     name="moco_v3",
@@ -14,8 +16,8 @@ LAYOUT = Layout(
     },
     networks=(TORCHVISION, TIMM),
     heads=(
-        SequentialHead(prefix="{encoder}fc.", last_affine=False),
-        SequentialHead(prefix="{encoder}head.", last_affine=False),
+        SequentialHead(prefix="{encoder}fc.", behind=ResNet.Config, last_affine=False),
+        SequentialHead(prefix="{encoder}head.", behind=Timm.Config, last_affine=False),
     ),
     dropped={r"predictor\.": "the predictor"},
     attention_heads={384: 12, 768: 12},

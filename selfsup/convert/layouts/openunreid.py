@@ -13,7 +13,7 @@ LAYOUT = Layout(
         ResNetNames(last_stride=1, depths=(50, 101, 152)),
         ResNetNames(last_stride=1, depths=(50, 101, 152), norm="dsbn.1."),
     ),
-    marks=(r"head\.feat_bn\.",),
+    marks=(r"head\.feat_bn\..*weight$", r"head\.feat_bn\..*running_mean$"),
     heads=(
         NeckNames(
             prefixes=tuple(
