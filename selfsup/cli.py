@@ -35,7 +35,8 @@ _USAGE = """selfsup: self-supervised contrastive pretraining
   selfsup recipes                     list the shipped recipes
   selfsup methods                     what each method remembers and minimises, its papers and recipes
 
-RUN is a run folder, an encoder.safetensors, or a file of another project's weights (.pth, .safetensors). Every command explains its flags with --help.
+RUN is a run folder, an encoder.safetensors, or a file of another project's weights (.pth, .safetensors).
+Every command explains its flags with --help.
 Of an encoder of your own, the commands on a RUN are told where it is defined: --recipe FILE.py.
 On several GPUs: accelerate launch --num_processes N -m selfsup pretrain RECIPE [flags]
 The last line on standard output is a JSON object with the figures; messages go to standard error.

@@ -27,8 +27,9 @@ from selfsup.data.resident import Squeezed
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
 from selfsup.data.settings import Data
 from selfsup.data.sources import ArraySource, Source, subset
-from selfsup.evaluation.encoder import Feed, export, feed_of, load_encoder
+from selfsup.evaluation.encoder import Exported, Feed, export, feed_of
 from selfsup.evaluation.features import Features, extract
+from selfsup.evaluation.foreign import any_encoder
 from selfsup.evaluation.knn import check_temperature, knn_accuracy, neighbours_of
 from selfsup.evaluation.logistic import ONLINE_ITERATIONS, hold_out, probe_features
 from selfsup.evaluation.readable import require_readable, require_readable_head
@@ -54,8 +55,9 @@ class Run(Training):
     name: str = execution("run")  # names the run folder
     method: Method.Config
     encoder: Encoder.Config
-    # A run folder or an encoder.safetensors whose weights training starts from; empty: none.
+    # A run folder, an encoder.safetensors or another project's file whose weights training starts from; empty: none.
     start: str = execution("", path=True)
+    start_head: bool = execution(False)  # whether the head starts from that of `start`, too
     augment: Augment  # the views
     data: Data = Data()  # the images
     sampling: Sampling = SHUFFLED  # how batches are formed
@@ -76,6 +78,8 @@ class Run(Training):
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         check_temperature(self.knn_temperature)
+        if self.start_head and not self.start:
+            raise ValueError("start_head is given without start; name the encoder whose head training starts from")
         if self.probe_l2 is not None and self.probe_l2 < 0:
             raise ValueError(f"probe_l2 is {self.probe_l2}; it must be at least 0, or None for no online probe")
 
@@ -112,7 +116,9 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
     check_chunks(method, run)
     facts: dict[str, Any] = {"method": method.resolved}
     if run.start:
-        facts["start"] = load_encoder(Path(run.start)).sha256
+        facts["start"] = any_encoder(Path(run.start), told=False).sha256
+    if run.start_head:
+        facts["start_head"] = True
     if run.encoder.weights:
         facts["pretrained"] = pretrained_fact(run.encoder.weights, folder.facts().get("pretrained"))
     history = extended_history(run.extend, run.epochs, run.schedule, folder, _steps_per_epoch(run, source))
@@ -311,12 +317,15 @@ def build_method(run: Run, source: Source, pretrained: bool = True) -> Method:
         encoder.require_size(view.shape)
     if pretrained:
         run.encoder.load_pretrained(encoder)
-    if run.start:
-        start_from(encoder, run)
+    exported = any_encoder(Path(run.start)) if run.start else None
+    if exported:
+        start_from(encoder, exported, run)
     run.encoder.freeze(encoder)
     require_readable(encoder, run.encoder, run.augment.views[0].shape)
     method = run.method.build(encoder, problem)
     require_readable_head(method.head_state(), encoder.feature_dim)
+    if exported and run.start_head:
+        start_head_from(method, exported, run)
     clusters = isinstance(run.sampling, ClassBalanced) and run.sampling.singletons == "once"
     if clusters and int(source.labels.min()) < 0 and not method.forms_labels:
         raise ValueError(
@@ -326,12 +335,24 @@ def build_method(run: Run, source: Source, pretrained: bool = True) -> Method:
     return method
 
 
-def start_from(encoder: nn.Module, run: Run) -> None:
+def start_from(encoder: nn.Module, exported: Exported, run: Run) -> None:
     """Load the weights of an encoder that was trained before."""
-    exported = load_encoder(Path(run.start))
     if lines := differences(result_relevant(exported.config), result_relevant(run.encoder), "encoder"):
         raise ValueError(f"the encoder of {run.start} is not the one of this run: {'; '.join(lines)}")
     encoder.load_state_dict(exported.encoder.state_dict())
+
+
+def start_head_from(method: Method, exported: Exported, run: Run) -> None:
+    """Load the head beside an encoder that was trained before, where the method has such a one."""
+    own = method.head_state()
+    if exported.head is None or own is None:
+        lacking = f"{run.start} has no head" if own is not None else f"{type(method).__name__} exports no head"
+        raise ValueError(f"{lacking}; leave --start-head out")
+    config = getattr(exported.head, "config", None)
+    if dump(config) != dump(own[0]):
+        lines = differences(dump(config), dump(own[0]), "head")
+        raise ValueError(f"the head of {run.start} is not the one of this run: {'; '.join(lines)}")
+    method.start_head(exported.head.state_dict())
 
 
 def online_evaluation(

@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,15 @@ class File:
     beside: dict[str, dict[str, Any]] = field(default_factory=dict)  # JSON files by name
     kind: str = "pth"
     size: int = 32  # pixels of a side
-    holder: tuple[str, ...] = ()  # where in the content the encoder lies
-    part: str = ""  # a beginning of its names there
+    prefix: str = ""  # of the encoder's names, as they are read
 
     def write(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.beside.items():
             (folder / name).write_text(json.dumps(content))
-        path = folder / {"pth": "weights.pth", "safetensors": "model.safetensors", "tf": "model.ckpt-1.index"}[self.kind]
+        path = (
+            folder / {"pth": "weights.pth", "safetensors": "model.safetensors", "tf": "model.ckpt-1.index"}[self.kind]
+        )
         if self.kind == "pth":
             torch.save(self.content, path)
         elif self.kind == "safetensors":
@@ -48,13 +50,6 @@ class File:
         else:
             write_bundle(path, self.content)
         return path
-
-    def tensors(self) -> dict[str, Any]:
-        """The dictionary that holds the encoder, to be changed in place."""
-        found = self.content
-        for key in self.holder:
-            found = found[key]
-        return found
 
 
 def module(**parts: nn.Module) -> nn.Module:
@@ -72,7 +67,7 @@ def wrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def mlp(*sizes: int, norm: str = "none", affine: bool = True) -> nn.Sequential:
     """Linear layers with ReLU between; norm "hidden" or "all": batch norm, and no bias before it."""
     layers: list[nn.Module] = []
-    for number, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for number, (a, b) in enumerate(pairwise(sizes)):
         last = number == len(sizes) - 2
         normed = norm == "all" or (norm == "hidden" and not last)
         layers.append(nn.Linear(a, b, bias=not normed))
@@ -105,7 +100,7 @@ def moco() -> File:
     both = randomised(module(encoder_q=query, encoder_k=key))
     state = both.state_dict() | {"queue": torch.ones(8, 16), "queue_ptr": torch.zeros(1)}
     content = {"epoch": 3, "arch": "resnet18", "state_dict": wrapped(state), "optimizer": _OPTIMIZER}
-    return File("moco", content, query, query.fc, holder=("state_dict",), part="module.encoder_q.")
+    return File("moco", content, query, query.fc, prefix="state_dict::encoder_q.")
 
 
 def moco_cifar() -> File:
@@ -118,7 +113,7 @@ def moco_cifar() -> File:
     both = randomised(module(encoder_q=nets[0], encoder_k=nets[1]))
     state = both.state_dict() | {"queue": torch.ones(8, 16), "queue_ptr": torch.zeros(1)}
     content = {"epoch": 1, "state_dict": state, "optimizer": _OPTIMIZER}
-    return File("moco_cifar", content, query, nets[0].net[9], holder=("state_dict",), part="encoder_q.net.")
+    return File("moco_cifar", content, query, nets[0].net[9], prefix="state_dict::encoder_q.net.")
 
 
 def moco_v3() -> File:
@@ -129,18 +124,19 @@ def moco_v3() -> File:
         nets.append(net)
     whole = randomised(module(base_encoder=nets[0], momentum_encoder=nets[1], predictor=mlp(8, 16, 8, norm="all")))
     content = {"epoch": 1, "arch": "vit_small", "state_dict": wrapped(whole.state_dict()), "scaler": {"scale": 1.0}}
-    return File(
-        "moco_v3", content, nets[0], nets[0].head, {"heads": 3}, holder=("state_dict",), part="module.base_encoder."
-    )
+    return File("moco_v3", content, nets[0], nets[0].head, {"heads": 3}, prefix="state_dict::base_encoder.")
 
 
 def moco_v3_resnet() -> File:
-    net = PlainResNet(50)
+    net = PlainResNet(18)
     net.fc = mlp(net.out_channels, 16, 8, norm="all", affine=False)
     whole = randomised(module(base_encoder=net, predictor=mlp(8, 16, 8, norm="hidden")))
     return File(
-        "moco_v3", {"state_dict": wrapped(whole.state_dict())}, net, net.fc, holder=("state_dict",),
-        part="module.base_encoder.",
+        "moco_v3",
+        {"state_dict": wrapped(whole.state_dict())},
+        net,
+        net.fc,
+        prefix="state_dict::base_encoder.",
     )
 
 
@@ -160,14 +156,17 @@ def simclr(depth: int = 18, selective: bool = False) -> File:
         if layer == 0:
             named[f"{inside}/beta"] = head[norm].bias.detach()
     named |= {f"{name}/Momentum": torch.zeros_like(tensor) for name, tensor in list(named.items())[:2]}
-    named |= {"head_supervised/linear_layer/dense/kernel": torch.ones(net.out_channels, 3), "global_step": torch.tensor(5)}
-    return File("simclr", named, net, head, kind="tf", part="base_model/")
+    named |= {
+        "head_supervised/linear_layer/dense/kernel": torch.ones(net.out_channels, 3),
+        "global_step": torch.tensor(5),
+    }
+    return File("simclr", named, net, head, kind="tf", prefix="base_model/")
 
 
 def pycontrast() -> File:
-    networks = [module(encoder=PlainResNet(50)) for _ in range(2)]
+    networks = [module(encoder=PlainResNet(18)) for _ in range(2)]
     for net in networks:
-        net.head = nn.Sequential(nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 8))
+        net.head = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8))
     query = randomised(networks[0])
     content = {
         "model": wrapped(query.state_dict()),
@@ -176,11 +175,11 @@ def pycontrast() -> File:
         "epoch": 1,
         "model_ema": networks[1].state_dict(),
     }
-    return File("pycontrast", content, query.encoder, query.head, holder=("model",), part="module.encoder.")
+    return File("pycontrast", content, query.encoder, query.head, prefix="model::encoder.")
 
 
 def cmc() -> File:
-    net = PlainResNet(50)
+    net = PlainResNet(18)
     net.fc = nn.Linear(net.out_channels, 8)
     whole = randomised(module(encoder=module(module=net)))
     content = {
@@ -190,16 +189,19 @@ def cmc() -> File:
         "optimizer": _OPTIMIZER,
         "epoch": 1,
     }
-    return File("cmc", content, net, net.fc, holder=("model",), part="encoder.module.")
+    return File("cmc", content, net, net.fc, prefix="model::encoder.module.")
 
 
 def supcontrast() -> File:
     net = PlainResNet(18, "cifar", shortcut="shortcut")
     whole = randomised(module(encoder=net, head=mlp(net.out_channels, net.out_channels, 8)))
     content = {
-        "opt": argparse.Namespace(model="resnet18"), "model": whole.state_dict(), "optimizer": _OPTIMIZER, "epoch": 1
+        "opt": argparse.Namespace(model="resnet18"),
+        "model": whole.state_dict(),
+        "optimizer": _OPTIMIZER,
+        "epoch": 1,
     }
-    return File("supcontrast", content, net, whole.head, holder=("model",), part="encoder.")
+    return File("supcontrast", content, net, whole.head, prefix="model::encoder.")
 
 
 @cache
@@ -225,7 +227,7 @@ def lemniscate() -> File:
     net.fc = nn.Linear(net.out_channels, 8)
     randomised(net)
     content = {"epoch": 1, "arch": "resnet18", "state_dict": wrapped(net.state_dict()), "lemniscate": _bank()}
-    return File("lemniscate", content, net, net.fc, holder=("state_dict",), part="module.")
+    return File("lemniscate", content, net, net.fc, prefix="state_dict::")
 
 
 def lemniscate_cifar() -> File:
@@ -233,7 +235,7 @@ def lemniscate_cifar() -> File:
     net.linear = nn.Linear(net.out_channels, 8)
     randomised(net)
     content = {"net": net.state_dict(), "lemniscate": _bank(), "acc": 0.8, "epoch": 1}
-    return File("lemniscate_cifar", content, net, net.linear, holder=("net",))
+    return File("lemniscate_cifar", content, net, net.linear, prefix="net::")
 
 
 def spcl(norm: type = nn.BatchNorm2d) -> File:
@@ -245,7 +247,7 @@ def spcl(norm: type = nn.BatchNorm2d) -> File:
     whole = module(base=net.children_of(nn.ReLU(), nn.MaxPool2d(3, 2, 1)), feat_bn=neck)
     randomised(whole)
     content = {"state_dict": wrapped(whole.state_dict()), "epoch": 1, "best_mAP": 0.5}
-    return File("spcl", content, net, neck, holder=("state_dict",), part="module.base.")
+    return File("spcl", content, net, neck, prefix="state_dict::base.")
 
 
 def openunreid(norm: type = nn.BatchNorm2d) -> File:
@@ -257,35 +259,42 @@ def openunreid(norm: type = nn.BatchNorm2d) -> File:
     classifier = nn.Linear(net.out_channels, 3, bias=False)
     whole = randomised(module(backbone=net, head=module(feat_bn=neck), classifier=classifier))
     content = {"epoch": 1, "best_mAP": 0.5, "state_dict": wrapped(whole.state_dict())}
-    return File("openunreid", content, net, neck, holder=("state_dict",), part="module.backbone.")
+    return File("openunreid", content, net, neck, prefix="state_dict::backbone.")
 
 
 def vissl() -> File:
-    net = PlainResNet(50)
+    net = PlainResNet(18)
     trunk = randomised(module(_feature_blocks=net))
     head = randomised(mlp(net.out_channels, net.out_channels, 8), 1)
     heads = module(**{"0": module(clf=head)})
     model = {"trunk": trunk.state_dict(), "heads": heads.state_dict()}
-    content = {"classy_state_dict": {"base_model": {"model": model, "meta": {}}, "optimizer": _OPTIMIZER}, "phase_idx": 3}
-    holder = ("classy_state_dict", "base_model", "model", "trunk")
-    return File("vissl", content, net, head, holder=holder, part="_feature_blocks.")
+    content = {
+        "classy_state_dict": {"base_model": {"model": model, "meta": {}}, "optimizer": _OPTIMIZER},
+        "phase_idx": 3,
+    }
+    prefix = "classy_state_dict::base_model::model::trunk::_feature_blocks."
+    return File("vissl", content, net, head, prefix=prefix)
 
 
 def mmselfsup() -> File:
-    net = PlainResNet(50)
+    net = PlainResNet(18)
     neck = module(mlp=mlp(net.out_channels, net.out_channels, 8))
-    whole = randomised(module(backbone=net, neck=neck, encoder_k=module(module=nn.Sequential(PlainResNet(50)))))
-    state = whole.state_dict() | {"queue": torch.ones(8, 16), "queue_ptr": torch.zeros(1), "encoder_k.steps": torch.ones(())}
+    whole = randomised(module(backbone=net, neck=neck, encoder_k=module(module=nn.Sequential(PlainResNet(18)))))
+    state = whole.state_dict() | {
+        "queue": torch.ones(8, 16),
+        "queue_ptr": torch.zeros(1),
+        "encoder_k.steps": torch.ones(()),
+    }
     content = {"meta": {"epoch": 1}, "state_dict": state, "message_hub": {}}
-    return File("mmselfsup", content, net, neck.mlp, holder=("state_dict",), part="backbone.")
+    return File("mmselfsup", content, net, neck.mlp, prefix="state_dict::backbone.")
 
 
 def mmselfsup_simclr() -> File:
-    net = PlainResNet(50)
+    net = PlainResNet(18)
     head = mlp(net.out_channels, 16, 8, norm="all")
     neck = module(fc0=head[0], bn0=head[1], fc1=head[3], bn1=head[4])
     whole = randomised(module(backbone=net, neck=neck))
-    return File("mmselfsup", {"state_dict": whole.state_dict()}, net, head.eval(), holder=("state_dict",), part="backbone.")
+    return File("mmselfsup", {"state_dict": whole.state_dict()}, net, head.eval(), prefix="state_dict::backbone.")
 
 
 def lightly() -> File:
@@ -299,13 +308,13 @@ def lightly() -> File:
         )
     )
     content = {"epoch": 1, "state_dict": whole.state_dict(), "optimizer_states": [_OPTIMIZER], "callbacks": {}}
-    return File("lightly", content, net, head, holder=("state_dict",), part="backbone.")
+    return File("lightly", content, net, head, prefix="state_dict::backbone.")
 
 
 def lightly_small() -> File:
     net = PlainResNet(18, "cifar", shortcut="shortcut")
     whole = randomised(module(backbone=net.children_of()))
-    return File("lightly", {"state_dict": whole.state_dict()}, net, holder=("state_dict",), part="backbone.")
+    return File("lightly", {"state_dict": whole.state_dict()}, net, prefix="state_dict::backbone.")
 
 
 def solo_learn() -> File:
@@ -313,7 +322,7 @@ def solo_learn() -> File:
     head = mlp(net.out_channels, 16, 8)
     whole = randomised(module(backbone=net, projector=head, classifier=nn.Linear(net.out_channels, 3)))
     content = {"epoch": 1, "state_dict": whole.state_dict(), "optimizer_states": [_OPTIMIZER], "lr_schedulers": [{}]}
-    return File("solo_learn", content, net, head, holder=("state_dict",), part="backbone.")
+    return File("solo_learn", content, net, head, prefix="state_dict::backbone.")
 
 
 def stable_pretraining() -> File:
@@ -322,25 +331,25 @@ def stable_pretraining() -> File:
     probes = module(probe=nn.Linear(net.out_channels, 3))
     whole = randomised(module(backbone=net, projector=head, callbacks_modules=probes))
     content = {"epoch": 1, "state_dict": whole.state_dict(), "optimizer_states": [_OPTIMIZER]}
-    return File("stable_pretraining", content, net, head, holder=("state_dict",), part="backbone.")
+    return File("stable_pretraining", content, net, head, prefix="state_dict::backbone.")
 
 
 def barlow_twins() -> File:
-    net = PlainResNet(50)
+    net = PlainResNet(18)
     head = mlp(net.out_channels, 16, 16, 8, norm="hidden")
     head[6] = nn.Linear(16, 8, bias=False)  # which no head here has
     whole = randomised(module(backbone=net, projector=head, bn=nn.BatchNorm1d(8, affine=False)))
     content = {"epoch": 1, "model": wrapped(whole.state_dict()), "optimizer": _OPTIMIZER}
-    return File("barlow_twins", content, net, holder=("model",), part="module.backbone.")
+    return File("barlow_twins", content, net, prefix="model::backbone.")
 
 
 def swav() -> File:
-    net = PlainResNet(50)
+    net = PlainResNet(18)
     net.projection_head = mlp(net.out_channels, 16, 8)
     net.prototypes = nn.Linear(8, 5, bias=False)
     randomised(net)
     content = {"epoch": 1, "state_dict": wrapped(net.state_dict()), "optimizer": _OPTIMIZER}
-    return File("swav", content, net, net.projection_head, holder=("state_dict",), part="module.")
+    return File("swav", content, net, net.projection_head, prefix="state_dict::")
 
 
 def dino() -> File:
@@ -354,7 +363,7 @@ def dino() -> File:
         "args": argparse.Namespace(arch="vit_small", output_dir="."),
         "dino_loss": {"center": torch.zeros(1, 8)},
     }
-    return File("dino", content, teacher.backbone, options={"heads": 3}, holder=("teacher",), part="backbone.")
+    return File("dino", content, teacher.backbone, options={"heads": 3}, prefix="teacher::backbone.")
 
 
 def dinov2(registers: int = 0) -> File:
@@ -393,12 +402,20 @@ def _as_hugging_face(state: dict[str, Tensor], block: dict[str, str], gamma: str
 def hf_vit() -> File:
     net = randomised(PlainViT())
     parts = {
-        "norm1": "layernorm_before", "norm2": "layernorm_after", "attn.proj": "attention.output.dense",
-        "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense",
+        "norm1": "layernorm_before",
+        "norm2": "layernorm_after",
+        "attn.proj": "attention.output.dense",
+        "mlp.fc1": "intermediate.dense",
+        "mlp.fc2": "output.dense",
     }
     state = _as_hugging_face(net.state_dict(), parts) | {"pooler.dense.weight": torch.ones(24, 24)}
     about = {"model_type": "vit", "num_attention_heads": 3, "layer_norm_eps": 1e-12}
-    images = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.6, 0.7], "resample": 3, "size": {"height": 32, "width": 32}}
+    images = {
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.5, 0.6, 0.7],
+        "resample": 3,
+        "size": {"height": 32, "width": 32},
+    }
     beside = {"config.json": about, "preprocessor_config.json": images}
     return File("hf_vit", state, net, beside=beside, kind="safetensors")
 

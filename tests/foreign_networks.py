@@ -28,11 +28,16 @@ class ListedNorms(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, into: int, width: int, stride: int, deep: bool, shortcut: str, project: bool, norm: type) -> None:
+    def __init__(
+        self, into: int, width: int, stride: int, deep: bool, shortcut: str, project: bool, norm: type
+    ) -> None:
         super().__init__()
         out = 4 * width if deep else width
-        sizes = [(into, width, 1, 1), (width, width, 3, stride), (width, out, 1, 1)] if deep else [
-            (into, width, 3, stride), (width, out, 3, 1)]
+        sizes = (
+            [(into, width, 1, 1), (width, width, 3, stride), (width, out, 1, 1)]
+            if deep
+            else [(into, width, 3, stride), (width, out, 3, 1)]
+        )
         self.count, self.beside = len(sizes), shortcut
         for number, (a, b, kernel, step) in enumerate(sizes, start=1):
             self.add_module(f"conv{number}", nn.Conv2d(a, b, kernel, step, kernel // 2, bias=False))
@@ -52,8 +57,13 @@ class PlainResNet(nn.Module):
     """A ResNet-18 or 50 with a sixteenth of the channels: conv1, bn1, layer1 to layer4."""
 
     def __init__(
-        self, depth: int = 18, stem: str = "imagenet", shortcut: str = "downsample", last_stride: int = 2,
-        padding: int = 1, norm: type = nn.BatchNorm2d,
+        self,
+        depth: int = 18,
+        stem: str = "imagenet",
+        shortcut: str = "downsample",
+        last_stride: int = 2,
+        padding: int = 1,
+        norm: type = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
         self.big = stem == "imagenet"
@@ -210,8 +220,11 @@ class SimCLRNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for place in self.stem:
             x = self._apply_pair(place, x).relu()
-        x = F.max_pool2d(F.pad(x, (0, x.shape[3] % 2 == 0, 0, x.shape[2] % 2 == 0), value=-torch.inf), 3, 2) if (
-            x.shape[2] % 2 == 0) else F.max_pool2d(x, 3, 2, 1)
+        x = (
+            F.max_pool2d(F.pad(x, (0, x.shape[3] % 2 == 0, 0, x.shape[2] % 2 == 0), value=-torch.inf), 3, 2)
+            if (x.shape[2] % 2 == 0)
+            else F.max_pool2d(x, 3, 2, 1)
+        )
         for block in self.blocks:
             beside = x
             if "shortcut" in block:

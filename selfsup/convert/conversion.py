@@ -4,7 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -145,13 +146,26 @@ def described(config: Encoder.Config) -> str:
     return config.label
 
 
-def shapes_of(config: Encoder.Config) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of an encoder's tensors; nothing is allocated. Raises Refused where there is no such network."""
+class _Outline(NamedTuple):
+    """What is known of a network without its weights."""
+
+    shapes: Mapping[str, tuple[int, ...]]  # of its tensors, by name
+    feature_dim: int
+
+
+@lru_cache(maxsize=16)
+def outline(config: Encoder.Config) -> _Outline:
+    """Names and shapes of an encoder's tensors; nothing is allocated.
+
+    Raises:
+        Refused: there is no such network.
+    """
     try:
         with torch.device("meta"):
-            return {name: tuple(tensor.shape) for name, tensor in config.build().state_dict().items()}
+            encoder = config.build()
     except (RuntimeError, OverflowError, MemoryError, TypeError) as error:
         raise Refused(f"{described(config)} cannot be built: {plain_name(error, 200)}") from error
+    return _Outline({name: tuple(t.shape) for name, t in encoder.state_dict().items()}, int(encoder.feature_dim))
 
 
 def _taken(
@@ -160,7 +174,7 @@ def _taken(
     """Our tensors, and which of the file they are made of."""
     tensors: dict[str, Tensor] = {}
     used: set[str] = set()
-    for name, shape in shapes_of(config).items():
+    for name, shape in outline(config).shapes.items():
         piece = match.network.piece(name, config)
         missing = [there for there in piece.names if there not in own]
         if missing and name.endswith(_COUNTER):
@@ -175,8 +189,10 @@ def _taken(
         try:
             value = piece.read(parts)
         except (RuntimeError, IndexError) as error:
-            raise Refused(f"{_called(match, piece.names[0])} does not fit {described(config)}: its shape is "
-                          f"{tuple(parts[0].shape)}") from error
+            raise Refused(
+                f"{_called(match, piece.names[0])} does not fit {described(config)}: its shape is "
+                f"{tuple(parts[0].shape)}"
+            ) from error
         if tuple(value.shape) != shape:
             found = " and ".join(str(tuple(part.shape)) for part in parts)
             raise Refused(
@@ -195,7 +211,7 @@ def _head(
     layout: Layout, tensors: Tensors, prefix: str, config: Encoder.Config, options: Options
 ) -> tuple[HeadFound | None, list[str]]:
     """The head in the file, and what is to be said of it."""
-    width = _feature_dim(config)
+    width = outline(config).feature_dim
     for place in layout.heads:
         found = place.find(tensors, prefix, width)
         if found is not None:
@@ -214,11 +230,6 @@ def _head(
             shape = tuple(floats[name].shape) if name in floats else "missing"
             raise Refused(f"the head's tensor for {name} is {shape}; wanted {wanted.get(name, 'none')}")
     return found._replace(tensors=floats), []
-
-
-def _feature_dim(config: Encoder.Config) -> int:
-    with torch.device("meta"):
-        return config.build().feature_dim
 
 
 def _left_out(
@@ -380,5 +391,5 @@ def _same(one: Encoder.Config, other: Encoder.Config) -> bool:
     if isinstance(one, ResNet.Config) and isinstance(other, ResNet.Config):
         return one == replace(other, zero_init_residual=one.zero_init_residual)
     if isinstance(one, Timm.Config) and isinstance(other, Timm.Config):
-        return shapes_of(one) == shapes_of(other) and one.num_heads == other.num_heads
+        return outline(one) == outline(other) and one.num_heads == other.num_heads
     return one == other

@@ -27,7 +27,7 @@ def head_of(layers: list[Layer], feature_dim: int) -> tuple[Head.Config | None, 
     config, why = _settings(layers, feature_dim)
     if config is None:
         return None, {}, why
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for number, (linear, norm) in enumerate(layers):
         tensors |= {f"layers.{number}.0.{name}": value for name, value in linear.items()}
         if norm is not None:
@@ -39,11 +39,11 @@ def head_of(layers: list[Layer], feature_dim: int) -> tuple[Head.Config | None, 
 
 
 def _settings(layers: list[Layer], feature_dim: int) -> tuple[Head.Config | None, str]:
-    shapes = [layer.linear["weight"].shape if "weight" in layer.linear else () for layer in layers]
-    if any(len(shape) != 2 for shape in shapes):
+    weights = [layer.linear["weight"] for layer in layers if "weight" in layer.linear]
+    if len(weights) < len(layers) or any(weight.ndim != 2 for weight in weights):
         return None, "it has a layer that is not linear"
-    widths = [shape[0] for shape in shapes]
-    if [shape[1] for shape in shapes] != [feature_dim, *widths[:-1]]:
+    widths = [weight.shape[0] for weight in weights]
+    if [weight.shape[1] for weight in weights] != [feature_dim, *widths[:-1]]:
         return None, "its layers do not follow one another"
     if len(set(widths[:-1])) > 1:
         return None, "its hidden layers are of several widths"
@@ -111,7 +111,7 @@ class Projection(HeadNames):
         called = self.called(layers)
         if called is None:
             return None
-        written = {}
+        written: dict[str, Tensor] = {}
         for (linear, norm), (place, norm_place) in zip(layers, called, strict=True):
             for part, prefix in ((linear, place), (norm or {}, norm_place)):
                 written |= {f"{self._prefix(encoder)}{prefix}{name}": value for name, value in part.items()}

@@ -57,8 +57,10 @@ def read(path: Path, inert: Iterable[str] = ()) -> Contents:
     """
     found = weights_in(path)
     if found is None:
-        raise Refused(f"there are no weights at {plain_name(path)}; give a .pth or .safetensors file, a folder with "
-                      "model.safetensors, or a TensorFlow checkpoint")
+        raise Refused(
+            f"there are no weights at {plain_name(path)}; give a .pth or .safetensors file, a folder with "
+            "model.safetensors, or a TensorFlow checkpoint"
+        )
     files = [found]
     require_room(found)
     if found.suffix == ".index":
@@ -112,8 +114,18 @@ def _unpickled(path: Path, inert: tuple[str, ...]) -> Any:
     try:
         with torch.serialization.safe_globals(stands_in):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError,
-            AttributeError, UnicodeDecodeError) as error:  # torch's reader fails in many ways on what is no pickle
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        UnicodeDecodeError,
+    ) as error:  # torch's reader fails in many ways on what is no pickle
         text = str(error)
         if other := re.search(r"GLOBAL (\S+)|class (\S+)", text):
             name = plain_name((other[1] or other[2]).strip("'\"<>"), 100)
@@ -163,5 +175,3 @@ def _digest(files: list[Path]) -> str:
             while piece := file.read(1 << 22):
                 digest.update(piece)
     return digest.hexdigest()
-
-

@@ -49,7 +49,7 @@ class ResNetNames(Network):
         stem = shape("conv1.weight")
         if len(stem) != 4:
             raise Refused(
-                f"{asked.prefix}{self.called('conv1.weight')} is missing; wanted the first convolution, of (64, 3, 7, 7)"
+                f"{asked.prefix}{self.called('conv1.weight')} is missing; wanted a first convolution, of (64, 3, 7, 7)"
             )
         counts = tuple(count(tensors, self.blocks_of(stage)) for stage in range(1, 5))
         deep = any(shape(f"layer{stage}.{last - 1}.conv3.weight") for stage, last in enumerate(counts, start=1))

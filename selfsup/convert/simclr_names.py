@@ -70,29 +70,27 @@ def _last_first(kernel: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class SimCLRNames(Network):
-    """Of google-research/simclr for TensorFlow 1: base_model/conv2d_7/kernel, base_model/batch_normalization_7/gamma."""
+    """Of google-research/simclr for TensorFlow 1: base_model/conv2d_7/kernel, base_model/batch_normalization_7/beta."""
 
     def anchors(self) -> tuple[str, ...]:
         return ("conv2d/kernel", "batch_normalization/gamma", "conv2d_5/kernel")
 
     def config(self, tensors: Tensors, asked: Asked) -> ResNet.Config:
-        numbers = [
-            int(match[1] or 0) for name in tensors if (match := re.fullmatch(r"conv2d(?:_(\d+))?/kernel", name))
-        ]
+        numbers = [int(match[1] or 0) for name in tensors if (match := re.fullmatch(r"conv2d(?:_(\d+))?/kernel", name))]
         count = max(numbers, default=-1) + 1
         first = _shape(tensors, "conv2d/kernel")
         if len(first) != 4:
             raise Refused(f"{asked.prefix}conv2d/kernel is missing; wanted the first convolution, of (7, 7, 3, 64)")
+        large = first[0] == 7
         for depth in _DEPTHS:
-            for selective in (False, True):
+            # With selective kernels a stem for large images is three convolutions, the first of half the channels.
+            for selective, imagenet in ((False, large), (True, True), (True, False)):
                 if selective and LAYOUTS[depth].block is BasicBlock:
                     continue
-                deep = selective and _shape(tensors, "conv2d_2/kernel")[:2] == (3, 3) and first[:2] == (3, 3)
-                deep = deep and _shape(tensors, "conv2d_1/kernel")[:2] == (3, 3)
                 config = ResNet.Config(
                     depth=depth,
-                    width=first[3] / (32 if deep else 64),
-                    stem="imagenet" if deep or first[0] == 7 else "cifar",
+                    width=first[3] / (32 if selective and imagenet else 64),
+                    stem="imagenet" if imagenet else "cifar",
                     variant="simclr",
                     sk_ratio=_SK_RATIO if selective else 0.0,
                 )
@@ -105,7 +103,9 @@ class SimCLRNames(Network):
         place = _places(cast(ResNet.Config, config))[module]
         if place.startswith("conv2d"):
             return Piece(
-                (f"{place}/kernel",), lambda found: _last_first(found[0]), lambda t: [t.permute(2, 3, 1, 0).contiguous()]
+                (f"{place}/kernel",),
+                lambda found: _last_first(found[0]),
+                lambda t: [t.permute(2, 3, 1, 0).contiguous()],
             )
         if tensor not in _NORM:  # num_batches_tracked, which TensorFlow does not count
             return Piece((), lambda found: torch.tensor(0), lambda t: [])
@@ -140,7 +140,8 @@ class SimCLRHead(HeadNames):
             norm = {}
             for ours, theirs in _NORM.items():
                 found = [n for n in names if re.fullmatch(rf"{re.escape(place)}batch_normalization(_\d+)?/{theirs}", n)]
-                norm |= {ours: tensors[name] for name in found}
+                if found:
+                    norm[ours] = tensors[found[0]]
                 used |= set(found)
             layers.append(Layer(linear, norm or None))
         if not layers:

@@ -19,7 +19,9 @@ _ENOUGH = 2  # of the three anchors of a network: one may be missing, which is t
 @cache
 def table() -> dict[str, Layout]:
     """Every layout by its name: a new file in `selfsup.convert.layouts` is a new line here."""
-    modules = [importlib.import_module(f"{_layouts.__name__}.{m.name}") for m in pkgutil.iter_modules(_layouts.__path__)]
+    modules = [
+        importlib.import_module(f"{_layouts.__name__}.{m.name}") for m in pkgutil.iter_modules(_layouts.__path__)
+    ]
     return {module.LAYOUT.name: module.LAYOUT for module in modules}
 
 
@@ -78,9 +80,7 @@ def _rank(match: Match) -> tuple[bool, int, int]:
     return whole, len(match.layout.marks), len(match.prefix)
 
 
-def _matches(
-    layout: Layout, tensors: Tensors, which: str, architecture: str, named: bool
-) -> Iterator[Match]:
+def _matches(layout: Layout, tensors: Tensors, which: str, architecture: str, named: bool) -> Iterator[Match]:
     """Where the layout's networks may lie; of the networks that a file may hold the first that is there."""
     if not named and not all(any(re.search(mark, name) for name in tensors) for mark in layout.marks):
         return
@@ -125,8 +125,8 @@ def _unknown(contents: Contents, asked: list[Layout], which: str) -> str:
     if len(asked) == 1:
         wanted = ", ".join(f"{p}{a}" for p in next(iter(asked[0].encoders.values())) for a in _anchors(asked[0]))
         return (
-            f"{plain_name(contents.path)} is not of the layout {asked[0].name}{what}: none of its names is there, such as "
-            f"{wanted[:300]}\nits first names are {first}"
+            f"{plain_name(contents.path)} is not of the layout {asked[0].name}{what}: none of its names is there, "
+            f"such as {wanted[:300]}\nits first names are {first}"
         )
     near = sorted((one for one in asked if nearness(one)), key=nearness, reverse=True)[:3]
     listed = ", ".join(f"{one.name} ({one.title})" for one in near) or ", ".join(one.name for one in asked)

@@ -8,6 +8,7 @@ tensor. The data are the tensors' bytes. See tensorflow/core/util/tensor_bundle 
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,13 @@ from selfsup.storage.untrusted import read_bytes
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48  # bytes
 # TensorFlow's numbers of types -> how they lie in a file; tensors of others, such as strings, are left out.
-_TYPES = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i4"), 9: np.dtype("<i8"), 19: np.dtype("<f2")}
+_TYPES: dict[int, np.dtype[Any]] = {
+    1: np.dtype("<f4"),
+    2: np.dtype("<f8"),
+    3: np.dtype("<i4"),
+    9: np.dtype("<i8"),
+    19: np.dtype("<f2"),
+}
 
 
 def read(index: Path) -> tuple[dict[str, Tensor], list[Path]]:
@@ -48,11 +55,16 @@ def read(index: Path) -> tuple[dict[str, Tensor], list[Path]]:
     return tensors, [index, *files]
 
 
-def _tensor(name: str, entry: dict[int, list[int | bytes]], kind: np.dtype, data: list[bytes]) -> Tensor:
+def _tensor(name: str, entry: dict[int, list[int | bytes]], kind: np.dtype[Any], data: list[bytes]) -> Tensor:
     shape = [_number(_fields(size), 1, 0) for size in _messages(_fields(_message(entry, 2)), 2)]
     shard, begin, size = (_number(entry, field, 0) for field in (3, 4, 5))
     count = int(np.prod(shape, dtype=object))
-    if shard >= len(data) or min(shape, default=1) < 0 or size != count * kind.itemsize or begin + size > len(data[shard]):
+    if (
+        shard >= len(data)
+        or min(shape, default=1) < 0
+        or size != count * kind.itemsize
+        or begin + size > len(data[shard])
+    ):
         raise ValueError(f"{name} of shape {tuple(shape)} does not fit into the data")
     values = np.frombuffer(data[shard], kind, count, begin).reshape(shape)
     return torch.from_numpy(values.copy())

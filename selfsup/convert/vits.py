@@ -27,7 +27,9 @@ class ViTNames(Network):
 
     top: Mapping[str, str] = field(default_factory=dict)  # cls_token, pos_embed, patch_embed.proj, norm, reg_token
     block: str = "blocks.{}"  # of a block, by its number
-    inside: Mapping[str, str] = field(default_factory=dict)  # norm1, attn.qkv, attn.proj, norm2, mlp.fc1, ... of a block
+    inside: Mapping[str, str] = field(
+        default_factory=dict
+    )  # norm1, attn.qkv, attn.proj, norm2, mlp.fc1, ... of a block
     qkv: tuple[str, ...] = ()  # query, key and value of a block, where these are three; else they are one, in `inside`
     gamma: str = "gamma"  # the tensor of a layer scale
     positions_of_class: bool = True  # whether the positions' first row is the class token's, with registers too
@@ -61,7 +63,8 @@ class ViTNames(Network):
         if len(positions) != 3 or not shape("cls_token"):
             missing = "pos_embed" if shape("cls_token") else "cls_token"
             raise Refused(
-                f"{asked.prefix}{self._called(missing)} is missing; transformers without it can be named by --architecture"
+                f"{asked.prefix}{self._called(missing)} is missing; a transformer without it can be named by "
+                "--architecture"
             )
         extra = self._extra(bool(shape("reg_token")))
         grid = math.isqrt(positions[1] - extra)
@@ -76,13 +79,20 @@ class ViTNames(Network):
         heads = asked.heads or asked.about.get("num_attention_heads") or asked.attention_heads.get(width)
         heads = heads or HEADS.get(width)
         if heads is None:
-            raise Refused(f"the number of attention heads is not in the file and none is known of width {width}; "
-                          "give --heads")
+            raise Refused(
+                f"the number of attention heads is not in the file and none is known of width {width}; give --heads"
+            )
         if width % heads:
             raise Refused(f"heads is {heads}, which does not divide the width {width}")
         return Timm.Config(
-            name=self._name(width, depth, bool(shape("reg_token")), bool(shape("blocks.0.ls1.gamma")),
-                            shape("blocks.0.mlp.fc1.weight"), shape("blocks.0.mlp.fc2.weight")),
+            name=self._name(
+                width,
+                depth,
+                bool(shape("reg_token")),
+                bool(shape("blocks.0.ls1.gamma")),
+                shape("blocks.0.mlp.fc1.weight"),
+                shape("blocks.0.mlp.fc2.weight"),
+            ),
             image_size=asked.size or grid * patch,
             patch_size=patch,
             embed_dim=width,
@@ -115,9 +125,7 @@ class ViTNames(Network):
         match = _BLOCK.fullmatch(name)
         if match and match[2] == "attn.qkv" and self.qkv:
             block, tensor = self.block.format(match[1]), match[3]
-            return Piece(
-                tuple(f"{block}.{part}.{tensor}" for part in self.qkv), torch.cat, lambda t: list(t.chunk(3))
-            )
+            return Piece(tuple(f"{block}.{part}.{tensor}" for part in self.qkv), torch.cat, lambda t: list(t.chunk(3)))
         if name == "pos_embed":
             assert config.image_size is not None
             assert config.patch_size is not None

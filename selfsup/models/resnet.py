@@ -42,8 +42,8 @@ class ResNet(Encoder):
         stored_as: ClassVar[str] = "resnet"
         depth: Depth = 50
         width: float = 1.0  # multiplies the channels of every layer, the stem included (SimCLR: 1, 2, 4)
-        # imagenet: 7x7 stride 2, max-pool stride 2. cifar: 3x3, no max-pool; cifar_padded: the same, padded by 2 pixels,
-        # as solo-learn has it. small: 3x3 stride 2, no max-pool.
+        # imagenet: 7x7 stride 2, max-pool stride 2. cifar: 3x3, no max-pool. cifar_padded: the same, padded by 2 pixels
+        # as in solo-learn. small: 3x3 stride 2, no max-pool.
         stem: Literal["imagenet", "cifar", "cifar_padded", "small"] = "imagenet"
         # simclr: the published SimCLR network, which pads its max-pool otherwise, has a convolution in the shortcut of
         # every stage, and starts from truncated normal weights and zero_init_residual.

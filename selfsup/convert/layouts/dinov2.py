@@ -15,6 +15,6 @@ LAYOUT = Layout(
     marks=(r"blocks\.0\.ls1\.gamma$", r"mask_token$"),
     dropped={r"(backbone\.)?mask_token$": "the mask token", r"(dino|ibot)_head\.": "the heads"},
     preprocessing=lambda config: Preprocessing(interpolation="bicubic"),
-    said="of a network with registers the class token's position becomes a part of the class token; blocks in chunks are "
-    "refused",
+    said="of a network with registers the class token's position becomes a part of the class token; blocks in chunks "
+    "are refused",
 )

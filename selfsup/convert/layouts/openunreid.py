@@ -17,7 +17,9 @@ LAYOUT = Layout(
     heads=(
         NeckNames(
             prefixes=tuple(
-                "{holder}" + f"{network}head.feat_bn.{domain}" for network in ("", "mean_net.") for domain in ("", "dsbn.1.")
+                "{holder}" + f"{network}head.feat_bn.{domain}"
+                for network in ("", "mean_net.")
+                for domain in ("", "dsbn.1.")
             )
         ),
     ),

@@ -26,6 +26,6 @@ LAYOUT = Layout(
         r"ema_model/": "averages of the weights",
     },
     preprocessing=_preprocessing,
-    said="read without TensorFlow; give MODEL.index or the prefix MODEL. SavedModels of TensorFlow 2 are not read: save "
-    "their variables by these names with tf.compat.v1.train.Saver",
+    said="read without TensorFlow; give MODEL.index or the prefix MODEL. SavedModels of TensorFlow 2 are not read: "
+    "save their variables by these names with tf.compat.v1.train.Saver",
 )

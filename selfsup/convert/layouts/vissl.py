@@ -53,6 +53,6 @@ LAYOUT = Layout(
     networks=(TORCHVISION, TIMM),
     marks=(r"(^|::|\.)_feature_blocks\.|^classy_state_dict::",),
     heads=(_Heads(prefix=""),),
-    outside={rf"classy_state_dict::(?!base_model::model::)": "state of training"},
+    outside={r"classy_state_dict::(?!base_model::model::)": "state of training"},
     said="between two linear layers of a head a ReLU is taken to stand",
 )
