@@ -16,7 +16,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from foreign_networks import ListedNorms, PlainResNet, PlainViT, SimCLRNet, TwoNorms, randomised
+from foreign_networks import ListedNorms, PlainResNet, PlainViT, SimCLRNet, TwoNorms, randomised, with_epsilon
 from torch import Tensor, nn
 
 Forward = Callable[[Tensor], Tensor]
@@ -311,12 +311,6 @@ def lightly() -> File:
     return File("lightly", content, net, head, prefix="state_dict::backbone.")
 
 
-def lightly_small() -> File:
-    net = PlainResNet(18, "cifar", shortcut="shortcut")
-    whole = randomised(module(backbone=net.children_of()))
-    return File("lightly", {"state_dict": whole.state_dict()}, net, prefix="state_dict::backbone.")
-
-
 def solo_learn() -> File:
     net = PlainResNet(18, "cifar", padding=2)
     head = mlp(net.out_channels, 16, 8)
@@ -400,7 +394,7 @@ def _as_hugging_face(state: dict[str, Tensor], block: dict[str, str], gamma: str
 
 
 def hf_vit() -> File:
-    net = randomised(PlainViT())
+    net = randomised(with_epsilon(PlainViT(), 1e-3))
     parts = {
         "norm1": "layernorm_before",
         "norm2": "layernorm_after",
@@ -409,7 +403,7 @@ def hf_vit() -> File:
         "mlp.fc2": "output.dense",
     }
     state = _as_hugging_face(net.state_dict(), parts) | {"pooler.dense.weight": torch.ones(24, 24)}
-    about = {"model_type": "vit", "num_attention_heads": 3, "layer_norm_eps": 1e-12}
+    about = {"model_type": "vit", "num_attention_heads": 3, "layer_norm_eps": 1e-3}
     images = {
         "image_mean": [0.5, 0.4, 0.3],
         "image_std": [0.5, 0.6, 0.7],
@@ -449,7 +443,7 @@ def hf_resnet() -> File:
 FILES: dict[str, Callable[[], File]] = {
     **{f.__name__: f for f in (torchvision, timm, moco, moco_cifar, moco_v3, moco_v3_resnet, simclr, pycontrast, cmc)},
     **{f.__name__: f for f in (supcontrast, lemniscate, lemniscate_cifar, spcl, openunreid, vissl, mmselfsup)},
-    **{f.__name__: f for f in (mmselfsup_simclr, lightly, lightly_small, solo_learn, stable_pretraining)},
+    **{f.__name__: f for f in (mmselfsup_simclr, lightly, solo_learn, stable_pretraining)},
     **{f.__name__: f for f in (barlow_twins, swav, dino, dinov2, hf_vit, hf_dinov2, hf_resnet)},
     "simclr_50": lambda: simclr(50),
     "simclr_50_selective": lambda: simclr(50, selective=True),

@@ -265,6 +265,13 @@ class SimCLRNet(nn.Module):
         return named
 
 
+def with_epsilon(net: nn.Module, epsilon: float) -> nn.Module:
+    for module in net.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = epsilon
+    return net
+
+
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
     """Every tensor drawn anew, norms and their statistics too, so that no two may be mistaken; in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)

@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,8 @@ class _Inert(dict[str, Any]):
 def _unpickled(path: Path, inert: tuple[str, ...]) -> Any:
     stands_in: list[Any] = [(_Inert, name) for name in inert]
     try:
-        with torch.serialization.safe_globals(stands_in):
+        with torch.serialization.safe_globals(stands_in), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how an old file was pickled; what is in it is looked at below
             return torch.load(path, map_location="cpu", weights_only=True)
     except (
         pickle.UnpicklingError,

@@ -18,6 +18,7 @@ from selfsup.models.timm import Timm
 # Width -> heads, of the networks of the papers.
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
 _SIZES = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large", (1280, 32): "huge"}
+_EPSILON = 1e-6  # timm's, and that of the networks published by their own code
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.*)\.(\w+)")
 
 
@@ -32,10 +33,11 @@ class ViTNames(Network):
     )  # norm1, attn.qkv, attn.proj, norm2, mlp.fc1, ... of a block
     qkv: tuple[str, ...] = ()  # query, key and value of a block, where these are three; else they are one, in `inside`
     gamma: str = "gamma"  # the tensor of a layer scale
+    epsilon: float = _EPSILON  # of the layer norms, where no config.json says it
     positions_of_class: bool = True  # whether the positions' first row is the class token's, with registers too
 
     def anchors(self) -> tuple[str, ...]:
-        return tuple(self._called(name) for name in ("patch_embed.proj.weight", "cls_token", "blocks.0.norm1.weight"))
+        return tuple(self._called(name) for name in ("patch_embed.proj.weight", "cls_token", "blocks.0.mlp.fc1.weight"))
 
     def _called(self, name: str) -> str:
         if match := _BLOCK.fullmatch(name):
@@ -84,6 +86,7 @@ class ViTNames(Network):
             )
         if width % heads:
             raise Refused(f"heads is {heads}, which does not divide the width {width}")
+        epsilon = float(asked.about.get("layer_norm_eps", self.epsilon))
         return Timm.Config(
             name=self._name(
                 width,
@@ -98,6 +101,7 @@ class ViTNames(Network):
             embed_dim=width,
             depth=depth,
             num_heads=heads,
+            norm_eps=None if epsilon == _EPSILON else epsilon,
         )
 
     def _extra(self, registers: bool) -> int:
@@ -148,7 +152,7 @@ class ViTNames(Network):
 
     def notes(self, config: Encoder.Config) -> list[str]:
         config = cast(Timm.Config, config)
-        return [f"a transformer of {config.num_heads} heads, its blocks timm's (layer norm with epsilon 1e-6)"]
+        return [f"a transformer of {config.num_heads} heads, with layer norms of epsilon {config.norm_eps or _EPSILON}"]
 
 
 def resampled(positions: Tensor, side: int, extra: int) -> Tensor:

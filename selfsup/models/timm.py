@@ -45,6 +45,7 @@ class Timm(Encoder):
         # first weights are uniform (Glorot and Bengio 2010), and in pretraining the projection of patches stays as it
         # was drawn. ViT-S there: num_heads=12.
         variant: Literal["timm", "moco_v3"] = "timm"
+        norm_eps: float | None = None  # what every layer norm adds to the variance; None: as timm has it
 
         def __post_init__(self) -> None:
             for name in ("drop_path", "dropout"):
@@ -53,6 +54,8 @@ class Timm(Encoder):
             for name in ("image_size", *_OF_TRANSFORMERS):
                 if getattr(self, name) is not None and getattr(self, name) < 1:
                     raise ValueError(f"{name} is {getattr(self, name)}; give at least 1, or None for timm's own")
+            if self.norm_eps is not None and self.norm_eps <= 0:
+                raise ValueError(f"norm_eps is {self.norm_eps}; give a number above 0, or None for timm's own")
 
         def build(self) -> "Timm":
             return Timm(self)
@@ -83,6 +86,9 @@ class Timm(Encoder):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.network = _created(config)
+        for module in self.network.modules() if config.norm_eps is not None else ():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = config.norm_eps
         self.feature_dim = int(getattr(self.network, "head_hidden_size", None) or self.network.num_features)
         described = self.network.pretrained_cfg
         side = config.image_size

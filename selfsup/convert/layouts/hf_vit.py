@@ -20,12 +20,14 @@ _ON_DISK = ViTNames(
         "mlp.fc2": "output.dense",
     },
     qkv=("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+    epsilon=1e-12,
 )
 _IN_MEMORY = ViTNames(  # of version 5, which saves by the names above
     top=_TOP,
     block="layers.{}",
     inside={"norm1": "layernorm_before", "attn.proj": "attention.o_proj", "norm2": "layernorm_after"},
     qkv=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    epsilon=1e-12,
 )
 
 LAYOUT = Layout(
@@ -35,5 +37,5 @@ LAYOUT = Layout(
     networks=(_ON_DISK, _IN_MEMORY),
     dropped={r"(vit\.)?pooler\.": "the pooler", r"classifier\.": "the classifier"},
     preprocessing=lambda config: Preprocessing(fraction=1.0, mean=(0.5,) * 3, std=(0.5,) * 3, fit="whole"),
-    said="features are the class token behind the last norm; layer norms there have epsilon 1e-12 and here 1e-6",
+    said="features are the class token behind the last norm; config.json says the heads and the epsilon of layer norms",
 )

@@ -2,17 +2,16 @@
 
 from selfsup.convert.layout import Layout
 from selfsup.convert.projections import SequentialHead
-from selfsup.convert.resnets import CHILDREN, ResNetNames, sequential
+from selfsup.convert.resnets import CHILDREN
 
 LAYOUT = Layout(
     name="lightly",
-    title="lightly (LightningModules of its examples, and its ResNetGenerator)",
+    title="lightly (LightningModules of its examples, with torchvision's ResNets)",
     encoders={
         "online": ("state_dict::backbone.", "backbone."),
         "momentum": ("state_dict::backbone_momentum.", "backbone_momentum."),
     },
-    # torchvision's children, or those of lightly's own ResNet for small images.
-    networks=(CHILDREN, ResNetNames(parts=sequential(0, 1, 2, 3, 4, 5), shortcut="shortcut")),
+    networks=(CHILDREN,),
     heads=(SequentialHead(prefix="{holder}projection_head.layers."),),
     dropped={
         r"projection_head_momentum\.": "the momentum network's head",
@@ -21,5 +20,6 @@ LAYOUT = Layout(
         r"(online_)?classifier\.": "the classifier",
         r"prototypes\.": "the prototypes",
     },
-    said="batch norm over splits (num_splits) has other shapes and is refused",
+    said="networks of its ResNetGenerator are refused: in a Sequential of their children the ReLU after the first norm is "
+    "missing, and ResNets here have it",
 )
