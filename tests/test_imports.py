@@ -15,6 +15,7 @@ ORDER = (
     *("methods", "catalogue", "data"),
     "run_folder",
     "training",
+    "convert",
     "evaluation",
     "pretraining",
     "stages",

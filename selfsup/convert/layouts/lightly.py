@@ -20,6 +20,6 @@ LAYOUT = Layout(
         r"(online_)?classifier\.": "the classifier",
         r"prototypes\.": "the prototypes",
     },
-    said="networks of its ResNetGenerator are refused: in a Sequential of their children the ReLU after the first norm is "
-    "missing, and ResNets here have it",
+    said="networks of its ResNetGenerator are refused: in a Sequential of their children the ReLU after the first norm "
+    "is missing, and ResNets here have it",
 )
