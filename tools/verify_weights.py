@@ -67,6 +67,8 @@ def code(name: str, *modules: str) -> list[Any]:
     sys.path.insert(0, str(folder))
     try:
         return [import_module(word) for word in modules]
+    except ImportError as error:
+        raise Absent(f"{name} ({error})") from error
     finally:
         sys.path.remove(str(folder))
 
@@ -185,6 +187,9 @@ def moco_v3_resnet(folder: Path) -> Trial:
 
 
 def moco_v3_vit(folder: Path) -> Trial:
+    layers = package("timm.layers")  # which the code knows by an older name, as it does what follows
+    package("timm.models.vision_transformer").VisionTransformer.num_tokens = 1
+    sys.modules["timm.models.layers"] = sys.modules["timm.models.layers.helpers"] = layers
     builder, vits = code("facebookresearch+moco-v3", "moco.builder", "vits")
     net = randomised(builder.MoCo_ViT(vits.vit_small, 256, 512, 0.2))
     path = saved(folder, {"epoch": 1, "arch": "vit_small", "state_dict": wrapped(net.state_dict())})

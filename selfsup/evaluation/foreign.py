@@ -23,7 +23,8 @@ _OURS = "encoder.safetensors"
 
 def is_foreign(path: Path) -> bool:
     """Whether a path means weights of another project, and neither a run folder nor an encoder of ours."""
-    if (path / _OURS).exists() or path.name == _OURS or path.with_suffix(".json").is_file():
+    described = path.suffix == ".safetensors" and path.with_suffix(".json").is_file()
+    if (path / _OURS).exists() or path.name == _OURS or described:
         return False
     return not (path / "checkpoints").is_dir() and weights_in(path) is not None
 

@@ -86,9 +86,8 @@ class Timm(Encoder):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.network = _created(config)
-        for module in self.network.modules() if config.norm_eps is not None else ():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = config.norm_eps
+        if (epsilon := config.norm_eps) is not None:
+            _set_epsilon(self.network, epsilon)
         self.feature_dim = int(getattr(self.network, "head_hidden_size", None) or self.network.num_features)
         described = self.network.pretrained_cfg
         side = config.image_size
@@ -120,6 +119,12 @@ class Timm(Encoder):
                 f"the encoder makes images {stride} times smaller, more than the {min(size)} pixels of a view; give "
                 f"larger views, by --augment.views.0.size {stride} or more, or another encoder"
             )
+
+
+def _set_epsilon(network: nn.Module, epsilon: float) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = epsilon
 
 
 _OF_TRANSFORMERS = ("patch_size", "embed_dim", "depth", "num_heads")

@@ -21,6 +21,7 @@ from selfsup.data.sources import Source
 from selfsup.evaluation.accuracy import top_figures
 from selfsup.evaluation.encoder import Exported, Feed, export
 from selfsup.evaluation.features import extract
+from selfsup.evaluation.foreign import is_foreign
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.evaluation.unfinished import Described
 from selfsup.methods.base import Method
@@ -226,7 +227,8 @@ def with_student(settings: Distill) -> Distill:
     if not name:
         return settings
     student: Any
-    if Path(name).is_dir() or name.endswith(".safetensors"):
+    foreign = not name.endswith(".py") and is_foreign(Path(name))
+    if Path(name).is_dir() or name.endswith(".safetensors") or foreign:
         student = newest_encoder(Path(name), told=False).config
     else:
         student = getattr(load_recipe(name), "encoder", None)
