@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import selfsup
-from selfsup.output import complain, print_figures, program
+from selfsup.output import complain, meant_for_user, print_figures, program
 from selfsup.packages import missing
 from selfsup.runtime.parent_death import follow_launcher
 
@@ -132,14 +132,6 @@ def _command(name: str) -> Callable[[list[str]], int]:
     return commands[name]
 
 
-def meant_for_user(error: BaseException) -> bool:
-    """Whether selfsup itself raised the error, rather than something below it that went wrong unexpectedly."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(("selfsup.", "__main__"))
-
-
 def _first(arguments: list[str], what: str, usage: str) -> tuple[str, list[str]]:
     if arguments and arguments[0] in ("-h", "--help"):
         print(usage)
@@ -197,7 +189,7 @@ def _pretrain(arguments: list[str]) -> int:
 
 def _stage(command: str, arguments: list[str]) -> int:
     """A stage on a run: parse, carry out, keep the results in its folder."""
-    from selfsup.config.flags import parse, taken
+    from selfsup.config.flags import parse, pop_flag
     from selfsup.config.recipe_files import load_recipe
     from selfsup.stages.base import Stage
 
@@ -205,17 +197,17 @@ def _stage(command: str, arguments: list[str]) -> int:
     choices = f" [--protocol {'|'.join(stage.protocols)}]" if stage.protocols else ""
     usage = f"selfsup {command} RUN{choices} [--data.root PATH] [--recipe FILE.py] [flags]"
     if arguments[:1] in (["-h"], ["--help"]):
-        protocol, _ = taken(arguments[1:], "--protocol", stage.protocols[0] if stage.protocols else "")
+        protocol, _ = pop_flag(arguments[1:], "--protocol", stage.protocols[0] if stage.protocols else "")
         if not stage.protocols or protocol in stage.protocols:
             _flags_told(usage, lambda: stage.shown(protocol), f"selfsup {command} RUN")
     name, flags = _first(arguments, "the run folder or encoder file", usage)
-    recipe, flags = taken(flags, "--recipe", "")
+    recipe, flags = pop_flag(flags, "--recipe", "")
     # Held until the stage has ended: classes that nothing refers to are forgotten.
     defines_classes = load_recipe(recipe) if recipe else None
     path, called = Path(name), f"selfsup {command} {name}"
     protocol = ""
     if stage.protocols:
-        protocol, flags = taken(flags, "--protocol", stage.protocols[0])
+        protocol, flags = pop_flag(flags, "--protocol", stage.protocols[0])
         called += f" --protocol {protocol}"
         if any(flag.partition("=")[0] == "--protocol" for flag in flags):
             raise ValueError("--protocol is given twice; give it once")
@@ -272,7 +264,6 @@ def _compare(arguments: list[str]) -> int:
     if arguments[:1] in (["-h"], ["--help"]):
         _flags_told(usage, Compare, "selfsup compare RUN ...")
     first, rest = _first(arguments, "the run folder", usage)
-
     count = next((number for number, word in enumerate(rest) if word.startswith("-")), len(rest))
     runs = [Path(name) for name in (first, *rest[:count])]
     return _print_result(run_compare(runs, parse(Compare(), rest[count:], "selfsup compare RUN ...")))
@@ -298,7 +289,6 @@ def _replay(arguments: list[str]) -> int:
     if arguments[:1] in (["-h"], ["--help"]):
         _flags_told(usage, Replay, "selfsup replay RUN/captured/STEP")
     name, flags = _first(arguments, "the captured step", usage)
-
     result = run_replay(Path(name), parse(Replay(), flags, f"selfsup replay {name}"))
     code = _print_result(result)
     return code if result["reproduced"] else 3

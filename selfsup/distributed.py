@@ -75,12 +75,12 @@ def end_program(code: int) -> None:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, local: Tensor) -> Tensor:  # (B, ...) -> (R B, ...)
+    def forward(ctx: Any, local: Tensor) -> Tensor:  # (B, ...) -> (R B, ...)
         ctx.rows = local.shape[0]
         return _all_gather(local)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         # Every rank holds a part of the gradient of every row: sum them, keep the own rows.
         gradient = gradient.contiguous()
         dist.all_reduce(gradient)
@@ -108,13 +108,13 @@ def gather(local: Tensor) -> Tensor:
 
 class _ScatterSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, of_batch: Tensor) -> Tensor:  # (R B, ...) -> (B, ...)
+    def forward(ctx: Any, of_batch: Tensor) -> Tensor:  # (R B, ...) -> (B, ...)
         own = of_batch.new_empty(len(of_batch) // world_size(), *of_batch.shape[1:])
         dist.reduce_scatter_tensor(own, of_batch.contiguous())
         return own
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return _all_gather(gradient)
 
 
@@ -131,13 +131,13 @@ def scatter_sum(of_batch: Tensor) -> Tensor:
 
 class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, local: Tensor) -> Tensor:
+    def forward(ctx: Any, local: Tensor) -> Tensor:
         total = local.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         gradient = gradient.clone()
         dist.all_reduce(gradient)
         return gradient

@@ -14,12 +14,12 @@ def is_part(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
-def own(tensors: Iterable[Tensor]) -> list[Tensor]:
+def local_tensors(tensors: Iterable[Tensor]) -> list[Tensor]:
     """This process's parts, which share memory with the tensors; of whole tensors the tensors themselves."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
-def assembled(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def full_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """With all parts of those that are divided, on the CPU, in the first process; the others keep parts.
 
     Collective where there are any.
@@ -32,7 +32,7 @@ def _together(tensor: DTensor) -> Tensor:
     return together.cpu() if distributed.rank() == 0 else tensor
 
 
-def as_parts(tensor: Tensor, like: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, which every process has, as `like` is: divided, or just as it is."""
     if not isinstance(like, DTensor):
         return tensor
@@ -41,7 +41,7 @@ def as_parts(tensor: Tensor, like: Tensor) -> Tensor:
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:
     """(P,) Euclidean norm of each tensor, over all its parts; collective where there are any parts."""
-    found = torch._foreach_norm(own(tensors))
+    found = torch._foreach_norm(local_tensors(tensors))
     divided = [norm for norm, tensor in zip(found, tensors, strict=True) if is_part(tensor)]
     if not divided:
         return torch.stack(found)
@@ -55,5 +55,5 @@ def clip_grad_norm_(parameters: Iterable[nn.Parameter], max_norm: float) -> Tens
     """As torch's, over all parts of the gradients; the same in all processes. Collective."""
     gradients: list[Tensor] = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = get_total_norm([norms(gradients)])
-    torch._foreach_mul_(own(gradients), (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    torch._foreach_mul_(local_tensors(gradients), (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm

@@ -128,7 +128,7 @@ def program() -> Iterator[None]:
     _open_closed_ones()
     replaced = sys.stdout, sys.stderr
     out, err = _steady(sys.stdout, 1), _steady(sys.stderr, 2)
-    sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, err
     try:
         code = 0
         try:
@@ -211,3 +211,11 @@ def message(text: str, level: int = logging.INFO) -> None:
     if LOGGER.level == logging.NOTSET:
         LOGGER.setLevel(logging.INFO)
     LOGGER.log(level, "%s", plain(text))
+
+
+def meant_for_user(error: BaseException) -> bool:
+    """Whether selfsup itself raised the error, rather than something below it that went wrong unexpectedly."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(("selfsup.", "__main__"))

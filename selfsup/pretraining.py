@@ -1,9 +1,8 @@
 """A pretraining run: its configuration, and the function that carries it out."""
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,34 +16,41 @@ from selfsup import distributed
 from selfsup.augment.parameters import Interpolation
 from selfsup.augment.views import Augment, Views
 from selfsup.catalogue import method_of
-from selfsup.config.settings import differences, dump, execution, placed, result_relevant
-from selfsup.data.datasets import Dataset, as_source
+from selfsup.config.checks import require
+from selfsup.config.settings import dump, execution, placed
+from selfsup.data.datasets import Dataset
+from selfsup.data.given import held_out_images, training_images
 from selfsup.data.identity import content_of, fingerprint_before
-from selfsup.data.joined import open_training
 from selfsup.data.loader import Loader
-from selfsup.data.opening import labelled_part, open_test_part
-from selfsup.data.resident import Squeezed
+from selfsup.data.opening import labelled_part
+from selfsup.data.resident import CanvasSource
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
 from selfsup.data.settings import Data
 from selfsup.data.sources import ArraySource, Source, subset
-from selfsup.evaluation.encoder import Exported, Feed, export, feed_of
-from selfsup.evaluation.features import Features, extract
+from selfsup.evaluation.encoder import export
+from selfsup.evaluation.features import extract
+from selfsup.evaluation.feed import Preprocessing, feed_of
 from selfsup.evaluation.foreign import any_encoder
 from selfsup.evaluation.knn import check_temperature, knn_accuracy, neighbours_of
-from selfsup.evaluation.logistic import ONLINE_ITERATIONS, hold_out, probe_features
+from selfsup.evaluation.logistic import online_linear
 from selfsup.evaluation.readable import require_readable, require_readable_head
-from selfsup.methods.base import Extract, Method, Problem
-from selfsup.models.encoder import Encoder
+from selfsup.evaluation.starting import start_encoder, start_head
+from selfsup.methods.base import Extract, Method, RunContext
+from selfsup.models.encoder import Encoder, pretrained_fact
 from selfsup.output import message
-from selfsup.run_folder.extending import Extend, Extended, Segment, extended_history
-from selfsup.run_folder.folder import EXTENSIONS, RunFolder, device_name
+from selfsup.run_folder.environment import device_name
+from selfsup.run_folder.extending import Extend, extended, extended_history
+from selfsup.run_folder.folder import EXTENSIONS, RunFolder
 from selfsup.runtime import arithmetic
 from selfsup.runtime.signals import caught_signals
 from selfsup.storage import checkpoint
+from selfsup.training.accelerator import make_accelerator
+from selfsup.training.fitting import fit
 from selfsup.training.gradient_cache import check_chunks
+from selfsup.training.images import make_loader, report_unreadable
 from selfsup.training.precision import described, settled
 from selfsup.training.settings import Training
-from selfsup.training.trainer import Evaluate, fit, make_accelerator
+from selfsup.training.trainer import Evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,19 +78,24 @@ class Run(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.test_fraction <= 1:
-            raise ValueError(f"test_fraction is {self.test_fraction}; it must be above 0 and at most 1")
+        require(0 < self.test_fraction <= 1, f"test_fraction is {self.test_fraction}; it must be above 0 and at most 1")
         for name, least in (("knn_k", 1), ("knn_bank", 2), ("knn_queries", 1)):
-            if getattr(self, name) is not None and getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+            require(
+                getattr(self, name) is None or getattr(self, name) >= least,
+                f"{name} is {getattr(self, name)}; it must be at least {least}",
+            )
         check_temperature(self.knn_temperature)
-        if self.start_head and not self.start:
-            raise ValueError("start_head is given without start; name the encoder whose head training starts from")
-        if self.probe_l2 is not None and self.probe_l2 < 0:
-            raise ValueError(f"probe_l2 is {self.probe_l2}; it must be at least 0, or None for no online probe")
+        require(
+            bool(self.start) or not self.start_head,
+            "start_head is given without start; name the encoder whose head training starts from",
+        )
+        require(
+            self.probe_l2 is None or self.probe_l2 >= 0,
+            f"probe_l2 is {self.probe_l2}; it must be at least 0, or None for no online probe",
+        )
 
     @property
-    def feed(self) -> Feed:
+    def feed(self) -> Preprocessing:
         return feed_of(self.augment, self.test_fraction, self.test_interpolation, self.data.range)
 
 
@@ -139,15 +150,6 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
     return result | {"seconds": round(time.monotonic() - begin, 1)}
 
 
-def pretrained_fact(weights: str, known: str | None) -> str:
-    """The SHA-256 of a file of weights, or the word for others. A run that has begun needs the file no more."""
-    path = Path(weights)
-    if not path.is_file():
-        return known or weights
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def worth_saying(run: Run, method: Method) -> Iterator[str]:
     """What of the settings does nothing, or may not be meant."""
     asked = getattr(run.method, "batch_norm", "plain")
@@ -172,35 +174,6 @@ def learnt_from(run: Run, source: Source) -> Source:
     needed = method is not None and method.about.labels == "needed"
     by_class = isinstance(run.sampling, ClassBalanced) and run.sampling.singletons == "skip"
     return labelled_part(source, "train") if needed or by_class else source
-
-
-def training_images(data: Data, given: Source | Dataset | None) -> Source:
-    """The images to train on: those that are given, or those that the settings name.
-
-    Raises:
-        ValueError: both are there, or the images do not fit.
-    """
-    if given is None:
-        return open_training(data)
-    if data.root or data.labelled_root:
-        raise ValueError(f"images are given and data.root names {data.root or data.labelled_root}; leave one out")
-    source = as_source(given)
-    if data.labels == "none":
-        source = source.without_labels()
-    return source if data.limit is None else subset(source, data.limit)
-
-
-def held_out_images(data: Data, alone: bool, test: Source | Dataset | None) -> Source | None:
-    """The images that online evaluations ask about; None where training images are, each left out in turn.
-
-    Args:
-        data: the settings.
-        alone: whether the training images were given, so that the settings name none.
-        test: those that were given.
-    """
-    if test is not None:
-        return as_source(test)
-    return None if alone else open_test_part(data)
 
 
 def _trained(
@@ -249,46 +222,8 @@ def extractor(run: Run, source: Source, device: torch.device) -> Extract:
     return extract_all
 
 
-def make_loader(
-    training: Training,
-    data: Data,
-    source: Source,
-    views: Views,
-    accelerator: Accelerator,
-    sampling: Sampling = SHUFFLED,
-) -> Loader:
-    """The loader of a training stage, for this process."""
-    if data.canvas is not None and not isinstance(source, ArraySource) and distributed.rank() == 0:
-        largest = max(max(view.shape) for view in views.augment.views)
-        if largest > data.canvas:
-            message(
-                f"views of {largest} pixels are cut from images of {data.canvas} (data.canvas), and so are enlarged; "
-                f"give --data.canvas {largest} or more, or smaller views"
-            )
-    return Loader(
-        source,
-        batch_size=training.batch_size,
-        seed=training.seed,
-        device=accelerator.device,
-        rank=distributed.rank(),
-        world=distributed.world_size(),
-        workers=training.workers,
-        canvas=data.canvas,
-        crop=None if data.canvas is not None else views.crop,
-        sampling=sampling,
-    )
-
-
 def _steps_per_epoch(run: Run, source: Source) -> int:
     return run.sampling.build(source.labels, run.batch_size, run.seed).steps_per_epoch
-
-
-def extended(run: Run, history: tuple[Segment, ...]) -> Run:
-    """The run as it is carried out with its extensions."""
-    if not history:
-        return run
-    schedule = Extended(own=run.schedule, own_epochs=run.epochs, segments=history)
-    return replace(run, epochs=history[-1].to_epoch, schedule=schedule)
 
 
 def build_method(run: Run, source: Source, pretrained: bool = True) -> Method:
@@ -299,7 +234,7 @@ def build_method(run: Run, source: Source, pretrained: bool = True) -> Method:
         source: the training images.
         pretrained: whether to load the weights that the encoder's settings name; a run that goes on has its own.
     """
-    problem = Problem(
+    context = RunContext(
         num_images=len(source),
         batch_size=run.batch_size,
         seed=run.seed,
@@ -319,13 +254,13 @@ def build_method(run: Run, source: Source, pretrained: bool = True) -> Method:
         run.encoder.load_pretrained(encoder)
     exported = any_encoder(Path(run.start)) if run.start else None
     if exported:
-        start_from(encoder, exported, run)
+        start_encoder(encoder, run.encoder, exported, run.start)
     run.encoder.freeze(encoder)
     require_readable(encoder, run.encoder, run.augment.views[0].shape)
-    method = run.method.build(encoder, problem)
+    method = run.method.build(encoder, context)
     require_readable_head(method.head_state(), encoder.feature_dim)
     if exported and run.start_head:
-        start_head_from(method, exported, run)
+        start_head(method, exported, run.start)
     clusters = isinstance(run.sampling, ClassBalanced) and run.sampling.singletons == "once"
     if clusters and int(source.labels.min()) < 0 and not method.forms_labels:
         raise ValueError(
@@ -333,26 +268,6 @@ def build_method(run: Run, source: Source, pretrained: bool = True) -> Method:
             f"{type(method).__name__} finds none; use SpCL, or sampling=Shuffled()"
         )
     return method
-
-
-def start_from(encoder: nn.Module, exported: Exported, run: Run) -> None:
-    """Load the weights of an encoder that was trained before."""
-    if lines := differences(result_relevant(exported.config), result_relevant(run.encoder), "encoder"):
-        raise ValueError(f"the encoder of {run.start} is not the one of this run: {'; '.join(lines)}")
-    encoder.load_state_dict(exported.encoder.state_dict())
-
-
-def start_head_from(method: Method, exported: Exported, run: Run) -> None:
-    """Load the head beside an encoder that was trained before, where the method has such a one."""
-    own = method.head_state()
-    if exported.head is None or own is None:
-        lacking = f"{run.start} has no head" if own is not None else f"{type(method).__name__} exports no head"
-        raise ValueError(f"{lacking}; leave --start-head out")
-    config = getattr(exported.head, "config", None)
-    if dump(config) != dump(own[0]):
-        lines = differences(dump(config), dump(own[0]), "head")
-        raise ValueError(f"the head of {run.start} is not the one of this run: {'; '.join(lines)}")
-    method.start_head(exported.head.state_dict())
 
 
 def online_evaluation(
@@ -372,7 +287,7 @@ def online_evaluation(
     elif test is not None:
         test = subset(labelled_part(test, "test"), run.knn_queries)
         if data.canvas is not None and not isinstance(test, ArraySource):
-            test = Squeezed(test, data.canvas)  # decoded once, not in every evaluation
+            test = CanvasSource(test, data.canvas)  # decoded once, not in every evaluation
         parts.append(test)
 
     def evaluate() -> dict[str, float]:
@@ -381,25 +296,6 @@ def online_evaluation(
         )
         k = neighbours_of((run.knn_k,) if run.knn_k else (), bank.labels, leave_one_out=not rest, told=False)[0]
         accuracy = knn_accuracy(bank, rest[0] if rest else None, k, run.knn_temperature, device=device)
-        return {"knn_top1": accuracy["top1"]} | online_linear(run, bank, rest[0] if rest else None, device)
+        return {"knn_top1": accuracy["top1"]} | online_linear(run.probe_l2, bank, rest[0] if rest else None, device)
 
     return evaluate
-
-
-def online_linear(run: Run, bank: Features, queries: Features | None, device: torch.device) -> dict[str, float]:
-    """Accuracy of logistic regression on the bank's features; without queries on a tenth that is not learnt from."""
-    if run.probe_l2 is None:
-        return {}
-    known, asked = hold_out(bank) if queries is None else (bank, queries)
-    probed = probe_features(known, asked, (run.probe_l2,), ONLINE_ITERATIONS, device)
-    return {"linear_top1": probed.figures["top1"]}
-
-
-def report_unreadable(met: dict[str, str], folder: RunFolder, device: torch.device) -> None:
-    """Say how many images could not be read, by any process, and add them to the list in the run folder."""
-    unreadable = folder.read_json("unreadable.json")  # of earlier launches
-    for part in distributed.gather_json(met, device):
-        unreadable |= part
-    if unreadable and distributed.rank() == 0:
-        path = folder.write_json("unreadable.json", unreadable)
-        message(f"{len(unreadable)} unreadable images were replaced by their neighbours; they are listed in {path}")

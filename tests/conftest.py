@@ -1,15 +1,17 @@
 """What every test gets: few threads, warnings as errors where they are ours, and no GPU tests without a GPU."""
 
 import os
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.support.places import ROOT
+
 # The nets here are small, and processes share the machine's cores; TEST_THREADS tries another number.
 torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
-
-CHECKOUT = Path(__file__).parent.parent
+# Processes that tests start, and recipes that they read, find this checkout and its tests as pytest does (setup.cfg).
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+OURS = ("selfsup", "tests", "tools", "recipes", "__main__", "<run_path>")  # a recipe is run by its path
 AGEING = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
 
 
@@ -19,16 +21,10 @@ def pytest_configure(config: pytest.Config) -> None:
     A warning belongs to the module that it is attributed to. What a library attributes to its caller, by `stacklevel`,
     is ours where the caller is, and so is what a library says of itself in any other category.
     """
-    ours = "|".join(sorted(modules_of_ours()))
+    ours = "|".join(OURS)
     for kind in AGEING:
         config.addinivalue_line("filterwarnings", f"ignore::{kind}")
         config.addinivalue_line("filterwarnings", f"error::{kind}:({ours})(\\.|$)")
-
-
-def modules_of_ours() -> set[str]:
-    """First parts of the names of modules in this checkout, as they are imported here; a recipe is run by its path."""
-    files = [path for folder in ("tests", "tools") for path in (CHECKOUT / folder).rglob("*.py")]
-    return {"selfsup", "tests", "tools", "recipes", "__main__", "<run_path>"} | {path.stem for path in files}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

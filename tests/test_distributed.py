@@ -1,10 +1,10 @@
 """Collectives among processes."""
 
 import torch
-from processes import run_processes
 
 from selfsup import distributed
 from selfsup.models.norm import average_running_statistics, convert
+from tests.support.processes import run_processes
 
 
 def _ragged() -> list[torch.Tensor]:

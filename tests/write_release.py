@@ -1,4 +1,4 @@
-"""Write small runs of this version into releases/SCHEMA, to be read by all later ones: python tests/write_release.py.
+"""Write small runs of this version into releases/SCHEMA, to be read by all later ones: python -m tests.write_release.
 
 Of each run: `checkpoints` after 5 of its 8 steps, `ended` at its end, `exported` what it came to.
 """
@@ -11,9 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from releases import DIGESTS, FOLDER, digests
-from tiny import METHODS, tiny_run
-
 from selfsup.config.schema import SCHEMA
 from selfsup.methods.metric import Metric
 from selfsup.models.heads import Head
@@ -22,6 +19,8 @@ from selfsup.optim.optimizers import LARS
 from selfsup.optim.schedules import Steps, SupConCosine
 from selfsup.pretraining import Run, pretrain
 from selfsup.storage.sealed import seal
+from tests.support.releases import DIGESTS, FOLDER, digests
+from tests.support.tiny import METHODS, tiny_run
 
 HEAD = Head.Config(hidden_dim=4, output_dim=4)
 CHANGES: dict[str, dict[str, Any]] = {

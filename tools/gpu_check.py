@@ -1,4 +1,4 @@
-"""Check on a machine with a GPU what only a GPU can show: `python tools/gpu_check.py --minutes 9 --data PATH`.
+"""Check on a machine with a GPU what only a GPU can show: `python -m tools.gpu_check --minutes 9 --data PATH`.
 
 Parts, in this order, or those of --only in the order given; each one alone is enough:
   first         device and versions, one step of every method, one resume, a few rates: at most two minutes
@@ -8,8 +8,8 @@ Parts, in this order, or those of --only in the order given; each one alone is e
   learning      SimCLR, ResNet-18, CIFAR-10, batch 512: kNN after every epoch; the same command goes on later
 
 One line of JSON for each figure as soon as it is known, on standard output and in <out>/report.jsonl. Each part is a
-process of its own: one that fails, crashes or hangs costs no other. Ends with 0 where all was well. A checkout need not
-be installed. Nothing is downloaded. With --small everything is tiny, so that a CPU shows that the script works.
+process of its own: one that fails, crashes or hangs costs no other. Ends with 0 where all was well. Nothing is
+downloaded. With --small everything is tiny, so that a CPU shows that the script works.
 """
 
 import argparse
@@ -23,21 +23,17 @@ import traceback
 from importlib import import_module, metadata
 from pathlib import Path
 
-import checkout
-
-checkout.use("tests", "tests/contracts")
-
-from gpu.asked import Asked
-from gpu.images import ARRAY, PACKS, found_cifar10
-from gpu.needs import absent, table
+from tools.gpu.asked import Asked
+from tools.gpu.images import ARRAY, PACKS, found_cifar10
+from tools.gpu.needs import absent, table
 
 # The function of each part and its seconds at most; what comes last takes all that is left.
 PARTS = {
-    "first": ("gpu.first", "check_first", 120),
-    "tests": ("gpu.tests", "check_tests", 240),
-    "augmentation": ("gpu.rates", "check_augmentation", 45),
-    "step": ("gpu.rates", "check_step", 75),
-    "learning": ("gpu.learning", "check_learning", 24 * 3600),
+    "first": ("tests.reliability.on_device", "check_first", 120),
+    "tests": ("tools.gpu.tests", "check_tests", 240),
+    "augmentation": ("tools.gpu.rates", "check_augmentation", 45),
+    "step": ("tools.gpu.rates", "check_step", 75),
+    "learning": ("tools.gpu.learning", "check_learning", 24 * 3600),
 }
 LEAST = 10  # seconds that are kept for each part to come
 GRACE = 15  # seconds that a part may be late
@@ -67,7 +63,7 @@ def main() -> None:
 
 def parsed() -> argparse.Namespace:
     kept = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="tools/gpu_check.py", description=__doc__, formatter_class=kept)
+    parser = argparse.ArgumentParser(prog="python -m tools.gpu_check", description=__doc__, formatter_class=kept)
     parser.add_argument("--only", type=_parts, default=list(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--minutes", type=_minutes, default=9.0, help="for all of it (default %(default)s)")
     parser.add_argument("--small", action="store_true", help="tiny sizes, for a CPU")

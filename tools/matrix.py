@@ -1,7 +1,7 @@
 """The whole suite under settings that change how a processor rounds: which instructions, how many threads, which torch.
 
-    python tools/matrix.py --python oldest=V/bin/python --python middle=W/bin/python --python newest=X/bin/python
-    python tools/matrix.py --python newest=.venv/bin/python --rows 1,6 -- tests/contracts
+    python -m tools.matrix --python oldest=V/bin/python --python middle=W/bin/python --python newest=X/bin/python
+    python -m tools.matrix --python newest=.venv/bin/python --rows 1,6 -- tests/contracts
 
 Each name is that of a virtual environment with selfsup[dev] in it. A row takes as long as the suite. After each, the
 table is written to docs/test_matrix.md and what it is made of to docs/test_matrix.json; rows that are not asked for
@@ -20,11 +20,8 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import checkout
+from tools.checkout import ROOT
 
-checkout.use()
-
-ROOT = checkout.ROOT
 UNSET = "unset"
 
 
@@ -54,8 +51,8 @@ ROWS = (
 )
 ABOUT = """# The tests under other instructions, threads and versions of torch
 
-Written by `tools/matrix.py`: the tests of one checkout, on one machine, as it rounds when it is told to use fewer
-instructions. Failed tests are named in the JSON file beside this one.
+Written by `python -m tools.matrix`: the tests of one checkout, on one machine, as it rounds when it is told to use
+fewer instructions. Failed tests are named in the JSON file beside this one.
 
 | row | ATEN_CPU_CAPABILITY | ONEDNN_MAX_CPU_ISA | MKL_CBWR | threads | torch | Python | processor, as torch uses it \
 | tests | passed | failed | skipped | seconds |
@@ -128,7 +125,8 @@ def measured(row: Row, python: str, tests: list[str]) -> dict[str, Any]:
         done = subprocess.run([*command, f"--junit-xml={report}", *tests], cwd=ROOT, env=environment, check=False)
         seconds = time.monotonic() - start
         counts = counted(report)
-    return row._asdict() | json.loads(told.stdout) | counts | {"seconds": round(seconds), "exit": done.returncode}
+    versions: dict[str, Any] = json.loads(told.stdout)
+    return row._asdict() | versions | counts | {"seconds": round(seconds), "exit": done.returncode}
 
 
 def counted(report: Path) -> dict[str, Any]:

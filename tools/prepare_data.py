@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Turn the packs of a data folder into standard layouts that `--data` finds.
 
-    tools/prepare_data.py --from ../shared/data --to DIR [NAMES]
+    python -m tools.prepare_data --from ../shared/data --to DIR [NAMES]
 
 writes below DIR, for each pack that is there (or that is named): cifar10.npz; imagenette/{train,val}/<class>/;
 cars/{train,test}/<class>/ with index.csv; omniglot.npz as images; wildlife/{nyala,lion}/{train,test}/<animal>/ with
@@ -18,10 +17,6 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import checkout
-
-checkout.use()
 
 import numpy as np
 

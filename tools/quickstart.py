@@ -7,15 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import checkout
-
-checkout.use()
-
 import torch
 from rich.table import Table
 from torch import nn
 
-from selfsup.cli import meant_for_user
 from selfsup.config.recipe_files import load_recipe
 from selfsup.data.download import cache_folder, fetch_cifar10
 from selfsup.data.settings import Data
@@ -23,13 +18,14 @@ from selfsup.data.sources import open_source
 from selfsup.evaluation.features import extract
 from selfsup.evaluation.knn import USUAL_K, knn_accuracy
 from selfsup.evaluation.logistic import FeatureProbe
-from selfsup.output import console, message, print_figures, program
+from selfsup.output import console, meant_for_user, message, print_figures, program
 from selfsup.pretraining import Run, pretrain
-from selfsup.run_folder.folder import RunFolder, device_name
+from selfsup.run_folder.environment import device_name
+from selfsup.run_folder.folder import RunFolder
+from selfsup.runtime.device import device_for
 from selfsup.stages.base import keep
 from selfsup.stages.knn import KNN, run_knn
 from selfsup.stages.linear import run_linear
-from selfsup.training.trainer import device_for
 
 SETTINGS = KNN(k=(USUAL_K,), temperature=(0.1,))
 

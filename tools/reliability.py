@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 """Are N machines one, and is nothing ever lost? Every claim of docs/reliability.md, measured on this machine.
 
-    tools/reliability.py                    all figures, at most an hour on two CPU cores
-    tools/reliability.py R3 equivalence     some of them
-    tools/reliability.py --quick            all with little effort, about ten minutes; writes into --runs only
+    python -m tools.reliability                    all figures, at most an hour on two CPU cores
+    python -m tools.reliability R3 equivalence     some of them
+    python -m tools.reliability --quick            all with little effort, about ten minutes; writes into --runs only
 
 Each figure is measured in a process of its own, two at a time; what is measured stays in --runs and is not measured
 again, unless it is named. The figures, with the command, the versions and the date, go to docs/reliability.md and
@@ -13,61 +12,18 @@ docs/reliability.json. Ends with 1 where a goal is missed.
 import argparse
 import json
 import os
-import shutil
 import sys
-import time
-from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import checkout
-
-checkout.use("tests", "tests/contracts")  # whose small worlds serve here too
-
 import torch
-from jobs import Job, work_off
-from proofs.figure import Figure
 
 from selfsup.output import message, print_figures, program
-from selfsup.run_folder.folder import environment
-
-ROOT = Path(__file__).resolve().parents[1]
-# In the order of the record.
-MODULES: tuple[str, ...] = (
-    "equivalence",
-    "recipes",
-    "resume",
-    "chained",
-    "exchanged",
-    "crash",
-    "hostile",
-    "finite",
-    "elastic",
-    "outliving",
-    "lasting",
-    "caching",
-    "content",
-)
-
-
-def figures() -> list[Figure]:
-    return [figure for module in MODULES for figure in import_module(f"proofs.{module}").FIGURES]
-
-
-def measure(figure: Figure, runs: Path, quick: bool) -> None:
-    """Measure one and write runs/NAME.json, as a whole or not at all."""
-    folder = runs / figure.name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    torch.set_num_threads(1)
-    begin = time.monotonic()
-    measured = asdict(figure.measure(folder, quick))
-    measured |= {"seconds": round(time.monotonic() - begin, 1), "date": time.strftime("%Y-%m-%d"), "quick": quick}
-    temporary = runs / f"{figure.name}.partial"
-    temporary.write_text(json.dumps(measured, indent=1) + "\n")
-    temporary.replace(runs / f"{figure.name}.json")
-    shutil.rmtree(folder, ignore_errors=True)
+from selfsup.run_folder.environment import environment
+from tests.reliability.figure import Figure
+from tests.reliability.record import figures
+from tools.benchmarks.jobs import Job, work_off
+from tools.checkout import ROOT
 
 
 def read(figure: Figure, runs: Path, quick: bool) -> dict[str, Any] | None:
@@ -86,9 +42,9 @@ def document(known: list[tuple[Figure, dict[str, Any]]], about: dict[str, Any]) 
     lines = [
         "# Reliability, measured",
         "",
-        f"Written by `tools/reliability.py` (Python {about['python']}, {packages}; {about['device']}); "
-        "`tools/reliability.py NAME` measures one figure again. [Long runs](long_runs.md) tells how to use what is "
-        "measured here.",
+        f"Written by `python -m tools.reliability` (Python {about['python']}, {packages}; {about['device']}); "
+        "`python -m tools.reliability NAME` measures one figure again. [Long runs](long_runs.md) tells how to use what "
+        "is measured here.",
         "",
         "| figure | goal | measured | reached | seconds | date |",
         "|---|---|---|---|---|---|",
@@ -106,7 +62,10 @@ def document(known: list[tuple[Figure, dict[str, Any]]], about: dict[str, Any]) 
 def write(wanted: list[Figure], runs: Path, out: Path, quick: bool) -> list[tuple[Figure, dict[str, Any]]]:
     known = [(figure, found) for figure in wanted if (found := read(figure, runs, quick))]
     facts = environment(torch.device("cpu"))
-    about = {"command": "tools/reliability.py", **{name: facts[name] for name in ("python", "packages", "device")}}
+    about = {
+        "command": "python -m tools.reliability",
+        **{name: facts[name] for name in ("python", "packages", "device")},
+    }
     rows = [{"name": figure.name, "goal": figure.goal, **found} for figure, found in known]
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(about | {"figures": rows}, indent=1) + "\n"
@@ -122,14 +81,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the record")
     parser.add_argument("--jobs", type=int, default=2, help="measurements at a time")
     parser.add_argument("--quick", action="store_true", help="little effort; no record is written outside --runs")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     every = figures()
     by_name = {figure.name: figure for figure in every}
-    if options.one:
-        measure(by_name[options.one], options.runs, options.quick)
-        return 0
     unknown = [name for name in options.names if name not in by_name]
     if unknown:
         print(f"reliability: there is no figure {unknown[0]!r}; there are {', '.join(by_name)}", file=sys.stderr)
@@ -138,12 +93,12 @@ def main() -> int:
     for name in options.names:
         (options.runs / f"{name}.json").unlink(missing_ok=True)
     out = options.runs if options.quick else options.out
-    words = [sys.executable, __file__, "--runs", str(options.runs), *(["--quick"] if options.quick else [])]
+    flags = ["--runs", str(options.runs), *(["--quick"] if options.quick else [])]
 
     def job(figure: Figure) -> Job:
         return Job(
             figure.name,
-            [*words, "--one", figure.name],
+            [sys.executable, "-m", "tests.reliability", figure.name, *flags],
             options.runs / f"{figure.name}.log",
             lambda: read(figure, options.runs, options.quick) is not None,
         )

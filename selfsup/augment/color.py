@@ -100,7 +100,8 @@ def _blend_(planes: Tensor, kept: Tensor, of_mean: Tensor | None, of_gray: Tenso
 def luma(planes: Tensor) -> Tensor:
     """The gray picture, (3, B, H, W) -> (B, H, W)."""
     red, green, blue = planes
-    return red.mul(_LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+    gray: Tensor = red.mul(_LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+    return gray
 
 
 def grayscale_(planes: Tensor) -> None:

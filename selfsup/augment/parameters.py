@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from selfsup.augment.crops import LEAST_COVERED, Sampler, between, corners, shapes
+from selfsup.config.checks import require
 from selfsup.randomness import Stream, uniform
 
 Size = int | tuple[int, int]  # pixels: the side of a square, or height and width
@@ -27,11 +28,6 @@ _ERASE_ATTEMPTS = 10  # of which about one in twenty fails; the published code h
 def height_and_width(size: Size) -> tuple[int, int]:
     """Of a size in either form."""
     return (size, size) if isinstance(size, int) else size
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +46,8 @@ class Jitter:
     def __post_init__(self) -> None:
         for name in ("brightness", "contrast", "saturation"):
             value = getattr(self, name)
-            _require(value >= 0, f"Jitter.{name} is {value}; it is a strength: give 0 (none) or more.")
-        _require(0 <= self.hue <= 0.5, f"Jitter.hue is {self.hue}; give 0 (none) to 0.5 (half the colour wheel).")
+            require(value >= 0, f"Jitter.{name} is {value}; it is a strength: give 0 (none) or more.")
+        require(0 <= self.hue <= 0.5, f"Jitter.hue is {self.hue}; give 0 (none) to 0.5 (half the colour wheel).")
         _check_probability("Jitter.probability", self.probability)
 
 
@@ -67,10 +63,10 @@ class Blur:
 
     def __post_init__(self) -> None:
         _check_probability("Blur.probability", self.probability)
-        _require(
+        require(
             0 < self.sigma[0] <= self.sigma[1], f"Blur.sigma is {self.sigma}; give (smallest, largest), both above 0."
         )
-        _require(
+        require(
             self.kernel_size > 0 and self.kernel_size % 2 == 1,
             f"Blur.kernel_size is {self.kernel_size}; give an odd number of taps, such as 23.",
         )
@@ -88,12 +84,12 @@ class Erase:
     def __post_init__(self) -> None:
         _check_probability("Erase.probability", self.probability)
         low, high = self.area
-        _require(
+        require(
             0 < low <= high < 1,
             f"Erase.area is {self.area}; give (smallest, largest) share of the view, above 0 and below 1.",
         )
         low, high = self.aspect
-        _require(0 < low <= high, f"Erase.aspect is {self.aspect}; give (smallest, largest) height over width.")
+        require(0 < low <= high, f"Erase.aspect is {self.aspect}; give (smallest, largest) height over width.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,32 +119,32 @@ class View:
 
     def __post_init__(self) -> None:
         least = min(self.shape)
-        _require(least >= 1, f"View.size is {self.size}; give its side, or height and width, in pixels, at least 1.")
-        _require(
+        require(least >= 1, f"View.size is {self.size}; give its side, or height and width, in pixels, at least 1.")
+        require(
             0 <= self.shift < least and (self.shift == 0 or self.crop == "shifted"),
             f"View.shift is {self.shift} for a view of {self.size} pixels and crop={self.crop!r}; give 0 or more, less "
             "than the view's shorter side, and crop='shifted' with it.",
         )
         low, high_share = self.crop_scale
-        _require(
+        require(
             0 < low <= high_share <= 1,
             f"View.crop_scale is {self.crop_scale}; give (smallest, largest) share of the area, above 0 and up to 1.",
         )
         low, high = self.crop_ratio
-        _require(0 < low <= high, f"View.crop_ratio is {self.crop_ratio}; give (smallest, largest) width over height.")
-        _require(
+        require(0 < low <= high, f"View.crop_ratio is {self.crop_ratio}; give (smallest, largest) width over height.")
+        require(
             1 <= self.crop_attempts <= 1000,
             f"View.crop_attempts is {self.crop_attempts}; give 1 to 1000, 10 as in torchvision.",
         )
-        _require(
+        require(
             self.crop_sampler == "torchvision" or high_share >= LEAST_COVERED,
             f"View.crop_scale is {self.crop_scale} with crop_sampler='tensorflow', which rejects crops below "
             f"{LEAST_COVERED} of the area; give a larger share, or crop_sampler='torchvision'.",
         )
         for name in ("flip", "grayscale", "solarize"):
             _check_probability(f"View.{name}", getattr(self, name))
-        _require(min(self.std) > 0, f"View.std is {self.std}; give three values above 0.")
-        _require(
+        require(min(self.std) > 0, f"View.std is {self.std}; give three values above 0.")
+        require(
             self.blur.probability == 0 or self.blur.border == "zero" or self.blur.kernel_size // 2 < least,
             f"Blur.kernel_size is {self.blur.kernel_size} for a view of {self.size} pixels; a reflected border "
             f"holds at most {2 * least - 1} taps. Give fewer, or border='zero'.",
@@ -267,4 +263,4 @@ def _erased(view: View, seed: int, epoch: int | Tensor, indices: Tensor, number:
 
 
 def _check_probability(name: str, value: float) -> None:
-    _require(0 <= value <= 1, f"{name} is {value}; a probability lies between 0 and 1.")
+    require(0 <= value <= 1, f"{name} is {value}; a probability lies between 0 and 1.")

@@ -24,6 +24,7 @@ from selfsup.augment.geometry import (
 from selfsup.augment.kornia_reference import kornia_view, library
 from selfsup.augment.parameters import Interpolation, Parameters, Size, View, draw, height_and_width
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.randomness import counter
 
 # Pixels of the views worked on at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
@@ -40,8 +41,10 @@ class Augment:
     backend: Literal["fused", "kornia"] = "fused"  # kornia: the slow reference
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.views) <= 1024:
-            raise ValueError(f"Augment.views holds {len(self.views)} views; give 1 to 1024, most methods want 2.")
+        require(
+            1 <= len(self.views) <= 1024,
+            f"Augment.views holds {len(self.views)} views; give 1 to 1024, most methods want 2.",
+        )
 
 
 class Views:

@@ -25,13 +25,13 @@ def disagreement(labels: Tensor, others: Tensor) -> Tensor:
     """How much the companions of each image differ between two clusterings: 1 - |A and B| / |A or B|.
 
     Args:
-        labels, others: (N,) int64, the cluster of each image in one and in the other; nobody is -1.
+        labels, others: (N,) int64, the cluster of each image in one and in the other; no entry is -1.
 
     Returns:
         (N,) float64 in [0, 1).
     """
     _, pair, shared = torch.stack([labels, others]).unique(dim=1, return_inverse=True, return_counts=True)
-    both = shared[pair]
+    both: Tensor = shared[pair]
     either = _sizes(labels) + _sizes(others) - both
     return 1 - both.double() / either
 
@@ -43,7 +43,7 @@ def independence_threshold(labels: Tensor, loose: Tensor) -> Tensor | None:
     min(n - 1, round(0.9 n)). Set in the first epoch and kept, so that more clusters pass as features improve.
 
     Args:
-        labels, loose: (N,) int64, nobody is -1.
+        labels, loose: (N,) int64, no entry is -1.
 
     Returns:
         () float64, or None where no cluster has more than one image.
@@ -64,7 +64,7 @@ def reliable(labels: Tensor, tight: Tensor, loose: Tensor, threshold: Tensor | f
     `threshold`, and its own disagreement with the tighter clustering is the least in its cluster.
 
     Args:
-        labels, tight, loose: (N,) int64 clusters at the radius, at a smaller and at a larger one; nobody is -1.
+        labels, tight, loose: (N,) int64 clusters at the radius, at a smaller and at a larger one; no entry is -1.
         threshold: from `independence_threshold`.
 
     Returns:
@@ -78,7 +78,8 @@ def reliable(labels: Tensor, tight: Tensor, loose: Tensor, threshold: Tensor | f
 def _sizes(labels: Tensor) -> Tensor:
     """Number of images in the cluster of each image: (N,) -> (N,)."""
     _, number, counts = labels.unique(return_inverse=True, return_counts=True)
-    return counts[number]
+    sizes: Tensor = counts[number]
+    return sizes
 
 
 def _best(scores: Tensor, labels: Tensor) -> Tensor:

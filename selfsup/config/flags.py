@@ -58,7 +58,7 @@ def _meant(name: str, known: list[str]) -> str:
     return f"; did you mean {meant[0]}?" if meant else nearest(name, known)
 
 
-def taken(flags: list[str], name: str, default: str) -> tuple[str, list[str]]:
+def pop_flag(flags: list[str], name: str, default: str) -> tuple[str, list[str]]:
     """The value of one flag that has to be known before the others, and the flags without it."""
     for position, flag in enumerate(flags):
         if flag == name and position + 1 < len(flags):
@@ -102,7 +102,7 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
         if not stop.code:
             raise
     # What a class refuses names its field; tyro puts the name of the class before it.
-    told = re.sub(r"^Error parsing (?!-)[\w.]+: ", "", _told(text.getvalue()))
+    told = re.sub(r"^Error parsing (?!-)[\w.]+: ", "", tyro_error_text(text.getvalue()))
     told = _wanted(told, flags) or told
     if "--device" in told:
         told += '; "auto" takes the GPU where there is one'
@@ -142,7 +142,7 @@ def _wanted(told: str, flags: list[str]) -> str:
     return f"{wrong[1]} is {plain_name(' '.join(values))}; wanted {kind}{choice}"
 
 
-def _told(box: str) -> str:
+def tyro_error_text(box: str) -> str:
     """What tyro says inside its frame, on one line: the first section; in plain terminals that below the title."""
     sections: list[list[str]] = [[]]
     for line in box.splitlines():

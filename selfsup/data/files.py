@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from selfsup.data.base import Source, UnreadableImage
-from selfsup.data.decode import Depth, decode, measured_depth
+from selfsup.data.decode import decode, measured_depth
+from selfsup.data.deep import Depth
 from selfsup.data.levels import FULL, Levels
 
 MAX_BYTES = 1 << 29  # of one entry of an archive, unpacked
@@ -122,7 +123,8 @@ class ZipSource(Source):
             return np.full(len(self), -1)
 
     def _entry(self, index: int) -> str:
-        return self.prefix + self.paths[index].decode("utf-8", "surrogateescape")
+        path: bytes = self.paths[index]
+        return self.prefix + path.decode("utf-8", "surrogateescape")
 
     def _read(self, index: int) -> io.BytesIO:
         try:

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from selfsup.config.checks import require
 from selfsup.config.settings import execution
 from selfsup.data.base import ArraySource, Source
 from selfsup.data.files import FileSource, ZipSource
@@ -37,19 +38,21 @@ class Labelled:
 
     def __post_init__(self) -> None:
         given = [name for name in ("fraction", "per_class", "file") if getattr(self, name) not in (None, "")]
-        if len(given) > 1:
-            raise ValueError(f"labelled images are given by {' and by '.join(given)}; give one of them")
-        if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise ValueError(f"labelled.fraction is {self.fraction}; it must be above 0 and at most 1, such as 0.01")
-        if self.per_class is not None and self.per_class < 1:
-            raise ValueError(f"labelled.per_class is {self.per_class}; it must be at least 1, such as 10")
-        if self.shares == "equal" and (self.fraction is None or not self.balanced):
-            raise ValueError(
-                "labelled.shares is equal, which is a way to divide a balanced fraction among the classes; give "
-                "labelled.fraction, or leave shares as it is"
-            )
-        if self.seed < 0:
-            raise ValueError(f"labelled.seed is {self.seed}; it must not be negative")
+        require(len(given) <= 1, f"labelled images are given by {' and by '.join(given)}; give one of them")
+        require(
+            self.fraction is None or 0 < self.fraction <= 1,
+            f"labelled.fraction is {self.fraction}; it must be above 0 and at most 1, such as 0.01",
+        )
+        require(
+            self.per_class is None or self.per_class >= 1,
+            f"labelled.per_class is {self.per_class}; it must be at least 1, such as 10",
+        )
+        require(
+            self.shares != "equal" or (self.fraction is not None and self.balanced),
+            "labelled.shares is equal, which is a way to divide a balanced fraction among the classes; give "
+            "labelled.fraction, or leave shares as it is",
+        )
+        require(self.seed >= 0, f"labelled.seed is {self.seed}; it must not be negative")
 
     @property
     def name(self) -> str:
@@ -186,7 +189,8 @@ def _listed(file: Path, source: Source) -> Tensor:
     rows = torch.tensor([places[name][0] for name in wanted])
     unlabelled = [name for name, row in zip(wanted, rows.tolist(), strict=True) if int(source.labels[row]) < 0]
     _refuse(unlabelled, file, "of images without a label", "take them out of the list")
-    return rows.unique()
+    once: Tensor = rows.unique()
+    return once
 
 
 def _refuse(names: list[str], file: Path, what: str, remedy: str) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from selfsup.batch import Batch, Key
 from selfsup.data.base import ArraySource, Source
-from selfsup.data.resident import Passing, Resident, Squeezed
+from selfsup.data.resident import CanvasSource, CanvasStream, Resident
 from selfsup.data.sampling import SHUFFLED, Sampling
 from selfsup.data.streaming import Crop, Streaming
 from selfsup.output import message
@@ -71,7 +71,7 @@ class Loader:
         if isinstance(source, ArraySource):
             self.data = Resident(source, device, substitute=True)
         elif canvas is not None:
-            self.source = Squeezed(source, canvas)
+            self.source = CanvasSource(source, canvas)
             self.data = Resident(self.source, device, substitute=True)
         else:
             self.data = Streaming(source, _given(crop), device, workers, substitute=True)
@@ -117,11 +117,11 @@ def evaluation_batches(
     if batch_size < 1:
         raise ValueError(f"the batch size is {batch_size}; wanted at least 1")
     _check_feeding(workers, canvas, crop)
-    data: Resident | Streaming | Passing
+    data: Resident | Streaming | CanvasStream
     if isinstance(source, ArraySource):
         data = Resident(source, device, substitute=False)
     elif canvas is not None:
-        data = Passing(source, device, canvas)
+        data = CanvasStream(source, device, canvas)
     else:
         data = Streaming(source, _given(crop), device, workers, substitute=False)
     own = torch.arange(rank * len(source) // world, (rank + 1) * len(source) // world)

@@ -15,7 +15,7 @@ from selfsup.data.base import ArraySource, Source, UnreadableImage, check_unread
 from selfsup.data.free_memory import free_memory
 
 
-class Squeezed(ArraySource):
+class CanvasSource(ArraySource):
     """Image files decoded once and squeezed to squares (aspect ratio not kept, antialiased), held in memory.
 
     `sizes` (N, 2) int64 holds the original heights and widths. An unreadable image is listed in `unreadable`, number
@@ -98,13 +98,13 @@ class Resident:
 
     @property
     def unreadable(self) -> dict[int, str]:
-        return self.source.unreadable if isinstance(self.source, Squeezed) else {}
+        return self.source.unreadable if isinstance(self.source, CanvasSource) else {}
 
     def batches(self, keys: Iterable[Key]) -> Iterator[Batch]:
         """A batch for each key: images and labels on the device, the rest on the CPU."""
         for _, rows, draws in keys:
             sizes = None
-            if isinstance(self.source, Squeezed):
+            if isinstance(self.source, CanvasSource):
                 found = self.source.substitute[rows]
                 rows = found if self.substitute else rows[found == rows]
                 sizes = self.source.sizes[rows]
@@ -119,7 +119,7 @@ class Resident:
         return torch.index_select(self.images, 0, rows, out=buffer).to(self.device, non_blocking=True)
 
 
-class Passing:
+class CanvasStream:
     """Batches of image files that are squeezed to a canvas and not kept: for reading each once."""
 
     def __init__(self, source: Source, device: torch.device, canvas: int) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from selfsup import randomness
+from selfsup.config.checks import require
 from selfsup.data.sampler import Sampler, occurrences
 from selfsup.randomness import Stream
 
@@ -54,10 +55,13 @@ class ClassBalanced(Sampling):
     singletons: Literal["skip", "once"] = "skip"
 
     def __post_init__(self) -> None:
-        if self.per_class < 2:
-            raise ValueError(f"per_class is {self.per_class}; it must be at least 2, or no image has a positive")
-        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
-            raise ValueError(f"steps_per_epoch is {self.steps_per_epoch}; it must be at least 1, or None")
+        require(
+            self.per_class >= 2, f"per_class is {self.per_class}; it must be at least 2, or no image has a positive"
+        )
+        require(
+            self.steps_per_epoch is None or self.steps_per_epoch >= 1,
+            f"steps_per_epoch is {self.steps_per_epoch}; it must be at least 1, or None",
+        )
 
     @property
     def images_per_class(self) -> int:
@@ -80,8 +84,10 @@ class TwoDomains(ClassBalanced):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.singletons == "skip":
-            raise ValueError('two domains need singletons="once": before the first clusters every image is one')
+        require(
+            self.singletons != "skip",
+            'two domains need singletons="once": before the first clusters every image is one',
+        )
 
     def build(self, labels: Tensor, batch_size: int, seed: int) -> Sampler:
         return DomainSampler(self, labels, batch_size, seed)

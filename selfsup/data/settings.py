@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from selfsup.config.checks import require
 from selfsup.config.settings import execution
 from selfsup.data.levels import parse_levels
 
@@ -28,6 +29,5 @@ class Data:
     def __post_init__(self) -> None:
         for name in ("limit", "canvas"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"data.{name} is {value}; it must be at least 1, or None")
+            require(value is None or value >= 1, f"data.{name} is {value}; it must be at least 1, or None")
         parse_levels(self.range)

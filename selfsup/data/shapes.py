@@ -53,8 +53,8 @@ def _draw(indices: Tensor, size: int, split: int) -> Tensor:  # (B,) -> (B, 3, S
 
     words = randomness.random_bits(_SEED, Stream.SHAPES, indices, -(-3 * size * size // 4), epoch=split, view=1)
     grain = (words[..., None] >> torch.tensor([0, 8, 16, 24])) & 255  # four noise values from each word
-    grain = grain.flatten(1)[:, : 3 * size * size].unflatten(1, (3, size, size))
-    image = image + _NOISE * (grain / 255 - 0.5)
+    noise: Tensor = grain.flatten(1)[:, : 3 * size * size].unflatten(1, (3, size, size)) / 255 - 0.5
+    image = image + _NOISE * noise
     return (image.clamp(0, 1) * 255).round().to(torch.uint8)
 
 

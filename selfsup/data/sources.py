@@ -166,7 +166,7 @@ def _open_zip(path: Path, split: Split, levels: Levels) -> ZipSource:
 
 def _require_images(paths: list[str], listing: Listing, where: Path) -> None:
     if not paths:
-        hint = "; for the packs in it run tools/prepare_data.py first" if any(where.glob("*.zip")) else ""
+        hint = "; for the packs in it run python -m tools.prepare_data first" if any(where.glob("*.zip")) else ""
         raise ValueError(f"no image in {where}; wanted {', '.join(FORMATS)} files{_instead(listing)}{hint}")
 
 

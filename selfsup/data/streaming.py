@@ -170,7 +170,7 @@ class _Worker(multiprocessing.context.ForkProcess):
 
 
 class _Fork(multiprocessing.context.ForkContext):
-    Process = _Worker  # type: ignore[assignment]
+    Process = _Worker
 
 
 @contextlib.contextmanager

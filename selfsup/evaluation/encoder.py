@@ -5,22 +5,20 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from selfsup import distributed
-from selfsup.augment.geometry import Fit
-from selfsup.augment.parameters import Interpolation, Size
-from selfsup.augment.views import Augment, Center
 from selfsup.catalogue import restore_encoder
 from selfsup.config.schema import SCHEMA, in_present_names
 from selfsup.config.settings import dump, restore
 from selfsup.config.stored_names import stored_name
 from selfsup.data.levels import parse_levels
-from selfsup.dtensor import assembled
+from selfsup.dtensor import full_state
 from selfsup.evaluation.built import built
+from selfsup.evaluation.feed import Preprocessing
 from selfsup.methods.base import Method
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Classifier, HeadConfig
@@ -30,73 +28,8 @@ from selfsup.storage.untrusted import plain_name, require_file, require_room
 
 _ABOUT = ("schema", "encoder", "feed", "sha256", "made_by", "head")  # entries of encoder.json
 HEAD = "head.safetensors"
-_LARGEST = 4096  # pixels of a side that an encoder is fed with
 Layer = Literal["backbone", "embedding"]
 Built = TypeVar("Built", bound=nn.Module)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Feed:
-    """What the encoder wants to be fed at test time."""
-
-    stored_as: ClassVar[str] = "feed"
-    size: Size
-    fraction: float  # side of the central box that is kept over that of the largest one
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    fit: Fit = "center"  # whole: the whole image squeezed to the size, as training by shifts sees it
-    interpolation: Interpolation = "bilinear"  # what all encoders were fed by before there was a choice
-    range: str = "type"  # data.range of training, which stages take where they are given no other
-
-    def __post_init__(self) -> None:
-        sides = self.size if isinstance(self.size, tuple) else (self.size,)
-        if not all(1 <= side <= _LARGEST for side in sides) or not 0 < self.fraction <= 1 or min(self.std) <= 0:
-            raise ValueError(
-                f"an encoder cannot be fed with size {self.size}, fraction {self.fraction} and std {self.std}; wanted "
-                f"1 to {_LARGEST} pixels, a fraction above 0 and at most 1, and positive standard deviations"
-            )
-        parse_levels(self.range)
-
-    def center(self) -> Center:
-        return Center(self.size, self.fraction, self.mean, self.std, self.interpolation, self.fit)
-
-    @property
-    def transform(self) -> str:
-        """What an evaluation says of it."""
-        part = "of the short side" if self.fit == "center" else "of both sides"
-        said = f"centre {self.fraction} {part}, resized to {self.size}"
-        return said + ("" if self.interpolation == "bilinear" else f", {self.interpolation}")
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """What a stage must find again when it goes on; the same as ever where images are fed as they ever were."""
-        fed: dict[str, Any] = dump(self)
-        del fed["range"]  # is in the data
-        if self.interpolation == "bilinear":
-            del fed["interpolation"]
-        return fed
-
-
-def feed_of(augment: Augment, fraction: float, interpolation: Interpolation, range: str) -> Feed:
-    """What an encoder wants to be fed that was trained on these views.
-
-    Args:
-        augment: the views of training.
-        fraction: of the short side.
-        interpolation: at test time.
-        range: data.range of training.
-    """
-    view = augment.views[0]
-    fit: Fit = "whole" if view.crop == "shifted" else "center"
-    return Feed(
-        size=view.size,
-        fraction=fraction,
-        mean=view.mean,
-        std=view.std,
-        fit=fit,
-        interpolation=interpolation,
-        range=range,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +39,7 @@ class Exported:
     encoder: Encoder
     config: Encoder.Config
     head: nn.Module | None  # (B, feature_dim) -> (B, D), the embeddings that the loss was about, not normalised
-    feed: Feed
+    feed: Preprocessing
     sha256: str
     made_by: dict[str, Any]
     step: int | None = None  # of the checkpoint that it is from; None where the run was finished
@@ -152,7 +85,7 @@ def save_encoder(
     path: Path,
     state: dict[str, Tensor],
     config: Encoder.Config,
-    feed: Feed,
+    feed: Preprocessing,
     made_by: dict[str, Any],
     head: tuple[HeadConfig, dict[str, Tensor]] | None = None,
 ) -> str:
@@ -180,15 +113,15 @@ def save_encoder(
     return digest
 
 
-def export(method: Method, path: Path, config: Encoder.Config, feed: Feed, made_by: dict[str, Any]) -> str:
+def export(method: Method, path: Path, config: Encoder.Config, feed: Preprocessing, made_by: dict[str, Any]) -> str:
     """`save_encoder` of what was trained, with its head, by the main process; returns the SHA-256 there, "" elsewhere.
 
     Every process must call it, and all wait for the files.
     """
     digest = ""
-    state, head = assembled(method.encoder_state()), method.head_state()
+    state, head = full_state(method.encoder_state()), method.head_state()
     if head is not None:
-        head = head[0], assembled(head[1])
+        head = head[0], full_state(head[1])
     if distributed.rank() == 0:
         digest = save_encoder(path, state, config, feed, made_by, head)
     distributed.barrier()
@@ -227,7 +160,7 @@ def load_encoder(path: Path) -> Exported:
     try:
         config = restore_encoder(about["encoder"])
         # Fields that an older file lacks take their defaults.
-        feed: Feed = restore({**about["feed"], "class": stored_name(Feed)}, Feed)
+        feed: Preprocessing = restore({**about["feed"], "class": stored_name(Preprocessing)}, Preprocessing)
         recorded, made_by, head = about["sha256"], about["made_by"], about.get("head")
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -16,7 +16,7 @@ from selfsup.data.sources import Source
 from selfsup.output import message
 from selfsup.runtime import arithmetic
 from selfsup.storage.untrusted import plain_name
-from selfsup.training.sharding import brought_together
+from selfsup.training.sharding import unsharded
 
 _ROWS = 16_384  # of features looked through at a time
 
@@ -125,7 +125,7 @@ def extract(
     unreadable: dict[str, str] = {}
     encoder.eval()
     share = (distributed.rank(), distributed.world_size())
-    with brought_together(encoder):
+    with unsharded(encoder):
         read = list(encoded(encoder, source, center, device, share, unreadable, batch_size, canvas, workers))
     encoder.train(was_training)
     width = max(distributed.gather_json(read[0].features.shape[1] if read else 0, device))

@@ -10,10 +10,13 @@ import torch
 from torch import nn
 
 from selfsup import distributed
-from selfsup.convert.conversion import Converted, Options, convert, described
+from selfsup.convert.conversion import Converted, convert
+from selfsup.convert.options import Options
+from selfsup.convert.outline import described
 from selfsup.convert.reading import Contents, read, weights_in
 from selfsup.convert.table import inert
-from selfsup.evaluation.encoder import Exported, Feed, filled, load_encoder
+from selfsup.evaluation.encoder import Exported, filled, load_encoder
+from selfsup.evaluation.feed import Preprocessing
 from selfsup.output import message
 from selfsup.storage import checkpoint
 from selfsup.storage.untrusted import plain_name
@@ -63,12 +66,11 @@ def foreign_encoder(path: Path, options: Options, told: bool = True) -> Exported
     if found.head is not None:
         config, tensors = found.head
         head = filled(lambda: config.build(encoder.feature_dim), config, tensors, contents.path).eval()
-    feed = asdict(found.preprocessing)
     return Exported(
         encoder=encoder.eval().to(memory_format=torch.channels_last),
         config=found.config,
         head=head,
-        feed=Feed(**feed),
+        feed=Preprocessing(**asdict(found.preprocessing)),
         sha256=hashlib.sha256(checkpoint.serialize(found.tensors)).hexdigest(),
         made_by=made_by(found, contents),
     )
@@ -98,10 +100,8 @@ def account(found: Converted, contents: Contents) -> list[str]:
     if found.left_out:
         lines.append("left out: " + ", ".join(f"{what} ({count})" for what, count in found.left_out.items()))
     lines += found.notes
-    fed = found.preprocessing
-    lines.append(
-        f"images: mean {fed.mean}, std {fed.std}, {Feed(**asdict(fed)).transform}; so says {found.preprocessing_from}"
-    )
+    fed = Preprocessing(**asdict(found.preprocessing))
+    lines.append(f"images: mean {fed.mean}, std {fed.std}, {fed.transform}; so says {found.preprocessing_from}")
     return lines
 
 

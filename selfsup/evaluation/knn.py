@@ -7,6 +7,7 @@ from torch import Tensor
 
 from selfsup import distributed
 from selfsup.cluster.neighbours import Backend, neighbour_tiles
+from selfsup.config.checks import require
 from selfsup.evaluation.features import Features
 from selfsup.output import message
 
@@ -41,8 +42,10 @@ def neighbours_of(asked: tuple[int, ...], labels: Tensor, leave_one_out: bool, t
 
 def check_temperature(temperature: float) -> None:
     """Raise ValueError for a temperature at which votes would overflow or mean nothing."""
-    if not temperature >= 0.002:
-        raise ValueError(f"the kNN temperature is {temperature}; it must be at least 0.002 (0.07 and 0.1 are usual)")
+    require(
+        temperature >= 0.002,
+        f"the kNN temperature is {temperature}; it must be at least 0.002 (0.07 and 0.1 are usual)",
+    )
 
 
 def vote(similarities: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

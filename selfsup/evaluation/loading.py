@@ -16,7 +16,7 @@ from selfsup.data.levels import parse_levels
 from selfsup.evaluation.encoder import Exported, Layer
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.runtime import arithmetic
-from selfsup.training.trainer import device_for
+from selfsup.runtime.device import device_for
 
 Picture: TypeAlias = str | PathLike[str] | PIL.Image.Image
 Images: TypeAlias = Picture | Sequence[Picture] | Tensor | np.ndarray

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfsup import distributed
+from selfsup.config.checks import require
 from selfsup.data.labelled import Labelled
 from selfsup.evaluation.accuracy import top_figures
 from selfsup.evaluation.encoder import Layer
@@ -44,10 +45,11 @@ class FeatureProbe(Reading):
     iterations: int = 1000  # of each fit, at most
 
     def __post_init__(self) -> None:
-        if not self.l2 or min(self.l2) < 0:
-            raise ValueError(f"l2 is {min(self.l2, default='empty')}; give one or more values of at least 0")
-        if self.iterations < 1:
-            raise ValueError(f"iterations is {self.iterations}; it must be at least 1")
+        require(
+            min(self.l2, default=-1.0) >= 0,
+            f"l2 is {min(self.l2, default='empty')}; give one or more values of at least 0",
+        )
+        require(self.iterations >= 1, f"iterations is {self.iterations}; it must be at least 1")
 
 
 class Logistic(NamedTuple):
@@ -228,3 +230,12 @@ def warn(probed: Probed, l2: tuple[float, ...], iterations: int) -> None:
         message(
             f"the best l2, {probed.l2:g}, is the last one at its end of {min(l2):g} to {max(l2):g}; try --l2 beyond"
         )
+
+
+def online_linear(l2: float | None, bank: Features, queries: Features | None, device: torch.device) -> dict[str, float]:
+    """Accuracy of logistic regression on the bank's features; without queries on a tenth that is not learnt from."""
+    if l2 is None:
+        return {}
+    known, asked = hold_out(bank) if queries is None else (bank, queries)
+    probed = probe_features(known, asked, (l2,), ONLINE_ITERATIONS, device)
+    return {"linear_top1": probed.figures["top1"]}

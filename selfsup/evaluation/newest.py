@@ -1,6 +1,5 @@
 """The encoder of a run folder as it stands: the exported one, or that of the newest checkpoint of an unfinished run."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -16,10 +15,11 @@ from selfsup.catalogue import import_methods, restore_encoder
 from selfsup.config.settings import dump, restore
 from selfsup.data.sampling import SHUFFLED, Sampling, TwoDomains
 from selfsup.evaluation.built import built
-from selfsup.evaluation.encoder import Exported, Feed, feed_of, load_encoder
+from selfsup.evaluation.encoder import Exported, load_encoder
+from selfsup.evaluation.feed import Preprocessing, feed_of
 from selfsup.evaluation.foreign import any_encoder, is_foreign
-from selfsup.evaluation.unfinished import encoder_of_stage
-from selfsup.methods.base import Method, Problem
+from selfsup.evaluation.unfinished import Described, at_checkpoint, encoder_of_stage
+from selfsup.methods.base import Method, RunContext
 from selfsup.models.encoder import Encoder
 from selfsup.output import message
 from selfsup.run_folder.folder import RunFolder
@@ -69,7 +69,7 @@ class _Saved(NamedTuple):
     encoder: Encoder.Config
     augment: Augment
     sampling: Sampling
-    feed: Feed
+    feed: Preprocessing
 
 
 def _of_checkpoint(path: Path) -> Exported:
@@ -84,20 +84,9 @@ def _of_checkpoint(path: Path) -> Exported:
     method = _method(run, saved, found)
     state, head = method.encoder_state(), method.head_state()
     encoder = _filled(run.encoder.build(), state)
-    return Exported(
-        encoder=encoder.eval().to(memory_format=torch.channels_last),
-        config=run.encoder,
-        head=_filled(head[0].build(encoder.feature_dim), head[1]).eval() if head else None,
-        feed=run.feed,
-        sha256=hashlib.sha256(checkpoint.serialize(state)).hexdigest(),
-        made_by={
-            "method": type(method).__name__,
-            "steps": found.step,
-            "epochs": saved.get("epochs"),
-            "seed": saved.get("seed"),
-        },
-        step=found.step,
-    )
+    read_head = _filled(head[0].build(encoder.feature_dim), head[1]) if head else None
+    made_by = {"method": type(method).__name__, "epochs": saved.get("epochs"), "seed": saved.get("seed")}
+    return at_checkpoint(found.step, encoder, read_head, state, Described(run.encoder, run.feed, made_by))
 
 
 def _restored(saved: dict[str, Any], path: Path) -> _Saved:
@@ -138,7 +127,7 @@ def _method(run: _Saved, saved: dict[str, Any], found: checkpoint.Checkpoint) ->
     images = max(4 * _CLASSES, *(len(tensor) for tensor in tensors.values() if tensor.dim()))
     sizes = {"method": dump(run.method), "encoder": dump(run.encoder), "batch_size": batch_size}
     method = built(
-        lambda: run.method.build(run.encoder.build(), _problem(run, batch_size, max(images, 4 * batch_size))),
+        lambda: run.method.build(run.encoder.build(), _run_context(run, batch_size, max(images, 4 * batch_size))),
         sizes,
         f"in {found.path.parents[1] / 'config.json'}",
     )
@@ -187,13 +176,13 @@ def _sizes(config: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
             yield prefix + field.name, value
 
 
-def _problem(run: _Saved, batch_size: int, images: int) -> Problem:
+def _run_context(run: _Saved, batch_size: int, images: int) -> RunContext:
     """Data of as many images as the method may remember, to build it with."""
     labels = torch.arange(images) % _CLASSES
     two = isinstance(run.sampling, TwoDomains)
     if two:
         labels[images // 2 :] = -1
-    return Problem(
+    return RunContext(
         num_images=images,
         batch_size=batch_size,
         seed=0,

@@ -10,12 +10,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 from selfsup.catalogue import restore_encoder
 from selfsup.config.schema import SCHEMA, in_present_names
 from selfsup.config.settings import dump, restore
 from selfsup.config.stored_names import stored_name
-from selfsup.evaluation.encoder import Exported, Feed, filled
+from selfsup.evaluation.encoder import Exported, filled
+from selfsup.evaluation.feed import Preprocessing
 from selfsup.methods.base import Method
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import HeadConfig
@@ -30,7 +32,7 @@ class Described(NamedTuple):
     """What is said of an encoder beside its weights."""
 
     config: Encoder.Config
-    feed: Feed
+    feed: Preprocessing
     made_by: dict[str, Any]  # without the number of steps
 
 
@@ -63,7 +65,7 @@ def encoder_of_stage(folder: RunFolder) -> Exported:
     about = in_present_names(about, path)
     try:
         config = restore_encoder(about["encoder"])
-        feed: Feed = restore({**about["feed"], "class": stored_name(Feed)}, Feed)
+        feed: Preprocessing = restore({**about["feed"], "class": stored_name(Preprocessing)}, Preprocessing)
         head: HeadConfig | None = restore(about["head"], HeadConfig) if about["head"] is not None else None
         made_by: dict[str, Any] = dict(about["made_by"])
     except (KeyError, TypeError, ValueError) as error:
@@ -77,18 +79,33 @@ def encoder_of_stage(folder: RunFolder) -> Exported:
     encoder = filled(config.build, config, state, place)
     read_head = None
     if head is not None:
-        read_head = filled(partial(head.build, encoder.feature_dim), head, _part(found, "head."), place).eval()
+        read_head = filled(partial(head.build, encoder.feature_dim), head, _part(found, "head."), place)
+    return at_checkpoint(found.step, encoder, read_head, state, Described(config, feed, made_by))
+
+
+def at_checkpoint(
+    step: int, encoder: Encoder, head: nn.Module | None, state: dict[str, Tensor], described: Described
+) -> Exported:
+    """What an export at this step would be read as.
+
+    Args:
+        step: of the checkpoint.
+        encoder: with its weights.
+        head: likewise; None where none would be exported.
+        state: what the encoder's file would hold.
+        described: what would be said of it.
+    """
     return Exported(
         encoder=encoder.eval().to(memory_format=torch.channels_last),
-        config=config,
-        head=read_head,
-        feed=feed,
+        config=described.config,
+        head=None if head is None else head.eval(),
+        feed=described.feed,
         sha256=hashlib.sha256(checkpoint.serialize(state)).hexdigest(),
-        made_by=made_by | {"steps": found.step},
-        step=found.step,
+        made_by=described.made_by | {"steps": step},
+        step=step,
     )
 
 
-def _part(found: checkpoint.Checkpoint, prefix: str) -> dict[str, torch.Tensor]:
+def _part(found: checkpoint.Checkpoint, prefix: str) -> dict[str, Tensor]:
     tensors = found.tensors.get("method", {})
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,7 +1,7 @@
 """InfoNCE and NT-Xent: pure functions of embeddings, in single precision or better, without collectives."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,18 +9,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def unit(features: Tensor) -> Tensor:
+def l2_normalize(features: Tensor) -> Tensor:
     """Rows of unit norm in float32 or better: (..., D) -> (..., D)."""
-    return F.normalize(full(features), dim=-1)
+    return F.normalize(at_least_float32(features), dim=-1)
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
     """Inner products of all rows, (B, D) and (M, D) -> (B, M), in float32 or better, under autocast too."""
     with torch.autocast(a.device.type, enabled=False):
-        return full(a) @ full(b).T
+        return at_least_float32(a) @ at_least_float32(b).T
 
 
-def full(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """In single precision, or as it is where that is more."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -39,7 +39,7 @@ def contrast_logits(
     Returns:
         (B, 1 + K).
     """
-    positive = (full(queries) * full(keys)).sum(dim=1, keepdim=True)  # (B, 1)
+    positive = (at_least_float32(queries) * at_least_float32(keys)).sum(dim=1, keepdim=True)  # (B, 1)
     negative = similarity(queries, negatives)  # (B, K)
     if mask is not None:
         negative = negative.masked_fill(mask, -torch.inf)
@@ -93,12 +93,12 @@ def nt_xent(
     Returns:
         The loss and the N-way accuracy of finding view 2 of an image from its view 1, two () tensors.
     """
-    columns = torch.cat([full(view) for view in gathered])  # (2 N, D)
+    columns = torch.cat([at_least_float32(view) for view in gathered])  # (2 N, D)
     means = []
     for number, (anchors, partners) in enumerate(((views[0], views[1]), (views[1], views[0]))):
         own = number * len(gathered[0]) + offset
-        scaled = full(anchors) / temperature
-        positive = (scaled * full(partners)).sum(dim=1)  # (B,)
+        scaled = at_least_float32(anchors) / temperature
+        positive = (scaled * at_least_float32(partners)).sum(dim=1)  # (B,)
         means.append((log_sum_exp(scaled, columns, own, tile) - positive).mean())
     loss = torch.stack(means).mean() if reduction == "mean2n" else torch.stack(means).sum()
     return loss, _accuracy(views, gathered[1], offset, tile)
@@ -111,7 +111,7 @@ def _accuracy(views: Sequence[Tensor], columns: Tensor, offset: int, tile: int |
     size = tile or max(len(views[0]), len(columns))
     for row in range(0, len(views[0]), size):
         anchors = views[0][row : row + size]
-        positive = (full(anchors) * full(views[1][row : row + size])).sum(dim=1)  # (b,)
+        positive = (at_least_float32(anchors) * at_least_float32(views[1][row : row + size])).sum(dim=1)  # (b,)
         nearest = torch.full_like(positive, -torch.inf)
         for column in range(0, len(columns), size):
             scores = _scores(anchors, columns[column : column + size], offset + row - column)
@@ -141,7 +141,7 @@ class _TiledLogSumExp(torch.autograd.Function):
     """`log_sum_exp` with at most (tile, tile) scores alive; the backward pass forms them again from the inputs."""
 
     @staticmethod
-    def forward(ctx, anchors: Tensor, columns: Tensor, own: int, tile: int) -> Tensor:
+    def forward(ctx: Any, anchors: Tensor, columns: Tensor, own: int, tile: int) -> Tensor:
         sums = anchors.new_full((len(anchors),), -torch.inf)
         for row, column in _tiles(len(anchors), len(columns), tile):
             scores = _scores(anchors[row : row + tile], columns[column : column + tile], own + row - column)
@@ -153,7 +153,7 @@ class _TiledLogSumExp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         anchors, columns, sums = ctx.saved_tensors
         tile = ctx.tile
         to_anchors, to_columns = torch.zeros_like(anchors), torch.zeros_like(columns)

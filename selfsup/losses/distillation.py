@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfsup.losses.contrastive import full
+from selfsup.losses.contrastive import at_least_float32
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float, tau_squared: bool = False) -> Tensor:
@@ -23,8 +23,8 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float, tau_squar
     Returns:
         () loss.
     """
-    targets = (full(teacher) / temperature).softmax(dim=1)
-    loss = -(targets * (full(student) / temperature).log_softmax(dim=1)).sum(dim=1).mean()
+    targets = (at_least_float32(teacher) / temperature).softmax(dim=1)
+    loss = -(targets * (at_least_float32(student) / temperature).log_softmax(dim=1)).sum(dim=1).mean()
     return temperature**2 * loss if tau_squared else loss
 
 
@@ -40,10 +40,10 @@ def labelled_cross_entropy(logits: Tensor, labels: Tensor, count: Tensor) -> Ten
     Returns:
         () loss; 0, with a gradient of 0, where no row of any process has a label.
     """
-    total = F.cross_entropy(full(logits), labels, ignore_index=-1, reduction="sum")
+    total = F.cross_entropy(at_least_float32(logits), labels, ignore_index=-1, reduction="sum")
     return total / torch.where(count > 0, count, 1)
 
 
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """1 - the mean cosine between rows (B, D): half the squared distance of the unit vectors."""
-    return 1 - F.cosine_similarity(full(student), full(teacher), dim=1).mean()
+    return 1 - F.cosine_similarity(at_least_float32(student), at_least_float32(teacher), dim=1).mean()

@@ -4,13 +4,14 @@ The bank is a constant: gradients go to the features alone.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from selfsup.losses.contrastive import full
+from selfsup.losses.contrastive import at_least_float32
 
 _EPSILON = 1e-7  # of the published code, beside K Pn
 _TILE = 2**16  # bank rows that are brought to full precision at once
@@ -21,7 +22,7 @@ _PRODUCT_GAIN = 64  # scores of a matrix product take about as long as one of a 
 
 def bank_scores(features: Tensor, bank: Tensor) -> Tensor:
     """Inner products with every bank row in float32 or better: (B, D), (n, D) of any precision -> (B, n)."""
-    scores: Tensor = _BankScores.apply(full(features), bank)
+    scores: Tensor = _BankScores.apply(at_least_float32(features), bank)
     return scores
 
 
@@ -42,7 +43,7 @@ def sampled_scores(features: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
     few_columns = len(bank) <= _PRODUCT_GAIN * rows.shape[1] and len(features) * len(bank) <= _PRODUCT
     if few_columns:
         return bank_scores(features, bank).gather(1, rows)
-    scores: Tensor = _SampledScores.apply(full(features), bank, rows)
+    scores: Tensor = _SampledScores.apply(at_least_float32(features), bank, rows)
     return scores
 
 
@@ -106,7 +107,7 @@ class _BankScores(torch.autograd.Function):
     """`bank_scores`, bringing a tile of the bank to full precision at a time."""
 
     @staticmethod
-    def forward(ctx, features: Tensor, bank: Tensor) -> Tensor:
+    def forward(ctx: Any, features: Tensor, bank: Tensor) -> Tensor:
         ctx.save_for_backward(bank)
         scores = features.new_empty(len(features), len(bank))
         for part, columns in zip(bank.split(_TILE), scores.split(_TILE, dim=1), strict=True):
@@ -115,7 +116,7 @@ class _BankScores(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (bank,) = ctx.saved_tensors
         to_features = gradient.new_zeros(len(gradient), bank.shape[1])
         for part, columns in zip(bank.split(_TILE), gradient.split(_TILE, dim=1), strict=True):
@@ -127,7 +128,7 @@ class _SampledScores(torch.autograd.Function):
     """`sampled_scores` with at most `_GATHERED` numbers in gathered rows alive; the backward pass gathers again."""
 
     @staticmethod
-    def forward(ctx, features: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
+    def forward(ctx: Any, features: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(bank, rows)
         scores = features.new_empty(*rows.shape, 1)
         width = _width(rows, bank)
@@ -137,7 +138,7 @@ class _SampledScores(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         bank, rows = ctx.saved_tensors
         to_features = gradient.new_zeros(len(gradient), 1, bank.shape[1])
         width = _width(rows, bank)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfsup.distributed import gather, scatter_sum
-from selfsup.losses.contrastive import full
+from selfsup.losses.contrastive import at_least_float32
 from selfsup.losses.nce import bank_scores, sampled_scores, softmax_over_bank
 from selfsup.memory.sharded import ShardedRows, largest_of_all, log_sum_exp
 from selfsup.randomness import Stream, uniform
@@ -33,7 +33,7 @@ class FeatureBank(nn.Module):
 
     def rows(self, indices: Tensor) -> Tensor:
         """(...,) int64 positions in the data set -> (..., D) rows in float32 or better."""
-        return full(self.features[indices])
+        return at_least_float32(self.features[indices])
 
     def scores(self, features: Tensor, rows: Tensor) -> Tensor:
         """Inner products of (B, D) features with `rows` (B, K) of the bank, others for each: (B, K)."""
@@ -61,7 +61,7 @@ class ShardedBank(ShardedRows):
 
     def rows(self, indices: Tensor) -> Tensor:
         """(B,) int64 positions in the data set -> (B, D) rows in float32 or better."""
-        return full(self.fetch(indices))
+        return at_least_float32(self.fetch(indices))
 
     def scores(self, features: Tensor, rows: Tensor) -> Tensor:
         """As `FeatureBank.scores`."""
@@ -69,13 +69,13 @@ class ShardedBank(ShardedRows):
         # Each process scores what it holds, and no more columns than its fullest row needs.
         width = int(mine.sum(dim=1).max())
         columns = mine.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
-        found = sampled_scores(gather(full(features)), self.features, places.gather(1, columns))
+        found = sampled_scores(gather(at_least_float32(features)), self.features, places.gather(1, columns))
         found = found.masked_fill(~mine.gather(1, columns), 0)
         return scatter_sum(found.new_zeros(mine.shape).scatter(1, columns, found))
 
     def softmax(self, features: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """As `FeatureBank.softmax`."""
-        scores = bank_scores(gather(full(features)), self.features)  # (N, own rows)
+        scores = bank_scores(gather(at_least_float32(features)), self.features)  # (N, own rows)
         places, mine = self.own_places(gather(indices))  # (N,)
         at_place = scores.gather(1, places[:, None])  # (N, 1), of their own images where those are held here
         positive = scatter_sum(at_place[:, 0].masked_fill(~mine, 0))  # (B,)
@@ -110,10 +110,10 @@ def move_rows(memory: Tensor, rows: Tensor, features: Tensor, momentum: float, r
             operations grows with it and with nothing else.
     """
     order = rows.argsort(stable=True)
-    y, x = rows[order], full(features[order])
+    y, x = rows[order], at_least_float32(features[order])
     # Where the run of equal rows that a place belongs to begins, and where it has ended.
     first, end = torch.searchsorted(y, y), torch.searchsorted(y, y, right=True)  # (N,)
-    state = full(memory[y]).to(x.dtype)  # (N, D), equal within a run, and kept so
+    state = at_least_float32(memory[y]).to(x.dtype)  # (N, D), equal within a run, and kept so
     for occurrence in range(repeats):
         place = first + occurrence
         moved = F.normalize(momentum * state + (1 - momentum) * x[place.clamp(max=len(y) - 1)], dim=1)

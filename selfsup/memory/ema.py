@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from selfsup.dtensor import own
+from selfsup.dtensor import local_tensors
 
 
 @torch.no_grad()
@@ -12,7 +12,7 @@ def ema_update(target: nn.Module, source: nn.Module, momentum: float) -> None:
 
     Buffers stay: the momentum encoder keeps batch-norm statistics of its own. Both modules must have the same layout.
     """
-    targets, sources = own(target.parameters()), own(source.parameters())
+    targets, sources = local_tensors(target.parameters()), local_tensors(source.parameters())
     assert [p.shape for p in targets] == [p.shape for p in sources]
     if targets:
         # As an interpolation: equal weights then stay equal to the last bit.

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from selfsup.distributed import gather, rank, scatter_sum, world_size
 from selfsup.losses.cluster import bounded_nce, class_logits, cluster_nce
-from selfsup.losses.contrastive import full
+from selfsup.losses.contrastive import at_least_float32
 from selfsup.memory.bank import move_rows
 from selfsup.memory.saved import Saved
 from selfsup.memory.sharded import ShardedRows, largest_of_all, log_sum_exp
@@ -125,7 +125,7 @@ class ShardedHybridMemory(ShardedRows):
 
     def loss(self, embeddings: Tensor, rows: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """As `HybridMemory.loss`."""
-        everyone = gather(full(embeddings))  # (N, D)
+        everyone = gather(at_least_float32(embeddings))  # (N, D)
         places, mine = self.own_places(gather(rows))  # (N,)
         if self.own_count:
             own, log_sum, best = self._scores(everyone, self.own_classes[places], mine, temperature)

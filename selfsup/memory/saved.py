@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selfsup.dtensor import own
+from selfsup.dtensor import local_tensors
 from selfsup.memory.sharded import sharded
 
 
@@ -93,7 +93,7 @@ def check_finite(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             continue
         largest = torch.finfo(value.dtype).max
         wrong = outside(value, -largest, largest)
-        if wrong is None or (math.isnan(wrong) and bool(own([held[name]])[0].isnan().any())):
+        if wrong is None or (math.isnan(wrong) and bool(local_tensors([held[name]])[0].isnan().any())):
             continue
         raise ValueError(f"{name} holds {wrong}; wanted finite numbers")
 

@@ -23,7 +23,7 @@ class Step(NamedTuple):
     update: dict[str, Tensor]  # detached (B, ...) tensors of this process, handed to after_step
 
 
-class Problem(NamedTuple):
+class RunContext(NamedTuple):
     """What a method must know of the run to build its memory and to refuse what cannot work."""
 
     num_images: int
@@ -62,12 +62,14 @@ class Method(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        def build(self, encoder: Encoder, problem: Problem) -> "Method":
+        def build(self, encoder: Encoder, context: RunContext) -> "Method":
             raise NotImplementedError(f"{type(self).__qualname__} does not say how to build its method")
 
     about: ClassVar[About]
     forms_labels: ClassVar[bool] = False  # gives `pseudo_labels` before every epoch
-    together: ClassVar[bool] = False  # all views are embedded as one batch, so that batch norm is over all of them
+    views_share_batch_norm: ClassVar[bool] = (
+        False  # all views are embedded as one batch, so that batch norm is over all of them
+    )
     # With gradient caching, what embeds views without gradient, in chunks; see selfsup.training.gradient_cache.
     in_chunks: Callable[[Embed, list[Tensor]], list[Tensor]] | None = None
     encoder: Encoder  # the only part that is exported
@@ -112,7 +114,7 @@ class Method(nn.Module):
 
     def embedded(self, embed: Embed, views: list[Tensor]) -> list[Tensor]:
         """(B, D) embeddings of each view by `embed`, as one batch where the method takes views together."""
-        return embed_together(embed, views) if self.together else [embed(view) for view in views]
+        return embed_together(embed, views) if self.views_share_batch_norm else [embed(view) for view in views]
 
     @torch.no_grad()
     def without_gradient(self, embed: Embed, views: list[Tensor]) -> list[Tensor]:
@@ -161,15 +163,15 @@ def embed_together(embed: Embed, views: list[Tensor]) -> list[Tensor]:
     return list(embed(torch.cat(views)).chunk(len(views)))
 
 
-def require_two_views(problem: Problem) -> None:
-    if problem.num_views != 2:
-        raise ValueError(f"this method compares 2 views of an image and the augmentation makes {problem.num_views}")
+def require_two_views(context: RunContext) -> None:
+    if context.num_views != 2:
+        raise ValueError(f"this method compares 2 views of an image and the augmentation makes {context.num_views}")
 
 
-def require_labels(problem: Problem, method: str) -> None:
+def require_labels(context: RunContext, method: str) -> None:
     # A class may have no image in the data.
-    present = None if problem.labels is None else problem.labels.unique()  # ascending
-    if problem.num_classes < 2 or (present is not None and (len(present) < 2 or int(present[0]) < 0)):
+    present = None if context.labels is None else context.labels.unique()  # ascending
+    if context.num_classes < 2 or (present is not None and (len(present) < 2 or int(present[0]) < 0)):
         raise ValueError(
             f"{method} needs a label for every image, of at least 2 classes; put the images of each class in a folder "
             "of its own, or take a method without labels (selfsup methods lists them)"

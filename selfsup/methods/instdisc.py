@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.config.settings import changed_default, execution
 from selfsup.distributed import gather
-from selfsup.losses.contrastive import first_is_positive, unit
+from selfsup.losses.contrastive import first_is_positive, l2_normalize
 from selfsup.losses.diagnostics import feature_health
 from selfsup.losses.nce import batch_log_normaliser, nce
 from selfsup.memory.bank import FeatureBank, ShardedBank, most_repeated
 from selfsup.memory.saved import Saved
 from selfsup.memory.sharded import keep_apart
-from selfsup.methods.base import About, Method, Problem, Step, check_steps, detached
+from selfsup.methods.base import About, Method, RunContext, Step, check_steps, detached
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
@@ -55,53 +56,56 @@ class InstDisc(Method):
         shard_bank: bool = execution(False)  # each process holds a part of the bank: for one too large for a device
 
         def __post_init__(self) -> None:
-            if not 0 <= self.num_negatives <= _MOST_NEGATIVES:
-                raise ValueError(f"num_negatives is {self.num_negatives}; it must lie in [0, {_MOST_NEGATIVES}]")
-            if self.num_negatives == 0 and self.loss == "nce":
-                raise ValueError(
-                    'num_negatives 0 means all images, and loss "nce" needs a sample; give 1 or more, such as 4096, or '
-                    'take loss "softmax"'
-                )
-            if self.temperature <= 0:
-                raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.07")
-            if not 0 <= self.momentum < 1:
-                raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1, such as 0.5")
-            if not 0 < self.normaliser_momentum < 1:
-                raise ValueError(f"normaliser_momentum is {self.normaliser_momentum}; it must lie in (0, 1)")
+            require(
+                0 <= self.num_negatives <= _MOST_NEGATIVES,
+                f"num_negatives is {self.num_negatives}; it must lie in [0, {_MOST_NEGATIVES}]",
+            )
+            require(
+                self.num_negatives != 0 or self.loss != "nce",
+                'num_negatives 0 means all images, and loss "nce" needs a sample; give 1 or more, such as 4096, or '
+                'take loss "softmax"',
+            )
+            require(self.temperature > 0, f"temperature is {self.temperature}; give a number above 0, such as 0.07")
+            require(
+                0 <= self.momentum < 1, f"momentum is {self.momentum}; it must be at least 0 and below 1, such as 0.5"
+            )
+            require(
+                0 < self.normaliser_momentum < 1,
+                f"normaliser_momentum is {self.normaliser_momentum}; it must lie in (0, 1)",
+            )
             given = self.normaliser_value is not None
-            if given != (self.normaliser == "fixed") or (given and cast(float, self.normaliser_value) <= 0):
-                raise ValueError(
-                    f'normaliser is "{self.normaliser}" and normaliser_value {self.normaliser_value}; give a value '
-                    'above 0 with "fixed", and none without'
-                )
-            if self.proximal_weight < 0:
-                raise ValueError(f"proximal_weight is {self.proximal_weight}; give 0 or more")
+            require(
+                given == (self.normaliser == "fixed") and (not given or cast(float, self.normaliser_value) > 0),
+                f'normaliser is "{self.normaliser}" and normaliser_value {self.normaliser_value}; give a value '
+                'above 0 with "fixed", and none without',
+            )
+            require(self.proximal_weight >= 0, f"proximal_weight is {self.proximal_weight}; give 0 or more")
 
-        def build(self, encoder: Encoder, problem: Problem) -> "InstDisc":
-            return InstDisc(self, encoder, problem)
+        def build(self, encoder: Encoder, context: RunContext) -> "InstDisc":
+            return InstDisc(self, encoder, context)
 
     log_normaliser: Tensor
     steps: Tensor
 
-    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
+    def __init__(self, config: Config, encoder: Encoder, context: RunContext) -> None:
         super().__init__()
-        _check(config, problem)
+        _check(config, context)
         self.config = config
-        self.seed = problem.seed
+        self.seed = context.seed
         self._repeats: int | None = None  # how often an image comes in the batch at most
         self.encoder = convert(encoder, config.batch_norm)
         head = Head.Config(hidden_layers=0, output_dim=config.output_dim)
         self.head = head.build(encoder.feature_dim)
         dtype = getattr(torch, config.bank_dtype)
-        self.num_images = problem.num_images
+        self.num_images = context.num_images
         kind = ShardedBank if config.shard_bank else FeatureBank
-        self.bank = kind(problem.num_images, config.output_dim, problem.seed, dtype)
+        self.bank = kind(context.num_images, config.output_dim, context.seed, dtype)
         keep_apart(self)
         self.register_buffer("log_normaliser", torch.tensor(0.0))  # log Z of the last step, where a loss has one
         self.register_buffer("steps", torch.tensor(0))  # applied so far; numbers the draws of negatives
 
     def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
-        return unit(self.head(self.encoder(view)))
+        return l2_normalize(self.head(self.encoder(view)))
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         features = embeddings[0]  # (B, D)
@@ -163,15 +167,15 @@ class InstDisc(Method):
         check_steps(saved)
 
 
-def _check(config: InstDisc.Config, problem: Problem) -> None:
+def _check(config: InstDisc.Config, context: RunContext) -> None:
     """A ValueError for what cannot work."""
-    if problem.num_views != 1:
+    if context.num_views != 1:
         raise ValueError(
-            f"InstDisc compares one view of an image with the bank and the augmentation makes {problem.num_views}; "
+            f"InstDisc compares one view of an image with the bank and the augmentation makes {context.num_views}; "
             "use one view, such as presets.instdisc()"
         )
-    if config.num_negatives > problem.num_images - 1:
+    if config.num_negatives > context.num_images - 1:
         raise ValueError(
-            f"num_negatives is {config.num_negatives}, and beside each image there are {problem.num_images - 1} "
+            f"num_negatives is {config.num_negatives}, and beside each image there are {context.num_images - 1} "
             'others; give that or less, or 0 with loss "softmax" for all of them'
         )

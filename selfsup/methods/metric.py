@@ -10,12 +10,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from selfsup.batch import Batch
 from selfsup.config.settings import changed_default
 from selfsup.distributed import gather, rank, world_size
-from selfsup.losses.contrastive import full, similarity, unit
+from selfsup.losses.contrastive import at_least_float32, l2_normalize, similarity
 from selfsup.losses.diagnostics import feature_health
 from selfsup.losses.pairs import distance_similarity
 from selfsup.memory.saved import Saved
-from selfsup.methods.base import About, Method, Problem, Step, check_steps, detached, require_labels
-from selfsup.methods.pair_losses import MultiSimilarity, PairLoss, Pairs
+from selfsup.methods.base import About, Method, RunContext, Step, check_steps, detached, require_labels
+from selfsup.methods.pair_loss import PairLoss, Pairs
+from selfsup.methods.pair_losses import MultiSimilarity
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
@@ -35,7 +36,7 @@ class Metric(Method):
         ("Hadsell 2006", "Schroff 2015", "Song 2016", "Sohn 2016", "Wu 2017", "Wang 2019", "Sun 2020", "Kim 2020"),
         "needed",
     )
-    together = True
+    views_share_batch_norm = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
@@ -50,14 +51,14 @@ class Metric(Method):
         # A neck is then over all processes.
         batch_norm: Literal["sync", "plain", "frozen"] = changed_default("sync", before="plain", in_number=1)
 
-        def build(self, encoder: Encoder, problem: Problem) -> "Metric":
-            return Metric(self, encoder, problem)
+        def build(self, encoder: Encoder, context: RunContext) -> "Metric":
+            return Metric(self, encoder, context)
 
     steps: Tensor
 
-    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
+    def __init__(self, config: Config, encoder: Encoder, context: RunContext) -> None:
         super().__init__()
-        require_labels(problem, "metric learning")
+        require_labels(context, "metric learning")
         if config.batch_norm == "frozen":
             _require_statistics(encoder)
         self.config = config
@@ -66,7 +67,7 @@ class Metric(Method):
         head = Head.Config(hidden_layers=0, output_dim=config.output_dim, batch_norm=normed)
         kind: Literal["sync", "plain"] = "plain" if config.batch_norm == "plain" else "sync"
         self.head = convert(head.build(encoder.feature_dim), kind)
-        self.loss = config.loss.build(problem, config.output_dim)
+        self.loss = config.loss.build(context, config.output_dim)
         self.normalise = self.loss.norm != "free" if config.normalise is None else config.normalise
         if self.loss.norm == "unit" and not self.normalise:
             raise ValueError(
@@ -74,7 +75,7 @@ class Metric(Method):
                 "a loss of distances, such as Triplet"
             )
         if self.loss.needs_pairs:
-            require_pairs(problem, type(self.loss).__name__)
+            require_pairs(context, type(self.loss).__name__)
         self.register_buffer("steps", torch.tensor(0))  # applied so far; numbers the draws of negatives
         self.train()  # what is frozen shows it from the start
 
@@ -91,7 +92,7 @@ class Metric(Method):
 
     def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows where normalised
         embedding: Tensor = self.head(self.encoder(view))
-        return unit(embedding) if self.normalise else full(embedding)
+        return l2_normalize(embedding) if self.normalise else at_least_float32(embedding)
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         pairs = self.pairs(embeddings, batch)
@@ -139,7 +140,7 @@ class Metric(Method):
         hits = nearest > torch.where(pairs.negative, pairs.similarity, -torch.inf).amax(dim=1)
         partners = pairs.references[pairs.positive.int().argmax(dim=1)]  # each anchor's first positive
         partners = torch.where(alone[:, None], pairs.anchors, partners)
-        health = feature_health(unit(pairs.anchors), unit(partners))
+        health = feature_health(l2_normalize(pairs.anchors), l2_normalize(partners))
         return {
             "accuracy": hits.float().mean(),
             "anchors_alone": alone.float().mean(),
@@ -168,20 +169,20 @@ def _require_statistics(encoder: nn.Module) -> None:
             )
 
 
-def require_pairs(problem: Problem, loss: str) -> None:
+def require_pairs(context: RunContext, loss: str) -> None:
     """Every batch must hold at least two classes, and some class twice."""
     remedy = "put sampling=ClassBalanced(per_class=4) into the recipe, or take the loss Proxy, which needs no pairs"
-    if problem.per_class and problem.batch_size // problem.per_class < 2:
+    if context.per_class and context.batch_size // context.per_class < 2:
         raise ValueError(
-            f"batches of {problem.batch_size} with {problem.per_class} images per class hold fewer than 2 classes, "
-            f"so that {loss} has no negatives; use a batch_size of {2 * problem.per_class} or more"
+            f"batches of {context.batch_size} with {context.per_class} images per class hold fewer than 2 classes, "
+            f"so that {loss} has no negatives; use a batch_size of {2 * context.per_class} or more"
         )
-    if problem.num_views > 1:
+    if context.num_views > 1:
         return
-    if problem.per_class == 1:
+    if context.per_class == 1:
         raise ValueError(f"{loss} needs positives, and batches hold 1 image per class and 1 view of it; {remedy}")
-    if not problem.per_class and problem.batch_size < 2 * problem.num_classes:
+    if not context.per_class and context.batch_size < 2 * context.num_classes:
         raise ValueError(
-            f"{loss} needs positives, and a random batch of {problem.batch_size} images of {problem.num_classes} "
+            f"{loss} needs positives, and a random batch of {context.batch_size} images of {context.num_classes} "
             f"classes holds few; {remedy}"
         )

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.losses.contrastive import contrast_logits, first_is_positive
 from selfsup.losses.mixing import mixed_scores
-from selfsup.methods.base import About, Problem
+from selfsup.methods.base import About, RunContext
 from selfsup.methods.moco import MoCo, References
 from selfsup.models.encoder import Encoder
 from selfsup.randomness import Stream, uniform
@@ -34,34 +35,34 @@ class MoCHi(MoCo):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.hardest < 2:
-                raise ValueError(f"hardest is {self.hardest}; it takes at least 2 negatives to mix two")
+            require(self.hardest >= 2, f"hardest is {self.hardest}; it takes at least 2 negatives to mix two")
             for name in ("pairs", "with_query", "warmup_epochs"):
-                if getattr(self, name) < 0:
-                    raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-            if self.pairs + self.with_query == 0:
-                raise ValueError("pairs and with_query are both 0, which mixes nothing; use MoCo for that")
+                require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must not be negative")
+            require(
+                self.pairs + self.with_query != 0,
+                "pairs and with_query are both 0, which mixes nothing; use MoCo for that",
+            )
             most = max(self.pairs, self.with_query)
-            if most > self.hardest and not self.oversample:
-                raise ValueError(
-                    f"{most} mixtures (pairs, with_query) are more than the {self.hardest} hardest negatives they are "
-                    "made from; raise hardest, or set oversample=True to use negatives several times"
-                )
+            require(
+                most <= self.hardest or self.oversample,
+                f"{most} mixtures (pairs, with_query) are more than the {self.hardest} hardest negatives they are "
+                "made from; raise hardest, or set oversample=True to use negatives several times",
+            )
 
-        def build(self, encoder: Encoder, problem: Problem) -> "MoCHi":
-            return MoCHi(self, encoder, problem)
+        def build(self, encoder: Encoder, context: RunContext) -> "MoCHi":
+            return MoCHi(self, encoder, context)
 
     config: Config
 
-    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
-        super().__init__(config, encoder, problem)
-        in_batch = problem.batch_size * (2 if config.symmetric else 1) if config.batch_negatives else 0
+    def __init__(self, config: Config, encoder: Encoder, context: RunContext) -> None:
+        super().__init__(config, encoder, context)
+        in_batch = context.batch_size * (2 if config.symmetric else 1) if config.batch_negatives else 0
         if config.hardest > config.queue_size + in_batch:
             raise ValueError(
                 f"hardest is {config.hardest} and there are only {config.queue_size + in_batch} negatives; lower it, "
                 "or use a larger queue"
             )
-        self.first_step = round(config.warmup_epochs * problem.steps_per_epoch)
+        self.first_step = round(config.warmup_epochs * context.steps_per_epoch)
 
     def contrast(
         self, queries: Tensor, keys: Tensor, references: References, batch: Batch, number: int

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.config.settings import changed_default
 from selfsup.distributed import gather, rank, world_size
-from selfsup.losses.contrastive import info_nce, unit
+from selfsup.losses.contrastive import info_nce, l2_normalize
 from selfsup.losses.diagnostics import feature_health
 from selfsup.memory.ema import ema_update
 from selfsup.memory.queue import FeatureQueue
 from selfsup.memory.saved import Saved
-from selfsup.methods.base import About, Method, Problem, Step, check_steps, detached, require_two_views
+from selfsup.methods.base import About, Method, RunContext, Step, check_steps, detached, require_two_views
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
@@ -59,24 +60,23 @@ class MoCo(Method):
         def __post_init__(self) -> None:
             for name in ("momentum", "final_momentum"):
                 value = getattr(self, name)
-                if value is not None and not 0 <= value <= 1:
-                    raise ValueError(f"{name} is {value}; it must lie in [0, 1], such as 0.999")
-            if self.batch_norm_splits < 1:
-                raise ValueError(f"batch_norm_splits is {self.batch_norm_splits}; give 1 or more, such as 8")
-            if self.temperature <= 0:
-                raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.2")
+                require(value is None or 0 <= value <= 1, f"{name} is {value}; it must lie in [0, 1], such as 0.999")
+            require(
+                self.batch_norm_splits >= 1, f"batch_norm_splits is {self.batch_norm_splits}; give 1 or more, such as 8"
+            )
+            require(self.temperature > 0, f"temperature is {self.temperature}; give a number above 0, such as 0.2")
 
-        def build(self, encoder: Encoder, problem: Problem) -> "MoCo":
-            return MoCo(self, encoder, problem)
+        def build(self, encoder: Encoder, context: RunContext) -> "MoCo":
+            return MoCo(self, encoder, context)
 
     steps: Tensor
 
-    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
+    def __init__(self, config: Config, encoder: Encoder, context: RunContext) -> None:
         super().__init__()
-        require_two_views(problem)
+        require_two_views(context)
         self.config = config
-        self.seed = problem.seed
-        self.batch_norm = _batch_norm(config, problem)
+        self.seed = context.seed
+        self.batch_norm = _batch_norm(config, context)
         # Shuffling leaves every batch norm as it is: it is the images that move.
         kind = "plain" if self.batch_norm == "shuffle" else self.batch_norm
         parts = config.batch_norm_splits // (world_size() if kind == "groups" else 1)  # of this process
@@ -86,7 +86,7 @@ class MoCo(Method):
         self.key_encoder = deepcopy(self.encoder).requires_grad_(False)
         self.key_head = deepcopy(self.head).requires_grad_(False)
         dim = config.head.output_dim
-        self.queue = FeatureQueue(config.queue_size, dim, problem.seed) if config.queue_size else None
+        self.queue = FeatureQueue(config.queue_size, dim, context.seed) if config.queue_size else None
         self.register_buffer("steps", torch.tensor(0))  # applied so far; numbers the permutations of keys
 
     @property
@@ -101,7 +101,7 @@ class MoCo(Method):
         return views if self.config.symmetric else views[:1]
 
     def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
-        return unit(self.head(self.encoder(view)))
+        return l2_normalize(self.head(self.encoder(view)))
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         # Query from view 1, key from view 2; where symmetric, also the other way round.
@@ -143,7 +143,7 @@ class MoCo(Method):
         return [self.embed_keys(view, number) for number, view in enumerate(views)]
 
     def embed_key(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
-        return unit(self.key_head(self.key_encoder(view)))
+        return l2_normalize(self.key_head(self.key_encoder(view)))
 
     @torch.no_grad()
     def embed_keys(self, view: Tensor, number: int) -> Tensor:
@@ -181,23 +181,23 @@ class MoCo(Method):
 Chosen = Literal["groups", "sync", "plain", "shuffle", "split"]
 
 
-def _batch_norm(config: MoCo.Config, problem: Problem) -> Chosen:
+def _batch_norm(config: MoCo.Config, context: RunContext) -> Chosen:
     """What "auto" comes to; and a ValueError for sizes that cannot work."""
-    pushed = problem.batch_size * (2 if config.symmetric else 1)
+    pushed = context.batch_size * (2 if config.symmetric else 1)
     if config.queue_size == 0 and not config.batch_negatives:
         raise ValueError("queue_size 0 leaves no negatives; use a queue, such as 4096, or batch_negatives=True")
     if 0 != config.queue_size < pushed:
         raise ValueError(
             f"queue_size is {config.queue_size}, smaller than the {pushed} keys of one step "
-            f"(batch_size {problem.batch_size}); use a larger queue, such as {max(4096, 16 * pushed)}"
+            f"(batch_size {context.batch_size}); use a larger queue, such as {max(4096, 16 * pushed)}"
         )
     if config.batch_norm == "shuffle" and world_size() == 1:
         raise ValueError('batch_norm "shuffle" needs several processes and this run has one; use "groups"')
     fitting: Chosen = "shuffle" if world_size() > 1 else "split"
     kind = fitting if config.batch_norm == "auto" else config.batch_norm
     if kind == "groups":
-        _check_groups(config.batch_norm_splits, problem.batch_size)
-    local = problem.batch_size // world_size()
+        _check_groups(config.batch_norm_splits, context.batch_size)
+    local = context.batch_size // world_size()
     if kind == "split" and local % config.batch_norm_splits:
         raise ValueError(
             f"{local} images per process cannot be split into {config.batch_norm_splits} equal parts for batch norm; "

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.distributed import gather
-from selfsup.losses.contrastive import info_nce, unit
+from selfsup.losses.contrastive import info_nce, l2_normalize
 from selfsup.losses.diagnostics import feature_health
 from selfsup.memory.ema import ema_update
-from selfsup.methods.base import About, Method, Problem, Step, detached, require_two_views
+from selfsup.methods.base import About, Method, RunContext, Step, detached, require_two_views
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import PlainHead
 from selfsup.models.norm import convert
@@ -43,22 +44,20 @@ class MoCoV3(Method):
         def __post_init__(self) -> None:
             for name in ("momentum", "final_momentum"):
                 value = getattr(self, name)
-                if value is not None and not 0 <= value <= 1:
-                    raise ValueError(f"{name} is {value}; it must lie in [0, 1], such as 0.99")
-            if self.temperature <= 0:
-                raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.2")
-            if self.predictor.output_dim != self.head.output_dim:
-                raise ValueError(
-                    f"predictor.output_dim is {self.predictor.output_dim} and head.output_dim {self.head.output_dim}; "
-                    "predictions are compared with what the head gives, so both must be equal"
-                )
+                require(value is None or 0 <= value <= 1, f"{name} is {value}; it must lie in [0, 1], such as 0.99")
+            require(self.temperature > 0, f"temperature is {self.temperature}; give a number above 0, such as 0.2")
+            require(
+                self.predictor.output_dim == self.head.output_dim,
+                f"predictor.output_dim is {self.predictor.output_dim} and head.output_dim {self.head.output_dim}; "
+                "predictions are compared with what the head gives, so both must be equal",
+            )
 
-        def build(self, encoder: Encoder, problem: Problem) -> "MoCoV3":
-            return MoCoV3(self, encoder, problem)
+        def build(self, encoder: Encoder, context: RunContext) -> "MoCoV3":
+            return MoCoV3(self, encoder, context)
 
-    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
+    def __init__(self, config: Config, encoder: Encoder, context: RunContext) -> None:
         super().__init__()
-        require_two_views(problem)
+        require_two_views(context)
         self.config = config
         self.encoder = convert(encoder, config.batch_norm)
         self.head = convert(config.head.build(encoder.feature_dim), config.batch_norm)
@@ -67,10 +66,10 @@ class MoCoV3(Method):
         self.key_head = deepcopy(self.head).requires_grad_(False)
 
     def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
-        return unit(self.predictor(self.head(self.encoder(view))))
+        return l2_normalize(self.predictor(self.head(self.encoder(view))))
 
     def embed_key(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
-        return unit(self.key_head(self.key_encoder(view)))
+        return l2_normalize(self.key_head(self.key_encoder(view)))
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         keys = self.without_gradient(self.embed_key, views)  # (B, D) each

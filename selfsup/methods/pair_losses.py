@@ -1,76 +1,22 @@
-"""The losses that `Metric` and `XBM` may take: their settings, and what of them is learnt."""
+"""The losses that `Metric` and `XBM` may take: their settings, and what of them is learnt.
+
+One file, because they are read side by side: nine losses, each a screen of settings and one line that computes it.
+"""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from selfsup.config.checks import require
 from selfsup.losses import pairs as hinges
 from selfsup.losses import proxy, soft_pairs
-from selfsup.losses.contrastive import similarity, unit
+from selfsup.losses.contrastive import l2_normalize, similarity
 from selfsup.losses.mining import FARTHEST, distance_weights, draw, one_pair_per_class
-from selfsup.losses.pairs import Gather
-from selfsup.methods.base import Problem
+from selfsup.methods.base import RunContext
+from selfsup.methods.pair_loss import PairLoss, Pairs
 from selfsup.randomness import Stream, uniform
-
-
-class Pairs(NamedTuple):
-    """Anchors of this process against references: all that a loss may look at."""
-
-    anchors: Tensor  # (B, D)
-    references: Tensor  # (M, D)
-    similarity: Tensor  # (B, M)
-    positive: Tensor  # (B, M) bool
-    negative: Tensor  # (B, M) bool; a pair that is neither is an anchor with itself, or an empty place of a memory
-    labels: Tensor  # (B,) int64
-    reference_labels: Tensor  # (M,) int64
-    rows: Tensor  # (B,) int64, the anchors' places among those of all processes
-    mutual: bool  # the references are the anchors of all processes, in the order of `rows`
-    step: Tensor  # () int64
-    gather: Gather  # rows of this process's anchors -> those of all, in the order of `rows`
-
-    @property
-    def scored(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.similarity, self.positive, self.negative
-
-
-class PairLoss(nn.Module):
-    """A loss and its learnt parameters: pairs -> ()."""
-
-    by_distance: ClassVar[bool] = True  # compares distances; False: inner products
-    # Of embeddings. unit: it is defined for no others. any: for all, published for unit norm. free: published for
-    # embeddings that are not normalised.
-    norm: ClassVar[Literal["unit", "any", "free"]] = "any"
-    needs_pairs: ClassVar[bool] = True  # of images; a proxy does without
-    config: "PairLoss.Config"
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        def build(self, problem: Problem, dim: int) -> "PairLoss":
-            """The loss for embeddings (B, `dim`)."""
-            raise NotImplementedError(f"{type(self).__qualname__} does not say how to build its loss")
-
-    def __init__(self, config: Config, problem: Problem, dim: int) -> None:
-        super().__init__()
-        self.config = config
-
-    def rates(self) -> dict[str, float]:
-        """Factors on the learning rate of the loss's own parameters, as `Method.rates`."""
-        return {}
-
-    def forward(self, pairs: Pairs) -> Tensor:
-        raise NotImplementedError
-
-
-def _at_least(name: str, value: float, least: float, example: float) -> None:
-    if not value >= least:
-        raise ValueError(f"{name} is {value}; give {least:g} or more, such as {example:g}")
-
-
-def _above(name: str, value: float, least: float, example: float) -> None:
-    if not value > least:
-        raise ValueError(f"{name} is {value}; give a number above {least:g}, such as {example:g}")
 
 
 class Contrastive(PairLoss):
@@ -82,10 +28,10 @@ class Contrastive(PairLoss):
         margin: float = 1.0  # a distance; unit embeddings are at most 2 apart
 
         def __post_init__(self) -> None:
-            _above("margin", self.margin, 0, 1)
+            require(self.margin > 0, f"margin is {self.margin}; give a number above 0, such as 1")
 
-        def build(self, problem: Problem, dim: int) -> "Contrastive":
-            return Contrastive(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "Contrastive":
+            return Contrastive(self, context, dim)
 
     config: Config
 
@@ -105,11 +51,10 @@ class SimilarityContrastive(PairLoss):
         margin: float = 0.5  # a similarity
 
         def __post_init__(self) -> None:
-            if not -1 <= self.margin < 1:
-                raise ValueError(f"margin is {self.margin}, a cosine; it must lie in [-1, 1), such as 0.5")
+            require(-1 <= self.margin < 1, f"margin is {self.margin}, a cosine; it must lie in [-1, 1), such as 0.5")
 
-        def build(self, problem: Problem, dim: int) -> "SimilarityContrastive":
-            return SimilarityContrastive(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "SimilarityContrastive":
+            return SimilarityContrastive(self, context, dim)
 
     config: Config
 
@@ -129,16 +74,16 @@ class Triplet(PairLoss):
         soft_margin: bool = False  # softplus in place of the hinge, for mining "hard"
 
         def __post_init__(self) -> None:
-            if self.soft_margin and self.mining != "hard":
-                raise ValueError(
-                    f'soft_margin goes with mining="hard" alone, and mining is "{self.mining}": '
-                    "without a hinge every triplet counts, and they are too many to be formed"
-                )
+            require(
+                not self.soft_margin or self.mining == "hard",
+                f'soft_margin goes with mining="hard" alone, and mining is "{self.mining}": '
+                "without a hinge every triplet counts, and they are too many to be formed",
+            )
             if not self.soft_margin:  # which has no margin; and without one, all embeddings in one place cost nothing
-                _above("margin", self.margin, 0, 0.2)
+                require(self.margin > 0, f"margin is {self.margin}; give a number above 0, such as 0.2")
 
-        def build(self, problem: Problem, dim: int) -> "Triplet":
-            return Triplet(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "Triplet":
+            return Triplet(self, context, dim)
 
     config: Config
 
@@ -163,10 +108,10 @@ class NPair(PairLoss):
         norm_weight: float = 0.0  # of the embeddings' mean squared norm
 
         def __post_init__(self) -> None:
-            _at_least("norm_weight", self.norm_weight, 0, 0.002)
+            require(self.norm_weight >= 0, f"norm_weight is {self.norm_weight}; give 0 or more, such as 0.002")
 
-        def build(self, problem: Problem, dim: int) -> "NPair":
-            return NPair(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "NPair":
+            return NPair(self, context, dim)
 
     config: Config
 
@@ -193,10 +138,10 @@ class Lifted(PairLoss):
         generalized: bool = False  # Hermans et al. 2017, equation 8: all positives of an anchor at once
 
         def __post_init__(self) -> None:
-            _at_least("margin", self.margin, 0, 1)
+            require(self.margin >= 0, f"margin is {self.margin}; give 0 or more, such as 1")
 
-        def build(self, problem: Problem, dim: int) -> "Lifted":
-            return Lifted(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "Lifted":
+            return Lifted(self, context, dim)
 
     config: Config
 
@@ -220,12 +165,11 @@ class Circle(PairLoss):
         over: Literal["anchor", "batch"] = "anchor"  # a loss for each anchor, or one of all pairs together
 
         def __post_init__(self) -> None:
-            _above("scale", self.scale, 0, 80)
-            if not 0 < self.margin < 1:
-                raise ValueError(f"margin is {self.margin}; it must lie in (0, 1), such as 0.4")
+            require(self.scale > 0, f"scale is {self.scale}; give a number above 0, such as 80")
+            require(0 < self.margin < 1, f"margin is {self.margin}; it must lie in (0, 1), such as 0.4")
 
-        def build(self, problem: Problem, dim: int) -> "Circle":
-            return Circle(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "Circle":
+            return Circle(self, context, dim)
 
     config: Config
 
@@ -251,12 +195,12 @@ class MultiSimilarity(PairLoss):
         epsilon: float = 0.1  # of the mining
 
         def __post_init__(self) -> None:
-            _above("alpha", self.alpha, 0, 2)
-            _above("beta", self.beta, 0, 50)
-            _at_least("epsilon", self.epsilon, 0, 0.1)
+            require(self.alpha > 0, f"alpha is {self.alpha}; give a number above 0, such as 2")
+            require(self.beta > 0, f"beta is {self.beta}; give a number above 0, such as 50")
+            require(self.epsilon >= 0, f"epsilon is {self.epsilon}; give 0 or more, such as 0.1")
 
-        def build(self, problem: Problem, dim: int) -> "MultiSimilarity":
-            return MultiSimilarity(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "MultiSimilarity":
+            return MultiSimilarity(self, context, dim)
 
     config: Config
 
@@ -286,29 +230,29 @@ class Margin(PairLoss):
         rate: float = 3.0  # of the net's rate, for a learnt beta; the authors' code gives it 0.1, above the net's
 
         def __post_init__(self) -> None:
-            _at_least("margin", self.margin, 0, 0.2)
-            _at_least("beta", self.beta, 0, 1.2)
-            _at_least("nu", self.nu, 0, 0.01)
-            _above("rate", self.rate, 0, 3)
-            if not 0 < self.cutoff < FARTHEST:
-                raise ValueError(f"cutoff is {self.cutoff}; it must lie in (0, {FARTHEST}), such as 0.5")
-            if self.negatives is not None and self.negatives < 1:
-                raise ValueError(f"negatives is {self.negatives}; give 1 or more, or None")
+            require(self.margin >= 0, f"margin is {self.margin}; give 0 or more, such as 0.2")
+            require(self.beta >= 0, f"beta is {self.beta}; give 0 or more, such as 1.2")
+            require(self.nu >= 0, f"nu is {self.nu}; give 0 or more, such as 0.01")
+            require(self.rate > 0, f"rate is {self.rate}; give a number above 0, such as 3")
+            require(0 < self.cutoff < FARTHEST, f"cutoff is {self.cutoff}; it must lie in (0, {FARTHEST}), such as 0.5")
+            require(
+                self.negatives is None or self.negatives >= 1, f"negatives is {self.negatives}; give 1 or more, or None"
+            )
 
-        def build(self, problem: Problem, dim: int) -> "Margin":
-            return Margin(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "Margin":
+            return Margin(self, context, dim)
 
     config: Config
 
-    def __init__(self, config: Config, problem: Problem, dim: int) -> None:
-        super().__init__(config, problem, dim)
-        self.seed, self.dim = problem.seed, dim
-        drawable = problem.batch_size * problem.num_views
+    def __init__(self, config: Config, context: RunContext, dim: int) -> None:
+        super().__init__(config, context, dim)
+        self.seed, self.dim = context.seed, dim
+        drawable = context.batch_size * context.num_views
         if config.negatives is not None and config.negatives > drawable:
             raise ValueError(f"negatives is {config.negatives}, of a batch of {drawable} images; give fewer, or None")
-        expected = (problem.per_class or problem.batch_size // problem.num_classes) * problem.num_views - 1
+        expected = (context.per_class or context.batch_size // context.num_classes) * context.num_views - 1
         self.negatives = config.negatives or max(1, expected)
-        shape = (problem.num_classes,) if config.boundary == "class" else ()
+        shape = (context.num_classes,) if config.boundary == "class" else ()
         self.beta = nn.Parameter(torch.full(shape, float(config.beta)), requires_grad=config.boundary != "fixed")
 
     def rates(self) -> dict[str, float]:
@@ -342,24 +286,24 @@ class Proxy(PairLoss):
         rate: float = 100.0  # of the net's rate, for the proxies, as in Kim et al.'s code
 
         def __post_init__(self) -> None:
-            _at_least("margin", self.margin, 0, 0.1)
-            _above("rate", self.rate, 0, 100)
-            _above("alpha", self.alpha, 0, 32)
+            require(self.margin >= 0, f"margin is {self.margin}; give 0 or more, such as 0.1")
+            require(self.rate > 0, f"rate is {self.rate}; give a number above 0, such as 100")
+            require(self.alpha > 0, f"alpha is {self.alpha}; give a number above 0, such as 32")
 
-        def build(self, problem: Problem, dim: int) -> "Proxy":
-            return Proxy(self, problem, dim)
+        def build(self, context: RunContext, dim: int) -> "Proxy":
+            return Proxy(self, context, dim)
 
     config: Config
 
-    def __init__(self, config: Config, problem: Problem, dim: int) -> None:
-        super().__init__(config, problem, dim)
-        self.proxies = nn.Parameter(torch.randn(problem.num_classes, dim) * dim**-0.5)  # of norm about 1
+    def __init__(self, config: Config, context: RunContext, dim: int) -> None:
+        super().__init__(config, context, dim)
+        self.proxies = nn.Parameter(torch.randn(context.num_classes, dim) * dim**-0.5)  # of norm about 1
 
     def rates(self) -> dict[str, float]:
         return {"proxies": self.config.rate}
 
     def forward(self, pairs: Pairs) -> Tensor:
-        closeness = similarity(pairs.anchors, unit(self.proxies))  # (B, C)
+        closeness = similarity(pairs.anchors, l2_normalize(self.proxies))  # (B, C)
         if self.config.kind == "nca":
             return proxy.proxy_nca(closeness, pairs.labels, gather=pairs.gather)
         return proxy.proxy_anchor(closeness, pairs.labels, self.config.alpha, self.config.margin, gather=pairs.gather)

@@ -6,10 +6,11 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.distributed import gather, rank
-from selfsup.losses.contrastive import nt_xent, unit
+from selfsup.losses.contrastive import l2_normalize, nt_xent
 from selfsup.losses.diagnostics import feature_health
-from selfsup.methods.base import About, Method, Problem, Step, detached, require_two_views
+from selfsup.methods.base import About, Method, RunContext, Step, detached, require_two_views
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
@@ -22,7 +23,7 @@ class SimCLR(Method):
     """
 
     about = About("SimCLR", "none", "NT-Xent", ("Chen 2020a",))
-    together = True
+    views_share_batch_norm = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
@@ -35,23 +36,24 @@ class SimCLR(Method):
         tile: int | None = None  # rows and columns of scores alive at once; None: all of them
 
         def __post_init__(self) -> None:
-            if self.temperature <= 0:
-                raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.1")
-            if self.tile is not None and self.tile < 1:
-                raise ValueError(f"tile is {self.tile}; give 1 or more, such as 4096, or None for no tiles")
+            require(self.temperature > 0, f"temperature is {self.temperature}; give a number above 0, such as 0.1")
+            require(
+                self.tile is None or self.tile >= 1,
+                f"tile is {self.tile}; give 1 or more, such as 4096, or None for no tiles",
+            )
 
-        def build(self, encoder: Encoder, problem: Problem) -> "SimCLR":
-            return SimCLR(self, encoder, problem)
+        def build(self, encoder: Encoder, context: RunContext) -> "SimCLR":
+            return SimCLR(self, encoder, context)
 
-    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
+    def __init__(self, config: Config, encoder: Encoder, context: RunContext) -> None:
         super().__init__()
-        require_two_views(problem)
+        require_two_views(context)
         self.config = config
         self.encoder = convert(encoder, config.batch_norm)
         self.head = convert(config.head.build(encoder.feature_dim), config.batch_norm)
 
     def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
-        return unit(self.head(self.encoder(view)))
+        return l2_normalize(self.head(self.encoder(view)))
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         gathered = [gather(embedding) for embedding in embeddings]  # (N, D) each

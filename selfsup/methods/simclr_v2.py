@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from selfsup.batch import Batch
-from selfsup.methods.base import About, Problem, Step
+from selfsup.config.checks import require
+from selfsup.methods.base import About, RunContext, Step
 from selfsup.methods.moco import MoCo
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head
@@ -21,7 +22,7 @@ class SimCLRv2(MoCo):
     """
 
     about = About("SimCLRv2", "queue of keys, momentum encoder", "NT-Xent with memory", ("Chen 2020c",))
-    together = True
+    views_share_batch_norm = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MoCo.Config):
@@ -36,13 +37,14 @@ class SimCLRv2(MoCo):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if not self.symmetric:
-                raise ValueError("SimCLRv2 compares each view with the other; for one direction only use MoCo")
-            if self.batch_norm not in ("sync", "plain"):
-                raise ValueError(f'batch_norm is "{self.batch_norm}"; SimCLRv2 takes "sync", or "plain"')
+            require(self.symmetric, "SimCLRv2 compares each view with the other; for one direction only use MoCo")
+            require(
+                self.batch_norm in ("sync", "plain"),
+                f'batch_norm is "{self.batch_norm}"; SimCLRv2 takes "sync", or "plain"',
+            )
 
-        def build(self, encoder: Encoder, problem: Problem) -> "SimCLRv2":
-            return SimCLRv2(self, encoder, problem)
+        def build(self, encoder: Encoder, context: RunContext) -> "SimCLRv2":
+            return SimCLRv2(self, encoder, context)
 
     config: Config
 

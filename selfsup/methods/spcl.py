@@ -10,15 +10,16 @@ from selfsup.batch import Batch
 from selfsup.cluster.criterion import independence_threshold, reliable, renumber, set_apart
 from selfsup.cluster.dbscan import dbscan
 from selfsup.cluster.jaccard import DIGITS, jaccard_graph
+from selfsup.config.checks import require
 from selfsup.config.settings import changed_default, execution
 from selfsup.distributed import from_first, gather, rank, world_size
-from selfsup.losses.contrastive import unit
+from selfsup.losses.contrastive import l2_normalize
 from selfsup.losses.diagnostics import feature_health
 from selfsup.memory.bank import most_repeated
 from selfsup.memory.hybrid import HybridMemory, ShardedHybridMemory, memory_rows
 from selfsup.memory.saved import Saved
 from selfsup.memory.sharded import keep_apart
-from selfsup.methods.base import About, Extract, Method, Problem, Step, detached
+from selfsup.methods.base import About, Extract, Method, RunContext, Step, detached
 from selfsup.models.domain_norm import target_state, to_domains
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import HeadConfig, Neck
@@ -57,32 +58,28 @@ class SpCL(Method):
         shard_memory: bool = execution(False)  # each process holds the rows of some clusters: for one too large
 
         def __post_init__(self) -> None:
-            if self.temperature <= 0:
-                raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.05")
-            if not 0 <= self.momentum < 1:
-                raise ValueError(f"momentum is {self.momentum}; it must lie in [0, 1), such as 0.2")
-            if not 0 <= self.eps_gap < self.eps or self.eps + self.eps_gap >= 1:
-                raise ValueError(
-                    f"eps is {self.eps} and eps_gap {self.eps_gap}; eps - eps_gap must be above 0 and eps + eps_gap "
-                    "below 1, the distance of images that have nothing in common, such as 0.6 and 0.02"
-                )
-            if not 1 <= self.k2 <= self.k1:
-                raise ValueError(f"k1 is {self.k1} and k2 {self.k2}; give 1 <= k2 <= k1, such as 30 and 6")
-            if self.min_samples < 2:
-                raise ValueError(f"min_samples is {self.min_samples}; give 2 or more, such as 4")
+            require(self.temperature > 0, f"temperature is {self.temperature}; give a number above 0, such as 0.05")
+            require(0 <= self.momentum < 1, f"momentum is {self.momentum}; it must lie in [0, 1), such as 0.2")
+            require(
+                0 <= self.eps_gap < self.eps and self.eps + self.eps_gap < 1,
+                f"eps is {self.eps} and eps_gap {self.eps_gap}; eps - eps_gap must be above 0 and eps + eps_gap "
+                "below 1, the distance of images that have nothing in common, such as 0.6 and 0.02",
+            )
+            require(1 <= self.k2 <= self.k1, f"k1 is {self.k1} and k2 {self.k2}; give 1 <= k2 <= k1, such as 30 and 6")
+            require(self.min_samples >= 2, f"min_samples is {self.min_samples}; give 2 or more, such as 4")
 
-        def build(self, encoder: Encoder, problem: Problem) -> "SpCL":
-            return SpCL(self, encoder, problem)
+        def build(self, encoder: Encoder, context: RunContext) -> "SpCL":
+            return SpCL(self, encoder, context)
 
     row_of_image: Tensor
     threshold: Tensor
     forms_labels = True
 
-    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
+    def __init__(self, config: Config, encoder: Encoder, context: RunContext) -> None:
         super().__init__()
-        if problem.num_views != 1:
+        if context.num_views != 1:
             raise ValueError(
-                f"SpCL learns from 1 view of an image and the augmentation makes {problem.num_views}; "
+                f"SpCL learns from 1 view of an image and the augmentation makes {context.num_views}; "
                 "use one of 1 view, such as presets.reid()"
             )
         self.config = config
@@ -91,10 +88,10 @@ class SpCL(Method):
         if config.neck == "batch_norm":
             neck = Neck.Config().build(dim)
         two, sync = config.domains == "two", config.batch_norm == "sync"
-        _check_domains(two, sync, problem)
+        _check_domains(two, sync, context)
         self.encoder = to_domains(encoder, sync) if two else convert(encoder, config.batch_norm)
         self.neck = to_domains(neck, sync) if two else convert(neck, config.batch_norm)
-        labels = problem.labels if two else torch.full((problem.num_images,), -1)
+        labels = context.labels if two else torch.full((context.num_images,), -1)
         if labels is None or (two and not 0 < int((labels < 0).sum()) < len(labels)):
             raise ValueError(
                 'domains "two" needs labelled source images and unlabelled target images; '
@@ -111,7 +108,7 @@ class SpCL(Method):
         self.register_buffer("threshold", torch.tensor(torch.nan, dtype=torch.float64))  # of independence; nan: unset
 
     def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
-        return unit(self.neck(self.encoder(view)))
+        return l2_normalize(self.neck(self.encoder(view)))
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         (x,) = embeddings
@@ -138,7 +135,7 @@ class SpCL(Method):
     def before_epoch(self, epoch: int, extract: Extract) -> dict[str, float]:
         first = not self.memory.initialised
         if first:
-            features = unit(extract(nn.Sequential(self.encoder, self.neck)))  # (num_images, D)
+            features = l2_normalize(extract(nn.Sequential(self.encoder, self.neck)))  # (num_images, D)
             self.memory.initialise(features, self.row_of_image)
         return self.cluster(epoch) if first or self.config.recluster else {}
 
@@ -206,22 +203,22 @@ class SpCL(Method):
         return self.memory.labels[self.row_of_image].cpu()
 
 
-def _check_domains(two: bool, sync: bool, problem: Problem) -> None:
-    if two != problem.two_domains:
+def _check_domains(two: bool, sync: bool, context: RunContext) -> None:
+    if two != context.two_domains:
         ask = ("two", "sampling=TwoDomains()") if two else ("one", "sampling=ClassBalanced(), or domains two")
         raise ValueError(
             f'domains "{ask[0]}" and the sampling do not fit: rows of a batch alternate between two domains only with '
             f"TwoDomains; use {ask[1]}"
         )
-    local = problem.batch_size // world_size()
+    local = context.batch_size // world_size()
     if two and local % 2:
         raise ValueError(
             f"{local} images per process cannot hold as many of either domain; "
             f"use a batch_size divisible by {2 * world_size()}"
         )
-    if two and (problem.batch_size if sync else local) < 4:
+    if two and (context.batch_size if sync else local) < 4:
         where = "in all" if sync else "per process"
         raise ValueError(
-            f"{problem.batch_size if sync else local} images {where} leave one of either domain, and batch norm needs "
+            f"{context.batch_size if sync else local} images {where} leave one of either domain, and batch norm needs "
             f"at least two; use a batch_size of at least {4 if sync else 4 * world_size()}"
         )

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.distributed import gather, rank
-from selfsup.losses.contrastive import unit
+from selfsup.losses.contrastive import l2_normalize
 from selfsup.losses.diagnostics import feature_health
 from selfsup.losses.sup_con import class_masks, sup_con
-from selfsup.methods.base import About, Method, Problem, Step, detached, require_labels
+from selfsup.methods.base import About, Method, RunContext, Step, detached, require_labels
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head
 from selfsup.models.norm import convert
@@ -24,7 +25,7 @@ class SupCon(Method):
     """
 
     about = About("SupCon", "none", "SupCon", ("Khosla 2020",), "needed")
-    together = True
+    views_share_batch_norm = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Method.Config):
@@ -37,22 +38,21 @@ class SupCon(Method):
 
         def __post_init__(self) -> None:
             for name in ("temperature", "base_temperature"):
-                if getattr(self, name) <= 0:
-                    raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0, such as 0.1")
+                require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; give a number above 0, such as 0.1")
 
-        def build(self, encoder: Encoder, problem: Problem) -> "SupCon":
-            return SupCon(self, encoder, problem)
+        def build(self, encoder: Encoder, context: RunContext) -> "SupCon":
+            return SupCon(self, encoder, context)
 
-    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
+    def __init__(self, config: Config, encoder: Encoder, context: RunContext) -> None:
         super().__init__()
-        require_labels(problem, "SupCon")
-        _require_positives(problem)
+        require_labels(context, "SupCon")
+        _require_positives(context)
         self.config = config
         self.encoder = convert(encoder, config.batch_norm)
         self.head = convert(config.head.build(encoder.feature_dim), config.batch_norm)
 
     def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
-        return unit(self.head(self.encoder(view)))
+        return l2_normalize(self.head(self.encoder(view)))
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         anchors = embeddings if self.config.anchors == "all" else embeddings[:1]
@@ -70,12 +70,12 @@ class SupCon(Method):
         return Step(loss, detached({"accuracy": accuracy, **health}), {})
 
 
-def _require_positives(problem: Problem) -> None:
+def _require_positives(context: RunContext) -> None:
     """With one view, refuse batches in which many images would have no other of their class."""
-    alone = problem.per_class == 1 or (problem.per_class == 0 and problem.batch_size < 2 * problem.num_classes)
-    if problem.num_views == 1 and alone:
+    alone = context.per_class == 1 or (context.per_class == 0 and context.batch_size < 2 * context.num_classes)
+    if context.num_views == 1 and alone:
         raise ValueError(
-            f"with one view an image's positives are the others of its class, and a batch of {problem.batch_size} from "
-            f"{problem.num_classes} classes would leave many without;\ntake two views, a larger batch_size, or in the "
+            f"with one view an image's positives are the others of its class, and a batch of {context.batch_size} from "
+            f"{context.num_classes} classes would leave many without;\ntake two views, a larger batch_size, or in the "
             "recipe sampling=ClassBalanced(per_class=4)"
         )

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.distributed import rank, world_size
 from selfsup.losses.sup_con import sup_con
-from selfsup.methods.base import About, Problem, require_labels
+from selfsup.methods.base import About, RunContext, require_labels
 from selfsup.methods.moco import MoCo, References
 from selfsup.models.encoder import Encoder
 
@@ -34,19 +35,22 @@ class SupMoCo(MoCo):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if not self.batch_negatives:
-                raise ValueError("SupMoCo's positives are among the batch's keys; batch_negatives must be True")
-            if self.base_temperature <= 0:
-                raise ValueError(f"base_temperature is {self.base_temperature}; give a number above 0, such as 0.07")
+            require(
+                self.batch_negatives, "SupMoCo's positives are among the batch's keys; batch_negatives must be True"
+            )
+            require(
+                self.base_temperature > 0,
+                f"base_temperature is {self.base_temperature}; give a number above 0, such as 0.07",
+            )
 
-        def build(self, encoder: Encoder, problem: Problem) -> "SupMoCo":
-            return SupMoCo(self, encoder, problem)
+        def build(self, encoder: Encoder, context: RunContext) -> "SupMoCo":
+            return SupMoCo(self, encoder, context)
 
     config: Config
 
-    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
-        require_labels(problem, "SupMoCo")
-        super().__init__(config, encoder, problem)
+    def __init__(self, config: Config, encoder: Encoder, context: RunContext) -> None:
+        require_labels(context, "SupMoCo")
+        super().__init__(config, encoder, context)
 
     def contrast(
         self, queries: Tensor, keys: Tensor, references: References, batch: Batch, number: int

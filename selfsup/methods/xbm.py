@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.distributed import gather
 from selfsup.memory.queue import FeatureQueue
 from selfsup.memory.saved import Saved
-from selfsup.methods.base import About, Problem, Step, detached
+from selfsup.methods.base import About, RunContext, Step, detached
 from selfsup.methods.metric import Metric
-from selfsup.methods.pair_losses import PairLoss, Pairs, SimilarityContrastive
+from selfsup.methods.pair_loss import PairLoss, Pairs
+from selfsup.methods.pair_losses import SimilarityContrastive
 from selfsup.models.encoder import Encoder
 
 
@@ -43,24 +45,22 @@ class XBM(Metric):
         drift_images: int = 32  # of the first batch
 
         def __post_init__(self) -> None:
-            if self.memory_size < 1 or self.memory_weight <= 0:
-                name = "memory_size" if self.memory_size < 1 else "memory_weight"
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0, or use Metric")
+            for name in ("memory_size", "memory_weight"):
+                require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be above 0, or use Metric")
             for name, least in (("memory_start", 0), ("drift_every", 0), ("drift_images", 1)):
-                if getattr(self, name) < least:
-                    raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+                require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; it must be at least {least}")
 
-        def build(self, encoder: Encoder, problem: Problem) -> "XBM":
-            return XBM(self, encoder, problem)
+        def build(self, encoder: Encoder, context: RunContext) -> "XBM":
+            return XBM(self, encoder, context)
 
     config: Config
     drift_views: Tensor
     drift_features: Tensor
     feature_drift: Tensor
 
-    def __init__(self, config: Config, encoder: Encoder, problem: Problem) -> None:
-        super().__init__(config, encoder, problem)
-        pushed = problem.batch_size * problem.num_views
+    def __init__(self, config: Config, encoder: Encoder, context: RunContext) -> None:
+        super().__init__(config, encoder, context)
+        pushed = context.batch_size * context.num_views
         if not self.loss.needs_pairs:
             raise ValueError(
                 f"{type(self.loss).__name__} compares images with learnt proxies and not with each other, so a memory "
@@ -69,17 +69,17 @@ class XBM(Metric):
         if config.memory_size < pushed:
             raise ValueError(
                 f"memory_size is {config.memory_size}, smaller than the {pushed} embeddings of one step (batch_size "
-                f"{problem.batch_size}); use a larger memory, such as {max(8192, 16 * pushed)}, or use Metric"
+                f"{context.batch_size}); use a larger memory, such as {max(8192, 16 * pushed)}, or use Metric"
             )
-        self.queue = FeatureQueue(config.memory_size, config.output_dim, problem.seed)
+        self.queue = FeatureQueue(config.memory_size, config.output_dim, context.seed)
         if config.drift_every:
-            count = min(config.drift_images, problem.batch_size)
-            self.register_buffer("drift_views", torch.zeros(count, 3, *problem.view_size))
+            count = min(config.drift_images, context.batch_size)
+            self.register_buffer("drift_views", torch.zeros(count, 3, *context.view_size))
             self.register_buffer("drift_features", torch.zeros(count, config.output_dim))
             self.register_buffer("feature_drift", torch.tensor(0.0))
         # `steps` as a number, to decide by without asking the device: read from the buffer once, then counted along.
         self._step: int | None = None
-        self.register_load_state_dict_post_hook(_forget_step)
+        self.register_load_state_dict_post_hook(_forget_step)  # type: ignore[no-untyped-call]  # nn.Module's
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         pairs = self.pairs(embeddings, batch)

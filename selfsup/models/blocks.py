@@ -21,7 +21,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C', H / stride, W / stride)
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return self.relu(out + self.downsample(x))
+        joined: Tensor = self.relu(out + self.downsample(x))
+        return joined
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
@@ -48,7 +49,8 @@ class Bottleneck(nn.Module):
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return self.relu(out + self.downsample(x))
+        joined: Tensor = self.relu(out + self.downsample(x))
+        return joined
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:

@@ -1,7 +1,9 @@
 """What every method trains and every stage reads: a network from images to features, whatever is inside it."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -119,3 +121,12 @@ def _outside(module: nn.Module, prefix: str, parts: tuple[str, ...]) -> Iterator
             yield from _outside(child, f"{place}.", parts)
         else:
             yield child
+
+
+def pretrained_fact(weights: str, known: str | None) -> str:
+    """The SHA-256 of a file of weights, or the word for others. A run that has begun needs the file no more."""
+    path = Path(weights)
+    if not path.is_file():
+        return known or weights
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,6 +6,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from selfsup.config.checks import require
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
@@ -33,10 +35,11 @@ class Head(nn.Module):
         batch_norm: Literal["none", "hidden", "all"] = "none"
 
         def __post_init__(self) -> None:
-            if not 0 <= self.hidden_layers <= 100:
-                raise ValueError(f"hidden_layers is {self.hidden_layers}; give 0 for a linear head, or up to 100")
-            if self.output_dim < 1:
-                raise ValueError(f"output_dim is {self.output_dim}; give 1 or more, such as 128")
+            require(
+                0 <= self.hidden_layers <= 100,
+                f"hidden_layers is {self.hidden_layers}; give 0 for a linear head, or up to 100",
+            )
+            require(self.output_dim >= 1, f"output_dim is {self.output_dim}; give 1 or more, such as 128")
 
         def build(self, feature_dim: int) -> "Head":
             return Head(self, feature_dim)
@@ -125,13 +128,16 @@ class Classifier(nn.Module):
         layer: int = 0  # how many of its hidden layers are kept
 
         def __post_init__(self) -> None:
-            if self.num_classes < 2:
-                raise ValueError(f"num_classes is {self.num_classes}; a classifier needs at least 2")
-            if self.class_names and len(self.class_names) != self.num_classes:
-                raise ValueError(f"there are {len(self.class_names)} class_names for {self.num_classes} classes")
+            require(self.num_classes >= 2, f"num_classes is {self.num_classes}; a classifier needs at least 2")
+            require(
+                not self.class_names or len(self.class_names) == self.num_classes,
+                f"there are {len(self.class_names)} class_names for {self.num_classes} classes",
+            )
             available = self.hidden.hidden_layers if self.hidden else 0
-            if not 0 <= self.layer <= available:
-                raise ValueError(f"layer is {self.layer}, and the head has {available} hidden layers; give 0 or one")
+            require(
+                0 <= self.layer <= available,
+                f"layer is {self.layer}, and the head has {available} hidden layers; give 0 or one",
+            )
 
         def build(self, feature_dim: int) -> "Classifier":
             return Classifier(self, feature_dim)

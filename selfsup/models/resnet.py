@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from selfsup.config.checks import require
 from selfsup.models.blocks import BasicBlock, Bottleneck, SameMaxPool, projection
 from selfsup.models.encoder import Encoder
 from selfsup.models.selective import SelectiveBottleneck, deep_stem, pooled_projection
@@ -55,10 +56,11 @@ class ResNet(Encoder):
         zero_init_residual: bool = False  # last scale of each branch starts at 0, as in variant="simclr"; MoCo: not
 
         def __post_init__(self) -> None:
-            if self.depth not in LAYOUTS:
-                raise ValueError(f"depth is {self.depth!r}; allowed are {', '.join(map(repr, LAYOUTS))}")
-            if round(LAYOUTS[self.depth].channels * self.width) < (2 if self.sk_ratio else 1):
-                raise ValueError(f"width is {self.width}, which leaves no channel; give a larger one, such as 1.0")
+            require(self.depth in LAYOUTS, f"depth is {self.depth!r}; allowed are {', '.join(map(repr, LAYOUTS))}")
+            require(
+                round(LAYOUTS[self.depth].channels * self.width) >= (2 if self.sk_ratio else 1),
+                f"width is {self.width}, which leaves no channel; give a larger one, such as 1.0",
+            )
             self._check_selective_kernels()
 
         def _check_selective_kernels(self) -> None:
@@ -83,7 +85,8 @@ class ResNet(Encoder):
         @property
         def stride(self) -> int:
             stem = {"imagenet": 4, "small": 2, "cifar": 1, "cifar_padded": 1}[self.stem]
-            return stem * 2 ** (len(LAYOUTS[self.depth].counts) - 2) * self.last_stride
+            stages = len(LAYOUTS[self.depth].counts)
+            return (stem << stages - 2) * self.last_stride
 
         @property
         def label(self) -> str:

@@ -22,12 +22,15 @@ class SelectiveKernels(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        streams = self.relu(self.streams_bn(self.streams(x)))
+        streams: Tensor = self.relu(self.streams_bn(self.streams(x)))
         first, second = streams.chunk(2, dim=1)  # (B, C', H, W) each
         pooled = streams.mean((2, 3), keepdim=True).unflatten(1, (2, -1)).sum(1)  # (B, C', 1, 1), of their sum
-        scores = self.select(self.relu(self.reduce_bn(self.reduce(pooled)))).unflatten(1, (2, -1))
-        weights = scores.softmax(1).to(streams.dtype)  # (B, 2, C', 1, 1); autocast would widen the streams with it
-        return first * weights[:, 0] + second * weights[:, 1]
+        scores: Tensor = self.select(self.relu(self.reduce_bn(self.reduce(pooled))))
+        weights = (
+            scores.unflatten(1, (2, -1)).softmax(1).to(streams.dtype)
+        )  # (B, 2, C', 1, 1); autocast would widen streams with it
+        selected: Tensor = first * weights[:, 0] + second * weights[:, 1]
+        return selected
 
 
 class SelectiveBottleneck(nn.Module):
@@ -48,7 +51,8 @@ class SelectiveBottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, 4 C', H / stride, W / stride)
         out = self.conv2(self.relu(self.bn1(self.conv1(x))))
         out = self.bn3(self.conv3(out))
-        return self.relu(out + self.downsample(x))
+        joined: Tensor = self.relu(out + self.downsample(x))
+        return joined
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:

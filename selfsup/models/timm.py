@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from selfsup.config.checks import require
 from selfsup.config.settings import execution
 from selfsup.config.stored_names import nearest
 from selfsup.models.encoder import Encoder
@@ -49,13 +50,18 @@ class Timm(Encoder):
 
         def __post_init__(self) -> None:
             for name in ("drop_path", "dropout"):
-                if not 0 <= getattr(self, name) < 1:
-                    raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+                require(
+                    0 <= getattr(self, name) < 1, f"{name} is {getattr(self, name)}; it must be at least 0 and below 1"
+                )
             for name in ("image_size", *_OF_TRANSFORMERS):
-                if getattr(self, name) is not None and getattr(self, name) < 1:
-                    raise ValueError(f"{name} is {getattr(self, name)}; give at least 1, or None for timm's own")
-            if self.norm_eps is not None and self.norm_eps <= 0:
-                raise ValueError(f"norm_eps is {self.norm_eps}; give a number above 0, or None for timm's own")
+                require(
+                    getattr(self, name) is None or getattr(self, name) >= 1,
+                    f"{name} is {getattr(self, name)}; give at least 1, or None for timm's own",
+                )
+            require(
+                self.norm_eps is None or self.norm_eps > 0,
+                f"norm_eps is {self.norm_eps}; give a number above 0, or None for timm's own",
+            )
 
         def build(self) -> "Timm":
             return Timm(self)

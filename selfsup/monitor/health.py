@@ -1,12 +1,14 @@
 """Alarms of collapse: an encoder that answers all images alike, or in few directions, while the loss looks well."""
 
 from types import TracebackType
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from selfsup import distributed
 from selfsup.losses.diagnostics import WATCHERS, effective_rank
+from selfsup.monitor.observer import Diverged, Observer, Report
 from selfsup.output import message
 
 ROWS = 512  # of the global batch, whose directions are counted
@@ -27,25 +29,39 @@ _REMEDY = (
 )
 
 
-class Health:
+class Health(Observer):
     """Watches the embeddings of a run; entered, it is shown those of every step.
 
     Args:
         by_labels: the method pulls the images of a class together.
+        stops: whether an alarm ends the run, by `Diverged`.
     """
 
-    def __init__(self, by_labels: bool) -> None:
-        self._by_labels = by_labels
+    def __init__(self, by_labels: bool, stops: bool = False) -> None:
+        self._by_labels, self._stops = by_labels, stops
+        self._alarm = ""  # of the last report
         self._rows: Tensor | None = None
         self._least = 0.0  # directions that there should be
         self._in_a_row = 0  # reports that show a collapse
 
-    def __enter__(self) -> "Health":
+    def __enter__(self) -> Self:
         WATCHERS.append(self._see)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         WATCHERS.remove(self._see)
+
+    def report(self, report: Report) -> None:
+        report.figures.update(self.figures(report.labels))
+        self._alarm = self.judge(report.step, report.figures)
+        if self._alarm:
+            report.figures["collapse_alarm"] = 1
+
+    def after_step(self, step: int, figures: dict[str, float] | None) -> None:
+        if self._alarm and self._stops:
+            raise Diverged(self._alarm)
 
     def _see(self, rows: Tensor) -> None:
         self._rows = rows  # a reference: nothing is computed, and nothing waits

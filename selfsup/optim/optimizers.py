@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from selfsup.dtensor import is_part, norms, own
+from selfsup.config.checks import require
+from selfsup.dtensor import is_part, local_tensors, norms
 from selfsup.optim.schedules import scaled_rate
 
 Scaling = Literal["none", "linear", "sqrt"]
@@ -83,10 +84,8 @@ class OptimizerConfig:
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; give a number above 0")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay is {self.weight_decay}; give 0 or more")
+        require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; give a number above 0")
+        require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}; give 0 or more")
 
     def peak(self, batch_size: int) -> float:
         """The peak learning rate for this global batch."""
@@ -103,8 +102,7 @@ class OptimizerConfig:
 
 
 def _check_momentum(momentum: float) -> None:
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum is {momentum}; it must lie in [0, 1), such as 0.9")
+    require(0 <= momentum < 1, f"momentum is {momentum}; it must lie in [0, 1), such as 0.9")
 
 
 class SGD(torch.optim.SGD):
@@ -122,8 +120,7 @@ class SGD(torch.optim.SGD):
         def __post_init__(self) -> None:
             OptimizerConfig.__post_init__(self)
             _check_momentum(self.momentum)
-            if self.nesterov and not self.momentum:
-                raise ValueError("nesterov needs momentum above 0, such as 0.9")
+            require(not self.nesterov or self.momentum > 0, "nesterov needs momentum above 0, such as 0.9")
 
         def build(
             self, named_parameters: NamedParameters, batch_size: int, rates: Rates = _ONE_RATE
@@ -149,8 +146,7 @@ class AdamW(torch.optim.AdamW):
 
         def __post_init__(self) -> None:
             OptimizerConfig.__post_init__(self)
-            if not all(0 <= beta < 1 for beta in self.betas):
-                raise ValueError(f"betas are {self.betas}; both must lie in [0, 1)")
+            require(all(0 <= beta < 1 for beta in self.betas), f"betas are {self.betas}; both must lie in [0, 1)")
 
         def build(
             self, named_parameters: NamedParameters, batch_size: int, rates: Rates = _ONE_RATE
@@ -245,16 +241,16 @@ class LARS(torch.optim.Optimizer):
         for parameter in parameters:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        buffers = own(self.state[p]["momentum_buffer"] for p in parameters)
+        buffers = local_tensors(self.state[p]["momentum_buffer"] for p in parameters)
         gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
         if group["weight_decay"]:
             gradients = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
         if group["adapt"]:
             trust = _trust(parameters, gradients, group["eta"])
-            gradients = list(torch._foreach_mul(own(gradients), trust))
+            gradients = list(torch._foreach_mul(local_tensors(gradients), trust))
         torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, own(gradients), alpha=group["lr"] if group["rate_in_buffer"] else 1.0)
-        torch._foreach_sub_(own(parameters), buffers, alpha=1.0 if group["rate_in_buffer"] else group["lr"])
+        torch._foreach_add_(buffers, local_tensors(gradients), alpha=group["lr"] if group["rate_in_buffer"] else 1.0)
+        torch._foreach_sub_(local_tensors(parameters), buffers, alpha=1.0 if group["rate_in_buffer"] else group["lr"])
 
 
 def _trust(parameters: list[Tensor], gradients: list[Tensor], eta: float) -> list[Tensor]:

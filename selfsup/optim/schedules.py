@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
+from selfsup.config.checks import require
+
 
 class Horizon(NamedTuple):
     """How long a run is; all that a schedule has to know of it."""
@@ -94,8 +96,7 @@ class Cosine(Schedule):
     first_epoch: Literal[0, 1] = 0  # only where per="epoch"
 
     def __post_init__(self) -> None:
-        if self.warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; give 0 or more")
+        require(self.warmup_epochs >= 0, f"warmup_epochs is {self.warmup_epochs}; give 0 or more")
 
     def warmup(self, horizon: Horizon) -> int:
         return round(self.warmup_epochs * horizon.steps_per_epoch)
@@ -122,8 +123,7 @@ class SimCLRCosine(Schedule):
     warmup_epochs: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; give 0 or more")
+        require(self.warmup_epochs >= 0, f"warmup_epochs is {self.warmup_epochs}; give 0 or more")
 
     def warmup(self, horizon: Horizon) -> int:
         return round(self.warmup_epochs * horizon.num_examples // horizon.batch_size)

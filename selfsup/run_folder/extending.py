@@ -1,12 +1,15 @@
 """More epochs for a run that has come to its end: from which epoch to which, and at which learning rate."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, TypeVar
 
+from selfsup.config.checks import require
 from selfsup.config.settings import restore
 from selfsup.optim.schedules import Constant, Horizon, Schedule, Steps, half_cosine
 from selfsup.run_folder.folder import RunFolder
 from selfsup.storage import checkpoint
+
+Run = TypeVar("Run")
 
 Rate = Literal["restart", "constant", "continue"]
 
@@ -27,12 +30,17 @@ class Extend:
     warmup_epochs: float = 0.0  # of a restart
 
     def __post_init__(self) -> None:
-        if self.to_epoch < 0:
-            raise ValueError(f"extend.to_epoch is {self.to_epoch}; it must be the number of the new last epoch, or 0")
-        if not 0 < self.peak < float("inf"):
-            raise ValueError(f"extend.peak is {self.peak}; it must be positive, such as 0.1 of the run's peak rate")
-        if not 0 <= self.warmup_epochs < float("inf"):
-            raise ValueError(f"extend.warmup_epochs is {self.warmup_epochs}; it must be 0 or more")
+        require(
+            self.to_epoch >= 0, f"extend.to_epoch is {self.to_epoch}; it must be the number of the new last epoch, or 0"
+        )
+        require(
+            0 < self.peak < float("inf"),
+            f"extend.peak is {self.peak}; it must be positive, such as 0.1 of the run's peak rate",
+        )
+        require(
+            0 <= self.warmup_epochs < float("inf"),
+            f"extend.warmup_epochs is {self.warmup_epochs}; it must be 0 or more",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,3 +144,13 @@ def _check(asked: Segment, own: Schedule, folder: RunFolder, last_step: int) -> 
             f"{folder.path} is {at}, and its end is step {last_step}; only a finished run is extended\n"
             "run the same command without --extend first"
         )
+
+
+def extended(run: Run, history: tuple[Segment, ...]) -> Run:
+    """The settings of a run, with `epochs` and `schedule`, as it is carried out with its extensions."""
+    if not history:
+        return run
+    settings: Any = run
+    schedule = Extended(own=settings.schedule, own_epochs=settings.epochs, segments=history)
+    changed: Run = replace(settings, epochs=history[-1].to_epoch, schedule=schedule)
+    return changed

@@ -3,12 +3,7 @@
 import contextlib
 import hashlib
 import json
-import platform
-import shlex
-import sys
-import time
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -22,8 +17,8 @@ from selfsup.config.settings import CHANGED_DEFAULTS, differences, dump, placed,
 from selfsup.data.identity import Content
 from selfsup.output import message
 from selfsup.run_folder.begun import as_begun, completed, with_processes
-from selfsup.run_folder.same_data import brought_up, data_differences, keep_manifests, manifest_of_run, with_content
-from selfsup.runtime import arithmetic, inherited
+from selfsup.run_folder.environment import environment
+from selfsup.run_folder.same_data import brought_up, data_differences, keep_manifests, with_content
 from selfsup.storage import checkpoint
 from selfsup.storage.sealed import seal, unseal
 from selfsup.storage.untrusted import is_text, open_own, read_json, require_own_folder
@@ -39,7 +34,6 @@ CODE = "code"  # the folder inside a run folder that keeps the files of its own 
 EXTENSIONS = "extensions"  # the fact that lists what a run was extended by, in order
 _MORE_EPOCHS = "; a finished pretraining gets more epochs by --extend.to-epoch"
 _NO_DATA: Mapping[str, Content] = MappingProxyType({})
-_PACKAGES = ("selfsup", "torch", "torchvision", "kornia", "accelerate", "safetensors", "numpy", "pillow")
 
 Config = TypeVar("Config")
 
@@ -228,10 +222,6 @@ class RunFolder:
         found: list[dict[str, Any]] = self.facts().get(EXTENSIONS, [])
         return found
 
-    def manifest(self, data: str) -> Path:
-        """Of the list of what is in the data that the run calls so, such as "images"."""
-        return manifest_of_run(self.path, data)
-
     def read_json(self, name: str) -> dict[str, Any]:
         """What `write_json` wrote, or an empty dictionary where there is no such file."""
         return read_json(self.path / name) if (self.path / name).is_file() else {}
@@ -275,34 +265,5 @@ def _as_extended(saved: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]
 
 
 def _relevant(config: Any, facts: dict[str, Any]) -> dict[str, Any]:
-    return result_relevant(config) | {"facts": facts}
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What this process runs on, for the record."""
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": shlex.join(sys.argv),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "device": device_name(device),
-        "processes": distributed.world_size(),
-        "threads": torch.get_num_threads(),
-        "arithmetic": arithmetic.in_force(),
-        "launcher": inherited.recorded(),
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "checkout" if package == "selfsup" else "not installed"
-
-
-def device_name(device: torch.device) -> str:
-    """A GPU by its name, a CPU by the number of threads used."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({torch.get_num_threads()} threads)"
+    relevant: dict[str, Any] = result_relevant(config)
+    return relevant | {"facts": facts}

@@ -77,7 +77,7 @@ def _is_none(process: psutil.Process, mark: str) -> bool:
     try:
         shell = process.name().lstrip("-").removesuffix(".exe") in _SHELLS
         if process.pid == 1 or not shell:
-            return process.pid == 1  # all ends with it
+            return bool(process.pid == 1)  # all ends with it
         by_hand = mark in (_TORCHRUN, _ACCELERATE) or sys.platform == "win32"  # these launchers are no shells
         return by_hand or _outlived(process)
     except (psutil.Error, OSError):

@@ -1,4 +1,4 @@
-"""Stopping well: signals are noted, and all processes take the same decision after the same step."""
+"""Graceful shutdown on signals: they are noted, and all processes take the same decision after the same step."""
 
 import contextlib
 import os

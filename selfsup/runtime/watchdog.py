@@ -1,4 +1,4 @@
-"""Who holds the others up: every process tells its position, and a run in which nothing moves any more is ended.
+"""Names the rank that hangs: every process tells its position, and a run in which nothing moves any more is ended.
 
 Of several processes each one waits for the others in every step, so that one that hangs stops all, without a word. Here
 each has a thread that publishes in the store of the launch where its process is: the step, the phase, the line of
@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import json
 import os
-import socket
 import sys
 import threading
 import time
@@ -20,16 +19,16 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, Self
 
-import psutil
 import torch.distributed as dist
 
 from selfsup import distributed
+from selfsup.monitor.observer import Observer, Phase
+from selfsup.runtime.positions import Position, find_stragglers, host_name, place_of
 from selfsup.storage.checkpoint import StorageError, write_atomically
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: to start again may help
-Phase = Literal["starting", "loading", "compiling", "step", "deciding", "saving", "evaluating", "clustering"]
 # These may take long by right: a process moves as long as it does not stay at one place of its Python code.
 _LONG = ("starting", "compiling", "saving", "evaluating", "clustering")
 _PULSE = 2.0  # seconds between two publications, at most
@@ -49,95 +48,13 @@ class LostRank(ValueError):
     exit_code = EXIT_CODE
 
 
-class Position(NamedTuple):
-    """Where one process is, as it told last."""
-
-    rank: int
-    host: str
-    pid: int
-    pulse: int  # publications so far
-    beats: int  # phases entered so far; every process enters the same ones
-    phase: str
-    step: int
-    idle: float  # seconds since it moved
-    place: str  # innermost line of this package, and innermost line of all
-    waits: bool  # for the other processes, inside a collective operation
-    failure: str = ""  # the error that it ended with
-
-    def told(self, state: str) -> str:
-        return (
-            f"rank {self.rank} {state}; it was last seen at step {self.step} ({self.phase}), {self.place} "
-            f"[process {self.pid} on {self.host}]"
-        )
-
-
-def accuse(positions: list[Position], silent: set[int]) -> dict[int, str]:
-    """The ranks that hold the others up, and what is known of each.
-
-    In this order: those that ended with an error or have no pulse any more; of those that are the fewest phases on, the
-    ones that are not waiting for others; all that are behind; if every one waits at the same place, all of them.
-    """
-    gone = {p.rank: p.told(f"ended with {p.failure}") for p in positions if p.failure}
-    gone |= {p.rank: p.told(_silence(p)) for p in positions if p.rank in silent and not p.failure}
-    if gone:
-        return gone
-    fewest = min(p.beats for p in positions)
-    behind = [p for p in positions if p.beats == fewest]
-    busy = [p for p in behind if not p.waits]
-    if not busy and len(behind) == len(positions):
-        return {p.rank: p.told("waits for the others, as they all do") for p in positions}
-    return {p.rank: p.told(f"has not moved for {p.idle:.0f} s") for p in busy or behind}
-
-
-def _silence(position: Position) -> str:
-    if position.host != _host():
-        return "does not answer: it is gone, stopped or cut off"
-    try:
-        status = psutil.Process(position.pid).status()
-    except psutil.NoSuchProcess:
-        status = psutil.STATUS_DEAD
-    if status in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
-        return "is stopped by a signal"
-    ended = status in (psutil.STATUS_DEAD, psutil.STATUS_ZOMBIE)
-    return "is gone: it was killed" if ended else "does not answer"
-
-
-def _host() -> str:
-    return socket.gethostname()
-
-
-def _place(frame: FrameType | None) -> tuple[str, bool, tuple[Any, ...]]:
-    """Where a thread is, in words; whether it waits for other processes there; and the place as something to compare.
-
-    A backward pass with DDP waits in C++, below one function of torch's; a tensor of many parts, below others.
-    """
-    frames = []
-    while frame is not None:
-        frames.append(frame)
-        frame = frame.f_back
-    if not frames:
-        return "nowhere", False, ()
-    named = [(str(f.f_globals.get("__name__", "")), f) for f in frames]
-    module, inner = next((pair for pair in named if not pair[0].startswith(("torch._ops", "torch._library"))), named[0])
-    waits = module.startswith(("torch.distributed", "torch.nn.parallel")) or (
-        module == "torch.autograd.graph" and inner.f_code.co_name == "_engine_run_backward"
-    )
-    ours = [f for name, f in named if name.startswith("selfsup.")]
-    lines = dict.fromkeys(_line(f) for f in [*ours[:1], inner])
-    return ", ".join(lines), waits, tuple((f.f_code, f.f_lasti) for f in frames)
-
-
-def _line(frame: FrameType) -> str:
-    return f"{frame.f_globals.get('__name__', '?')}:{frame.f_lineno} in {frame.f_code.co_name}"
-
-
 def _is_lost_connection(error: BaseException) -> bool:
     """Whether a collective operation failed, rather than this process itself."""
     words = ("gloo", "nccl", "connection", "timed out", "broken pipe")
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
-class Watch:
+class Watch(Observer):
     """Watches over the processes of a run while it is entered; does nothing where there is only one.
 
     Args:
@@ -167,7 +84,7 @@ class Watch:
         """This process has come to here."""
         self._now = (self._now[0] + 1, phase, step, time.monotonic())
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> Self:
         if distributed.is_distributed():
             self._begun = time.time()
             self._watched = threading.get_ident()
@@ -215,7 +132,7 @@ class Watch:
     def _idle(self) -> float:
         """Seconds since this process moved."""
         _, phase, _, since = self._now
-        seen = _place(self._frame())[2]
+        seen = place_of(self._frame())[2]
         if seen != self._seen and phase in _LONG:
             self._moved = time.monotonic()
         self._seen = seen
@@ -227,10 +144,10 @@ class Watch:
     def _publish(self, failure: str = "") -> None:
         self._pulse += 1
         beats, phase, step, _ = self._now
-        place, waits, _ = _place(self._frame())
+        place, waits, _ = place_of(self._frame())
         own = distributed.rank()
         position = Position(
-            own, _host(), os.getpid(), self._pulse, beats, phase, step, self._idle(), place, waits, failure
+            own, host_name(), os.getpid(), self._pulse, beats, phase, step, self._idle(), place, waits, failure
         )
         try:
             if self._reachable:
@@ -239,11 +156,11 @@ class Watch:
             self._reachable = False
 
     def _verdict(self, only_if_stuck: bool = False) -> dict[int, str]:
-        """Who holds the others up: by the first process that found out, else by the positions.
+        """The ranks that hang, and why: by the first process that found out, else by the positions.
 
         With `only_if_stuck` it is nobody as long as all have a pulse and one of them moves.
         """
-        found = self._answered(self._earlier)
+        found: dict[int, str] | None = self._answered(self._earlier)
         before = None if found else self._answered(self._positions)
         if not found and before and not any(p.failure for p in before):
             for _ in range(_CONFIRM):
@@ -258,7 +175,7 @@ class Watch:
         silent = {p.rank for p in after if p.pulse == pulses.get(p.rank) and p.rank != distributed.rank()}
         # Those that wait for one another stopped within a step of each other.
         moving = not silent and any(p.idle < 0.8 * self.limit for p in after) and not any(p.failure for p in after)
-        return {} if only_if_stuck and moving else accuse(after, silent)
+        return {} if only_if_stuck and moving else find_stragglers(after, silent)
 
     def _positions(self) -> list[Position]:
         return [self._position(rank) for rank in range(distributed.world_size())]

@@ -15,6 +15,7 @@ from selfsup import distributed
 from selfsup.cluster.dbscan import cosine_graph, dbscan
 from selfsup.cluster.kmeans import check_k, spherical_kmeans
 from selfsup.cluster.neighbours import has_faiss
+from selfsup.config.checks import require
 from selfsup.data.identity import identity
 from selfsup.data.layout import Split
 from selfsup.data.opening import labelled_part, open_part, open_test_part
@@ -30,7 +31,7 @@ from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, plac
 from selfsup.stages.run_data import require_data_of_run
 from selfsup.storage import checkpoint
 from selfsup.storage.untrusted import as_cell
-from selfsup.training.trainer import stage_device
+from selfsup.training.accelerator import stage_device
 
 PROTOCOLS = ("kmeans", "dbscan")
 
@@ -54,10 +55,10 @@ class KMeans(Clustering):
 
     def __post_init__(self) -> None:
         for name, least in (("repeats", 1), ("iterations", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if self.k is not None and self.k < 2:
-            raise ValueError(f"k is {self.k}; it must be at least 2, or None for the number of classes")
+            require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; it must be at least {least}")
+        require(
+            self.k is None or self.k >= 2, f"k is {self.k}; it must be at least 2, or None for the number of classes"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +69,8 @@ class DBSCAN(Clustering):
     min_samples: int = 5  # neighbours of a core, itself included
 
     def __post_init__(self) -> None:
-        if not 0 < self.eps < 2:
-            raise ValueError(f"eps is {self.eps}; it is a cosine distance, above 0 and below 2")
-        if self.min_samples < 1:
-            raise ValueError(f"min_samples is {self.min_samples}; it must be at least 1")
+        require(0 < self.eps < 2, f"eps is {self.eps}; it is a cosine distance, above 0 and below 2")
+        require(self.min_samples >= 1, f"min_samples is {self.min_samples}; it must be at least 1")
 
 
 def clustering_settings(protocol: str, data: Data) -> KMeans | DBSCAN:

@@ -19,6 +19,7 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from selfsup import output
+from selfsup.config.checks import require
 from selfsup.output import console, message
 from selfsup.stages.result_table import Column, Table, compare, described, mean_and_deviation
 from selfsup.storage import checkpoint
@@ -217,8 +218,10 @@ class Compare:
     out: str = ""  # .md or .csv: the table; .png or .svg: the plot; .html: both. Empty: only on the terminal
 
     def __post_init__(self) -> None:
-        if self.out and Path(self.out).suffix not in _FORMS:
-            raise ValueError(f"out is {self.out!r}; give a name that ends in {', '.join(_FORMS)}")
+        require(
+            not self.out or Path(self.out).suffix in _FORMS,
+            f"out is {self.out!r}; give a name that ends in {', '.join(_FORMS)}",
+        )
 
 
 def run_compare(runs: list[Path], settings: Compare) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from selfsup.data.manifest import changes, read_manifest
 from selfsup.run_folder.folder import RunFolder
+from selfsup.run_folder.same_data import manifest_of_run
 from selfsup.stages.base import Result
 from selfsup.storage.untrusted import plain_name
 
@@ -34,7 +35,7 @@ def trained_on(run: Path) -> TrainedOn | None:
         return None
     data: Any = folder.saved_run().get("data", {})
     root = data.get("root", "") if isinstance(data, dict) else ""
-    return TrainedOn(fact["content"], plain_name(root), plain_name(fact.get("count")), folder.manifest("images"))
+    return TrainedOn(fact["content"], plain_name(root), plain_name(fact.get("count")), manifest_of_run(run, "images"))
 
 
 def training_notes(runs: dict[Path, TrainedOn | None]) -> list[str]:

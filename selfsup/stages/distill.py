@@ -1,110 +1,36 @@
 """Distillation: a student learns from a teacher on images whose labels it does not see (SimCLRv2, Chen et al. 2020)."""
 
 import copy
-import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from selfsup.augment.parameters import height_and_width
-from selfsup.config.recipe_files import load_recipe
-from selfsup.config.settings import differences, dump, execution
+from selfsup.config.settings import dump
 from selfsup.data.identity import identity
 from selfsup.data.labelled import Labelled
 from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.settings import Data
 from selfsup.data.sources import Source
 from selfsup.evaluation.accuracy import top_figures
-from selfsup.evaluation.encoder import Exported, Feed, export
+from selfsup.evaluation.encoder import Exported, export
 from selfsup.evaluation.features import extract
-from selfsup.evaluation.foreign import is_foreign
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.evaluation.unfinished import Described
 from selfsup.methods.base import Method
-from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Classifier, Head, HeadConfig
 from selfsup.models.resnet import ResNet
-from selfsup.optim.optimizers import LARS
-from selfsup.optim.schedules import Cosine
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages import supervised
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
+from selfsup.stages.distill_settings import PROTOCOLS, Distill, distill_settings, with_student
 from selfsup.stages.run_data import require_data_of_run
-from selfsup.stages.students import Distilled, FeatureDistilled, Taught, agreement
-from selfsup.stages.supervised import Supervised
-from selfsup.storage import checkpoint
+from selfsup.stages.students import Distilled, FeatureDistilled, Student, agreement
+from selfsup.stages.teacher import Teacher, check_classes, read_teacher
 from selfsup.training.precision import settled
-
-PROTOCOLS = ("self", "smaller", "features")
-Protocol = Literal["self", "smaller", "features"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distill(Supervised):
-    """A student trained on all images of the training part; their labels are not looked at, unless alpha is below 1."""
-
-    stored_as: ClassVar[str] = "distill"
-    protocol: Protocol
-    student: Encoder.Config = ResNet.Config()
-    student_like: str = ""  # a recipe or a run whose encoder the student is built as; empty: as `student` says
-    start: str = "random"  # or teacher, or a run folder or encoder.safetensors: whose weights it starts from
-    temperature: float = 0.1  # of both softmaxes
-    # Loss times temperature^2: not in the paper's formula, but in the demonstration published with it. Under LARS it
-    # changes only what has no trust ratio: at temperature 0.1, gradients of batch norm and biases are a hundredfold
-    # without it.
-    tau_squared: bool = False
-    alpha: float = 1.0  # (1 - alpha) cross-entropy of the labelled images + alpha distillation of all
-    labelled: Labelled = Labelled()  # only where alpha < 1; none given: those that the teacher was fine-tuned on
-    evaluate_every: int = execution(0)  # epochs between looks at the test images, which are not for choosing; 0: never
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; give a number above 0, such as 0.1")
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha is {self.alpha}; give 0 (the labels alone) to 1 (the teacher alone)")
-        if self.protocol == "features" and self.alpha < 1:
-            raise ValueError(f"alpha is {self.alpha}, but features have no classes for labels; give 1")
-
-
-def distill_settings(protocol: str, data: Data, teacher: Encoder.Config) -> Distill:
-    """The published settings; any of them can be overridden.
-
-    SimCLRv2 (Chen et al. 2020, "Big self-supervised models", section 2): trained as in its pretraining, LARS at
-    0.1 sqrt(B), decay 1e-4, cosine, batch 4,096, for 400 epochs, with crops and flips alone, crops as TensorFlow draws
-    them. Temperature 0.1 for a student like its teacher ("self"), 1 for another network ("smaller", here half as wide).
-    These are the paper's settings; the published code of this part is a demonstration of ten steps
-    (distillation_self_training.ipynb), with rate 2, temperature 1 and the loss times tau^2.
-    "features", from a backbone without a classifier, is no published setting. Small data want small batches: for
-    CIFAR-10 on a CPU, --batch-size 256 --epochs 20.
-    """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
-    return Distill(
-        protocol=cast(Protocol, protocol),
-        data=data,
-        student=teacher.smaller() if protocol == "smaller" else teacher,
-        temperature=0.1 if protocol == "self" else 1.0,
-        epochs=400,
-        batch_size=4096,
-        optimizer=LARS.Config(learning_rate=0.1, scaling="sqrt", weight_decay=1e-4),
-        schedule=Cosine(),
-        crop_sampler="torchvision" if protocol == "features" else "tensorflow",
-    )
-
-
-class Teacher(NamedTuple):
-    """What is learnt from, and what the student starts from."""
-
-    exported: Exported
-    network: nn.Module  # images to logits; for the protocol "features" to features
-    folder: Path
-    start: Exported | None  # the student's first weights; None: random
-    facts: dict[str, str]  # what must be the same when the student goes on: the hashes of all weights
 
 
 def run_distill(path: Path, settings: Distill) -> Evaluated:
@@ -127,21 +53,16 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
     """
     require_data_of_run(path, settings.data)
     settings = with_student(settings)
-    teacher = _read_teacher(path, settings)
+    teacher = read_teacher(path, settings)
     data = settings.data
     source = open_part(data, "train")
-    test = open_test_part(data)
-    test = test and labelled_part(test, "test")
-    if test is None or int(test.labels.min()) < 0:
-        test = _only_labels_of(source, torch.tensor([], dtype=torch.int64))
-    elif settings.protocol != "features":
-        _check_classes(teacher.exported, test)
+    test = _judged_on(source, teacher, settings)
     rows = _labelled_rows(source, teacher, settings)
     folder = RunFolder(Path(settings.folder) if settings.folder else teacher.folder / _folder_name(settings, teacher))
     settings = settled(settings, folder)
 
     def judge(method: Method, device: torch.device) -> dict[str, float]:
-        return judge_student(cast(Taught, method), test, teacher.exported, settings, device)
+        return judge_student(cast(Student, method), test, teacher.exported, settings, device)
 
     trained = supervised.train(
         settings,
@@ -155,7 +76,7 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
         labelled=source.select(rows) if len(rows) else None,
         described=_described(settings, teacher),
     )
-    outcome, method = trained.outcome, cast(Taught, trained.method)
+    outcome, method = trained.outcome, cast(Student, trained.method)
     if not outcome.finished:
         return Evaluated([], outcome.reason, outcome.signal, folder.path)
     result = Result(
@@ -174,8 +95,19 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
     return Evaluated([result], folder=folder.path)
 
 
+def _judged_on(source: Source, teacher: Teacher, settings: Distill) -> Source:
+    """The test images; where they have no labels, or there are none, all that is learnt from, without labels."""
+    test = open_test_part(settings.data)
+    test = test and labelled_part(test, "test")
+    if test is None or int(test.labels.min()) < 0:
+        return _only_labels_of(source, torch.tensor([], dtype=torch.int64))
+    if settings.protocol != "features":
+        check_classes(teacher.exported, test)
+    return test
+
+
 def judge_student(
-    method: Taught, images: Source, exported: Exported, settings: Distill, device: torch.device
+    method: Student, images: Source, exported: Exported, settings: Distill, device: torch.device
 ) -> dict[str, float]:
     """The figures of `run_distill` on the central crops of `images`; without labels those that need none."""
     center, data = exported.feed.center(), settings.data
@@ -192,7 +124,7 @@ def judge_student(
     return {"distill_top1": own["top1"], "distill_top5": own["top5"], "teacher_top1": taught["top1"], **figures}
 
 
-def build_student(settings: Distill, teacher: Teacher) -> Taught:
+def build_student(settings: Distill, teacher: Teacher) -> Student:
     """The student beside its teacher, on the CPU, drawn from torch's generator where it does not start from weights.
 
     One like the teacher has the layers of its head too; any other has a classifier on its features. Only one that
@@ -203,7 +135,7 @@ def build_student(settings: Distill, teacher: Teacher) -> Taught:
     if settings.protocol != "features":
         wanted = cast(Classifier, exported.head).config
         if settings.student != exported.config:
-            wanted = replace(cast(Classifier.Config, wanted), hidden=None, layer=0)
+            wanted = replace(wanted, hidden=None, layer=0)
     head = wanted.build(encoder.feature_dim)
     if teacher.start:
         encoder.load_state_dict(teacher.start.encoder.state_dict())
@@ -221,81 +153,6 @@ def build_student(settings: Distill, teacher: Teacher) -> Taught:
     )
 
 
-def with_student(settings: Distill) -> Distill:
-    """The settings with the student that `student_like` names. Raises ValueError where it names none."""
-    name = settings.student_like
-    if not name:
-        return settings
-    student: Any
-    foreign = not name.endswith(".py") and is_foreign(Path(name))
-    if Path(name).is_dir() or name.endswith(".safetensors") or foreign:
-        student = newest_encoder(Path(name), told=False).config
-    else:
-        student = getattr(load_recipe(name), "encoder", None)
-    if not isinstance(student, Encoder.Config):
-        raise ValueError(f"student_like is {name}, a recipe without an encoder; name one of pretraining, or a run")
-    return replace(settings, student=student, student_like="")
-
-
-# Checks
-
-
-def _read_teacher(path: Path, settings: Distill) -> Teacher:
-    exported = newest_encoder(path)
-    if settings.protocol != "features" and not isinstance(exported.head, Classifier):
-        raise ValueError(
-            f"{path} has no classifier to distil; make one by selfsup finetune, or distil the features of the backbone "
-            "by --protocol features"
-        )
-    check_student(settings, exported.config, exported.feed)
-    start = exported if settings.start == "teacher" else _read_start(settings)
-    network = exported.encoder if settings.protocol == "features" else exported.classifier
-    facts = {"teacher": exported.sha256}
-    if settings.protocol != "features":
-        head = cast(nn.Module, exported.head)
-        facts["classifier"] = hashlib.sha256(checkpoint.serialize(head.state_dict())).hexdigest()
-    if start:
-        facts["start"] = start.sha256
-    return Teacher(exported, network, path if path.is_dir() else path.parent, start, facts)
-
-
-def _read_start(settings: Distill) -> Exported | None:
-    if settings.start == "random":
-        return None
-    start = newest_encoder(Path(settings.start))
-    unlike = differences(dump(start.config), dump(settings.student), "student")
-    if unlike:
-        raise ValueError(f"the student cannot start from {settings.start}: {'; '.join(unlike)}; give --start random")
-    return start
-
-
-def check_student(settings: Distill, teacher: Encoder.Config, feed: Feed) -> None:
-    """Raise ValueError where the student does not fit its teacher, or is too deep for the images."""
-    unlike = differences(dump(teacher), dump(settings.student), "student")
-    if unlike and settings.start == "teacher":
-        raise ValueError(f"the student cannot start from its teacher: {'; '.join(unlike)}; give --start random")
-    if unlike and settings.protocol == "self":
-        raise ValueError(f"the student is not like its teacher: {'; '.join(unlike)}; give --protocol smaller")
-    with torch.device("meta"):
-        settings.student.build().require_size(height_and_width(feed.size))
-    stride, side = settings.student.stride, min(height_and_width(feed.size))
-    if stride > side:
-        raise ValueError(
-            f"the student shrinks images {stride} times, more than the {side} pixels of theirs; "
-            "give --student.stem small or --student.stem cifar, or fewer stages by --student.depth small"
-        )
-
-
-def _check_classes(exported: Exported, images: Source) -> None:
-    known, given = exported.class_names, images.classes
-    if known and known != given:
-        raise ValueError(
-            f"the teacher knows {len(known)} classes ({', '.join(known[:3])}, ..), the data have {len(given)} others "
-            f"({', '.join(given[:3])}, ..); give --data.root the teacher's data, or --data.labels none, which judges "
-            "by the agreement of student and teacher alone"
-        )
-
-
 # Labels
 
 
@@ -303,7 +160,7 @@ def _labelled_rows(source: Source, teacher: Teacher, settings: Distill) -> Tenso
     """Positions of the images whose labels the student sees, (n,) int64; none where it learns from the teacher only."""
     if settings.alpha == 1:
         return torch.tensor([], dtype=torch.int64)
-    _check_classes(teacher.exported, source)
+    check_classes(teacher.exported, source)
     labelled, listed = settings.labelled, teacher.folder / "labelled.txt"
     if labelled == Labelled():
         if not listed.is_file():
@@ -339,7 +196,7 @@ def _described(settings: Distill, teacher: Teacher) -> Described:
     return Described(settings.student, replace(exported.feed, range=settings.data.range), made_by)
 
 
-def _export(method: Taught, settings: Distill, teacher: Teacher, folder: RunFolder, steps: int) -> str:
+def _export(method: Student, settings: Distill, teacher: Teacher, folder: RunFolder, steps: int) -> str:
     """Write the student; returns its encoder's SHA-256, in the main process."""
     config, feed, made_by = _described(settings, teacher)
     return export(method, folder.encoder, config, feed, made_by | {"steps": steps})

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from selfsup.augment.views import Center
+from selfsup.config.checks import require
 from selfsup.data.base import check_unreadable
 from selfsup.data.identity import identity
 from selfsup.data.opening import open_part, open_test_part
@@ -27,7 +28,7 @@ from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.resumable_file import Partial
 from selfsup.stages.run_data import require_data_of_run
 from selfsup.storage.untrusted import as_cell
-from selfsup.training.trainer import stage_device
+from selfsup.training.accelerator import stage_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,7 @@ class Embed(Reading):
     save_every: int = 8192  # images after which an interrupted command can go on
 
     def __post_init__(self) -> None:
-        if self.save_every < 1:
-            raise ValueError(f"save_every is {self.save_every}; it must be at least 1")
+        require(self.save_every >= 1, f"save_every is {self.save_every}; it must be at least 1")
 
 
 class Part(NamedTuple):

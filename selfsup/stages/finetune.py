@@ -1,182 +1,33 @@
 """Fine-tuning on few labels or many: an encoder becomes a classifier; and the baseline that starts from nothing."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from selfsup import distributed
-from selfsup.batch import Batch
-from selfsup.config.settings import dump, execution
+from selfsup.config.settings import dump
 from selfsup.data.identity import identity
-from selfsup.data.labelled import Labelled, choice_digest, image_names
+from selfsup.data.labelled import choice_digest, image_names
 from selfsup.data.opening import labelled_part, open_part
-from selfsup.data.settings import Data
 from selfsup.data.sources import Source
 from selfsup.evaluation.encoder import Exported, export
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.evaluation.unfinished import Described
-from selfsup.losses.contrastive import full
-from selfsup.methods.base import Method, Step
-from selfsup.models.encoder import Encoder
-from selfsup.models.heads import Classifier, Head, HeadConfig
-from selfsup.models.norm import convert
-from selfsup.optim.optimizers import LARS, SGD
-from selfsup.optim.schedules import Cosine
+from selfsup.methods.base import Method
+from selfsup.models.heads import Classifier, Head
 from selfsup.output import message
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages import supervised
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
+from selfsup.stages.finetune_settings import PROTOCOLS, Finetune, finetune_settings
+from selfsup.stages.finetuned import FineTuned
 from selfsup.stages.run_data import require_data_of_run
-from selfsup.stages.supervised import Supervised, Trained, require_labels
+from selfsup.stages.supervised import Trained, require_labels
 from selfsup.storage import checkpoint
 from selfsup.training.precision import settled
-
-PROTOCOLS = ("simclr_v2", "simclr_v1", "sgd")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finetune(Supervised):
-    """A classifier trained on labelled images together with the backbone."""
-
-    stored_as: ClassVar[str] = "finetune"
-    protocol: Literal["simclr_v2", "simclr_v1", "sgd"]
-    labelled: Labelled = Labelled()
-    start: Literal["pretrained", "random"] = "pretrained"  # random: the same network drawn anew, the baseline
-    # The classifier stands on the features (0) or on the output of the head's hidden layer of this number.
-    # None: on the first one where a head with hidden layers was exported, else on the features.
-    layer: int | None = 0
-    # Stages that are trained: -1 all and the stem, 0 all, j those after the j-th, their number only the classifier.
-    train_after: int = -1
-    # Rate of each stage over that of the one above it, the stem's below the first one's; the last has the full rate.
-    # What has another rate than the full one keeps its norms and biases free of weight decay.
-    layer_decay: float = 1.0
-    classifier_rate: float = 1.0  # rate of the new linear layer over the full one
-    initial_std: float = 0.0  # of the new linear layer's weights
-    label_smoothing: float = 0.0
-    evaluate_every: int = execution(0)  # epochs between looks at the test images, which are not for choosing; 0: never
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.layer is not None and self.layer < 0:
-            raise ValueError(f"layer is {self.layer}; give 0 for the features, or the number of a hidden layer")
-        if self.train_after < -1:
-            raise ValueError(
-                f"train_after is {self.train_after}; give -1 to train everything, or the number of a stage"
-            )
-        for name in ("layer_decay", "classifier_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0, and 1 for one rate")
-        if isinstance(self.optimizer, LARS.Config) and self.layer_decay != 1:
-            raise ValueError(
-                f"layer_decay is {self.layer_decay}, and LARS sets the rate of every layer by its norms; "
-                "take one of the two, such as --protocol sgd"
-            )
-        if self.initial_std < 0:
-            raise ValueError(f"initial_std is {self.initial_std}; it must not be negative")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {self.label_smoothing}; it must lie in [0, 1)")
-
-
-def finetune_settings(protocol: str, data: Data) -> Finetune:
-    """The published settings of a protocol for 1 % of the labels (see docs/protocols.md); any can be overridden.
-
-    simclr_v2: Chen et al. 2020, "Big self-supervised models", published code: LARS, rate 0.005 sqrt(B), cosine, from
-    the head's first hidden layer; 30 epochs for 10 % and 100 %, and layer 0 for 100 %. The kept layer of the head is
-    trained, as in the code for TensorFlow 2 and by the author's word; the code for TensorFlow 1 leaves it as it is.
-    simclr_v1: Chen et al. 2020, appendix B.5: Nesterov SGD, rate 0.05 B / 256, no decay; 30 epochs for 10 %. The
-    schedule, which the paper leaves open, and the zero start are those of the published code.
-    Both crop as TensorFlow draws boxes.
-    sgd: Zbontar et al. 2021, published code (evaluate.py): SGD, rates 0.005 of the backbone and 0.5 of the classifier
-    whatever the batch, cosine from epoch to epoch. Departures: batch norm is over all processes, there over each GPU's
-    part; the last, smaller batch of an epoch is dropped, there it is kept; judged is the last epoch, there the best.
-    """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
-    if protocol == "simclr_v2":
-        return Finetune(
-            protocol="simclr_v2",
-            data=data,
-            epochs=60,
-            batch_size=1024,
-            optimizer=LARS.Config(
-                learning_rate=0.005, scaling="sqrt", weight_decay=0.0, exclude=("bias", r"head\.linear")
-            ),
-            schedule=Cosine(),
-            layer=None,
-            crop_sampler="tensorflow",
-        )
-    if protocol == "simclr_v1":
-        return Finetune(
-            protocol="simclr_v1",
-            data=data,
-            epochs=60,
-            batch_size=4096,
-            optimizer=SGD.Config(learning_rate=0.05, nesterov=True, weight_decay=0.0),
-            schedule=Cosine(),
-            crop_sampler="tensorflow",
-        )
-    return Finetune(
-        protocol="sgd",
-        data=data,
-        epochs=20,
-        batch_size=256,
-        optimizer=SGD.Config(learning_rate=0.005, scaling="none", weight_decay=0.0),
-        schedule=Cosine(per="epoch"),
-        classifier_rate=100.0,
-        initial_std=0.01,
-    )
-
-
-class FineTuned(Method):
-    """An encoder and a classifier on it, trained together by cross-entropy, above the parts that stay as they are."""
-
-    def __init__(self, encoder: Encoder, head: Classifier, settings: Finetune):
-        super().__init__()
-        self.settings = settings
-        nn.init.normal_(head.linear.weight, std=settings.initial_std)
-        nn.init.zeros_(head.linear.bias)
-        self.encoder = convert(encoder, "sync")
-        self.head = convert(head, "sync")
-        for part in self._frozen():
-            part.requires_grad_(False)
-
-    def _frozen(self) -> list[nn.Module | nn.Parameter]:
-        kept = self.settings.train_after
-        return [] if kept < 0 else list(self.encoder.frozen(kept))
-
-    def train(self, mode: bool = True) -> "FineTuned":
-        super().train(mode)
-        for part in self._frozen():
-            if isinstance(part, nn.Module):
-                part.eval()  # no running statistic of theirs moves
-        return self
-
-    def rates(self) -> dict[str, float]:
-        settings, levels = self.settings, self.encoder.levels()  # from the lowest
-        factors = {
-            f"encoder.{name}": settings.layer_decay ** (len(levels) - 1 - level)
-            for level, names in enumerate(levels)
-            if level > settings.train_after
-            for name in names
-        }
-        return {name: f for name, f in (factors | {"head.linear.": settings.classifier_rate}).items() if f != 1}
-
-    def embed(self, view: Tensor) -> Tensor:
-        features: Tensor = self.encoder(view)
-        return features
-
-    def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
-        logits = full(self.head(embeddings[0]))  # (B, classes)
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.settings.label_smoothing)
-        accuracy = (logits.argmax(dim=1) == batch.labels).float().mean()
-        return Step(loss, {"accuracy": accuracy.detach()}, {})
-
-    def head_state(self) -> tuple[HeadConfig, dict[str, Tensor]]:
-        return self.head.config, self.head.state_dict()
 
 
 class _Chosen(NamedTuple):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfsup.convert.conversion import Options
+from selfsup.convert.options import Options
 from selfsup.convert.table import table
 from selfsup.evaluation.encoder import load_encoder, save_encoder
 from selfsup.evaluation.foreign import foreign_encoder

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from selfsup.cluster.neighbours import Backend
+from selfsup.config.checks import require
 from selfsup.data.identity import identity
 from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.sources import Source
@@ -14,7 +15,7 @@ from selfsup.evaluation.knn import check_temperature, knn_accuracies, neighbours
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.run_data import require_data_of_run
-from selfsup.training.trainer import stage_device
+from selfsup.training.accelerator import stage_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +33,9 @@ class KNN(Reading):
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
-        if self.k and min(self.k) < 1:
-            raise ValueError(f"k is {min(self.k)}; give numbers of neighbours of at least 1, such as 20")
-        if not self.temperature:
-            raise ValueError("there is no kNN temperature; give one or more (0.07 and 0.1 are usual)")
+        for k in self.k:
+            require(k >= 1, f"k is {k}; give numbers of neighbours of at least 1, such as 20")
+        require(len(self.temperature) > 0, "there is no kNN temperature; give one or more (0.07 and 0.1 are usual)")
         for temperature in self.temperature:
             check_temperature(temperature)
 

@@ -28,8 +28,8 @@ from selfsup.stages.probes import PROTOCOLS, LinearProbe, Probe, Sweep, probe_se
 from selfsup.stages.run_data import require_data_of_run
 from selfsup.stages.supervised import require_labels
 from selfsup.storage import checkpoint
+from selfsup.training.accelerator import stage_device
 from selfsup.training.precision import settled
-from selfsup.training.trainer import stage_device
 
 
 def run_linear(path: Path, settings: Probe | FeatureProbe) -> Evaluated:

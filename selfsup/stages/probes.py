@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfsup.batch import Batch
+from selfsup.config.checks import require
 from selfsup.data.labelled import Labelled
 from selfsup.data.settings import Data
 from selfsup.evaluation.logistic import FeatureProbe
-from selfsup.losses.contrastive import full
+from selfsup.losses.contrastive import at_least_float32
 from selfsup.methods.base import Method, Step
 from selfsup.models.encoder import Encoder
 from selfsup.optim.optimizers import SGD
@@ -41,12 +42,15 @@ class Sweep(Probe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.learning_rates or min(self.learning_rates) <= 0:
-            raise ValueError(f"learning_rates is {self.learning_rates}; give one or more values above 0")
-        if len(set(self.learning_rates)) < len(self.learning_rates):
-            raise ValueError(f"learning_rates is {self.learning_rates}; give each value once")
-        if self.clip_norm is not None:
-            raise ValueError("clip_norm is of all classifiers' gradients together; leave it out of a sweep")
+        require(
+            min(self.learning_rates, default=0.0) > 0,
+            f"learning_rates is {self.learning_rates}; give one or more values above 0",
+        )
+        require(
+            len(set(self.learning_rates)) >= len(self.learning_rates),
+            f"learning_rates is {self.learning_rates}; give each value once",
+        )
+        require(self.clip_norm is None, "clip_norm is of all classifiers' gradients together; leave it out of a sweep")
 
 
 def probe_settings(protocol: str, data: Data) -> Probe | FeatureProbe:
@@ -141,10 +145,11 @@ class LinearProbe(Method):
 
     def embed(self, view: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.encoder(view)
+            features: Tensor = self.encoder(view)
+        return features
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
-        logits = [full(head(embeddings[0])) for head in self.heads]  # of each classifier (B, C)
+        logits = [at_least_float32(head(embeddings[0])) for head in self.heads]  # of each classifier (B, C)
         # Of the sum every classifier gets the gradient of its own loss.
         loss = torch.stack([F.cross_entropy(own, batch.labels) for own in logits]).sum()
         accuracies = [(own.argmax(dim=1) == batch.labels).float().mean() for own in logits]

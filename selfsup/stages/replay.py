@@ -25,13 +25,14 @@ from selfsup.data.base import Source
 from selfsup.evaluation.built import built
 from selfsup.methods.base import Method, Step
 from selfsup.pretraining import Run, build_method
-from selfsup.run_folder.folder import RunFolder, device_name
+from selfsup.run_folder.environment import device_name
+from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime import arithmetic
+from selfsup.runtime.device import device_for
 from selfsup.stages.captured import check_captured, limits_of
 from selfsup.storage import checkpoint
 from selfsup.storage.untrusted import plain_name
 from selfsup.training.state import check_state, load_whole_state
-from selfsup.training.trainer import device_for
 
 _LARGEST = 5  # that are listed
 
@@ -131,7 +132,7 @@ def _method(run: Run, found: checkpoint.Checkpoint, device: torch.device) -> Met
     )
     method.to(device).to(memory_format=torch.channels_last)
     tensors = found.tensors["method"]
-    check_state(method, tensors, limits_of(found), "method.safetensors", finite=False)  # what is not is looked for
+    check_state(method, tensors, limits_of(found), finite=False)  # what is not is looked for
     load_whole_state(method, tensors)
     return method.train()
 

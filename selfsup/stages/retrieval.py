@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from selfsup.config.checks import require
 from selfsup.data.identity import identity
 from selfsup.data.layout import Split
 from selfsup.data.opening import labelled_part, open_part, open_test_part
@@ -22,7 +23,7 @@ from selfsup.evaluation.newest import newest_encoder
 from selfsup.evaluation.retrieval import RECALL_AT, check_identities, random_queries, retrieval_figures
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.run_data import require_data_of_run
-from selfsup.training.trainer import stage_device
+from selfsup.training.accelerator import stage_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +42,10 @@ class Retrieval(Reading):
     seed: int = 0  # of the random queries
 
     def __post_init__(self) -> None:
-        if not self.recall_at or min(self.recall_at) < 1:
-            raise ValueError(
-                f"recall_at is {min(self.recall_at, default='empty')}; give one rank or more, each at least 1"
-            )
+        require(
+            min(self.recall_at, default=0) >= 1,
+            f"recall_at is {min(self.recall_at, default='empty')}; give one rank or more, each at least 1",
+        )
 
 
 @contextlib.contextmanager

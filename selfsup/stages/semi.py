@@ -16,14 +16,16 @@ from selfsup.output import console, message
 from selfsup.pretraining import Run, pretrain
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import Evaluated, Result, keep, place_of, read
-from selfsup.stages.distill import Distill, run_distill
-from selfsup.stages.finetune import Finetune, run_finetune
+from selfsup.stages.distill import run_distill
+from selfsup.stages.distill_settings import Distill
+from selfsup.stages.finetune import run_finetune
+from selfsup.stages.finetune_settings import Finetune
 from selfsup.stages.run_data import require_data_of_run
 from selfsup.stages.semi_settings import Semi, SemiFromRecipe, check
 from selfsup.storage import checkpoint
+from selfsup.training.accelerator import make_accelerator
 from selfsup.training.precision import settled
 from selfsup.training.settings import Training
-from selfsup.training.trainer import make_accelerator
 
 
 def run_semi(name: str, settings: Semi) -> Evaluated:

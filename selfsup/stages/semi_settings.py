@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from selfsup.catalogue import catalogue
-from selfsup.config.flags import parse, taken
+from selfsup.config.flags import parse, pop_flag
 from selfsup.config.recipe_files import load_recipe, recipe_names
 from selfsup.config.settings import execution, restore
 from selfsup.data.base import Source
@@ -20,9 +20,10 @@ from selfsup.models.encoder import Encoder
 from selfsup.pretraining import Run
 from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime.arithmetic import Precision
-from selfsup.stages.distill import Distill, check_student, distill_settings, with_student
-from selfsup.stages.finetune import Finetune, finetune_settings
+from selfsup.stages.distill_settings import Distill, distill_settings, with_student
+from selfsup.stages.finetune_settings import Finetune, finetune_settings
 from selfsup.stages.supervised import require_labels
+from selfsup.stages.teacher import check_student
 from selfsup.training.settings import Training
 
 # Flags of the command that stand for those of fields.
@@ -90,8 +91,8 @@ def parse_semi(name: str, flags: list[str]) -> Semi:
     """
     words = [SHORT.get(head, head) + equals + rest for head, equals, rest in (flag.partition("=") for flag in flags)]
     protocols = (
-        taken(words, "--finetune.protocol", "simclr_v2")[0],
-        taken(words, "--distill.protocol", "self")[0],
+        pop_flag(words, "--finetune.protocol", "simclr_v2")[0],
+        pop_flag(words, "--distill.protocol", "self")[0],
     )
     settings = semi_settings(name, *protocols)
     for _ in range(2):  # the baseline follows from fine-tuning, which follows from the labels

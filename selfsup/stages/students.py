@@ -14,7 +14,7 @@ from selfsup.models.heads import HeadConfig
 from selfsup.models.norm import convert
 
 
-class Taught(Method):
+class Student(Method):
     """An encoder and a head that see the same view as a teacher, which stays as it is, in evaluation mode.
 
     The teacher moves to the student's device, but is neither saved with it nor known to the optimizer or to DDP.
@@ -26,9 +26,9 @@ class Taught(Method):
         self.head = convert(head, "sync")
         self._teacher = (teacher.eval().requires_grad_(False),)  # in a tuple, it is no part of this module
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Taught":
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Student":
         self.teacher._apply(fn, recurse)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # nn.Module's
         return self
 
     @property
@@ -51,7 +51,7 @@ class Taught(Method):
         return cast(HeadConfig, self.head.config), self.head.state_dict()
 
 
-class Distilled(Taught):
+class Distilled(Student):
     """(1 - alpha) cross-entropy of the labelled rows + alpha distillation of all (SimCLRv2, equations 2 and 3).
 
     The cross-entropy is the mean over the labelled rows of the global batch, and 0 where it has none.
@@ -80,7 +80,7 @@ class Distilled(Taught):
         return Step(loss, {"agreement": agreement(logits.detach(), taught)}, {})
 
 
-class FeatureDistilled(Taught):
+class FeatureDistilled(Student):
     """The directions of the teacher's features from a linear map of the student's.
 
     FitNets' regressor (Romero et al. 2015, section 2.2), here linear and on pooled features, and 1 - cosine in place of

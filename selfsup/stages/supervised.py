@@ -16,16 +16,18 @@ from selfsup.data.labelled import choice_digest, image_names, names_digest
 from selfsup.data.settings import Data
 from selfsup.data.sources import Source
 from selfsup.evaluation.accuracy import top_figures
-from selfsup.evaluation.encoder import Feed
 from selfsup.evaluation.features import extract
+from selfsup.evaluation.feed import Preprocessing
 from selfsup.evaluation.unfinished import Described, describe
 from selfsup.methods.base import Method
-from selfsup.pretraining import make_loader, report_unreadable
 from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime import arithmetic
+from selfsup.training.accelerator import make_accelerator
+from selfsup.training.fitting import fit
 from selfsup.training.gradient_cache import check_chunks
+from selfsup.training.images import make_loader, report_unreadable
 from selfsup.training.settings import Outcome, Training
-from selfsup.training.trainer import Evaluate, fit, make_accelerator
+from selfsup.training.trainer import Evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class Supervised(Training):
     crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area that a training crop covers
     crop_sampler: Sampler = "torchvision"  # of the training crops: see View.crop_sampler
 
-    def augment(self, feed: Feed) -> Augment:
+    def augment(self, feed: Preprocessing) -> Augment:
         """The view that is trained on, of an encoder that is fed with `feed`."""
         return Augment(views=(plain_view(feed, self.crop_scale, self.crop_sampler),))
 
@@ -115,7 +117,7 @@ def train(
 
 
 def plain_view(
-    feed: Feed, crop_scale: tuple[float, float] = (0.08, 1.0), crop_sampler: Sampler = "torchvision"
+    feed: Preprocessing, crop_scale: tuple[float, float] = (0.08, 1.0), crop_sampler: Sampler = "torchvision"
 ) -> View:
     """Random resized crop and flip, nothing else, as the papers train their probes and classifiers.
 

@@ -46,7 +46,7 @@ class StorageError(OSError):
 POINTS = ("opened", "mid-write", "before-sync", "synced", "before-rename", "renamed", "pruning", "pruned")
 
 
-def reached(point: str, path: Path) -> None:
+def fault_point(point: str, path: Path) -> None:
     """Nothing. Whoever wants to see writing fail, or end, at one of POINTS puts a function of his own in this place."""
 
 
@@ -72,16 +72,16 @@ def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:
     """Write and sync a file; returns its size and SHA-256."""
     digest, size = hashlib.sha256(), 0
     with create(path) as file:
-        reached("opened", path)
+        fault_point("opened", path)
         for piece in pieces:
             file.write(piece)
             digest.update(piece)
             size += len(piece)
-            reached("mid-write", path)
+            fault_point("mid-write", path)
         file.flush()
-        reached("before-sync", path)
+        fault_point("before-sync", path)
         os.fsync(file.fileno())
-    reached("synced", path)
+    fault_point("synced", path)
     return {"size": size, "sha256": digest.hexdigest()}
 
 
@@ -94,9 +94,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary = _hidden(path, "tmp")
     try:
         _write(temporary, [content])
-        reached("before-rename", path)
+        fault_point("before-rename", path)
         os.replace(temporary, path)
-        reached("renamed", path)
+        fault_point("renamed", path)
         _sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -138,11 +138,11 @@ def save(
         listed["state.json"] = _write(temporary / "state.json", [beside])
         _write(temporary / "manifest.json", [seal({"schema": SCHEMA, "kept": kept, "files": listed})])
         _sync_folder(temporary)
-        reached("before-rename", final)
+        fault_point("before-rename", final)
         if final.exists():  # a damaged one of the same step, which the resumed run has passed again
             _remove(final)
         os.replace(temporary, final)
-        reached("renamed", final)
+        fault_point("renamed", final)
         _sync_folder(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -160,7 +160,7 @@ def _prune(folder: Path, step: int, keep_last: int) -> None:
     try:
         for other in surplus + [other for other in present if other > step]:
             _remove(folder / f"step_{other:08d}")
-        reached("pruned", folder)
+        fault_point("pruned", folder)
     except OSError as error:
         raise StorageError(f"cannot remove old checkpoints from {folder}: {error.strerror}") from error
 
@@ -169,7 +169,7 @@ def _remove(path: Path) -> None:
     """Delete a folder, which from the first moment on has a hidden name that `clean` knows."""
     hidden = _hidden(path, "removed")
     os.replace(path, hidden)
-    reached("pruning", path)
+    fault_point("pruning", path)
     shutil.rmtree(hidden)
 
 

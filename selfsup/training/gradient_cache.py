@@ -79,7 +79,7 @@ class GradientCache:
             leaves += [embedding.requires_grad_() for embedding in embeddings]
         torch.manual_seed(chunk_seed(number, len(passes) * self.chunks))
         with self.accelerator.autocast():
-            out = convert_to_fp32(method.objective(leaves, views, batch))
+            out: Step = convert_to_fp32(method.objective(leaves, views, batch))
         self.accelerator.backward(out.loss)  # scaled where precision asks for it, and so are the cached gradients
         gradients = iter([leaf.grad for leaf in leaves])
         for done in passes:
@@ -94,7 +94,7 @@ class GradientCache:
 
     def _groups(self, views: list[Tensor]) -> list[list[Tensor]]:
         """The views by what shares one batch norm."""
-        return [views] if self.method.together else [[view] for view in views]
+        return [views] if self.method.views_share_batch_norm else [[view] for view in views]
 
     @torch.no_grad()
     def _embed(
@@ -142,7 +142,8 @@ class GradientCache:
     def _rows(self, rows: Tensor, chunk: int) -> Tensor:
         """Rows chunk, chunk + chunks, ... of (B, ...), in units."""
         parts = rows.unflatten(0, (-1, self.chunks, self.unit))
-        return parts[:, chunk].flatten(0, 1).contiguous(memory_format=_layout(rows))
+        part: Tensor = parts[:, chunk]
+        return part.flatten(0, 1).contiguous(memory_format=_layout(rows))
 
     def _joined(self, parts: tuple[Tensor, ...]) -> Tensor:
         """The opposite of `_rows`: (B / chunks, ...) each -> (B, ...)."""

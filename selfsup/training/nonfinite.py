@@ -1,4 +1,6 @@
-"""Steps whose numbers are not finite: left out by all processes alike, counted, and captured to be run again."""
+"""Numbers that are not finite: such steps are skipped on all ranks, counted, and captured to be run again;
+and where the loss or the weights are not finite all the same, the run ends before they are saved.
+"""
 
 import contextlib
 import json
@@ -15,17 +17,19 @@ from torch.nn.utils import get_total_norm
 from selfsup import distributed
 from selfsup.batch import Batch
 from selfsup.data.base import Source
-from selfsup.dtensor import own
-from selfsup.methods.base import Method, Step
+from selfsup.dtensor import local_tensors
+from selfsup.methods.base import Method
+from selfsup.monitor.observer import Diverged, Observer, Report, Taken
 from selfsup.output import message
 from selfsup.run_folder.folder import RunFolder
 from selfsup.storage import checkpoint
 from selfsup.storage.untrusted import open_own, parse_json, plain_name, read_bytes
-from selfsup.training.settings import Diverged, Training
+from selfsup.training.settings import Training
 from selfsup.training.state import whole_state
 
 CAPTURED = 3  # batches that a run keeps; the first ones tell most, and disks are not endless
 _LOOKED_AT = ("loss", "gradient", "memory or running statistics")
+_REMEDY = "try a lower --optimizer.learning-rate, a longer warm-up, or --clip-norm 1, with a new --folder"
 _ROWS = 64  # images of each process that are brought together at a time
 
 
@@ -49,7 +53,7 @@ class _Bad(NamedTuple):
         return ", ".join(words)
 
 
-class Guard:
+class Guard(Observer):
     """Decides, when the gradients are there, whether a step may change anything; the same in all processes.
 
     A step may where its loss, the gradient, what is handed to memory and the running statistics of batch norm are
@@ -61,7 +65,8 @@ class Guard:
     what overflows and tries a smaller scale.
 
     Args:
-        method: on its device, in the state that the run goes on from.
+        method: on its device, in the state that the run goes on from, and wrapped by a `Trainer` already: to wrap it
+            for several processes may put other buffers in the place of those that are put back here.
         training: `max_bad_steps` are left out in a row at most; one more stops the run.
         folder: of the run; gets `skipped.jsonl` and `captured/`.
         source: names images, and has the facts that the method was built from.
@@ -108,8 +113,7 @@ class Guard:
             )
         return step
 
-    def remember(self) -> None:
-        """To be called before the forward pass."""
+    def before_step(self, step: int, views: list[Tensor]) -> None:
         self._copy(self._kept, [self._floats, self._counts])
 
     @staticmethod
@@ -119,44 +123,39 @@ class Guard:
             if target:
                 torch._foreach_copy_(target, source)
 
-    def leaves_out(self, step: int, views: list[Tensor], batch: Batch, out: Step, norm: Tensor | None) -> bool:
-        """Whether the step is left out; if so, the running statistics are as `remember` found them.
+    def report(self, report: Report) -> None:
+        report.figures["skipped_steps"] = self.skipped
 
-        Args:
-            step: from 0.
-            views: of this process, as the method saw them.
-            batch: of this process.
-            out: of the forward pass; the gradients are those of all processes together.
-            norm: of the whole gradient, where it is known already.
+    def allows(self, taken: Taken) -> bool:
+        """Whether all is finite; if not, the running statistics are again as they were before the step.
 
         Raises:
-            Diverged: more than `max_bad_steps` steps in a row.
+            Diverged: it is not, at more than `max_bad_steps` steps in a row.
         """
-        rows = distributed.gather(self._looked_at(out, norm)).view(-1, len(_LOOKED_AT)).tolist()
+        rows = distributed.gather(self._looked_at(taken)).view(-1, len(_LOOKED_AT)).tolist()
         wrong = [[kind for kind, x in zip(_LOOKED_AT, row, strict=True) if not math.isfinite(x)] for row in rows]
         if not any(wrong):
             self._in_a_row = 0
-            return False
+            return True
         self._copy([self._floats, self._counts], self._kept)
         if self.accelerator.scaler is not None:  # forgets that the gradients of this step may be unscaled already
             self.accelerator.scaler.update(self.accelerator.scaler.get_scale())
-        finite = torch.stack([view.flatten(1).isfinite().all(dim=1) for view in views]).all(dim=0)
-        device = self.accelerator.device
-        indices = distributed.gather(batch.indices.to(device)).cpu()
-        bad = _Bad(step + 1, wrong, indices, distributed.gather(finite).cpu())
+        finite = torch.stack([view.flatten(1).isfinite().all(dim=1) for view in taken.views]).all(dim=0)
+        indices = distributed.gather(taken.batch.indices.to(self.accelerator.device)).cpu()
+        bad = _Bad(taken.step + 1, wrong, indices, distributed.gather(finite).cpu())
         self.skipped += 1
         self._in_a_row += 1
-        self._tell(bad, self._capture(bad, views, batch))
-        return True
+        self._tell(bad, self._capture(bad, taken.views, taken.batch))
+        return False
 
-    def _looked_at(self, out: Step, norm: Tensor | None) -> Tensor:
+    def _looked_at(self, taken: Taken) -> Tensor:
         """(3,) what must be finite: loss, norm of the gradient, largest number of what is handed on."""
-        loss = out.loss.detach().float()
+        loss, norm = taken.loss.detach().float(), taken.norm
         if self.training.precision == "fp16":
             norm = torch.zeros_like(loss)
         elif norm is None:
-            norm = get_total_norm(own(p.grad for p in self._parameters if p.grad is not None))
-        kept = [value for value in out.update.values() if value.is_floating_point()] + self._floats
+            norm = get_total_norm(local_tensors(p.grad for p in self._parameters if p.grad is not None))
+        kept = [value for value in taken.update.values() if value.is_floating_point()] + self._floats
         largest = get_total_norm(kept, torch.inf) if kept else torch.zeros_like(loss)
         return torch.stack([loss, norm.to(loss), largest.to(loss)])
 
@@ -176,8 +175,7 @@ class Guard:
             before = f", nor were the {self._in_a_row - 1} before it" if self._in_a_row > 1 else ""
             raise Diverged(
                 f"the loss or the weights at step {bad.step} are not finite ({bad.what}){before}"
-                f"{named if names else ''}; the last checkpoint is from before{again}\n"
-                "try a lower --optimizer.learning-rate, a longer warm-up, or --clip-norm 1, with a new --folder"
+                f"{named if names else ''}; the last checkpoint is from before{again}\n{_REMEDY}"
             )
         if distributed.rank() == 0:
             message(f"step {bad.step} is left out: not finite are {bad.what}{named if names else ''}{again}")
@@ -188,8 +186,8 @@ class Guard:
         if not distributed.gather_json(len(earlier) < CAPTURED, self.accelerator.device)[0]:
             return ""
         # The first process writes; the others have their parts in it.
-        tensors = {"labels": _everyone(batch.labels), "indices": bad.indices, "all_labels": self.source.labels}
-        tensors |= {f"view_{number}": _everyone(view) for number, view in enumerate(views)}
+        tensors = {"labels": gather_to_cpu(batch.labels), "indices": bad.indices, "all_labels": self.source.labels}
+        tensors |= {f"view_{number}": gather_to_cpu(view) for number, view in enumerate(views)}
         groups = {"method": whole_state(self.method), "batch": tensors}
         folder = self.captured / f"step_{bad.step:08d}"
         if distributed.rank() == 0:
@@ -222,8 +220,37 @@ class Guard:
             )
 
 
-def _everyone(rows: Tensor) -> Tensor:
+def gather_to_cpu(rows: Tensor) -> Tensor:
     """(B, ...) -> (N, ...) on the CPU, in the order of processes, with few of them on the device at a time."""
     world = distributed.world_size()
     parts = [distributed.gather(part.detach()).cpu().unflatten(0, (world, -1)) for part in rows.split(_ROWS)]
     return torch.cat(parts, dim=1).flatten(0, 1)
+
+
+class FiniteRun(Observer):
+    """Ends a run by `Diverged`, in all processes alike, where the loss that it reports is not finite, or what it saves.
+
+    Args:
+        method: whose weights are looked at when they are to be saved.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+
+    def after_step(self, step: int, figures: dict[str, float] | None) -> None:
+        self._require(step, (figures or {}).get("loss", 0.0))
+
+    def at_checkpoint(self, step: int, loss: Tensor | None, last: bool) -> None:
+        held = [p.detach() for p in local_tensors(self.method.parameters()) if p.numel()]
+        largest = torch.stack(torch._foreach_norm(held, torch.inf)).max().float()
+        shown = torch.zeros_like(largest) if loss is None else loss.detach().float()
+        mean, weight = distributed.mean_over_processes(torch.stack([shown, largest])).tolist()
+        self._require(step, mean if math.isfinite(weight) else weight)
+
+    @staticmethod
+    def _require(step: int, number: float) -> None:
+        if not math.isfinite(number):
+            raise Diverged(
+                f"the loss or the weights at step {step} are not finite ({number}); the last checkpoint is from before"
+                f"\n{_REMEDY}"
+            )

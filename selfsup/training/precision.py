@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime import arithmetic
 from selfsup.runtime.arithmetic import Precision
-from selfsup.training.trainer import device_for
+from selfsup.runtime.device import device_for
 
 T = TypeVar("T")
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from selfsup.config.checks import require
 from selfsup.config.settings import execution, require_finite
 from selfsup.optim.optimizers import OptimizerConfig
 from selfsup.optim.schedules import Cosine, Schedule
@@ -51,35 +52,39 @@ class Training:
     def __post_init__(self) -> None:
         require_finite(self)
         for name in ("epochs", "batch_size", "log_every", "keep_last"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"clip_norm is {self.clip_norm}; it must be positive, or None for no clipping")
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        require(
+            self.clip_norm is None or self.clip_norm > 0,
+            f"clip_norm is {self.clip_norm}; it must be positive, or None for no clipping",
+        )
         self._check_caching()
-        if self.max_bad_steps is not None and self.max_bad_steps < 0:
-            raise ValueError(
-                f"max_bad_steps is {self.max_bad_steps}; give 0 to stop at the first, or None to look for none"
-            )
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps is {self.max_steps}; it must be at least 1")
-        if self.save_steps is not None and self.save_steps < 1:
-            raise ValueError(f"save_steps is {self.save_steps}; it must be at least 1, or None for save_minutes alone")
-        if self.hang_minutes <= 0:
-            raise ValueError(f"hang_minutes is {self.hang_minutes}; it must be positive, such as 30")
+        require(
+            self.max_bad_steps is None or self.max_bad_steps >= 0,
+            f"max_bad_steps is {self.max_bad_steps}; give 0 to stop at the first, or None to look for none",
+        )
+        require(self.max_steps is None or self.max_steps >= 1, f"max_steps is {self.max_steps}; it must be at least 1")
+        require(
+            self.save_steps is None or self.save_steps >= 1,
+            f"save_steps is {self.save_steps}; it must be at least 1, or None for save_minutes alone",
+        )
+        require(self.hang_minutes > 0, f"hang_minutes is {self.hang_minutes}; it must be positive, such as 30")
         for name in ("seed", "workers", "evaluate_every", "keep_every", "save_minutes", "max_minutes"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+            require((getattr(self, name) or 0) >= 0, f"{name} is {getattr(self, name)}; it must not be negative")
 
     def _check_caching(self) -> None:
         chunk, frozen = self.grad_cache_chunk, self.grad_cache_batch_norm == "frozen"
-        if chunk is not None and chunk < 1:
-            raise ValueError(f"grad_cache_chunk is {chunk}; give 1 or more, such as 64, or None for no chunks")
-        if frozen and chunk is None:
-            raise ValueError('grad_cache_batch_norm "frozen" is for chunks; give grad_cache_chunk too, such as 64')
-        if frozen and self.compile:
-            raise ValueError(
-                'compile knows no batch norm by constants; use grad_cache_batch_norm "chunk", or no compile'
-            )
+        require(
+            chunk is None or chunk >= 1,
+            f"grad_cache_chunk is {chunk}; give 1 or more, such as 64, or None for no chunks",
+        )
+        require(
+            not frozen or chunk is not None,
+            'grad_cache_batch_norm "frozen" is for chunks; give grad_cache_chunk too, such as 64',
+        )
+        require(
+            not frozen or not self.compile,
+            'compile knows no batch norm by constants; use grad_cache_batch_norm "chunk", or no compile',
+        )
 
 
 class Outcome(NamedTuple):
@@ -93,7 +98,3 @@ class Outcome(NamedTuple):
     @property
     def finished(self) -> bool:
         return self.reason == "finished"
-
-
-class Diverged(ValueError):
-    """The loss or the weights are not finite any more, or the features have collapsed."""

@@ -117,7 +117,7 @@ def _shard(unit: nn.Module, mesh: DeviceMesh) -> None:
 
 
 @contextmanager
-def brought_together(module: nn.Module) -> Iterator[None]:
+def unsharded(module: nn.Module) -> Iterator[None]:
     """Within, every process has the whole weights of what is sharded in a module, and may use it as often as it likes.
 
     Collective, at its beginning; takes the memory of the whole weights.

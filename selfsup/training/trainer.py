@@ -1,15 +1,13 @@
-"""The one loop: pretraining and the linear probe, and all that will be trained later, run through `fit`."""
+"""The one loop: pretraining, probes, fine-tuning and distillation all run through it."""
 
-import math
 import time
 import warnings
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from selfsup import distributed
@@ -17,357 +15,203 @@ from selfsup.augment.geometry import send
 from selfsup.augment.views import Views
 from selfsup.batch import Batch
 from selfsup.data.loader import Loader
-from selfsup.dtensor import clip_grad_norm_, own
-from selfsup.memory.saved import Limits
+from selfsup.dtensor import clip_grad_norm_
 from selfsup.methods.base import Extract, Method, Step
 from selfsup.models.encoder import Encoder
 from selfsup.models.norm import average_running_statistics
-from selfsup.monitor.grid import view_grid
-from selfsup.monitor.health import Health
-from selfsup.monitor.log import Log
+from selfsup.monitor.observer import Observer, Report, Taken
 from selfsup.optim.schedules import Horizon
-from selfsup.output import message
-from selfsup.run_folder.folder import RunFolder
-from selfsup.runtime import arithmetic, inherited
-from selfsup.runtime.parent_death import follow_launcher
-from selfsup.runtime.signals import Consensus, caught_signals
-from selfsup.runtime.watchdog import Watch, collective_timeout
-from selfsup.training import sharding
-from selfsup.training.gradient_cache import GradientCache, average_gradients, gradient_cache
-from selfsup.training.nonfinite import Guard
-from selfsup.training.settings import Diverged, Outcome, Training
-from selfsup.training.state import TrainingState
+from selfsup.runtime import arithmetic
+from selfsup.runtime.signals import Consensus
+from selfsup.runtime.watchdog import collective_timeout
+from selfsup.training.gradient_cache import average_gradients, gradient_cache
+from selfsup.training.settings import Outcome, Training
+from selfsup.training.sharding import forget_forward_passes
 
 Evaluate = Callable[[], dict[str, float]]
+_NOTHING = Observer()
 
 
-def make_accelerator(training: Training) -> Accelerator:
-    """The engine for this precision and device.
+@dataclass(kw_only=True, eq=False)
+class Trainer:
+    """Trains a method step by step, and tells an observer of every moment.
 
-    Raises:
-        ValueError: the batch cannot be divided among the processes, the device lacks the precision, or the encoder is
-            to be sharded in a way that is not known.
+    Made in every process, after what a run goes on from was loaded.
     """
-    follow_launcher()  # of a program that only imports selfsup; the commands have done so long ago
-    device = device_for(training.device)
-    precision = arithmetic.resolve(training.precision, arithmetic.capability(device))
-    inherited.check(precision)
-    sharding.wanted(training)
-    if not distributed.is_distributed():
-        PartialState._reset_state()
-    # accelerate keeps the first run's precision and device for the whole process; a second run may want others.
-    AcceleratorState._reset_state()
-    timeout = collective_timeout(training.hang_minutes)
-    if training.deterministic and device.type == "cuda":
-        arithmetic.reserve_workspace()
-    distributed.rejoin(device, timeout)
-    with inherited.hidden():
-        accelerator = Accelerator(
-            mixed_precision=precision if precision in ("bf16", "fp16") else "no",
-            gradient_accumulation_steps=1,
-            cpu=device.type == "cpu",
-            # Banks and queues are buffers: broadcasting them on every forward would cost more than the step.
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False),
-                InitProcessGroupKwargs(timeout=timeout),
-            ],
-        )
-    if training.batch_size % accelerator.num_processes:
-        raise ValueError(
-            f"batch_size {training.batch_size} is the global batch and must be divisible by the number of processes, "
-            f"{accelerator.num_processes}"
-        )
-    if training.precision == "fp16" and accelerator.device.type != "cuda":
-        raise ValueError("precision fp16 needs a CUDA device; use bf16 or fp32 here")
-    return accelerator
 
-
-def device_for(device: Literal["auto", "cpu"]) -> torch.device:
-    """The device of what runs in one process; the CPU too where accelerate was launched with --cpu."""
-    gpu = device == "auto" and torch.cuda.is_available() and not inherited.is_set("ACCELERATE_USE_CPU")
-    return torch.device("cuda" if gpu else "cpu")
-
-
-def stage_device(device: Literal["auto", "cpu"]) -> torch.device:
-    """The device of a stage that trains nothing; of several processes, which join here and share the encoding, each."""
-    inherited.check("fp32")
-    if distributed.launched() == 1:
-        return device_for(device)
-    distributed.rejoin(device_for(device), collective_timeout(Training.hang_minutes))
-    with inherited.hidden():
-        joined: torch.device = PartialState(cpu=device_for(device).type == "cpu").device
-    return joined
-
-
-def fit(
-    method: Method,
-    loader: Loader,
-    views: Views,
-    training: Training,
-    folder: RunFolder,
-    accelerator: Accelerator,
-    evaluate: Evaluate | None = None,
-    extract: Extract | None = None,
-) -> Outcome:
-    """Train `method` until its epochs, its time or its signal is up; resumes from the folder's newest checkpoint.
-
-    Args:
-        method: on the CPU; it is moved to the accelerator's device.
-        loader: gives each process its part of every global batch.
-        views: the augmentation.
-        training: how long, how fast, how precisely.
-        folder: claimed for this run.
-        accelerator: from `make_accelerator`.
-        evaluate: called between epochs in every process; its figures are logged.
-        extract: reads out the features of the training images, for methods that ask for them before an epoch.
-
-    Raises:
-        Diverged: the loss or the weights are not finite, at more steps in a row than `max_bad_steps`; or with
-            `stop_on_collapse` the features have collapsed. The last checkpoint is from before.
-        StorageError: a checkpoint could not be written; the one before is untouched.
-        LostRank: another process is gone, or nothing moves any more because of it.
-    """
-    device = accelerator.device
-    sharded = sharding.wanted(training) and sharding.shard(method, device)
-    if not sharded:
-        method.to(device).to(memory_format=torch.channels_last)
-    elif distributed.rank() == 0:
-        message(f"the encoder's weights are divided among {distributed.world_size()} processes")
-    optimizer = training.optimizer.build(method.named_parameters(), training.batch_size, method.rates())
-    horizon = Horizon(loader.sampler.length, training.batch_size, training.epochs)
-    state = TrainingState(method, optimizer, accelerator, folder, training, horizon.steps_per_epoch)
-    step = state.load(Limits(horizon.total_steps, len(loader.source), len(loader.source.classes)))
-    if training.compile:
-        for module in method.modules():
-            if isinstance(module, Encoder):
-                module.compile()
-    with warnings.catch_warnings():
-        # torch 2.15 renames the option that make_accelerator sets; accelerate does not know the new name yet.
-        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
-        # A sharded encoder brings its own gradients together; those of the rest are averaged in the step.
-        model = accelerator.prepare_model(method, evaluation_mode=sharded)
-    stepper = accelerator.prepare_optimizer(optimizer, device_placement=False)  # its state is placed already
-    cache = gradient_cache(method, training, accelerator)
-    watch = Watch(training.hang_minutes, folder.path)
-    guard = None
-    if training.max_bad_steps is not None:
-        guard = Guard(method, training, folder, loader.source, accelerator, step)
-    health = Health(by_labels=hasattr(method, "about") and method.about.labels == "needed")
-    run = _Run(
-        method=method,
-        model=model,
-        stepper=stepper,
-        optimizer=optimizer,
-        loader=loader,
-        views=views,
-        training=training,
-        horizon=horizon,
-        accelerator=accelerator,
-        watch=watch,
-        extract=extract,
-        cache=cache,
-        guard=guard,
-        health=health,
-        sharded=sharded,
-    )
-    log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps) if distributed.rank() == 0 else None
-    if log:
-        _announce(step, training, horizon)
-    try:
-        with caught_signals() as caught, watch, health:
-            outcome = run.loop(step, state, log, caught, evaluate)
-            state.settle()
-            return outcome
-    finally:
-        state.close()
-        if log:
-            log.close()
-
-
-def _announce(step: int, training: Training, horizon: Horizon) -> None:
-    """Say what a person should know before the first step."""
-    if training.schedule.warmup(horizon) >= horizon.total_steps:
-        message(
-            f"the warm-up of {training.schedule.warmup(horizon)} steps is not shorter than the run of "
-            f"{horizon.total_steps}: the rate never falls, or never reaches its peak; give fewer "
-            "--schedule.warmup-epochs or more --epochs"
-        )
-    if step:
-        message(f"going on from step {step} of {horizon.total_steps}")
-
-
-class _Run(NamedTuple):
-    """The parts of one run of the loop."""
-
-    method: Method
-    model: nn.Module  # the method, wrapped for several processes
-    stepper: Any  # the optimiser, wrapped for mixed precision
-    optimizer: torch.optim.Optimizer
+    method: Method  # on the accelerator's device
+    optimizer: torch.optim.Optimizer  # of its parameters
     loader: Loader
     views: Views
     training: Training
-    horizon: Horizon
     accelerator: Accelerator
-    watch: Watch
+    sharded: bool = False  # the encoder is divided among processes already
+    evaluate: Evaluate | None = None
     extract: Extract | None = None
-    cache: GradientCache | None = None
-    guard: Guard | None = None
-    health: Health | None = None
-    sharded: bool = False
+    observer: Observer = _NOTHING
 
-    def loop(
-        self, step: int, state: TrainingState, log: Log | None, caught: list[int], evaluate: Evaluate | None
-    ) -> Outcome:
-        training, horizon, watch = self.training, self.horizon, self.watch
-        agree = Consensus(collective_timeout(training.hang_minutes))
-        begin = saved = marked = time.monotonic()
-        first = marked_step = step
-        limit = min(horizon.total_steps, training.max_steps or horizon.total_steps)
-        out: Step | None = None  # of the last step that was not left out
+    def __post_init__(self) -> None:
+        training, method, accelerator = self.training, self.method, self.accelerator
+        self.device = accelerator.device
+        self.horizon = Horizon(self.loader.sampler.length, training.batch_size, training.epochs)
+        self.limit = min(self.horizon.total_steps, training.max_steps or self.horizon.total_steps)
+        self.agree = Consensus(collective_timeout(training.hang_minutes))
+        if training.compile:
+            for module in method.modules():
+                if isinstance(module, Encoder):
+                    module.compile()
+        with warnings.catch_warnings():
+            # torch 2.15 renames the option that `make_accelerator` sets; accelerate does not know the new name yet.
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+            # A sharded encoder brings its own gradients together; those of the rest are averaged in the step.
+            self.model: nn.Module = accelerator.prepare_model(method, evaluation_mode=self.sharded)
+        # For mixed precision. Its state is placed already.
+        self.stepper: Any = accelerator.prepare_optimizer(self.optimizer, device_placement=False)
+        self.cache = gradient_cache(method, training, accelerator)
+
+    def run(self, step: int, caught: Sequence[int] = ()) -> Outcome:
+        """Train from this step on, until epochs, steps or time are up, or a signal is there in any process.
+
+        Args:
+            step: as many were taken before.
+            caught: signals, as they come in.
+        """
+        begin, first = time.monotonic(), step
+        counted: Step | None = None  # the last step that was not left out
         self.method.train()
-        (number,) = agree(max(caught, default=0))  # a signal to a process that was still starting
-        if number and step < limit:
-            return Outcome(step, horizon.total_steps, "signal", number)
-        while step < limit:
-            epoch, position = divmod(step, horizon.steps_per_epoch)
-            watch.at("clustering", step)
-            self.epoch_begin(epoch, position, log)
-            watch.at("loading", step)
-            for batch in self.loader.epoch(epoch, position):
-                watch.at("compiling" if training.compile and step == first else "step", step)
-                views = self.views(batch, epoch, self.accelerator.device)
-                if type(self.method).foresee is not Method.foresee:
-                    self.method.foresee(agree.everyone(batch.indices))
-                out = self.step(step, views, batch) or out
-                if log and (step == first or step % horizon.steps_per_epoch == 0):
-                    log.images("views", step, view_grid(views, self.views.augment))
-                step += 1
-                now = time.monotonic()
-                if step % training.log_every == 0 or step % horizon.steps_per_epoch == 0 or step == limit:
-                    self.report(step, out, batch, (step - marked_step) * training.batch_size / (now - marked), log)
-                    marked, marked_step = now, step
-                if log:
-                    log.advance(step)
-                watch.at("deciding", step)
-                overtime = training.max_minutes is not None and now - begin > 60 * training.max_minutes
-                number, stop, due, failed = agree(
-                    max(caught, default=0), overtime, state.due(step, now - saved), state.failed
-                )
-                if failed:
-                    state.settle()
-                if step % horizon.steps_per_epoch == 0:
-                    if number and step < limit:  # the evaluation may take longer than is granted
-                        self.save(step, state, out)
-                    watch.at("evaluating", step)
-                    left = (horizon.total_steps - step) * (time.monotonic() - begin) / (step - first)
-                    self.epoch_end(step // horizon.steps_per_epoch, evaluate, log, left)
-                    marked = time.monotonic()
-                    (number,) = agree(max(caught, default=0))
-                if step == limit:
-                    break
-                if number or stop:
-                    self.save(step, state, out)
-                    return Outcome(step, horizon.total_steps, "signal" if number else "max-minutes", number)
-                if due:
-                    saved = time.monotonic()
-                    self.save(step, state, out)
-                watch.at("loading", step)
+        (signal,) = self.agree(max(caught, default=0))  # to a process that was still starting
+        if signal and step < self.limit:
+            return self._outcome(step, "signal", signal)
+        for epoch, batch in self.batches(step):
+            self.observer.at("compiling" if self.training.compile and step == first else "step", step)
+            counted = self.step(step, self.views(batch, epoch, self.device), batch) or counted
+            step += 1
+            self.observer.after_step(step, self.report(step, counted, batch))
+            self.observer.at("deciding", step)
+            signal, overtime, due = self.agree(max(caught, default=0), self._overtime(begin), self.observer.due(step))
+            if step % self.horizon.steps_per_epoch == 0:
+                if signal and step < self.limit:  # the evaluation may take longer than is granted
+                    self.save(step, counted)
+                self.end_epoch(step)
+                (signal,) = self.agree(max(caught, default=0))
+            if step < self.limit and (signal or overtime):
+                self.save(step, counted, last=True)
+                return self._outcome(step, "signal" if signal else "max-minutes", signal)
+            if step < self.limit and due:
+                self.save(step, counted)
         if step > first:
-            self.save(step, state, out)
-        return Outcome(step, horizon.total_steps, "finished" if step >= horizon.total_steps else "max-steps", 0)
+            self.save(step, counted, last=True)
+        return self._outcome(step, "finished" if step >= self.horizon.total_steps else "max-steps")
+
+    def batches(self, step: int) -> Iterator[tuple[int, Batch]]:
+        """This process's part of every batch from this step to the last one, with its epoch, which is begun here."""
+        while step < self.limit:
+            epoch, position = divmod(step, self.horizon.steps_per_epoch)
+            self.begin_epoch(step, epoch, position)
+            self.observer.at("loading", step)
+            for batch in self.loader.epoch(epoch, position):
+                yield epoch, batch
+                step += 1
+                if step == self.limit:
+                    return
+                self.observer.at("loading", step)
 
     def step(self, step: int, views: list[Tensor], batch: Batch) -> Step | None:
-        """One optimiser step, from the views of one batch; None where the guard leaves it out."""
-        device, training = self.accelerator.device, self.training
-        # Anything random inside an encoder (dropout) is a function of the step too, so that resume is exact.
-        number = ((training.seed << 40) + step * distributed.world_size() + distributed.rank()) & (2**63 - 1)
-        torch.manual_seed(number)
-        factor = training.schedule(step, self.horizon)
+        """One optimizer step; None where an observer has it left out.
+
+        Args:
+            step: the first one is 0.
+            views: (B, C, S, S) each, of this process, on the device.
+            batch: they were made of.
+        """
+        method, schedule = self.method, self.training.schedule
+        if type(method).foresee is not Method.foresee:
+            method.foresee(self.agree.everyone(batch.indices))
+        seed = self._seed(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = factor * group["peak_lr"]
+            group["lr"] = schedule(step, self.horizon) * group["peak_lr"]
         # Methods see views, labels and indices; what stays on the CPU would be copied by DDP, which waits for it.
-        handed = Batch((), batch.labels.to(device, non_blocking=True), send(batch.indices, device))
-        if self.guard:
-            self.guard.remember()
-        out: Step
-        if self.cache:
-            out = self.cache.step(views, handed, number)
-        else:
-            out = self.model(views, handed)
-            self.accelerator.backward(out.loss)
-            if self.sharded:
-                average_gradients(self.method)
-        norm = None
-        if training.clip_norm is not None:
-            clip = clip_grad_norm_ if self.sharded else self.accelerator.clip_grad_norm_
-            norm = clip(self.method.parameters(), training.clip_norm)
-        if self.guard and self.guard.leaves_out(step, views, handed, out, norm):
+        handed = Batch((), batch.labels.to(self.device, non_blocking=True), send(batch.indices, self.device))
+        self.observer.before_step(step, views)
+        out = self.cache.step(views, handed, seed) if self.cache else self._forward_and_backward(views, handed)
+        norm = self._clip()
+        taken = Taken(step=step, views=views, batch=handed, loss=out.loss, update=out.update, norm=norm)
+        if not self.observer.allows(taken):
             self.stepper.zero_grad()
             return None
         self.stepper.step()
         self.stepper.zero_grad()
-        average_running_statistics(self.method)
+        average_running_statistics(method)
         if not self.accelerator.optimizer_step_was_skipped:
-            self.method.after_step(out.update, training.schedule.progress(step, self.horizon))
+            method.after_step(out.update, schedule.progress(step, self.horizon))
         if self.sharded:
-            sharding.forget_forward_passes(self.method)
+            forget_forward_passes(method)
         return out
 
-    def report(self, step: int, out: Step | None, batch: Batch, rate: float, log: Log | None) -> None:
-        """Log the figures of the last step that counted, as means over processes; raise what they give reason for."""
+    def _forward_and_backward(self, views: list[Tensor], batch: Batch) -> Step:
+        out: Step = self.model(views, batch)
+        self.accelerator.backward(out.loss)
+        if self.sharded:
+            average_gradients(self.method)
+        return out
+
+    def _seed(self, step: int) -> int:
+        """Anything random inside an encoder (dropout) is a function of the step too, so that resume is exact."""
+        number = (self.training.seed << 40) + step * distributed.world_size() + distributed.rank()
+        torch.manual_seed(number & (2**63 - 1))
+        return number & (2**63 - 1)
+
+    def _clip(self) -> Tensor | None:
+        """The norm of the whole gradient, which is then at most `clip_norm`; None where it is not asked for."""
+        if self.training.clip_norm is None:
+            return None
+        clip = clip_grad_norm_ if self.sharded else self.accelerator.clip_grad_norm_
+        norm: Tensor = clip(self.method.parameters(), self.training.clip_norm)
+        return norm
+
+    def report(self, step: int, counted: Step | None, batch: Batch) -> dict[str, float] | None:
+        """Figures of the last step that counted, as means over processes; None where this step is not reported."""
+        if step % self.training.log_every and step % self.horizon.steps_per_epoch and step != self.limit:
+            return None
         figures: dict[str, float] = {}
-        if out is not None:
-            names = ["loss", *out.metrics]
-            values = torch.stack([out.loss.detach().float(), *(value.float() for value in out.metrics.values())])
-            figures = dict(zip(names, distributed.mean_over_processes(values).tolist(), strict=True))
-        alarm = ""
-        if self.health:
-            figures |= self.health.figures(batch.labels.to(self.accelerator.device))
-            alarm = self.health.judge(step, figures)
-        if log:
-            rates = {"learning_rate": self.optimizer.param_groups[0]["lr"], "images_per_second": rate}
-            counts = {"skipped_steps": self.guard.skipped} if self.guard else {}
-            counts |= {"collapse_alarm": 1} if alarm else {}
-            log.scalars(step, figures | rates | counts | {"epoch": step / self.horizon.steps_per_epoch})
-        self.require_finite(step, figures.get("loss", 0.0))
-        if alarm and self.training.stop_on_collapse:
-            raise Diverged(alarm)
+        if counted is not None:
+            values = [counted.loss.detach().float(), *(value.float() for value in counted.metrics.values())]
+            means = distributed.mean_over_processes(torch.stack(values)).tolist()
+            figures = dict(zip(["loss", *counted.metrics], means, strict=True))
+        figures["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        figures["epoch"] = step / self.horizon.steps_per_epoch
+        self.observer.report(Report(step=step, labels=batch.labels.to(self.device), figures=figures))
+        return figures
 
-    def require_finite(self, step: int, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise Diverged(
-                f"the loss or the weights at step {step} are not finite ({loss}); the last checkpoint is from before\n"
-                "try a lower --optimizer.learning-rate, a longer warm-up, or --clip-norm 1, with a new --folder"
-            )
+    def save(self, step: int, counted: Step | None, last: bool = False) -> None:
+        self.observer.at("saving", step)
+        self.observer.at_checkpoint(step, None if counted is None else counted.loss, last)
 
-    def save(self, step: int, state: TrainingState, out: Step | None) -> None:
-        """Save, unless the loss of this step or the weights after it are not finite."""
-        self.watch.at("saving", step)
-        held = [p.detach() for p in own(self.method.parameters()) if p.numel()]
-        largest = torch.stack(torch._foreach_norm(held, torch.inf)).max().float()
-        last = out.loss.detach().float() if out else torch.zeros_like(largest)
-        loss, weight = distributed.mean_over_processes(torch.stack([last, largest])).tolist()
-        self.require_finite(step, loss if math.isfinite(weight) else weight)
-        state.save(step)
-
-    def epoch_begin(self, epoch: int, position: int, log: Log | None) -> None:
+    def begin_epoch(self, step: int, epoch: int, position: int) -> None:
         """What a method does once per epoch, at its beginning; a run that goes on later has that in its buffers."""
+        self.observer.at("clustering", step)
         if position == 0 and self.extract is not None:
             with arithmetic.full_precision():
                 figures = self.method.before_epoch(epoch, self.extract)
             self.method.train()
-            if log and figures:
-                log.scalars(epoch * self.horizon.steps_per_epoch + 1, figures)  # of the epoch's first step
+            self.observer.before_epoch(step, figures)
         self.loader.sampler.use(self.method.pseudo_labels)
 
-    def epoch_end(self, epoch: int, evaluate: Evaluate | None, log: Log | None, left: float) -> None:
-        every = self.training.evaluate_every
-        last = epoch == self.training.epochs
-        if evaluate and every and (epoch % every == 0 or last):
+    def end_epoch(self, step: int) -> None:
+        self.observer.at("evaluating", step)
+        epoch, every = step // self.horizon.steps_per_epoch, self.training.evaluate_every
+        figures: dict[str, float] = {}
+        if self.evaluate and every and (epoch % every == 0 or epoch == self.training.epochs):
             with arithmetic.full_precision():
-                figures = evaluate()
-            if log:
-                log.scalars(epoch * self.horizon.steps_per_epoch, figures)
+                figures = self.evaluate()
             self.method.train()
-        if log:
-            log.epoch(epoch, self.training.epochs, left)
+        self.observer.after_epoch(step, figures)
+
+    def _overtime(self, begin: float) -> bool:
+        minutes = self.training.max_minutes
+        return minutes is not None and time.monotonic() - begin > 60 * minutes
+
+    def _outcome(
+        self, step: int, reason: Literal["finished", "max-minutes", "max-steps", "signal"], signal: int = 0
+    ) -> Outcome:
+        return Outcome(step, self.horizon.total_steps, reason, signal)

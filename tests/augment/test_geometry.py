@@ -1,7 +1,5 @@
 """Crop, resize and blur against torchvision, PIL and the published blur."""
 
-from pathlib import Path
-
 import numpy as np
 import PIL.Image
 import pytest
@@ -12,10 +10,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from selfsup.augment.files import crop_files
-from selfsup.augment.geometry import Interpolation, blur_planes, erase_, resized_crop, shift_planes
-from selfsup.augment.parameters import Size
+from selfsup.augment.geometry import blur_planes, erase_, resized_crop, shift_planes
+from selfsup.augment.parameters import Interpolation, Size
+from tests.support.places import GOLDEN
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "simclr_blur_0.npz"
 MODES = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}
 
 

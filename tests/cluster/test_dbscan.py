@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from figures import golden
 from scipy.sparse import csr_array
 
 from selfsup.cluster.dbscan import dbscan
 from selfsup.cluster.jaccard import jaccard_graph
+from tests.support.figures import golden
 
 
 def test_golden():

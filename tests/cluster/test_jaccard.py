@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from figures import golden
 
 from selfsup.cluster import jaccard
 from selfsup.cluster.jaccard import jaccard_graph
+from tests.support.figures import golden
 
 
 def dense(graph):

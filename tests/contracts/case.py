@@ -13,11 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from selfsup.batch import Batch
 from selfsup.distributed import is_distributed, rank, world_size
-from selfsup.methods.base import Method, Problem, Step
+from selfsup.methods.base import Method, RunContext, Step
 from selfsup.models.encoder import Encoder
 from selfsup.models.norm import average_running_statistics
 from selfsup.training.gradient_cache import average_gradients
-from selfsup.training.sharding import brought_together, shard
+from selfsup.training.sharding import shard, unsharded
 
 BATCH = 16  # images of a global batch
 EPOCH = 6  # steps; before_epoch is called at steps 0, 6, 12, ...
@@ -76,7 +76,8 @@ class Toy(Encoder):
         self.norm = nn.BatchNorm2d(16) if batch_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x)).relu().mean(dim=(2, 3))
+        maps: Tensor = self.norm(self.conv(x))
+        return maps.relu().mean(dim=(2, 3))
 
 
 @cache
@@ -105,9 +106,9 @@ def _sources(count: int) -> int:
     return -(-count // CLASS // 2)
 
 
-def problem(case: Case, count: int, batch_size: int = BATCH) -> Problem:
+def context(case: Case, count: int, batch_size: int = BATCH) -> RunContext:
     known = labels(case, count)
-    return Problem(
+    return RunContext(
         num_images=count,
         batch_size=batch_size,
         seed=0,
@@ -172,9 +173,12 @@ class Run:
         self.dtype = dtype
         self.batch_size = batch_size
         with default_dtype(dtype):  # the first weights, too, are drawn in the precision of the run
-            method = case.config.build(Toy(case.batch_norm), problem(case, count, batch_size))
+            method = case.config.build(Toy(case.batch_norm), context(case, count, batch_size))
         # Memory that is stored in half precision stays so.
-        self.method: Method = method._apply(lambda part: part.to(dtype) if part.dtype == torch.float32 else part)
+        widened = method._apply(  # type: ignore[no-untyped-call]  # nn.Module's
+            lambda part: part.to(dtype) if part.dtype == torch.float32 else part
+        )
+        self.method: Method = widened
         self.sharded = sharded and shard(self.method, torch.device("cpu"))
         parameters = [p for p in self.method.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(parameters, lr=0.05)
@@ -192,7 +196,7 @@ class Run:
     def extract(self, module: nn.Module) -> Tensor:
         """What `before_epoch` gets to see the data set with; in the precision of the run."""
         training = module.training
-        with torch.no_grad(), brought_together(module):
+        with torch.no_grad(), unsharded(module):
             device = next(module.parameters()).device
             features = cast(Tensor, module.eval()(images(self.count).to(device, self.dtype)))
         module.train(training)

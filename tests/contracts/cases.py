@@ -6,23 +6,13 @@ Batch norm is as it is shipped. Batches are of 16 images, so memories of 40 rows
 from dataclasses import replace
 from typing import TypeVar
 
-from case import Case, Learner
-from naive_instdisc import instdisc_loss
-from naive_metric import metric_loss, xbm_loss
-from naive_mochi import mochi_loss
-from naive_moco import moco_loss, simclr_v2_loss
-from naive_moco_v3 import moco_v3_loss
-from naive_simclr import simclr_loss
-from naive_spcl import spcl_loss
-from naive_supcon import supcon_loss
-from naive_supmoco import supmoco_loss
-
 from selfsup.methods import pair_losses as pairs
 from selfsup.methods.instdisc import InstDisc
 from selfsup.methods.metric import Metric
 from selfsup.methods.mochi import MoCHi
 from selfsup.methods.moco import MoCo
 from selfsup.methods.moco_v3 import MoCoV3
+from selfsup.methods.pair_loss import PairLoss
 from selfsup.methods.simclr import SimCLR
 from selfsup.methods.simclr_v2 import SimCLRv2
 from selfsup.methods.spcl import SpCL
@@ -30,6 +20,16 @@ from selfsup.methods.supcon import SupCon
 from selfsup.methods.supmoco import SupMoCo
 from selfsup.methods.xbm import XBM
 from selfsup.models.heads import Head, PlainHead
+from tests.contracts.case import Case, Learner
+from tests.contracts.naive_instdisc import instdisc_loss
+from tests.contracts.naive_metric import metric_loss, xbm_loss
+from tests.contracts.naive_mochi import mochi_loss
+from tests.contracts.naive_moco import moco_loss, simclr_v2_loss
+from tests.contracts.naive_moco_v3 import moco_v3_loss
+from tests.contracts.naive_simclr import simclr_loss
+from tests.contracts.naive_spcl import spcl_loss
+from tests.contracts.naive_supcon import supcon_loss
+from tests.contracts.naive_supmoco import supmoco_loss
 
 HEAD, NORMED = Head.Config(output_dim=8), Head.Config(output_dim=8, batch_norm="all")
 PLAIN = PlainHead.Config(hidden_dim=16, output_dim=8)
@@ -60,7 +60,7 @@ def slow(config: C) -> C:
     return replace(config, queue_size=256, momentum=0.99, temperature=0.1, head=LARGE)
 
 
-def metric(name: str, loss: pairs.PairLoss.Config, learner: Learner | None = LABELLED) -> Case:
+def metric(name: str, loss: PairLoss.Config, learner: Learner | None = LABELLED) -> Case:
     """A loss over the batch: one view, and 4 images of each class."""
     return Case(
         name=f"metric_{name}",
@@ -72,7 +72,7 @@ def metric(name: str, loss: pairs.PairLoss.Config, learner: Learner | None = LAB
     )
 
 
-def xbm(name: str, loss: pairs.PairLoss.Config, learner: Learner | None = None) -> Case:
+def xbm(name: str, loss: PairLoss.Config, learner: Learner | None = None) -> Case:
     """The same loss over batch and memory."""
     return Case(
         name=f"xbm_{name}",

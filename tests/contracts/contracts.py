@@ -4,9 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from case import BATCH, EPOCH, FEW, IMAGES, Case, Run, global_batch
-from figures import assert_agree
-from processes import run_processes
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -14,6 +11,9 @@ from selfsup.batch import Batch
 from selfsup.distributed import mean_over_processes
 from selfsup.memory.queue import FeatureQueue
 from selfsup.methods.base import Step
+from tests.contracts.case import BATCH, EPOCH, FEW, IMAGES, Case, Run, global_batch
+from tests.support.figures import assert_agree
+from tests.support.processes import run_processes
 
 EXACT = 1e-9  # relative, in double precision
 STEPS = 8  # enough to fill the memories more than once, to an odd place, and to begin a second epoch

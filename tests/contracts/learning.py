@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from case import Case, Learner
 from torch import Tensor, nn
 
 from selfsup.augment.parameters import Jitter, View
@@ -20,9 +19,10 @@ from selfsup.batch import Batch
 from selfsup.data.shapes import CLASSES, shapes
 from selfsup.evaluation.features import Features
 from selfsup.evaluation.knn import knn_accuracy
-from selfsup.methods.base import Problem
+from selfsup.methods.base import RunContext
 from selfsup.models.resnet import ResNet
 from selfsup.randomness import Stream, uniform
+from tests.contracts.case import Case, Learner
 
 SIZE = 16  # pixels of a side
 SHAPES = ("disc", "bars")
@@ -152,9 +152,9 @@ def _labels(known: bool, domains: int) -> Tensor:
     return labels if domains == 1 else torch.where(torch.arange(len(labels)) % 2 == 0, labels, -1)
 
 
-def _problem(case: Case) -> Problem:
+def _problem(case: Case) -> RunContext:
     labels = _labels(case.per_class > 0, case.domains)
-    return Problem(
+    return RunContext(
         num_images=len(labels),
         batch_size=BATCH,
         seed=0,

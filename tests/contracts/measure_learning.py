@@ -1,6 +1,6 @@
 """How clearly each method learns, over many first weights: what the bounds of `Learner` rest on.
 
-python tests/contracts/measure_learning.py [--seeds 8] [NAMES]
+python -m tests.contracts.measure_learning [--seeds 8] [NAMES]
 
 Prints a line for each case: its bounds, and the least fall of the loss and rise of kNN over the seeds. A bound should
 be at most two thirds of them, so that no processor, whose rounding is as good as another seed, comes near it.
@@ -8,16 +8,15 @@ be at most two thirds of them, so that no processor, whose rounding is as good a
 
 import argparse
 import sys
-from pathlib import Path
+
+import torch
+
+from tests.contracts.cases import CASES
+from tests.contracts.learning import ends, learn
 
 FACTOR = 1.5  # the least fall and rise over their bounds
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-    import torch
-    from cases import CASES
-    from learning import ends, learn
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="cases; all without")
     parser.add_argument("--seeds", type=int, default=8)

@@ -10,6 +10,7 @@ from selfsup.batch import Batch
 from selfsup.methods import pair_losses as losses
 from selfsup.methods.base import Method
 from selfsup.methods.metric import Metric
+from selfsup.methods.pair_loss import PairLoss
 from selfsup.methods.xbm import XBM
 from selfsup.randomness import Stream, uniform
 
@@ -73,7 +74,7 @@ def _rows(
     return Rows(anchors, references, positives, negatives, labels, mutual, step)
 
 
-def _naive(loss: losses.PairLoss, rows: Rows) -> Tensor:
+def _naive(loss: PairLoss, rows: Rows) -> Tensor:
     return _LOSSES[type(loss)](loss, rows)
 
 
@@ -230,7 +231,7 @@ def _proxy(loss: Any, rows: Rows) -> Tensor:
     return _mean(pulls) + _mean(pushes)
 
 
-_LOSSES: dict[type[losses.PairLoss], Callable[[Any, Rows], Tensor]] = {
+_LOSSES: dict[type[PairLoss], Callable[[Any, Rows], Tensor]] = {
     losses.Contrastive: _contrastive,
     losses.SimilarityContrastive: _similarity_contrastive,
     losses.Triplet: _triplet,

@@ -11,13 +11,13 @@ from typing import Any
 from unittest import mock
 
 import torch
-from case import Case, Run
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from selfsup.batch import Batch
+from tests.contracts.case import Case, Run
 
 # Not "cuda": without a CUDA device autograd cannot run a backward pass there. This one it runs on the CPU's thread,
 # and to the code under test it is a device like any other that is not the CPU.

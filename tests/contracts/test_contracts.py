@@ -1,10 +1,11 @@
 """Every property, of every method."""
 
 import pytest
-import traces
-from case import Case
-from cases import CASES
-from contracts import (
+
+from tests.contracts import traces
+from tests.contracts.case import Case
+from tests.contracts.cases import CASES
+from tests.contracts.contracts import (
     Replicas,
     check_a_sharded_encoder_is_a_whole_one,
     check_a_step_is_well_formed,
@@ -18,7 +19,7 @@ from contracts import (
     check_two_processes_are_one,
     in_two_processes,
 )
-from learning import check_learns
+from tests.contracts.learning import check_learns
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 

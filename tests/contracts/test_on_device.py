@@ -5,9 +5,10 @@ how many rows fall to each process, `XBM` once after a start for the number of i
 """
 
 import pytest
-from case import Case
-from cases import CASES
-from on_device import Step, operations_of
+
+from tests.contracts.case import Case
+from tests.contracts.cases import CASES
+from tests.contracts.on_device import Step, operations_of
 
 # What adds up in the order in which threads arrive, also where torch is told to be deterministic, or is refused then.
 WITHOUT_ORDER = {

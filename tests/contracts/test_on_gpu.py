@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from case import Case, Run
-from cases import CASES
-from traces import TOLERANCE
+
+from tests.contracts.case import Case, Run
+from tests.contracts.cases import CASES
+from tests.contracts.traces import TOLERANCE
 
 STEPS = 8  # over an epoch's end, so that clusters are formed twice
 

@@ -6,14 +6,15 @@ measured: the first weights are changed by far more than rounding, and as many s
 """
 
 import json
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from case import Case, Run
 from torch import Tensor
 
-TRACES = Path(__file__).parent.parent / "golden" / "traces.json"
+from tests.contracts.case import Case, Run
+from tests.support.places import GOLDEN
+
+TRACES = GOLDEN / "traces.json"
 STEPS = 20  # at most; memory is full, and a fourth epoch has begun
 TOLERANCE = 1e-6  # relative, of a loss
 MARGIN = 1000  # by which it is above what the losses change with the weights

@@ -1,19 +1,16 @@
 """Write golden traces anew, after a change that is meant to change what methods compute; of the cases named, or of all.
 
-python tests/contracts/write_traces.py [NAMES]
+python -m tests.contracts.write_traces [NAMES]
 """
 
 import sys
-from pathlib import Path
 
-TESTS = Path(__file__).parent.parent
+import torch
+
+from tests.contracts import traces
+from tests.contracts.cases import CASES
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(TESTS))
-    import torch
-    import traces
-    from cases import CASES
-
     torch.set_num_threads(1)
     wanted = sys.argv[1:] or [case.name for case in CASES]
     kept = traces.read() if len(wanted) < len(CASES) else {}

@@ -1,20 +1,18 @@
 """docs/weights.md says of every layout how it was tried, as the record beside it has it."""
 
 import json
-from pathlib import Path
-
-from tool_files import load_tool
 
 from selfsup.convert.table import table
+from tests.support.places import ROOT
+from tools.benchmarks.verify_weights import with_table
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 
 
 def test_the_table_is_that_of_the_record_and_has_every_layout() -> None:
-    tool = load_tool("verify_weights")
     record = json.loads((DOCS / "weights.json").read_text())
     text = (DOCS / "weights.md").read_text()
-    assert tool.with_table(text, record) == text, "write the table anew: tools/verify_weights.py"
+    assert with_table(text, record) == text, "write the table anew: python -m tools.benchmarks.verify_weights"
     assert {entry["layout"] for entry in record} == set(table())
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from foreign_files import FILES
-from tiny import tiny_run
 
 import selfsup
 from selfsup import cli
@@ -21,6 +19,9 @@ from selfsup.methods.moco import MoCo
 from selfsup.models.heads import Head
 from selfsup.models.resnet import ResNet
 from selfsup.pretraining import build_method, pretrain
+from tests.support.foreign_files import FILES
+from tests.support.places import ROOT
+from tests.support.tiny import tiny_run
 
 ON = ["--data.root", "shapes:60", "--device", "cpu", "--workers", "0"]
 
@@ -156,6 +157,6 @@ def test_wrong_uses_are_answered_with_what_to_do(
 
 
 def test_the_command_is_in_the_table_of_the_readme() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     assert "selfsup import FILE --out DIR" in readme
     assert load_recipe("simclr_cifar10").start == ""

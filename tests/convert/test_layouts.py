@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from foreign_files import FILES, File
 
-from selfsup.convert.conversion import Converted, Options, convert, written
+from selfsup.convert.conversion import Converted, convert
 from selfsup.convert.layout import Refused
+from selfsup.convert.options import Options
 from selfsup.convert.reading import Contents, read
 from selfsup.convert.table import inert, recognise, table
+from selfsup.convert.writing import written
 from selfsup.models.heads import Neck
+from tests.support.foreign_files import FILES, File
 
 pytest.importorskip("timm")
 NAMES = sorted(FILES)

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from foreign_files import FILES, write_bundle
 
 from selfsup.convert.layout import Refused
 from selfsup.convert.reading import read
 from selfsup.convert.table import inert
+from tests.support.foreign_files import FILES, write_bundle
 
 
 class Trap:

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from corpus import within
-from pictures import broken_folder, damaged, encoded, odd_images, picture, sound_images
 from PIL import EpsImagePlugin, Image, ImageOps
 
 from selfsup.data import decode as decode_module
@@ -19,6 +17,8 @@ from selfsup.data.decode import decode
 from selfsup.data.listing import list_folder
 from selfsup.data.loader import Loader, evaluation_batches
 from selfsup.data.sources import open_source
+from tests.support.corpus import within
+from tests.support.pictures import broken_folder, damaged, encoded, odd_images, picture, sound_images
 
 CPU = torch.device("cpu")
 

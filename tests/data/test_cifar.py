@@ -10,6 +10,8 @@ from PIL import Image
 
 from selfsup.data import cifar
 from selfsup.data.sources import open_source
+from tests.support.hostile_data import npy
+from tests.support.hostile_place import Trap
 
 RANDOM = np.random.default_rng(0)
 PIXELS = {name: RANDOM.integers(0, 256, (10, 3072), dtype=np.uint8) for name in ["1", "2", "3", "4", "5", "test"]}
@@ -100,14 +102,6 @@ def test_cifar_100_takes_the_fine_labels_of_both_layouts(tmp_path):
         np.testing.assert_array_equal(source.images.flatten(1).numpy(), PIXELS["test"])
 
 
-class Trap:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
 @pytest.mark.parametrize("hostile", ["call", "builtin", "array"])
 def test_a_hostile_pickle_runs_nothing(tmp_path, hostile):
     place = published(tmp_path)
@@ -157,12 +151,6 @@ def write_packs(folder, monkeypatch) -> dict[str, np.ndarray]:
         "x_test": parts[2][1],
         "y_test": labels[2],
     }
-
-
-def npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
 
 
 def test_packs_are_read_in_the_order_of_their_numbers(tmp_path, monkeypatch):

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_resume import final_state
-from tiny import tiny_run
 from torch import Tensor
 
 import selfsup
@@ -18,6 +16,8 @@ from selfsup.data.datasets import DatasetSource
 from selfsup.data.settings import Data
 from selfsup.data.shapes import CLASSES, shapes
 from selfsup.pretraining import pretrain
+from tests.support.tiny import tiny_run
+from tests.training.test_resume import final_state
 
 
 class Listed(torch.utils.data.Dataset[Any]):

@@ -4,11 +4,11 @@ import warnings
 
 import numpy as np
 import pytest
-from pictures import broken_images, encoded, picture
 from PIL import Image, ImageOps
 
 from selfsup.data.base import UnreadableImage
 from selfsup.data.decode import decode
+from tests.support.pictures import broken_images, encoded, picture
 
 
 def opened(content: bytes, side: int | None = None) -> tuple[Image.Image, tuple[int, int]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import png_chunk
 from PIL import Image
 
 from selfsup.data.base import UnreadableImage
@@ -14,6 +13,7 @@ from selfsup.data.decode import decode
 from selfsup.data.levels import Levels, parse_levels
 from selfsup.data.opening import open_part
 from selfsup.data.settings import Data
+from tests.support.pictures import png_chunk
 
 RAMP = np.arange(64 * 32).reshape(32, 64)  # 0 to 2,047
 

@@ -2,11 +2,11 @@ import subprocess
 
 import numpy as np
 import pytest
-from test_cifar import TEN, published, write_packs
 
 from selfsup.data import cifar, download
 from selfsup.data.cifar import CIFAR10_SHA256, cifar_digest
 from selfsup.data.download import fetch_cifar10
+from tests.data.test_cifar import TEN, published, write_packs
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import encoded, picture
 
 from selfsup.data import formats
 from selfsup.data.base import NoTestPart, Source
@@ -16,6 +15,7 @@ from selfsup.data.layout import class_labels
 from selfsup.data.listing import list_folder
 from selfsup.data.opening import told
 from selfsup.data.sources import open_source
+from tests.support.pictures import encoded, picture
 
 PNG, JPEG = encoded(picture(0)), encoded(picture(0), "JPEG")
 Place = Callable[[dict[str, bytes]], str]

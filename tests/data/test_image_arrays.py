@@ -7,19 +7,10 @@ import torch
 from selfsup.data import arrays
 from selfsup.data.arrays import images_from_array, write_npz
 from selfsup.data.sources import open_source
+from tests.support.hostile_place import Trap
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 5, 7, 3), dtype=np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
-
-
-class Trap:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW", "NHW", "NHW1", "N1HW"])

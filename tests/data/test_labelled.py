@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import folder_of
 
 from selfsup.config.settings import result_relevant
 from selfsup.data.base import ArraySource
 from selfsup.data.labelled import Labelled, image_names, names_digest
 from selfsup.data.sources import open_source
+from tests.support.pictures import folder_of
 
 
 def source(*sizes: int, unlabelled: int = 0) -> ArraySource:

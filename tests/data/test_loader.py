@@ -5,13 +5,13 @@ import os
 import numpy as np
 import pytest
 import torch
-from pictures import folder_of, picture
 
 from selfsup.data import resident, streaming
 from selfsup.data.base import TooManyUnreadable
 from selfsup.data.loader import Loader, evaluation_batches
-from selfsup.data.resident import Squeezed
+from selfsup.data.resident import CanvasSource
 from selfsup.data.sources import open_source
+from tests.support.pictures import folder_of, picture
 
 CPU = torch.device("cpu")
 
@@ -145,7 +145,7 @@ def test_evaluation_reads_every_readable_image_once_in_order(tmp_path, way, worl
     assert torch.equal(torch.cat([batch.labels for batch in batches]), source.labels[indices])
     assert list(unreadable) == [source.name(9)]
     if "canvas" in way:
-        squeezed = Squeezed(source, 8)
+        squeezed = CanvasSource(source, 8)
         assert torch.equal(torch.cat([batch.images for batch in batches]), squeezed.images[indices])
         assert_same(
             evaluation_batches(squeezed, batch_size=23, device=CPU),

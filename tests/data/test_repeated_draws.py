@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pictures import folder_of
 from PIL.Image import Image
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from selfsup.data.loader import Loader
 from selfsup.data.sampler import occurrences
 from selfsup.data.sampling import ClassBalanced, Sampling, Shuffled, TwoDomains
 from selfsup.data.sources import open_source
+from tests.support.pictures import folder_of
 
 CPU = torch.device("cpu")
 VIEW = View(size=8, jitter=Jitter(brightness=0.4, contrast=0.4), grayscale=0.2, crop_attempts=20)

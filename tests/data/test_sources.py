@@ -5,10 +5,10 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from pictures import encoded, folder_of, picture
 
 from selfsup.data import files
 from selfsup.data.sources import ArraySource, FileSource, UnreadableImage, ZipSource, open_source
+from tests.support.pictures import encoded, folder_of, picture
 
 zipfile_class = zipfile.ZipFile
 CLASSES = ("cat", "ant", "bee")

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.utils.data._utils as loading
-from tiny import photographs
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from selfsup.batch import Key
 from selfsup.data import streaming
 from selfsup.data.sources import open_source
 from selfsup.data.streaming import Streaming
+from tests.support.tiny import photographs
 
 KEYS = [Key(0, torch.arange(4)), Key(0, torch.arange(4, 8))]
 

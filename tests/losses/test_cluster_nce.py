@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from figures import assert_agree, golden
 
 from selfsup.losses.cluster import cluster_nce
+from tests.support.figures import assert_agree, golden
 
 
 def test_golden():

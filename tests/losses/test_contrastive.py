@@ -1,10 +1,10 @@
 import pytest
 import torch
-from figures import assert_agree, golden
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from selfsup.losses.contrastive import info_nce, log_sum_exp, nt_xent, similarity, unit
+from selfsup.losses.contrastive import info_nce, l2_normalize, log_sum_exp, nt_xent, similarity
+from tests.support.figures import assert_agree, golden
 
 
 def naive_nt_xent(rows, temperature):
@@ -22,7 +22,7 @@ def naive_nt_xent(rows, temperature):
 def test_simclr_golden(variant, normed, tile):
     g = golden("simclr_loss")
     hidden = g["hidden"].clone().requires_grad_()
-    views = (unit(hidden) if normed else hidden).chunk(2)
+    views = (l2_normalize(hidden) if normed else hidden).chunk(2)
     loss, accuracy = nt_xent(views, views, 0, float(g[f"tau_{variant}"]), "simclr", tile)
     assert_agree(loss, g[f"loss_{variant}"], 2e-5)
     assert accuracy == g[f"contrast_acc_{variant}"]
@@ -35,7 +35,7 @@ def test_nt_xent_equals_the_naive_loop(tile):
     hidden = torch.randn(18, 5)
     expected_from, actual_from = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
     expected = naive_nt_xent(normalize(expected_from), 0.2)
-    views = unit(actual_from).chunk(2)
+    views = l2_normalize(actual_from).chunk(2)
     actual, _ = nt_xent(views, views, 0, 0.2, tile=tile)
     assert_agree(actual, expected, 1e-6)
     assert_agree(
@@ -48,7 +48,7 @@ def test_nt_xent_of_local_rows_averages_to_the_whole(tile):
     """What each of three processes would compute, with the gather replaced by the same tensor."""
     torch.manual_seed(1)
     hidden = torch.randn(24, 6, dtype=torch.float64, requires_grad=True)
-    first, second = unit(hidden).chunk(2)
+    first, second = l2_normalize(hidden).chunk(2)
     whole, whole_accuracy = nt_xent((first, second), (first, second), 0, 0.3)
     parts = [
         nt_xent((first[at : at + 4], second[at : at + 4]), (first, second), at, 0.3, tile=tile) for at in (0, 4, 8)
@@ -76,7 +76,7 @@ def test_tiles_bound_the_memory_of_both_passes():
     sizes = {}
     for tile in (None, 16):
         with Largest() as largest:
-            views = unit(hidden).chunk(2)
+            views = l2_normalize(hidden).chunk(2)
             nt_xent(views, views, 0, 0.2, tile=tile)[0].backward()
         sizes[tile] = largest.numel
     assert sizes[None] == 128 * 256  # the scores of one view against both
@@ -92,7 +92,7 @@ def test_tiled_gradient_numerically():
 
 def test_info_nce_equals_the_naive_loop():
     torch.manual_seed(3)
-    q, k, negatives = (unit(torch.randn(n, 8)) for n in (6, 6, 11))
+    q, k, negatives = (l2_normalize(torch.randn(n, 8)) for n in (6, 6, 11))
     mask = torch.rand(6, 11) < 0.3
     expected, hits = [], []
     for i in range(6):
@@ -107,7 +107,7 @@ def test_info_nce_equals_the_naive_loop():
 
 def test_masked_negatives_get_no_gradient():
     torch.manual_seed(4)
-    q, k, negatives = (unit(torch.randn(n, 8)).requires_grad_() for n in (2, 2, 5))
+    q, k, negatives = (l2_normalize(torch.randn(n, 8)).requires_grad_() for n in (2, 2, 5))
     mask = torch.zeros(2, 5, dtype=torch.bool)
     mask[:, 3] = True
     gradient = torch.autograd.grad(info_nce(q, k, negatives, 0.1, mask)[0], negatives)[0]
@@ -116,7 +116,7 @@ def test_masked_negatives_get_no_gradient():
 
 
 def test_a_collapsed_encoder_scores_nothing():
-    same = unit(torch.eye(4)[:1].expand(6, 4))
+    same = l2_normalize(torch.eye(4)[:1].expand(6, 4))
     assert info_nce(same, same, same, 0.1)[1] == 0
     assert nt_xent((same, same), (same, same), 0, 0.1)[1] == 0
     assert nt_xent((same, same), (same, same), 0, 0.1, tile=2)[1] == 0
@@ -128,6 +128,6 @@ def test_logits_are_never_in_half_precision():
     with torch.autocast("cpu", torch.bfloat16):
         low = similarity(a, a)
         halves = similarity(a.bfloat16(), a.bfloat16())
-    assert low.dtype == halves.dtype == unit(a.half()).dtype == torch.float32
+    assert low.dtype == halves.dtype == l2_normalize(a.half()).dtype == torch.float32
     assert_agree(low, a.double() @ a.double().T, 1e-6)
-    assert unit(a.double()).dtype == torch.float64
+    assert l2_normalize(a.double()).dtype == torch.float64

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from selfsup.losses.contrastive import unit
+from selfsup.losses.contrastive import l2_normalize
 from selfsup.losses.diagnostics import feature_health
 
 
 def test_figures_equal_their_definitions():
     torch.manual_seed(0)
-    a, b = unit(torch.randn(300, 16)).requires_grad_(), unit(torch.randn(300, 16))
+    a, b = l2_normalize(torch.randn(300, 16)).requires_grad_(), l2_normalize(torch.randn(300, 16))
     health = feature_health(a, b)
     x, y = a.detach().double(), b.double()
     pairs = [(-2 * (x[i] - x[j]).square().sum()).exp() for i in range(256) for j in range(i)]
@@ -19,8 +19,8 @@ def test_figures_equal_their_definitions():
 
 def test_collapse_shows():
     torch.manual_seed(0)
-    spread = unit(torch.randn(64, 128))
-    collapsed = unit(torch.ones(64, 128) + 1e-4 * torch.randn(64, 128))
+    spread = l2_normalize(torch.randn(64, 128))
+    collapsed = l2_normalize(torch.ones(64, 128) + 1e-4 * torch.randn(64, 128))
     good, bad = feature_health(spread, spread), feature_health(collapsed, collapsed)
     assert 0.95 < good["feature_std"] < 1.05
     assert -4 < good["uniformity"] < -3.5

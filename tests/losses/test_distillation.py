@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from figures import assert_agree
 
 from selfsup.losses.distillation import cosine_distance, distillation, labelled_cross_entropy
+from tests.support.figures import assert_agree
 
 
 @pytest.fixture

@@ -1,15 +1,15 @@
 import pytest
 import torch
-from figures import assert_agree, golden
 
-from selfsup.losses.contrastive import similarity, unit
+from selfsup.losses.contrastive import l2_normalize, similarity
 from selfsup.losses.mining import distance_weights, draw, one_pair_per_class
 from selfsup.randomness import Stream, uniform
+from tests.support.figures import assert_agree, golden
 
 
 def test_golden_distance_weights():
     g = golden("metric_distance_weighted")
-    rows = unit(g["emb_unit"].double())  # the reference normalises
+    rows = l2_normalize(g["emb_unit"].double())  # the reference normalises
     negative = g["labels"][:, None] != g["labels"]
     s = similarity(rows, rows)
     weights = distance_weights(s, negative, dim=16, cutoff=float(g["cutoff"]), farthest=float(g["nonzero_loss_cutoff"]))
@@ -42,7 +42,7 @@ def test_draws_invert_the_distribution_function():
 def test_weighted_draws_spread_the_distances():
     """Uniform on the sphere, distances pile up at sqrt(2); weighted draws reach nearer ones as often."""
     torch.manual_seed(0)
-    rows = unit(torch.randn(2000, 8, dtype=torch.float64))
+    rows = l2_normalize(torch.randn(2000, 8, dtype=torch.float64))
     s = similarity(rows[:200], rows)
     negative = s < 0.999
     counts = draw(distance_weights(s, negative, dim=8), uniform(0, Stream.MINING, torch.arange(200), 50))

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from figures import assert_agree, golden
 from torch.nn.functional import normalize
 
 from selfsup.losses.contrastive import contrast_logits, first_is_positive
 from selfsup.losses.mixing import mixed_scores
+from tests.support.figures import assert_agree, golden
 
 
 def golden_numbers(g, scores):

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from figures import assert_agree
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfsup.losses import nce as module
 from selfsup.losses.nce import bank_scores, batch_log_normaliser, nce, sampled_scores, softmax_over_bank
+from tests.support.figures import assert_agree
 
 
 def problem(dtype=torch.float32, size=6, n=50, k=9, dim=5):

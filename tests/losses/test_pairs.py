@@ -4,9 +4,8 @@ from math import exp, inf, log, sqrt
 
 import pytest
 import torch
-from figures import assert_agree, golden
 
-from selfsup.losses.contrastive import similarity, unit
+from selfsup.losses.contrastive import l2_normalize, similarity
 from selfsup.losses.pairs import (
     contrastive,
     distance_similarity,
@@ -16,6 +15,7 @@ from selfsup.losses.pairs import (
     triplet,
 )
 from selfsup.losses.soft_pairs import circle, circle_of_batch, generalized_lifted, lifted, multi_similarity, n_pair
+from tests.support.figures import assert_agree, golden
 
 
 def masks(labels):
@@ -70,7 +70,7 @@ def test_golden_of_circle(setting, margin, scale):
         partial(circle, margin=margin, scale=scale),
         suffix=f"anchor_{setting}",
         tolerance=1e-7,  # the rows are of unit norm in single precision
-        measure=lambda a, b: similarity(unit(a), unit(b)),
+        measure=lambda a, b: similarity(l2_normalize(a), l2_normalize(b)),
     )
 
 
@@ -120,7 +120,7 @@ def test_rows_near_each_other_keep_their_distances_and_gradients(name, apart):
     """Single precision, as in training, against norms of differences in double: 2 - 2 s has no digit left there."""
     generator = torch.Generator().manual_seed(0)
     center, spread = torch.randn(1, 16, generator=generator), torch.randn(24, 16, generator=generator)
-    rows = unit(unit(center) + apart * unit(spread) * torch.rand(24, 1, generator=generator))
+    rows = l2_normalize(l2_normalize(center) + apart * l2_normalize(spread) * torch.rand(24, 1, generator=generator))
     assert rows.dtype == torch.float32
     labels = torch.arange(24) % 4
     exact, leaf = rows.double().requires_grad_(), rows.clone().requires_grad_()
@@ -135,13 +135,15 @@ def test_rows_near_each_other_keep_their_distances_and_gradients(name, apart):
 @pytest.mark.parametrize("apart", [1e-1, 1e-3, 1e-4, 1e-5])
 def test_distances_are_norms_of_differences(apart):
     generator = torch.Generator().manual_seed(2)
-    rows = unit(unit(torch.randn(1, 16, generator=generator)) + apart * torch.randn(24, 16, generator=generator))
+    rows = l2_normalize(
+        l2_normalize(torch.randn(1, 16, generator=generator)) + apart * torch.randn(24, 16, generator=generator)
+    )
     exact = (rows.double()[:, None] - rows.double()).norm(dim=2)
     assert torch.allclose(distances(distance_similarity(rows, rows)), exact, rtol=1e-5, atol=1e-7)
 
 
 def test_a_row_is_at_distance_zero_of_its_copy():
-    rows = unit(torch.randn(40, 64, generator=torch.Generator().manual_seed(1))).requires_grad_()
+    rows = l2_normalize(torch.randn(40, 64, generator=torch.Generator().manual_seed(1))).requires_grad_()
     apart = distances(distance_similarity(rows, rows)).diagonal()
     assert not apart.any()
     assert not torch.autograd.grad(apart.sum(), rows)[0].any()
@@ -275,14 +277,16 @@ def test_gradient_numerically(name):
     torch.manual_seed(4)
     rows = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
     positive, negative = masks(torch.tensor([0, 0, 0, 1, 1, 2, 2, 3]))  # one of class 3: without a positive
-    assert torch.autograd.gradcheck(lambda x: LOSSES[name](similarity(unit(x), unit(x)), positive, negative), rows)
+    assert torch.autograd.gradcheck(
+        lambda x: LOSSES[name](similarity(l2_normalize(x), l2_normalize(x)), positive, negative), rows
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_duplicates_and_lone_anchors_have_finite_gradients(name):
     """Rows that are equal, antipodal, without positives, without negatives, in single precision."""
     loss = LOSSES[name]
-    rows = unit(torch.tensor([[1.0, 2, 3], [1, 2, 3], [-1, -2, -3], [0, 1, 0], [0, 1, 0]])).requires_grad_()
+    rows = l2_normalize(torch.tensor([[1.0, 2, 3], [1, 2, 3], [-1, -2, -3], [0, 1, 0], [0, 1, 0]])).requires_grad_()
     for labels in ([0, 0, 1, 1, 2], [0, 0, 0, 0, 0], [0, 1, 2, 3, 4]):
         value = loss(similarity(rows, rows), *masks(torch.tensor(labels)))
         gradient = torch.autograd.grad(value, rows)[0]
@@ -312,7 +316,7 @@ def of_two_processes(loss, s, positive, negative, sent):
 @pytest.mark.parametrize("name", LOSSES)
 def test_local_anchors_give_the_loss_of_all(name):
     torch.manual_seed(5)
-    rows = unit(torch.randn(8, 4, dtype=torch.float64))
+    rows = l2_normalize(torch.randn(8, 4, dtype=torch.float64))
     pairs = similarity(rows, rows), *masks(torch.tensor([0, 1, 0, 2, 1, 1, 2, 0]))
     sent = ([], [])
     for _ in range(3):  # what is gathered second depends on what the others sent first

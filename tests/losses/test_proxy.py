@@ -2,10 +2,10 @@ from math import exp, log
 
 import pytest
 import torch
-from figures import assert_agree
 
-from selfsup.losses.contrastive import similarity, unit
+from selfsup.losses.contrastive import l2_normalize, similarity
 from selfsup.losses.proxy import proxy_anchor, proxy_nca
+from tests.support.figures import assert_agree
 
 
 def naive_nca(s, labels):
@@ -38,14 +38,16 @@ def some():
 @pytest.mark.parametrize(("loss", "naive"), LOSSES)
 def test_equals_the_naive_loop(loss, naive):
     rows, proxies = some()
-    s = similarity(unit(rows), unit(proxies))
+    s = similarity(l2_normalize(rows), l2_normalize(proxies))
     assert_agree(loss(s, LABELS), torch.tensor(naive(s, LABELS), dtype=torch.float64), 1e-12)
-    assert torch.autograd.gradcheck(lambda a, b: loss(similarity(unit(a), unit(b)), LABELS), (rows, proxies))
+    assert torch.autograd.gradcheck(
+        lambda a, b: loss(similarity(l2_normalize(a), l2_normalize(b)), LABELS), (rows, proxies)
+    )
 
 
 @pytest.mark.parametrize(("loss", "naive"), LOSSES)
 def test_local_images_give_the_loss_of_all(loss, naive):
-    s = similarity(*(unit(x).detach() for x in some()))
+    s = similarity(*(l2_normalize(x).detach() for x in some()))
     sent = []
 
     def record(local):

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from figures import assert_agree, golden
 from torch.nn.functional import normalize
 
 from selfsup.losses.contrastive import nt_xent
 from selfsup.losses.sup_con import class_masks, sup_con
+from tests.support.figures import assert_agree, golden
 
 VARIANTS = {  # features, labels (None: each image its own class), anchor views
     "labels": ("features", "labels", None),

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from figures import assert_agree
 from torch.nn.functional import normalize
 
 from selfsup.memory.bank import FeatureBank
+from tests.support.figures import assert_agree
 
 
 def naive_update(rows, indices, features, momentum):

@@ -1,9 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from figures import assert_agree, golden
 
 from selfsup.memory.hybrid import HybridMemory, memory_rows
+from tests.support.figures import assert_agree, golden
 
 
 def test_golden():

@@ -6,9 +6,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from case import Case, Run
-from cases import CASES
-from processes import run_processes
 from torch import Tensor
 
 from selfsup.distributed import gather, mean_over_processes, rank, scatter_sum
@@ -18,6 +15,9 @@ from selfsup.memory.bank import ShardedBank
 from selfsup.memory.hybrid import ShardedHybridMemory
 from selfsup.memory.sharded import sharded
 from selfsup.training.state import load_whole_state, whole_state
+from tests.contracts.case import Case, Run
+from tests.contracts.cases import CASES
+from tests.support.processes import run_processes
 
 STEPS = 8
 NAMES = ("instdisc_nce", "instdisc_softmax", "instdisc_half", "spcl", "spcl_domains")

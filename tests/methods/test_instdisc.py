@@ -1,23 +1,18 @@
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from figures import assert_agree, golden
 from torch import nn
-from toys import global_batch, toy
-from waiting import no_waits
 
 from selfsup.batch import Batch
-from selfsup.losses.contrastive import unit
+from selfsup.losses.contrastive import l2_normalize
 from selfsup.losses.nce import bank_scores
-from selfsup.methods.base import Problem
+from selfsup.methods.base import RunContext
 from selfsup.methods.instdisc import InstDisc
+from tests.contracts.naive_instdisc import instdisc_loss
+from tests.support.figures import assert_agree, golden
+from tests.support.toys import global_batch, toy
+from tests.support.waiting import no_waits
 
-sys.path.append(str(Path(__file__).parent.parent / "contracts"))
-from naive_instdisc import instdisc_loss
-
-PROBLEM = Problem(num_images=100, batch_size=16, seed=0, num_views=1)
+CONTEXT = RunContext(num_images=100, batch_size=16, seed=0, num_views=1)
 NCE = {"num_negatives": 9, "output_dim": 8}
 FULL = {"num_negatives": 0, "loss": "softmax", "output_dim": 8}
 
@@ -32,7 +27,7 @@ def of_golden(g, **settings):
     encoder = nn.Identity()
     encoder.feature_dim = 12
     config = InstDisc.Config(temperature=float(g["tau"]), momentum=float(g["m"]), output_dim=12, **settings)
-    method = config.build(encoder, Problem(num_images=60, batch_size=8, seed=0, num_views=1))
+    method = config.build(encoder, RunContext(num_images=60, batch_size=8, seed=0, num_views=1))
     method.bank.features.copy_(g["memory0"])
     return method
 
@@ -77,7 +72,7 @@ def test_golden_full_softmax():
     ],
 )
 def test_loss_equals_the_naive_loop_while_the_memory_fills(settings):
-    method = InstDisc.Config(**settings).build(toy(False), PROBLEM._replace(num_images=24))
+    method = InstDisc.Config(**settings).build(toy(False), CONTEXT._replace(num_images=24))
     bank_dtype = method.bank.features.dtype
     method.double()
     method.bank.to(bank_dtype if bank_dtype == torch.bfloat16 else torch.float64)
@@ -93,7 +88,7 @@ def test_loss_equals_the_naive_loop_while_the_memory_fills(settings):
 
 
 def test_noise_is_uniform_over_the_other_images_and_new_in_every_step():
-    method = InstDisc.Config(num_negatives=10_000).build(toy(False), PROBLEM._replace(num_images=10_001))
+    method = InstDisc.Config(num_negatives=10_000).build(toy(False), CONTEXT._replace(num_images=10_001))
     method.num_images = 12
     noise = method.noise(torch.arange(12))  # (12, K)
     assert not (noise == torch.arange(12)[:, None]).any()
@@ -108,7 +103,7 @@ def test_noise_is_uniform_over_the_other_images_and_new_in_every_step():
 
 @pytest.mark.parametrize("settings", [NCE, FULL, {**NCE, "normaliser": "ema", "proximal_weight": 1.0}])
 def test_forward_writes_nothing_but_batch_norm_statistics(settings):
-    method = InstDisc.Config(**settings).build(toy(True), PROBLEM)
+    method = InstDisc.Config(**settings).build(toy(True), CONTEXT)
     before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     views, batch = one_view(0)
     step = method(views, batch)
@@ -117,16 +112,16 @@ def test_forward_writes_nothing_but_batch_norm_statistics(settings):
     assert changed == {f"encoder.norm.{kind}" for kind in ("running_mean", "running_var", "num_batches_tracked")}
     assert all(parameter.grad is not None for parameter in method.parameters())
     assert not any(tensor.requires_grad for tensor in (*step.update.values(), *step.metrics.values()))
-    features = unit(method.head(method.encoder(views[0]))).detach()
+    features = l2_normalize(method.head(method.encoder(views[0]))).detach()
     method.after_step(step.update, 0.0)
     expected = before["bank.features"].clone()
-    expected[batch.indices] = unit(0.5 * expected[batch.indices] + 0.5 * features)
+    expected[batch.indices] = l2_normalize(0.5 * expected[batch.indices] + 0.5 * features)
     assert_agree(method.bank.features, expected, 1e-5)
 
 
 def test_normaliser_is_of_the_first_applied_step_and_survives_a_resume():
     def start():
-        return InstDisc.Config(**NCE).build(toy(False), PROBLEM)
+        return InstDisc.Config(**NCE).build(toy(False), CONTEXT)
 
     method, skipped = start(), start()
     (first, first_batch), (second, second_batch) = one_view(0), one_view(1)
@@ -148,7 +143,7 @@ def test_normaliser_is_of_the_first_applied_step_and_survives_a_resume():
 def test_only_the_encoder_runs_in_half_precision():
     losses = []
     for precise in (True, False):
-        method = InstDisc.Config(**NCE, bank_dtype="float16").build(toy(True), PROBLEM)
+        method = InstDisc.Config(**NCE, bank_dtype="float16").build(toy(True), CONTEXT)
         views, batch = one_view(0)
         with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
             step = method(views, batch)
@@ -163,7 +158,7 @@ def test_only_the_encoder_runs_in_half_precision():
 @pytest.mark.gpu
 @pytest.mark.parametrize("settings", [NCE, FULL, {**NCE, "normaliser": "ema", "bank_dtype": "bfloat16"}])
 def test_a_step_of_instdisc_never_waits_for_the_device(settings):
-    method = InstDisc.Config(**settings).build(toy(True), PROBLEM._replace(num_images=1000, per_class=2)).cuda()
+    method = InstDisc.Config(**settings).build(toy(True), CONTEXT._replace(num_images=1000, per_class=2)).cuda()
     batches = [one_view(step, num_images=1000) for step in range(3)]
     on_device = [([view.cuda() for view in views], batch) for views, batch in batches]
     for step, (views, batch) in enumerate(on_device):
@@ -193,9 +188,9 @@ def test_a_step_of_instdisc_never_waits_for_the_device(settings):
 )
 def test_what_cannot_work_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        InstDisc.Config(**{**NCE, **change}).build(toy(True), PROBLEM)
+        InstDisc.Config(**{**NCE, **change}).build(toy(True), CONTEXT)
 
 
 def test_two_views_are_refused():
     with pytest.raises(ValueError, match="the augmentation makes 2"):
-        InstDisc.Config(**NCE).build(toy(True), PROBLEM._replace(num_views=2))
+        InstDisc.Config(**NCE).build(toy(True), CONTEXT._replace(num_views=2))

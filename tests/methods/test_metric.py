@@ -1,17 +1,17 @@
 import pytest
 import torch
-from figures import assert_agree
-from naive_metric import metric_loss
 from torch import nn
-from toys import toy
 
 from selfsup.batch import Batch
 from selfsup.methods import pair_losses as losses
-from selfsup.methods.base import Problem
+from selfsup.methods.base import RunContext
 from selfsup.methods.metric import Metric
+from tests.contracts.naive_metric import metric_loss
+from tests.support.figures import assert_agree
+from tests.support.toys import toy
 
 LABELS = torch.tensor([4, 1, 4, 0, 1, 1, 2, 2, 0, 4, 2, 0])
-PROBLEM = Problem(num_images=100, batch_size=12, seed=0, num_classes=5, num_views=1, view_size=(8, 8), per_class=3)
+CONTEXT = RunContext(num_images=100, batch_size=12, seed=0, num_classes=5, num_views=1, view_size=(8, 8), per_class=3)
 LOSSES = {
     "contrastive": losses.Contrastive.Config(),
     "similarity_contrastive": losses.SimilarityContrastive.Config(margin=0.1),
@@ -43,9 +43,9 @@ def batch_of(labels):
     return Batch(torch.zeros(len(labels), 1), labels, torch.arange(len(labels)))
 
 
-def build(loss, problem=PROBLEM, encoder=None, **settings):
+def build(loss, context=CONTEXT, encoder=None, **settings):
     torch.manual_seed(0)
-    return Metric.Config(loss=loss, output_dim=8, **settings).build(encoder or toy(False), problem)
+    return Metric.Config(loss=loss, output_dim=8, **settings).build(encoder or toy(False), context)
 
 
 def images(views=1, seed=0):
@@ -57,7 +57,7 @@ def images(views=1, seed=0):
 @pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss_equals_the_naive_loop(name, views):
-    method = build(LOSSES[name], PROBLEM._replace(num_views=views)).double()
+    method = build(LOSSES[name], CONTEXT._replace(num_views=views)).double()
     with torch.no_grad():
         embeddings = [method.embed(view.double()) for view in images(views)]
     embeddings = [embedding.requires_grad_() for embedding in embeddings]
@@ -170,11 +170,11 @@ def test_rates_are_of_the_parameters_that_losses_learn():
 
 
 def test_proxies_need_no_pairs():
-    problem = PROBLEM._replace(per_class=0, num_classes=50)
-    build(losses.Proxy.Config(), problem)
+    context = CONTEXT._replace(per_class=0, num_classes=50)
+    build(losses.Proxy.Config(), context)
     with pytest.raises(ValueError, match="ClassBalanced"):
-        build(losses.Triplet.Config(), problem)
-    build(losses.Triplet.Config(), problem._replace(num_views=2))
+        build(losses.Triplet.Config(), context)
+    build(losses.Triplet.Config(), context._replace(num_views=2))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_proxies_need_no_pairs():
 )
 def test_what_cannot_work_is_refused(loss, settings, change, message):
     with pytest.raises(ValueError, match=message):
-        build(loss, PROBLEM._replace(**change), **settings)
+        build(loss, CONTEXT._replace(**change), **settings)
 
 
 @pytest.mark.parametrize(
@@ -227,8 +227,8 @@ def test_what_the_mathematics_allow_is_allowed():
     losses.Lifted.Config(margin=0)
     losses.Margin.Config(margin=0, beta=0, nu=0)
     losses.Triplet.Config(mining="hard", soft_margin=True, margin=0)
-    build(losses.Margin.Config(negatives=24), PROBLEM._replace(num_views=2))
-    build(losses.Triplet.Config(), PROBLEM._replace(labels=torch.arange(100) % 2))
+    build(losses.Margin.Config(negatives=24), CONTEXT._replace(num_views=2))
+    build(losses.Triplet.Config(), CONTEXT._replace(labels=torch.arange(100) % 2))
 
 
 def test_a_neck_centres_the_embeddings():

@@ -1,22 +1,22 @@
 import pytest
 import torch
-from figures import assert_agree
-from naive_mochi import mochi_loss
-from toys import global_batch, toy
 
-from selfsup.methods.base import Problem
+from selfsup.methods.base import RunContext
 from selfsup.methods.mochi import MoCHi
 from selfsup.methods.moco import MoCo
 from selfsup.methods.simclr_v2 import SimCLRv2
 from selfsup.models.heads import Head
+from tests.contracts.naive_mochi import mochi_loss
+from tests.support.figures import assert_agree
+from tests.support.toys import global_batch, toy
 
-PROBLEM = Problem(num_images=1000, batch_size=16, seed=0, steps_per_epoch=3)
+CONTEXT = RunContext(num_images=1000, batch_size=16, seed=0, steps_per_epoch=3)
 QUEUE = {"queue_size": 64, "head": Head.Config(output_dim=8), "batch_norm": "plain"}
 MIXED = {**QUEUE, "hardest": 10, "pairs": 6, "with_query": 3}
 
 
 def trained(config, steps):
-    method = config.build(toy(False), PROBLEM).double()
+    method = config.build(toy(False), CONTEXT).double()
     for step in range(steps):
         views, batch = global_batch(step, 16)
         method.after_step(method([view.double() for view in views], batch).update, 0.0)
@@ -60,11 +60,11 @@ def test_warm_up_is_moco():
 )
 def test_what_cannot_work_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        MoCHi.Config(**{**MIXED, **change}).build(toy(False), PROBLEM)
+        MoCHi.Config(**{**MIXED, **change}).build(toy(False), CONTEXT)
 
 
 def test_more_mixtures_than_negatives_where_that_is_meant():
-    method = MoCHi.Config(**{**MIXED, "pairs": 30, "oversample": True, "warmup_epochs": 0}).build(toy(False), PROBLEM)
+    method = MoCHi.Config(**{**MIXED, "pairs": 30, "oversample": True, "warmup_epochs": 0}).build(toy(False), CONTEXT)
     assert method(*global_batch(0, 16)).loss.isfinite()
 
 
@@ -91,7 +91,7 @@ def test_simclr_v2_is_nt_xent_over_the_batch_and_the_queue():
         SimCLRv2.Config(
             queue_size=64, temperature=0.5, head=Head.Config(output_dim=8), batch_norm="plain", reduction="simclr"
         )
-        .build(toy(False), PROBLEM)
+        .build(toy(False), CONTEXT)
         .double()
     )
     summed.load_state_dict(method.state_dict())
@@ -100,7 +100,7 @@ def test_simclr_v2_is_nt_xent_over_the_batch_and_the_queue():
 
 def test_simclr_v2_normalises_both_views_together():
     config = SimCLRv2.Config(queue_size=64, head=Head.Config(output_dim=8, batch_norm="all"), batch_norm="plain")
-    method = config.build(toy(True), PROBLEM)
+    method = config.build(toy(True), CONTEXT)
     views, batch = global_batch(0, 16)
     step = method(views, batch)
     with torch.no_grad():
@@ -112,16 +112,16 @@ def test_without_a_queue_the_batch_is_the_memory():
     config = MoCo.Config(
         queue_size=0, batch_negatives=True, symmetric=True, head=Head.Config(output_dim=8), batch_norm="plain"
     )
-    method = config.build(toy(False), PROBLEM)
+    method = config.build(toy(False), CONTEXT)
     step = method(*global_batch(0, 16))
     method.after_step(step.update, 0.0)
     assert not any("queue" in name for name in method.state_dict())
     with pytest.raises(ValueError, match="leaves no negatives"):
-        MoCo.Config(queue_size=0).build(toy(False), PROBLEM)
+        MoCo.Config(queue_size=0).build(toy(False), CONTEXT)
 
 
 def test_momentum_rises_along_half_a_cosine():
-    method = MoCo.Config(momentum=0.5, final_momentum=1.0, **QUEUE).build(toy(False), PROBLEM)
+    method = MoCo.Config(momentum=0.5, final_momentum=1.0, **QUEUE).build(toy(False), CONTEXT)
     update = method(*global_batch(0, 16)).update
     for progress, momentum in ((0.0, 0.5), (0.5, 0.75), (1.0, 1.0)):
         with torch.no_grad():

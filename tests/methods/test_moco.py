@@ -4,21 +4,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from figures import assert_agree, golden
 from torch import nn
-from toys import global_batch, toy
-from waiting import no_waits
 
 from selfsup.batch import Batch
-from selfsup.losses.contrastive import contrast_logits, info_nce, unit
+from selfsup.losses.contrastive import contrast_logits, info_nce, l2_normalize
 from selfsup.memory.ema import ema_update
-from selfsup.methods.base import Problem
+from selfsup.methods.base import RunContext
 from selfsup.methods.moco import MoCo
 from selfsup.methods.simclr import SimCLR
 from selfsup.models.heads import Head
 from selfsup.optim.optimizers import LARS
+from tests.support.figures import assert_agree, golden
+from tests.support.toys import global_batch, toy
+from tests.support.waiting import no_waits
 
-PROBLEM = Problem(num_images=1000, batch_size=16, seed=0)
+CONTEXT = RunContext(num_images=1000, batch_size=16, seed=0)
 SMALL = MoCo.Config(queue_size=64, momentum=0.9, head=Head.Config(output_dim=8))
 
 
@@ -59,7 +59,7 @@ def test_golden(case):
         head=Head.Config(hidden_layers=layers, output_dim=12),
         batch_norm="plain",
     )
-    method = config.build(make_encoder(), Problem(num_images=24, batch_size=8, seed=0))
+    method = config.build(make_encoder(), RunContext(num_images=24, batch_size=8, seed=0))
     names = {f"{old}_{kind}": f"{new}.{kind}" for old, new in places.items() for kind in ("weight", "bias")}
     parameters = dict(method.named_parameters())
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_golden(case):
         memory = method.queue.features.clone()
         with torch.no_grad():
             queries, keys = (
-                unit(head(encoder(view)))
+                l2_normalize(head(encoder(view)))
                 for view, encoder, head in (
                     (views[0], deepcopy(method.encoder), method.head),
                     (views[1], deepcopy(method.key_encoder), method.key_head),
@@ -112,7 +112,7 @@ def test_golden(case):
 @pytest.mark.parametrize("batch_norm", ["plain", "split", "groups"])
 def test_forward_writes_nothing_but_batch_norm_statistics(symmetric, batch_norm):
     config = MoCo.Config(queue_size=64, head=Head.Config(output_dim=8), symmetric=symmetric, batch_norm=batch_norm)
-    method = config.build(toy(True), PROBLEM)
+    method = config.build(toy(True), CONTEXT)
     before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     step = method(*global_batch(0, 16))
     step.loss.backward()
@@ -126,7 +126,7 @@ def test_forward_writes_nothing_but_batch_norm_statistics(symmetric, batch_norm)
 
 
 def test_only_the_encoders_run_in_half_precision():
-    method = SMALL.build(toy(True), PROBLEM)
+    method = SMALL.build(toy(True), CONTEXT)
     seen = []
     for module in (method.encoder.conv, method.key_encoder.conv):
         module.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
@@ -135,13 +135,13 @@ def test_only_the_encoders_run_in_half_precision():
     assert seen == [torch.bfloat16] * 2
     assert {step.loss.dtype, *(metric.dtype for metric in step.metrics.values())} == {torch.float32}
     assert step.update["keys"].dtype == torch.float32
-    assert_agree(step.loss, SMALL.build(toy(True), PROBLEM)(*global_batch(0, 16)).loss, 0.2)
+    assert_agree(step.loss, SMALL.build(toy(True), CONTEXT)(*global_batch(0, 16)).loss, 0.2)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("config", [SMALL, MoCo.Config(queue_size=64, symmetric=True), SimCLR.Config(tile=8)])
 def test_a_step_never_waits_for_the_device(config):
-    method = config.build(toy(True), PROBLEM).cuda()
+    method = config.build(toy(True), CONTEXT).cuda()
     optimizer = LARS.Config().build(method.named_parameters(), 16)
     batches = [global_batch(step, 16) for step in range(3)]
     on_device = [([view.cuda() for view in views], batch) for views, batch in batches]
@@ -155,7 +155,7 @@ def test_a_step_never_waits_for_the_device(config):
 
 
 def test_older_keys_of_the_same_image_do_not_count():
-    method = SMALL.build(toy(False), PROBLEM)
+    method = SMALL.build(toy(False), CONTEXT)
     views, batch = global_batch(0, 16)
     method.after_step(method(views, batch).update, 0.0)
     assert torch.equal(method.queue.indices[:16], batch.indices)
@@ -171,14 +171,14 @@ def test_older_keys_of_the_same_image_do_not_count():
 
 def test_symmetric_is_both_ways_and_pushes_both_views():
     config = MoCo.Config(queue_size=64, head=Head.Config(output_dim=8), symmetric=True)
-    method = config.build(toy(False), PROBLEM)
+    method = config.build(toy(False), CONTEXT)
     (first, second), batch = global_batch(0, 16)
     step = method([first, second], batch)
-    one_way = MoCo.Config(queue_size=64, head=Head.Config(output_dim=8)).build(toy(False), PROBLEM)
+    one_way = MoCo.Config(queue_size=64, head=Head.Config(output_dim=8)).build(toy(False), CONTEXT)
     one_way.load_state_dict(method.state_dict())
     losses = [one_way([a, b], batch).loss for a, b in ((first, second), (second, first))]
     assert_agree(step.loss, losses[0] + losses[1], 1e-5)
-    keys = torch.cat([unit(method.key_head(method.key_encoder(view))) for view in (first, second)])
+    keys = torch.cat([l2_normalize(method.key_head(method.key_encoder(view))) for view in (first, second)])
     method.after_step(step.update, 0.0)
     torch.testing.assert_close(method.queue.features[:32], keys)
     assert torch.equal(method.queue.indices[:32], batch.indices.repeat(2))
@@ -188,16 +188,16 @@ def test_symmetric_is_both_ways_and_pushes_both_views():
 @pytest.mark.parametrize("batch_norm", ["plain", "split", "groups"])
 def test_keys_return_to_their_rows(batch_norm):
     """Without batch norm a key depends on its own image alone, so any permutation must have been undone."""
-    method = MoCo.Config(queue_size=64, batch_norm=batch_norm).build(toy(False), PROBLEM)
+    method = MoCo.Config(queue_size=64, batch_norm=batch_norm).build(toy(False), CONTEXT)
     view = global_batch(0, 16)[0][0]
-    direct = unit(method.key_head(method.key_encoder(view)))
+    direct = l2_normalize(method.key_head(method.key_encoder(view)))
     torch.testing.assert_close(method.embed_keys(view, 0), direct)
 
 
 @pytest.mark.parametrize("batch_norm", ["split", "groups"])
 def test_keys_share_batch_norm_with_others_at_every_step(batch_norm):
     """Which images a key is normed with changes with the step, and differs from its query's part of the batch."""
-    method = replace(SMALL, batch_norm=batch_norm).build(toy(True), PROBLEM)
+    method = replace(SMALL, batch_norm=batch_norm).build(toy(True), CONTEXT)
     views, _ = global_batch(0, 16)
     keys = [method.embed_keys(views[1], 0)]
     keys.append(method.embed_keys(views[1], 0))
@@ -205,7 +205,7 @@ def test_keys_share_batch_norm_with_others_at_every_step(batch_norm):
     keys.append(method.embed_keys(views[1], 1))
     method.steps += 1
     keys.append(method.embed_keys(views[1], 0))
-    keys.append(unit(method.key_head(method.key_encoder(views[1]))))  # in the order of the queries
+    keys.append(l2_normalize(method.key_head(method.key_encoder(views[1]))))  # in the order of the queries
     for a in range(1, len(keys)):
         for b in range(a + 1, len(keys)):
             assert (keys[a] - keys[b]).abs().max() > 1e-3, (a, b)
@@ -224,11 +224,11 @@ def test_resumed_run_equals_the_straight_one():
             losses.append(out.loss.item())
         return losses
 
-    straight, first = (SMALL.build(toy(True), PROBLEM) for _ in range(2))
+    straight, first = (SMALL.build(toy(True), CONTEXT) for _ in range(2))
     first.load_state_dict(straight.state_dict())
     losses = run(straight, range(8))
     run(first, range(4))
-    second = SMALL.build(toy(True), PROBLEM)
+    second = SMALL.build(toy(True), CONTEXT)
     second.load_state_dict(first.state_dict())
     assert run(second, range(4, 8)) == losses[4:]
     assert straight.steps == second.steps == 8
@@ -249,4 +249,4 @@ def test_resumed_run_equals_the_straight_one():
 )
 def test_what_cannot_work_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        MoCo.Config(**{"queue_size": 64, **change}).build(toy(True), PROBLEM)
+        MoCo.Config(**{"queue_size": 64, **change}).build(toy(True), CONTEXT)

@@ -7,16 +7,16 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from figures import assert_agree
 from torch import nn
-from toys import global_batch, toy
 
-from selfsup.methods.base import Problem
+from selfsup.methods.base import RunContext
 from selfsup.methods.moco_v3 import MoCoV3
 from selfsup.models.heads import PlainHead
 from selfsup.models.norm import SyncBatchNorm
+from tests.support.figures import assert_agree
+from tests.support.toys import global_batch, toy
 
-PROBLEM = Problem(num_images=1000, batch_size=16, seed=0)
+CONTEXT = RunContext(num_images=1000, batch_size=16, seed=0)
 SMALL = PlainHead.Config(hidden_dim=24, output_dim=8)
 STEPS = 12
 
@@ -55,7 +55,7 @@ def contrast(queries, keys, temperature):
 def test_twelve_steps_are_those_of_a_plain_loop(hidden, last_norm):
     head = PlainHead.Config(hidden_layers=hidden, hidden_dim=24, output_dim=8)
     predictor = PlainHead.Config(hidden_dim=24, output_dim=8, batch_norm="all" if last_norm else "hidden")
-    method = config(head=head, predictor=predictor, temperature=0.3, batch_norm="plain").build(toy(True), PROBLEM)
+    method = config(head=head, predictor=predictor, temperature=0.3, batch_norm="plain").build(toy(True), CONTEXT)
     method = method.double()
     base = nn.Sequential(deepcopy(method.encoder), copied(perceptron([16, *[24] * hidden, 8], True), method.head))
     predict = copied(perceptron([8, 24, 8], last_norm), method.predictor)
@@ -88,7 +88,7 @@ def test_twelve_steps_are_those_of_a_plain_loop(hidden, last_norm):
 
 
 def test_batch_norm_is_over_all_processes_and_heads_have_no_bias():
-    method = config().build(toy(True), PROBLEM)
+    method = config().build(toy(True), CONTEXT)
     norms = [module for module in method.modules() if isinstance(module, SyncBatchNorm)]
     assert len(norms) == 2 * (1 + 2) + 2  # encoder and head, twice, and the predictor
     for head in (method.head, method.predictor):
@@ -101,7 +101,7 @@ def test_batch_norm_is_over_all_processes_and_heads_have_no_bias():
 
 
 def test_only_the_momentum_encoder_is_without_gradient():
-    method = config().build(toy(True), PROBLEM)
+    method = config().build(toy(True), CONTEXT)
     method(*global_batch(0, 16)).loss.backward()
     for name, parameter in method.named_parameters():
         moved = parameter.grad is not None
@@ -131,4 +131,4 @@ def test_bad_configurations_are_refused(change, message):
 
 def test_wrong_views_are_refused():
     with pytest.raises(ValueError, match="makes 3"):
-        config().build(toy(True), PROBLEM._replace(num_views=3))
+        config().build(toy(True), CONTEXT._replace(num_views=3))

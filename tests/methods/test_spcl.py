@@ -1,29 +1,24 @@
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
-from figures import assert_agree, golden
 from torch import nn
-from toys import toy
-from waiting import no_waits
 
 from selfsup.batch import Batch
 from selfsup.methods import spcl
-from selfsup.methods.base import Problem
+from selfsup.methods.base import RunContext
 from selfsup.methods.spcl import SpCL
 from selfsup.models.domain_norm import DomainBatchNorm
-
-sys.path.append(str(Path(__file__).parent.parent / "contracts"))
-from naive_spcl import spcl_loss
+from tests.contracts.naive_spcl import spcl_loss
+from tests.support.figures import assert_agree, golden
+from tests.support.toys import toy
+from tests.support.waiting import no_waits
 
 SMALL = SpCL.Config(k1=10, k2=3)
 IMAGES = 60
-PROBLEM = Problem(num_images=IMAGES, batch_size=16, seed=0, num_views=1, per_class=4)
+CONTEXT = RunContext(num_images=IMAGES, batch_size=16, seed=0, num_views=1, per_class=4)
 # The labelled domain is neither first nor last here, and one of its three classes has no image.
 MIXED = torch.tensor([-1] * 5 + [0, 3, 1] * 6 + [-1] * (IMAGES - 23))
-TWO = PROBLEM._replace(num_classes=4, labels=MIXED, two_domains=True)
+TWO = CONTEXT._replace(num_classes=4, labels=MIXED, two_domains=True)
 
 
 class Features(nn.Identity):
@@ -39,8 +34,8 @@ def scattered(groups, spread, count=IMAGES, seed=0):
     return centers.repeat(-(-count // groups), 1)[:count] + spread * torch.randn(count, 16, generator=generator)
 
 
-def started(config=SMALL, problem=PROBLEM, features=None, batch_norm=True):
-    method = config.build(toy(batch_norm), problem)
+def started(config=SMALL, context=CONTEXT, features=None, batch_norm=True):
+    method = config.build(toy(batch_norm), context)
     figures = method.before_epoch(0, lambda module: scattered(6, 0.4) if features is None else features)
     return method, figures
 
@@ -61,7 +56,7 @@ def test_golden_through_the_method():
     """Two batches of the published memory: loss, gradient, and memory after the update."""
     g = golden("spcl_memory")
     config = SpCL.Config(temperature=float(g["tau"]), momentum=float(g["m"]), neck="none")
-    method = config.build(Features(), PROBLEM._replace(num_images=30))
+    method = config.build(Features(), CONTEXT._replace(num_images=30))
     method.memory.features.copy_(g["memory0"])
     method.memory.labels.copy_(g["labels"])
     for number in range(2):
@@ -77,7 +72,7 @@ def test_golden_through_the_method():
 @pytest.mark.parametrize("two", [False, True])
 def test_loss_equals_the_naive_loop(two):
     config = SpCL.Config(k1=10, k2=3, domains="two" if two else "one")
-    method = started(config, TWO if two else PROBLEM)[0].double()
+    method = started(config, TWO if two else CONTEXT)[0].double()
     for number in range(3):
         views, batch = batch_of(number, two=two)
         x = method.embed(views[0].double()).detach().requires_grad_()
@@ -214,7 +209,7 @@ def test_resumed_in_mid_epoch_without_clustering_again():
             losses.append(out.loss.item())
         return losses
 
-    straight, first, second = (SMALL.build(toy(True), PROBLEM) for _ in range(3))
+    straight, first, second = (SMALL.build(toy(True), CONTEXT) for _ in range(3))
     first.load_state_dict(straight.state_dict())
     losses = run(straight, range(8))
     run(first, range(6))
@@ -236,7 +231,7 @@ def test_memory_stays_in_single_precision():
 @pytest.mark.gpu
 @pytest.mark.parametrize("two", [False, True])
 def test_a_step_never_waits_for_the_device(two):
-    method = SpCL.Config(k1=10, k2=3, domains="two" if two else "one").build(toy(True), TWO if two else PROBLEM).cuda()
+    method = SpCL.Config(k1=10, k2=3, domains="two" if two else "one").build(toy(True), TWO if two else CONTEXT).cuda()
     method.before_epoch(0, lambda module: scattered(6, 0.4))
     steps = [batch_of(number, two=two) for number in range(3)]
     on_device = [([view.cuda() for view in views], batch) for views, batch in steps]
@@ -249,7 +244,7 @@ def test_a_step_never_waits_for_the_device(two):
 
 
 @pytest.mark.parametrize(
-    ("change", "problem", "message"),
+    ("change", "context", "message"),
     [
         ({"temperature": 0.0}, {}, "temperature is 0"),
         ({"momentum": 1.0}, {}, "momentum is 1"),
@@ -266,6 +261,6 @@ def test_a_step_never_waits_for_the_device(two):
         ({}, {"num_views": 2}, "1 view of an image and the augmentation makes 2"),
     ],
 )
-def test_what_cannot_work_is_refused(change, problem, message):
+def test_what_cannot_work_is_refused(change, context, message):
     with pytest.raises(ValueError, match=message):
-        SpCL.Config(**change).build(toy(True), PROBLEM._replace(**problem))
+        SpCL.Config(**change).build(toy(True), CONTEXT._replace(**context))

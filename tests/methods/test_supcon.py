@@ -1,23 +1,18 @@
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from figures import assert_agree
-from toys import global_batch, toy
-from waiting import no_waits
 
 from selfsup.batch import Batch
-from selfsup.losses.contrastive import nt_xent, unit
-from selfsup.methods.base import Problem
+from selfsup.losses.contrastive import l2_normalize, nt_xent
+from selfsup.methods.base import RunContext
 from selfsup.methods.supcon import SupCon
 from selfsup.models.heads import Head
 from selfsup.models.norm import SyncBatchNorm
+from tests.contracts.naive_supcon import supcon_loss
+from tests.support.figures import assert_agree
+from tests.support.toys import global_batch, toy
+from tests.support.waiting import no_waits
 
-sys.path.append(str(Path(__file__).parent.parent / "contracts"))
-from naive_supcon import supcon_loss
-
-PROBLEM = Problem(num_images=100, batch_size=12, seed=0, num_classes=5, num_views=3)
+CONTEXT = RunContext(num_images=100, batch_size=12, seed=0, num_classes=5, num_views=3)
 
 
 def labelled(step, size=12, views=3):
@@ -33,7 +28,7 @@ def labelled(step, size=12, views=3):
 @pytest.mark.parametrize("views", [1, 2, 3])
 def test_loss_equals_the_naive_loop(anchors, views):
     config = SupCon.Config(anchors=anchors, temperature=0.3, head=Head.Config(output_dim=8))
-    method = config.build(toy(False), PROBLEM._replace(num_views=views, batch_size=12)).double()
+    method = config.build(toy(False), CONTEXT._replace(num_views=views, batch_size=12)).double()
     images, batch = labelled(0, views=views)
     embeddings = [method.embed(view.double()).detach().requires_grad_() for view in images]
     out = method.objective(embeddings, images, batch)
@@ -47,10 +42,10 @@ def test_loss_equals_the_naive_loop(anchors, views):
 
 def test_batch_norm_is_over_all_views_together():
     config = SupCon.Config(head=Head.Config(batch_norm="hidden"))
-    method = config.build(toy(True), PROBLEM)
+    method = config.build(toy(True), CONTEXT)
     assert sum(isinstance(module, SyncBatchNorm) for module in method.modules()) == 2
     views, batch = labelled(0)
-    embeddings = list(unit(method.head(method.encoder(torch.cat(views)))).chunk(3))
+    embeddings = list(l2_normalize(method.head(method.encoder(torch.cat(views)))).chunk(3))
     assert_agree(method(views, batch).loss, method.objective(embeddings, views, batch).loss, 1e-5)
     apart = [method.embed(view) for view in views]
     assert (method.objective(apart, views, batch).loss - method(views, batch).loss).abs() > 1e-4
@@ -58,7 +53,7 @@ def test_batch_norm_is_over_all_views_together():
 
 def test_with_a_class_for_each_image_it_is_nt_xent_and_with_classes_it_is_not():
     config = SupCon.Config(temperature=0.2, base_temperature=0.2)
-    method = config.build(toy(False), PROBLEM._replace(num_views=2))
+    method = config.build(toy(False), CONTEXT._replace(num_views=2))
     views, batch = labelled(0, views=2)
     rows = [method.embed(view) for view in views]
     expected = nt_xent(rows, rows, 0, 0.2)[0]
@@ -67,7 +62,7 @@ def test_with_a_class_for_each_image_it_is_nt_xent_and_with_classes_it_is_not():
 
 
 def test_every_parameter_gets_a_gradient_under_autocast():
-    method = SupCon.Config().build(toy(False), PROBLEM)
+    method = SupCon.Config().build(toy(False), CONTEXT)
     with torch.autocast("cpu", torch.bfloat16):
         step = method(*labelled(0))
     step.loss.backward()
@@ -79,7 +74,7 @@ def test_every_parameter_gets_a_gradient_under_autocast():
 
 @pytest.mark.gpu
 def test_a_step_of_supcon_never_waits_for_the_device():
-    method = SupCon.Config().build(toy(True), PROBLEM).cuda()
+    method = SupCon.Config().build(toy(True), CONTEXT).cuda()
     batches = [labelled(step) for step in range(3)]
     on_device = [
         ([view.cuda() for view in views], batch._replace(labels=batch.labels.cuda())) for views, batch in batches
@@ -111,9 +106,9 @@ def test_bad_temperatures_are_refused(change, message):
 )
 def test_data_without_positives_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        SupCon.Config().build(toy(True), PROBLEM._replace(**change))
+        SupCon.Config().build(toy(True), CONTEXT._replace(**change))
 
 
 @pytest.mark.parametrize("change", [{"num_views": 1, "batch_size": 10}, {"num_views": 1, "per_class": 4}])
 def test_one_view_is_enough_where_classes_meet(change):
-    SupCon.Config().build(toy(True), PROBLEM._replace(**change))
+    SupCon.Config().build(toy(True), CONTEXT._replace(**change))

@@ -2,20 +2,20 @@
 
 import pytest
 import torch
-from figures import assert_agree
-from processes import run_processes
 from torch import nn
-from toys import global_batch, toy
 
 from selfsup.distributed import gather, rank, sum_over_processes, world_size
-from selfsup.losses.contrastive import unit
-from selfsup.methods.base import Problem
+from selfsup.losses.contrastive import l2_normalize
+from selfsup.methods.base import RunContext
 from selfsup.methods.moco import MoCo
 from selfsup.models.domain_norm import DomainBatchNorm
 from selfsup.models.heads import Head
 from selfsup.models.norm import SyncBatchNorm, average_running_statistics, convert, depends_on_processes
+from tests.support.figures import assert_agree
+from tests.support.processes import run_processes
+from tests.support.toys import global_batch, toy
 
-PROBLEM = Problem(num_images=1000, batch_size=64, seed=0)
+CONTEXT = RunContext(num_images=1000, batch_size=64, seed=0)
 # The queue is a multiple neither of the batch nor of its half.
 MOCO = {"queue_size": 100, "momentum": 0.9, "head": Head.Config(output_dim=8)}
 
@@ -63,7 +63,7 @@ SAME_IN_ALL = ("sync", "groups", "domains")
 def refused(**changes):
     """What is said of MoCo with these settings."""
     try:
-        MoCo.Config(**MOCO, **changes).build(toy(True), PROBLEM)
+        MoCo.Config(**MOCO, **changes).build(toy(True), CONTEXT)
     except ValueError as error:
         return str(error)
     return ""
@@ -75,17 +75,17 @@ def shuffled_keys():
     results = {}
     for batch_norm in (False, True):
         torch.manual_seed(0)
-        method = MoCo.Config(**MOCO, batch_norm="shuffle").build(toy(batch_norm), PROBLEM)
+        method = MoCo.Config(**MOCO, batch_norm="shuffle").build(toy(batch_norm), CONTEXT)
         mine = local(views[1])
         results[f"method_{batch_norm}"] = method.embed_keys(mine, 0)
-        results[f"direct_{batch_norm}"] = unit(method.key_head(method.key_encoder(mine))).detach()
+        results[f"direct_{batch_norm}"] = l2_normalize(method.key_head(method.key_encoder(mine))).detach()
     return results
 
 
 def key_groups():
     """The keys' company: images of the batch that each group of keys is normed with, and those of the queries."""
-    method = MoCo.Config(**MOCO, batch_norm_splits=4).build(toy(True), PROBLEM)
-    numbers = torch.arange(PROBLEM.batch_size, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+    method = MoCo.Config(**MOCO, batch_norm_splits=4).build(toy(True), CONTEXT)
+    numbers = torch.arange(CONTEXT.batch_size, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
     seen = []
     method.embed_key = lambda view: seen.append(view[:, 0, 0, 0]) or view.flatten(1)
     keys = method.embed_keys(local(numbers), 0)
@@ -101,8 +101,8 @@ def everything():
         "refused": refused(batch_norm_splits=3),
         "depends": {kind: depends_on_processes(NORMS[kind](3)) for kind in NORMS},
         "resolved": {
-            "moco": MoCo.Config(**MOCO).build(toy(True), PROBLEM).resolved,
-            "shuffle": MoCo.Config(**MOCO, batch_norm="shuffle").build(toy(True), PROBLEM).resolved,
+            "moco": MoCo.Config(**MOCO).build(toy(True), CONTEXT).resolved,
+            "shuffle": MoCo.Config(**MOCO, batch_norm="shuffle").build(toy(True), CONTEXT).resolved,
         },
     }
 

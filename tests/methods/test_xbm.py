@@ -2,19 +2,19 @@ from copy import deepcopy
 
 import pytest
 import torch
-from figures import assert_agree, golden
-from naive_metric import xbm_loss
 from torch import nn
-from toys import toy
-from waiting import no_waits
 
 from selfsup.batch import Batch
 from selfsup.methods import pair_losses as losses
-from selfsup.methods.base import Problem
+from selfsup.methods.base import RunContext
 from selfsup.methods.metric import Metric
 from selfsup.methods.xbm import XBM
+from tests.contracts.naive_metric import xbm_loss
+from tests.support.figures import assert_agree, golden
+from tests.support.toys import toy
+from tests.support.waiting import no_waits
 
-PROBLEM = Problem(num_images=40, batch_size=6, seed=0, num_classes=4, num_views=1, view_size=(8, 8), per_class=2)
+CONTEXT = RunContext(num_images=40, batch_size=6, seed=0, num_classes=4, num_views=1, view_size=(8, 8), per_class=2)
 LOSSES = {
     "contrastive": losses.Contrastive.Config(),
     "similarity_contrastive": losses.SimilarityContrastive.Config(),
@@ -38,11 +38,11 @@ class Identity(nn.Module):
         return x
 
 
-def build(loss=None, encoder=None, problem=PROBLEM, **settings):
+def build(loss=None, encoder=None, context=CONTEXT, **settings):
     torch.manual_seed(0)
     settings = {"memory_size": 14, "memory_start": 2, "output_dim": 8, "drift_every": 0, **settings}
     loss = loss or losses.SimilarityContrastive.Config()
-    return XBM.Config(loss=loss, **settings).build(encoder or toy(False), problem)
+    return XBM.Config(loss=loss, **settings).build(encoder or toy(False), context)
 
 
 def batch(step, views=1):
@@ -70,7 +70,7 @@ def train(method, steps, views=1):
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss_equals_the_naive_loop(name, steps):
     views = 2 if name in ("margin", "n_pair") else 1
-    method = build(LOSSES[name], problem=PROBLEM._replace(num_views=views)).double()
+    method = build(LOSSES[name], context=CONTEXT._replace(num_views=views)).double()
     generator = torch.Generator().manual_seed(steps)
     for number in range(steps):  # memory as random features would have filled it
         features = torch.nn.functional.normalize(torch.randn(6, views, 8, generator=generator), dim=2).double()
@@ -93,8 +93,10 @@ def test_loss_equals_the_naive_loop(name, steps):
 def test_golden():
     """The published order, enqueue then loss, without writing: losses, gradients, and the memory before it wraps."""
     g = golden("xbm_pair")
-    problem = Problem(num_images=32, batch_size=8, seed=0, num_classes=int(g["y"].max()) + 1, num_views=1, per_class=2)
-    method = build(encoder=Identity(), problem=problem, memory_size=int(g["K"]), memory_start=0, output_dim=128)
+    context = RunContext(
+        num_images=32, batch_size=8, seed=0, num_classes=int(g["y"].max()) + 1, num_views=1, per_class=2
+    )
+    method = build(encoder=Identity(), context=context, memory_size=int(g["K"]), memory_start=0, output_dim=128)
     method = method.double()
     for step in range(4):
         x, y = g["x"][step].double().requires_grad_(), g["y"][step]
@@ -116,7 +118,7 @@ def test_golden():
 
 def test_memory_of_the_loss_is_that_after_the_step():
     """The virtual memory holds the same images as the real one once it has been written, wrap and warm-up included."""
-    method = build(problem=PROBLEM._replace(num_views=2))
+    method = build(context=CONTEXT._replace(num_views=2))
     for number in range(6):
         images, part = batch(number, 2)
         embeddings = [method.embed(image) for image in images]
@@ -136,7 +138,7 @@ def test_memory_of_the_loss_is_that_after_the_step():
 def test_warm_up_is_metric_learning():
     xbm, metric = build(memory_start=3), Metric.Config(loss=losses.SimilarityContrastive.Config(), output_dim=8)
     torch.manual_seed(0)
-    metric = metric.build(toy(False), PROBLEM)
+    metric = metric.build(toy(False), CONTEXT)
     with_memory, without = train(xbm, range(5)), train(metric, range(5))
     assert with_memory[:3] == without[:3]
     assert with_memory[3] > without[3] + 1e-3
@@ -233,7 +235,7 @@ def test_a_step_never_waits_for_the_device():
         ({"memory_start": -1}, "memory_start is -1"),
         ({"drift_images": 0}, "drift_images is 0"),
         ({"loss": losses.Proxy.Config()}, "Proxy compares images with learnt proxies"),
-        ({"problem": PROBLEM._replace(num_views=3)}, "smaller than the 18 embeddings"),
+        ({"context": CONTEXT._replace(num_views=3)}, "smaller than the 18 embeddings"),
     ],
 )
 def test_what_cannot_work_is_refused(change, message):

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from figures import assert_agree, golden
 from torch import nn
 
 from selfsup.models.norm import GroupBatchNorm, SplitBatchNorm, SyncBatchNorm, convert
 from selfsup.models.resnet import ResNet
+from tests.support.figures import assert_agree, golden
 
 
 def loaded(norm, g):

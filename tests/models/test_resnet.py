@@ -5,12 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from figures import GOLDEN, assert_agree, golden
 from torch import nn
 
 from selfsup.models.blocks import Strided1x1
 from selfsup.models.heads import Head
 from selfsup.models.resnet import ResNet
+from tests.support.figures import GOLDEN, assert_agree, golden
 
 
 def pair(depth):

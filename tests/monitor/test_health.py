@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from planted import Collapse, collapsed
-from processes import run_processes
-from tiny import QUICK, tiny_run
 from torch import Tensor
 
 from selfsup.distributed import rank
-from selfsup.losses.contrastive import unit
+from selfsup.losses.contrastive import l2_normalize
 from selfsup.losses.diagnostics import WATCHERS, effective_rank, feature_health
 from selfsup.monitor.health import REPORTS, Health
+from selfsup.monitor.observer import Diverged
 from selfsup.pretraining import pretrain
-from selfsup.training.settings import Diverged
+from tests.support.planted import Collapse, collapsed
+from tests.support.processes import run_processes
+from tests.support.tiny import QUICK, tiny_run
 
 
 def reported(folder: Path) -> list[dict[str, Any]]:
@@ -52,9 +52,9 @@ def alarms(rows: list[Tensor], by_labels: bool = False, labels: Tensor | None = 
 
 def test_an_alarm_needs_three_reports_in_a_row() -> None:
     torch.manual_seed(0)
-    well = unit(torch.randn(64, 32))
-    constant = unit(1 + 1e-3 * torch.randn(64, 32))
-    few = unit(torch.cat([torch.randn(64, 2), torch.zeros(64, 30)], dim=1))
+    well = l2_normalize(torch.randn(64, 32))
+    constant = l2_normalize(1 + 1e-3 * torch.randn(64, 32))
+    few = l2_normalize(torch.cat([torch.randn(64, 2), torch.zeros(64, 30)], dim=1))
     for bad, worse in ((constant, constant), (few, few), (few, constant)):
         assert alarms([bad, worse, well, bad, worse, bad, bad, well]) == [False] * 5 + [True, True, False]
 
@@ -64,9 +64,9 @@ def test_classes_that_became_points_are_no_collapse_of_a_method_with_labels() ->
     for classes in (2, 3, 4, 10):
         labels = torch.arange(40) % classes
         points = torch.eye(16)[labels]
-        rows = [unit(points + 1e-3 * torch.randn(40, 16)) for _ in range(4)]
+        rows = [l2_normalize(points + 1e-3 * torch.randn(40, 16)) for _ in range(4)]
         assert not any(alarms(rows, by_labels=True, labels=labels))
-    assert any(alarms([unit(torch.eye(16)[torch.arange(40) % 2])] * 4))  # where nothing asked for two points
+    assert any(alarms([l2_normalize(torch.eye(16)[torch.arange(40) % 2])] * 4))  # where nothing asked for two points
 
 
 def test_what_is_not_finite_is_left_to_the_guard() -> None:
@@ -109,7 +109,7 @@ def in_parts(rows: Tensor) -> dict[str, float]:
 
 
 def test_processes_count_the_directions_of_the_whole_batch() -> None:
-    rows = unit(torch.randn(24, 32, generator=torch.Generator().manual_seed(0)))
+    rows = l2_normalize(torch.randn(24, 32, generator=torch.Generator().manual_seed(0)))
     first, second = run_processes(2, in_parts, rows)
     assert first == second
     assert first["rank_me"] == pytest.approx(effective_rank(rows), rel=1e-5)

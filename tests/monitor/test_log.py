@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from tiny import tiny_run
 
 import selfsup.monitor.log as log_module
 from selfsup.monitor.log import Log
 from selfsup.pretraining import pretrain
+from tests.support.tiny import tiny_run
 
 FULL = Path("/dev/full")  # a disk without room
 needs_full = pytest.mark.skipif(not FULL.is_char_device(), reason="this system has no /dev/full")

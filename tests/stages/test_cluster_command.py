@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_embed_command import exported
 from torch import Tensor
 
 from selfsup.cluster.dbscan import cosine_graph, dbscan
@@ -23,6 +22,7 @@ from selfsup.evaluation.clustering import (
 )
 from selfsup.stages import cluster
 from selfsup.stages.cluster import DBSCAN, KMeans, clustering_settings, run_cluster
+from tests.stages.test_embed_command import exported
 
 
 def drawn(count: int, numbers: int, seed: int) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import tiny_run
 
 from selfsup.config.settings import dump, restore
 from selfsup.data.labelled import Labelled
@@ -20,9 +19,12 @@ from selfsup.models.resnet import ResNet
 from selfsup.optim.optimizers import SGD
 from selfsup.pretraining import pretrain
 from selfsup.run_folder.folder import RunFolder
-from selfsup.stages.distill import STAGE, Distill, distill_settings, run_distill
-from selfsup.stages.finetune import finetune_settings, run_finetune
+from selfsup.stages.distill import STAGE, run_distill
+from selfsup.stages.distill_settings import Distill, distill_settings
+from selfsup.stages.finetune import run_finetune
+from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.storage import checkpoint
+from tests.support.tiny import tiny_run
 
 DATA = Data(root="shapes:96")
 SMALL: dict[str, Any] = {"epochs": 1, "batch_size": 32, "device": "cpu", "workers": 0}

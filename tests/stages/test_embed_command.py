@@ -15,10 +15,12 @@ from PIL import Image
 from selfsup.data.base import Source, UnreadableImage
 from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
-from selfsup.evaluation.encoder import Feed, load_encoder, save_encoder
+from selfsup.evaluation.encoder import load_encoder
 from selfsup.evaluation.features import Features, extract
+from selfsup.evaluation.feed import Preprocessing
 from selfsup.models.resnet import ResNet
 from selfsup.stages.embed import Embed, run_embed
+from tests.support.encoders import export_untrained
 
 BROKEN = 3
 
@@ -27,10 +29,8 @@ def exported(folder: Path, seed: int = 0, factor: float = 1.0) -> Path:
     """A narrow encoder with weights as drawn."""
     torch.manual_seed(seed)
     config = ResNet.Config(depth="small", stem="small", width=0.25)
-    state = {name: tensor * factor for name, tensor in config.build().state_dict().items()}
-    feed = Feed(size=16, fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    save_encoder(folder / "encoder.safetensors", state, config, feed, {})
-    return folder / "encoder.safetensors"
+    feed = Preprocessing(size=16, fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    return export_untrained(folder, config, feed, factor)
 
 
 class Photographs(Source):

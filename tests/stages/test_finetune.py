@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from exact import assert_equal_to_rounding, in_double
-from processes import run_processes
-from tiny import tiny_run
 from torch import Tensor
 
 from selfsup import cli
@@ -25,8 +22,13 @@ from selfsup.optim.optimizers import LARS, SGD
 from selfsup.optim.schedules import Horizon
 from selfsup.pretraining import pretrain
 from selfsup.stages.base import data_of
-from selfsup.stages.finetune import PROTOCOLS, Finetune, FineTuned, _build, _resolved, finetune_settings, run_finetune
+from selfsup.stages.finetune import _build, _resolved, run_finetune
+from selfsup.stages.finetune_settings import PROTOCOLS, Finetune, finetune_settings
+from selfsup.stages.finetuned import FineTuned
 from selfsup.storage import checkpoint
+from tests.support.exact import assert_equal_to_rounding, in_double
+from tests.support.processes import run_processes
+from tests.support.tiny import tiny_run
 
 DATA = Data(root="shapes:128")
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_run
 
 from selfsup.augment.views import Augment
 from selfsup.data.labelled import Labelled
@@ -21,6 +20,7 @@ from selfsup.stages import supervised
 from selfsup.stages.linear import run_linear
 from selfsup.stages.probes import LinearProbe, Probe, probe_settings
 from selfsup.storage import checkpoint
+from tests.support.tiny import tiny_run
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exact import assert_equal_to_rounding, in_double
-from processes import run_processes
-from tiny import tiny_run
 
 from selfsup.augment.views import Augment
 from selfsup.data.settings import Data
@@ -28,6 +25,9 @@ from selfsup.stages.linear import run_linear, split, validation
 from selfsup.stages.probes import LinearProbe, Probe, Sweep
 from selfsup.stages.supervised import plain_view
 from selfsup.storage import checkpoint
+from tests.support.exact import assert_equal_to_rounding, in_double
+from tests.support.processes import run_processes
+from tests.support.tiny import tiny_run
 
 RATES = (0.1, 1.0, 10.0)
 

@@ -2,16 +2,16 @@
 
 import torch
 import torch.nn.functional as F
-from figures import assert_agree
-from processes import run_processes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from toys import toy
 
 from selfsup.batch import Batch
 from selfsup.distributed import rank, world_size
 from selfsup.losses.distillation import distillation
 from selfsup.stages.students import Distilled
+from tests.support.figures import assert_agree
+from tests.support.processes import run_processes
+from tests.support.toys import toy
 
 
 def method(alpha: float = 1.0, temperature: float = 0.5) -> Distilled:

@@ -1,4 +1,4 @@
-"""What a part of `tools/gpu_check.py` is asked to do, and how it tells what it found."""
+"""What a part of `tools.gpu_check` is asked to do, and how it tells what it found."""
 
 import json
 import math

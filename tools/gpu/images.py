@@ -1,4 +1,4 @@
-"""Where `tools/gpu_check.py` finds CIFAR-10: nothing is downloaded."""
+"""Where `tools.gpu_check` finds CIFAR-10: nothing is downloaded."""
 
 from collections.abc import Sequence
 from pathlib import Path

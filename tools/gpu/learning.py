@@ -1,4 +1,4 @@
-"""A part of `tools/gpu_check.py`: SimCLR, ResNet-18, CIFAR-10, batch 512, bf16, for the minutes that are left."""
+"""A part of `tools.gpu_check`: SimCLR, ResNet-18, CIFAR-10, batch 512, bf16, for the minutes that are left."""
 
 import json
 import threading
@@ -6,15 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpu.asked import Asked
-from gpu.images import as_array, found_cifar10
-
 from selfsup.config.recipe_files import load_recipe
 from selfsup.data.joined import open_training
 from selfsup.data.settings import Data
 from selfsup.optim.schedules import Horizon
 from selfsup.pretraining import Run, pretrain
-from selfsup.training.trainer import device_for
+from selfsup.runtime.device import device_for
+from tools.gpu.asked import Asked
+from tools.gpu.images import as_array, found_cifar10
 
 TARGETS = (0.80, 0.85, 0.90)  # kNN, whose times are told
 FEW = 96  # images, where all is small

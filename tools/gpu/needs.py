@@ -1,4 +1,4 @@
-"""What `tools/gpu_check.py` needs beyond torch, accelerate and what these bring: wheels to carry to the machine."""
+"""What `tools.gpu_check` needs beyond torch, accelerate and what these bring: wheels to carry to the machine."""
 
 import configparser
 import re
@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 
-from checkout import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tools.checkout import ROOT
 
 GIVEN = ("torch", "accelerate")
 SERVED = ("faiss-gpu", "faiss-cpu")  # torch finds the same neighbours

@@ -1,15 +1,15 @@
-"""Parts of `tools/gpu_check.py`: views a second, and the whole training step against the bare one."""
+"""Parts of `tools.gpu_check`: views a second, and the whole training step against the bare one."""
 
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from gpu.asked import Asked
 from torch import Tensor
 
 from selfsup.augment import presets
@@ -19,12 +19,15 @@ from selfsup.batch import Batch
 from selfsup.config.recipe_files import load_recipe
 from selfsup.data.base import ArraySource
 from selfsup.data.loader import Loader
-from selfsup.methods.base import Problem, Step
+from selfsup.methods.base import RunContext, Step
 from selfsup.models.resnet import ResNet
+from selfsup.monitor.observer import Taken
 from selfsup.pretraining import Run
 from selfsup.run_folder.folder import RunFolder
+from selfsup.runtime.device import device_for
+from selfsup.training.accelerator import make_accelerator
 from selfsup.training.nonfinite import Guard
-from selfsup.training.trainer import device_for, make_accelerator
+from tools.gpu.asked import Asked
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, runs: int) -> dict[str, float]:
@@ -58,7 +61,7 @@ def check_augmentation(asked: Asked, runs: int = 20) -> bool:
         asked.tell(size=size, batch=batch, views_per_second=round(2 * batch / seconds["median_s"]), **seconds)
         return True
 
-    return all([asked.attempt({"size": setting[0]}, lambda s=setting: measured(*s)) for setting in settings])
+    return all([asked.attempt({"size": setting[0]}, partial(measured, *setting)) for setting in settings])
 
 
 class Setting(NamedTuple):
@@ -100,7 +103,7 @@ def check_step(asked: Asked, runs: int = 20) -> bool:
         return True
 
     settings = SMALL if asked.small else SETTINGS
-    return all([asked.attempt({"setting": s.name}, lambda s=s: measured(s)) for s in settings])
+    return all([asked.attempt({"setting": s.name}, partial(measured, s)) for s in settings])
 
 
 class Steps:
@@ -112,9 +115,14 @@ class Steps:
 
     def __init__(self, setting: Setting, folder: Path) -> None:
         recipe: Run = load_recipe("simclr_cifar10")
-        changed = {"encoder": setting.encoder, "augment": setting.augment, "batch_size": setting.batch_size}
-        precision = "bf16" if device_for("auto").type == "cuda" else "fp32"  # bf16 is slow on most CPUs
-        run = replace(recipe, **changed, precision=precision, folder=str(folder))
+        run = replace(
+            recipe,
+            encoder=setting.encoder,
+            augment=setting.augment,
+            batch_size=setting.batch_size,
+            precision="bf16" if device_for("auto").type == "cuda" else "fp32",  # bf16 is slow on most CPUs
+            folder=str(folder),
+        )
         self.accelerator = make_accelerator(run)
         self.device = self.accelerator.device
         torch.backends.cudnn.deterministic = run.deterministic
@@ -124,7 +132,7 @@ class Steps:
         )
         self.loader = Loader(source, batch_size=run.batch_size, seed=0, device=self.device)
         self.views = Views(run.augment, seed=0)
-        self.method = run.method.build(run.encoder.build(), Problem(len(source), run.batch_size, 0))
+        self.method = run.method.build(run.encoder.build(), RunContext(len(source), run.batch_size, 0))
         self.method.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = run.optimizer.build(self.method.named_parameters(), run.batch_size)
         self.model = self.accelerator.prepare_model(self.method)
@@ -148,9 +156,10 @@ class Steps:
     def whole(self) -> None:
         batch = next(self.stream)
         views = self.views(batch, 0, self.device)
-        self.guard.remember()
+        self.guard.before_step(0, views)
         out, handed = self._forward_and_backward(views, batch)
-        if self.guard.leaves_out(0, views, handed, out, None):
+        taken = Taken(step=0, views=views, batch=handed, loss=out.loss, update=out.update, norm=None)
+        if not self.guard.allows(taken):
             raise ArithmeticError("the loss or the gradient of a measured step is not finite")
         self.optimizer.step()
         self.optimizer.zero_grad()

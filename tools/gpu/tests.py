@@ -1,4 +1,4 @@
-"""A part of `tools/gpu_check.py`: the tests that need a GPU, each failure told as soon as it is there."""
+"""A part of `tools.gpu_check`: the tests that need a GPU, each failure told as soon as it is there."""
 
 import os
 from collections import Counter
@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from checkout import ROOT
-from gpu.asked import Asked
+
+from tools.checkout import ROOT
+from tools.gpu.asked import Asked
 
 MARK = "mark.gpu"
 ANYWHERE = "tests/augment/test_parameters.py"  # without a GPU, so that this part is tried too

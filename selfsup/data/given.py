@@ -1,0 +1,36 @@
+"""Images that are given as objects, or else named by settings."""
+
+from selfsup.data.datasets import Dataset, as_source
+from selfsup.data.joined import open_training
+from selfsup.data.opening import open_test_part
+from selfsup.data.settings import Data
+from selfsup.data.sources import Source, subset
+
+
+def training_images(data: Data, given: Source | Dataset | None) -> Source:
+    """The images to train on: those that are given, or those that the settings name.
+
+    Raises:
+        ValueError: both are there, or the images do not fit.
+    """
+    if given is None:
+        return open_training(data)
+    if data.root or data.labelled_root:
+        raise ValueError(f"images are given and data.root names {data.root or data.labelled_root}; leave one out")
+    source = as_source(given)
+    if data.labels == "none":
+        source = source.without_labels()
+    return source if data.limit is None else subset(source, data.limit)
+
+
+def held_out_images(data: Data, alone: bool, test: Source | Dataset | None) -> Source | None:
+    """The images that online evaluations ask about; None where training images are, each left out in turn.
+
+    Args:
+        data: the settings.
+        alone: whether the training images were given, so that the settings name none.
+        test: those that were given.
+    """
+    if test is not None:
+        return as_source(test)
+    return None if alone else open_test_part(data)

@@ -1,0 +1,188 @@
+"""One number that is not finite, in one process: all leave the step out, and nothing but the position has moved."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from selfsup.monitor.observer import Diverged
+from selfsup.pretraining import Run, pretrain
+from selfsup.stages.replay import Replay, run_replay
+from selfsup.storage import checkpoint
+from tests.support.planted import PLACES, ROW, Place, outcome, planted
+from tests.support.processes import run_processes
+from tests.support.tiny import QUICK, tiny_run
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_left_out(found: dict[str, Any], step: int) -> None:
+    assert found["left_out"] == [step]
+    assert found["unchanged"]
+    assert found["finite"]
+    assert not found["stopped"]
+
+
+@pytest.mark.parametrize("method", QUICK)
+def test_a_step_that_is_not_finite_changes_nothing(method: str, tmp_path: Path) -> None:
+    for place in PLACES:
+        run = tiny_run(tmp_path / place, method, epochs=1, max_steps=5, log_every=1)
+        assert_left_out(outcome(run, place, (3,)), 3)
+        logged = [line for line in lines(tmp_path / place / "metrics.jsonl") if "skipped_steps" in line]
+        assert [line["skipped_steps"] for line in logged] == [0, 0, 0, 1, 1]
+        assert logged[3]["loss"] == logged[2]["loss"]  # of the last step that counted
+        kind = "gradient" if place == "gradient" else "loss"
+        (noted,) = lines(tmp_path / place / "skipped.jsonl")
+        assert noted["step"] == 4
+        assert kind in noted["wrong"][0]
+        assert len(noted["images"]) == (1 if place == "input" else 0)
+        assert checkpoint.steps(tmp_path / place / "captured") == [4]
+
+
+@pytest.mark.parametrize("changes", [{"clip_norm": 1.0}, {"precision": "bf16"}, {"grad_cache_chunk": 8}])
+@pytest.mark.parametrize("place", PLACES)
+def test_every_way_to_take_a_step_is_guarded(place: Place, changes: dict[str, Any], tmp_path: Path) -> None:
+    assert_left_out(outcome(tiny_run(tmp_path / "run", max_steps=3, **changes), place, (1,)), 1)
+
+
+def outcomes(runs: list[tuple[Run, Place, int]]) -> list[dict[str, Any]]:
+    return [outcome(run, place, (1,), rank) for run, place, rank in runs]
+
+
+def test_two_processes_leave_out_the_same_step(tmp_path: Path) -> None:
+    places: list[tuple[str, Place, bool]] = [
+        ("moco", "loss", False),
+        ("moco", "gradient", False),
+        ("spcl", "loss", False),
+        ("moco", "input", False),
+        ("instdisc", "input", False),
+        ("simclr", "loss", True),
+        ("moco_symmetric", "input", True),
+    ]
+    runs = [
+        (
+            tiny_run(tmp_path / f"{method}_{place}", method, epochs=1, max_steps=3, log_every=1, shard_encoder=sharded),
+            place,
+            number % 2,
+        )
+        for number, (method, place, sharded) in enumerate(places)
+    ]
+    first, second = run_processes(2, outcomes, runs)
+    assert first == second  # their states after the last step, too
+    for found, (run, place, rank) in zip(first, runs, strict=True):
+        assert_left_out(found, 1)
+        (noted,) = lines(Path(run.folder) / "skipped.jsonl")
+        if place == "loss":
+            assert noted["wrong"] == [["loss"] if number == rank else [] for number in (0, 1)]
+        if place == "input":  # what two processes captured is run again in one
+            again = run_replay(Path(run.folder) / "captured" / "step_00000002", Replay())
+            assert again["reproduced"]
+            assert [image["row"] for image in again["images"]] == [8 * rank + ROW]
+
+
+def test_running_on_is_as_if_the_batch_had_not_been(tmp_path: Path) -> None:
+    """Stopped after a step that was left out, resumed without any fault: the same as never having been stopped."""
+    run = tiny_run(tmp_path / "whole", "moco", log_every=1)
+    found = outcome(run, "loss", (5, 9))
+    assert found["left_out"] == [5, 9]
+    cut = replace(run, folder=str(tmp_path / "cut"))
+    for step in (6, 8, 10):
+        outcome(replace(cut, max_steps=step), "loss", (5, 9))
+    pretrain(cut)
+    states = [checkpoint.load_newest(tmp_path / name / "checkpoints")[0] for name in ("whole", "cut")]
+    assert states[0] is not None
+    assert states[1] is not None
+    for name, value in states[0].tensors["method"].items():
+        assert torch.equal(value, states[1].tensors["method"][name]), name
+    counted = [
+        [line["skipped_steps"] for line in lines(tmp_path / name / "metrics.jsonl")] for name in ("whole", "cut")
+    ]
+    assert counted[0] == counted[1] == [0] * 5 + [1] * 4 + [2] * 7
+
+
+def test_several_in_a_row_stop_the_run(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run", max_bad_steps=3)
+    assert not outcome(replace(run, max_steps=4), "loss", (1, 2, 3))["stopped"]  # as many as are allowed
+    assert outcome(replace(run, max_steps=6), "loss", (4,))["stopped"]  # counted on after a stop
+    fresh = replace(run, folder=str(tmp_path / "fresh"))
+    found = outcome(fresh, "input", (2, 4, 5, 6, 7, 8))
+    assert found["left_out"] == [2, 4, 5, 6]  # the one that stops is not returned from
+    assert "step 8 are not finite (loss, gradient, memory or running statistics)" in found["stopped"]
+    assert ", nor were the 3 before it; views that are not finite: shapes-train[" in found["stopped"]
+    assert f"selfsup replay {fresh.folder}/captured/step_" not in found["stopped"]  # the first three are kept
+    assert checkpoint.steps(tmp_path / "fresh" / "captured") == [3, 5, 6]
+    assert len(found["stopped"].splitlines()) <= 3
+
+
+def test_the_first_step_may_be_left_out_as_well(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run", "moco", log_every=1)
+    assert_left_out(outcome(replace(run, max_steps=1), "input", (0,)), 0)
+    assert "loss" not in lines(tmp_path / "run" / "metrics.jsonl")[0]
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [1]
+    pretrain(replace(run, max_steps=2))
+    assert lines(tmp_path / "run" / "metrics.jsonl")[1]["skipped_steps"] == 1
+
+
+def test_none_at_all_may_be_allowed(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run", max_bad_steps=0, save_steps=1)
+    found = outcome(run, "gradient", (2,))
+    assert "the loss or the weights at step 3 are not finite (gradient)" in found["stopped"]
+    assert f"selfsup replay {run.folder}/captured/step_00000003" in found["stopped"]
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [1, 2]
+
+
+def test_nobody_looks_where_nobody_is_asked_to(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run", max_bad_steps=None, log_every=4)
+    assert "the loss or the weights at step 4 are not finite" in outcome(run, "input", (1,))["stopped"]
+    assert not (tmp_path / "run" / "captured").exists()
+    with pytest.raises(ValueError, match="max_bad_steps is -1"):
+        tiny_run(tmp_path, max_bad_steps=-1)
+
+
+def test_a_batch_that_cannot_be_kept_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny_run(tmp_path / "run", max_steps=3)
+    assert outcome(replace(run, folder=str(tmp_path / "roomy")), "loss", (1,))["left_out"] == [1]
+    sizes = [
+        (tmp_path / f"roomy/captured/step_00000002/{name}.safetensors").stat().st_size for name in ("method", "batch")
+    ]
+    free = 6 * sizes[0] + sizes[1]  # enough for what is captured, not for two checkpoints beside it
+    usage = shutil.disk_usage(tmp_path)._replace(free=free)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_SPARE", 0)
+        patch.setattr(shutil, "disk_usage", lambda path: usage)
+        assert outcome(run, "loss", (1,))["left_out"] == [1]
+    assert checkpoint.steps(tmp_path / "run" / "captured") == []
+    in_the_way = tmp_path / "other"
+    pretrain(tiny_run(in_the_way, max_steps=1))
+    (in_the_way / "captured").write_text("a file")
+    assert outcome(tiny_run(in_the_way, max_steps=3), "loss", (1,))["left_out"] == [1]
+
+
+@pytest.fixture
+def overflowing() -> Iterator[None]:
+    """A view that is finite, and whose variance is not."""
+    with planted("mark", (1,), value=1e30):
+        yield
+
+
+def test_running_statistics_stay_finite_where_all_else_is(overflowing: None, tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run", max_steps=3)
+    pretrain(run)
+    found, _ = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
+    assert found is not None
+    assert all(value.isfinite().all() for value in found.tensors["method"].values())
+    assert lines(tmp_path / "run" / "skipped.jsonl")[0]["step"] == 2
+
+
+def test_diverged_says_what_to_do(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run")
+    run = replace(run, optimizer=replace(run.optimizer, learning_rate=1e30))
+    with pytest.raises(Diverged, match=r"nor were the 5 before it(.|\n)*selfsup replay|try a lower"):
+        pretrain(run)

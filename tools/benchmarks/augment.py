@@ -1,0 +1,181 @@
+"""Measure the toolkit against others, side by side: `python -m tools.benchmarks.augment --size 32 224`.
+
+Prints one JSON line for each figure: what was measured, sizes, device, versions, the median of alternating runs with
+minimum and maximum, and the ratio to each comparison of the same run. Absolute figures mean something on a named GPU;
+on shared CPUs only the ratios do.
+"""
+
+import argparse
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable
+
+import kornia
+import kornia.augmentation as K
+import numpy as np
+import PIL
+import PIL.Image
+import PIL.ImageFilter
+import torch
+import torchvision
+from torch import Tensor
+from torchvision import transforms
+
+from selfsup.augment.parameters import View
+from selfsup.augment.presets import simclr, simclr_cifar
+from selfsup.augment.views import Augment, Views
+from selfsup.batch import Batch
+from selfsup.output import print_figures, program
+
+_CPU = torch.device("cpu")
+
+
+def alternate(contestants: dict[str, Callable[[], None]], runs: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each run of each contestant. They take turns, so that a busy moment of the machine hits them all."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for run in range(runs + 1):
+        for name, work in contestants.items():
+            _wait(device)
+            start = time.perf_counter()
+            work()
+            _wait(device)
+            if run > 0:  # the first run warms caches and allocators
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def report(name: str, amounts: dict[str, int], seconds: dict[str, list[float]], ours: str, **facts: object) -> None:
+    """One line for each contestant, in views per second, and the ratio of ours to it in the same run."""
+    own = amounts[ours] / statistics.median(seconds[ours])
+    for contestant, times in seconds.items():
+        rates = [amounts[contestant] / t for t in times]
+        rate = amounts[contestant] / statistics.median(times)
+        figure = {
+            "name": f"{name}/{contestant}",
+            "unit": "views/s",
+            **facts,
+            "batch": amounts[contestant],
+            "runs": len(times),
+            "median": _short(rate),
+            "min": _short(min(rates)),
+            "max": _short(max(rates)),
+            "ratio_of_ours": _short(own / rate),
+        }
+        print_figures(figure)
+
+
+def augment(arguments: argparse.Namespace) -> None:
+    """SimCLR views a second: the fused path, the kornia reference, kornia's own pipeline, torchvision on PIL."""
+    torch.set_num_threads(arguments.threads)
+    devices = [_CPU, *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+    for size in arguments.size:
+        for device in devices:
+            _augment_at(size, device, arguments)
+
+
+def _augment_at(size: int, device: torch.device, arguments: argparse.Namespace) -> None:
+    view = (simclr_cifar(size) if size < 64 else simclr(size)).views[0]
+    source = size if size < 64 else size * 256 // 224
+    large = arguments.batch or (512 if size < 64 else 32)
+    if device.type == "cuda":
+        large *= 16
+    few = min(large, 32)  # images for those that take them one by one
+    images = torch.randint(0, 256, (large, 3, source, source), dtype=torch.uint8, device=device)
+    pictures = [PIL.Image.fromarray(image) for image in images[:few].permute(0, 2, 3, 1).cpu().numpy()]
+    pipeline, pil = _kornia_pipeline(view), _pil_pipeline(view)
+
+    def views(backend: str, count: int) -> Callable[[], None]:
+        maker = Views(Augment(views=(view,), backend="fused" if backend == "fused" else "kornia"), seed=0)
+        batch = Batch(images[:count], torch.zeros(count, dtype=torch.int64), torch.arange(count))
+        return lambda: _drop(maker(batch, 0, device))
+
+    contestants = {
+        "fused": views("fused", large),
+        "kornia_pipeline": lambda: _drop(pipeline(images.float() / 255)),
+        "kornia_reference": views("kornia", few),
+    }
+    amounts = {"fused": large, "kornia_pipeline": large, "kornia_reference": few, "pil": few}
+    if device.type == "cpu":
+        contestants["pil"] = lambda: _drop(torch.stack([pil(picture) for picture in pictures]))
+    seconds = alternate(contestants, arguments.runs, device)
+    report("augment", amounts, seconds, "fused", size=size, source=source, **_facts(device, arguments.threads))
+
+
+def _kornia_pipeline(view: View) -> Callable[[Tensor], Tensor]:
+    """kornia's own batched operators for the same transform. Its crop is not antialiased, and no more is ours."""
+    jitter = view.jitter
+    steps = [
+        K.RandomResizedCrop(view.shape, scale=view.crop_scale, ratio=view.crop_ratio, resample="BICUBIC"),
+        K.RandomHorizontalFlip(p=view.flip),
+        K.ColorJitter(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue, p=jitter.probability),
+        K.RandomGrayscale(p=view.grayscale),
+    ]
+    if view.blur.probability:
+        taps = (view.blur.kernel_size, view.blur.kernel_size)
+        steps.append(K.RandomGaussianBlur(taps, view.blur.sigma, p=view.blur.probability))
+    return K.AugmentationSequential(*steps, data_keys=["input"])
+
+
+def _pil_pipeline(view: View) -> Callable[[PIL.Image.Image], Tensor]:
+    """torchvision's transforms as PyTorch reproductions of SimCLR use them; with PIL's own blur, their cheapest."""
+    jitter = view.jitter
+    color = transforms.ColorJitter(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
+    steps = [
+        transforms.RandomResizedCrop(
+            view.shape, view.crop_scale, view.crop_ratio, transforms.InterpolationMode.BICUBIC
+        ),
+        transforms.RandomHorizontalFlip(view.flip),
+        transforms.RandomApply([color], jitter.probability),
+        transforms.RandomGrayscale(view.grayscale),
+    ]
+    if view.blur.probability:
+        steps.append(transforms.RandomApply([transforms.Lambda(_pil_blur)], view.blur.probability))
+    made: Callable[[PIL.Image.Image], Tensor] = transforms.Compose([*steps, transforms.ToTensor()])
+    return made
+
+
+def _pil_blur(picture: PIL.Image.Image) -> PIL.Image.Image:
+    return picture.filter(PIL.ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
+
+
+def _facts(device: torch.device, threads: int) -> dict[str, object]:
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": threads,
+        "versions": {
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "kornia": kornia.__version__,
+            "pillow": PIL.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def _drop(result: object) -> None:
+    """A contestant's result is only made."""
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, nargs="+", default=[32, 224], help="side of a view in pixels")
+    parser.add_argument("--batch", type=int, help="images; by default 512 small or 32 large ones, 16 times on a GPU")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU; 1 gives figures per core")
+    parser.add_argument("--runs", type=int, default=7)
+    augment(parser.parse_args())
+
+
+if __name__ == "__main__":
+    with program():
+        main()
