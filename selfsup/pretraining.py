@@ -34,7 +34,7 @@ from selfsup.evaluation.foreign import any_encoder
 from selfsup.evaluation.knn import check_temperature, knn_accuracy, neighbours_of
 from selfsup.evaluation.logistic import online_linear
 from selfsup.evaluation.readable import require_readable, require_readable_head
-from selfsup.evaluation.starting import start_encoder, start_head
+from selfsup.evaluation.starting import start_encoder, start_facts, start_head
 from selfsup.methods.base import Extract, Method, RunContext
 from selfsup.models.encoder import Encoder, pretrained_fact
 from selfsup.output import message
@@ -127,9 +127,7 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
     check_chunks(method, run)
     facts: dict[str, Any] = {"method": method.resolved}
     if run.start:
-        facts["start"] = any_encoder(Path(run.start), told=False).sha256
-    if run.start_head:
-        facts["start_head"] = True
+        facts |= start_facts(Path(run.start), run.start_head)
     if run.encoder.weights:
         facts["pretrained"] = pretrained_fact(run.encoder.weights, folder.facts().get("pretrained"))
     history = extended_history(run.extend, run.epochs, run.schedule, folder, _steps_per_epoch(run, source))

@@ -125,7 +125,7 @@ class Layout:
     title: str  # whose files these are, for people
     # The networks in a file, the one that is taken first: name -> flat prefixes under which it may lie.
     encoders: Mapping[str, tuple[str, ...]]
-    networks: tuple[Network, ...]
+    networks: tuple[Network, ...]  # how it names their tensors, the kinds that are tried, in this order
     marks: tuple[str, ...] = ()  # expressions, each of which some flat name must match: what tells these files apart
     heads: tuple[HeadNames, ...] = ()
     # What else may be in a file: an expression that the name begins with, behind its holder -> what it is.

@@ -1,4 +1,4 @@
-"""What is known of a network from its settings alone: names and shapes of its tensors, and how a person would say it."""
+"""What a network's settings alone say of it: names and shapes of its tensors, and how a person would call it."""
 
 from collections.abc import Mapping
 from functools import lru_cache

@@ -23,7 +23,7 @@ class ResNetNames(Network):
     last_stride: Literal[1, 2] = 2
     # What a stem with a 3x3 convolution is: it has no max-pool, and pads by one pixel, or by two.
     small_stem: Literal["cifar", "cifar_padded"] = "cifar"
-    depths: tuple[Depth, ...] = (18, 34, 50, 101, 152, 200)
+    depths: tuple[Depth, ...] = (18, 34, 50, 101, 152, 200)  # that the project has
 
     def anchors(self) -> tuple[str, ...]:
         ours = ("conv1.weight", "layer1.0.bn1.weight", "layer2.0.downsample.0.weight")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,8 @@ def test_two_classes_of_one_name_are_refused_where_they_are_written_and_where_th
     class Torch(Candle):
         stored_as: ClassVar[str] = "candle"
 
-    told = r"two classes are stored as 'candle': test_stored_names\.\S+Candle and test_stored_names\.\S+Torch\n"
+    here = re.escape(__name__)
+    told = rf"two classes are stored as 'candle': {here}\.\S+Candle and {here}\.\S+Torch\n"
     for attempt in (lambda: dump(Room(Candle())), lambda: dump(Room(Torch())), lambda: restore(alone, Room)):
         with pytest.raises(ValueError, match=told + "give yours another name, in its body: stored_as: ClassVar"):
             attempt()

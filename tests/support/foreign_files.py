@@ -61,7 +61,7 @@ class File:
         return path
 
 
-def module(**parts: nn.Module) -> nn.Module:
+def module(**parts: nn.Module) -> Any:  # its parts are found by their names
     whole = nn.Module()
     for name, part in parts.items():
         whole.add_module(name, part)
@@ -151,7 +151,7 @@ def moco_v3_resnet() -> File:
 
 def simclr(depth: int = 18, selective: bool = False) -> File:
     net = SimCLRNet(depth, selective)
-    head = mlp(net.out_channels, net.out_channels, 8, norm="all")
+    head: Any = mlp(net.out_channels, net.out_channels, 8, norm="all")
     randomised(net)
     randomised(head, 1)
     head[4].bias.data.zero_()

@@ -1,5 +1,7 @@
 """Small networks as other projects build them: plain modules whose names and forward passes are those of their code."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,12 +10,16 @@ from torch import Tensor, nn
 class TwoNorms(nn.Module):
     """Batch norm for two domains as SpCL has it; judged by the target's."""
 
+    BN_S: nn.Module
+    BN_T: nn.Module
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.BN_S, self.BN_T = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.BN_T(x)
+        out: Tensor = self.BN_T(x)
+        return out
 
 
 class ListedNorms(nn.Module):
@@ -24,7 +30,8 @@ class ListedNorms(nn.Module):
         self.dsbn = nn.ModuleList([nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dsbn[1](x)
+        out: Tensor = self.dsbn[1](x)
+        return out
 
 
 class Block(nn.Module):
@@ -55,6 +62,8 @@ class Block(nn.Module):
 
 class PlainResNet(nn.Module):
     """A ResNet-18 or 50 with a sixteenth of the channels: conv1, bn1, layer1 to layer4."""
+
+    fc: nn.Module  # where a project has something behind the features
 
     def __init__(
         self,
@@ -91,7 +100,8 @@ class PlainResNet(nn.Module):
 
     def children_of(self, *between: nn.Module) -> nn.Sequential:
         """The parts in a `nn.Sequential`, with modules without tensors between norm and stages."""
-        return nn.Sequential(self.conv1, self.bn1, *between, self.layer1, self.layer2, self.layer3, self.layer4)
+        stages = [self.get_submodule(f"layer{stage}") for stage in range(1, 5)]
+        return nn.Sequential(self.get_submodule("conv1"), self.get_submodule("bn1"), *between, *stages)
 
 
 class Attention(nn.Module):
@@ -103,7 +113,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, 2))
         weights = (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5).softmax(3)
-        return self.proj((weights @ value).transpose(1, 2).flatten(2))
+        out: Tensor = self.proj((weights @ value).transpose(1, 2).flatten(2))
+        return out
 
 
 class Mlp(nn.Module):
@@ -112,7 +123,8 @@ class Mlp(nn.Module):
         self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
 
 
 class Scale(nn.Module):
@@ -147,6 +159,8 @@ class Patches(nn.Module):
 class PlainViT(nn.Module):
     """Two blocks of 24 dimensions and 3 heads over patches of 8 in 32 pixels; the class token behind the last norm."""
 
+    head: nn.Module  # where a project has something behind the features
+
     def __init__(self, scaled: bool = False, registers: int = 0, width: int = 24, heads: int = 3) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -165,7 +179,8 @@ class PlainViT(nn.Module):
         tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], 1) + self.pos_embed
         if self.registers:
             tokens = torch.cat([tokens[:, :1], self.register_tokens.expand(len(x), -1, -1), tokens[:, 1:]], 1)
-        return self.norm(self.blocks(tokens))[:, 0]
+        out: Tensor = self.norm(self.blocks(tokens))[:, 0]
+        return out
 
 
 class SimCLRNet(nn.Module):
@@ -197,9 +212,9 @@ class SimCLRNet(nn.Module):
             self.norms.append(nn.BatchNorm2d(out))
         return len(self.convolutions) - 1, len(self.norms) - 1
 
-    def _block(self, into: int, width: int, stride: int, first: bool) -> dict[str, object]:
+    def _block(self, into: int, width: int, stride: int, first: bool) -> dict[str, Any]:
         out = 4 * width if self.deep else width
-        block: dict[str, object] = {"stride": stride}
+        block: dict[str, Any] = {"stride": stride}
         if first:  # with selective kernels the pool before it has the stride
             block["shortcut"] = self._conv(into, out, 1, 1 if self.selective else stride)
         if not self.deep:
@@ -215,7 +230,8 @@ class SimCLRNet(nn.Module):
         return block
 
     def _apply_pair(self, place: tuple[int, int], x: Tensor) -> Tensor:
-        return self.norms[place[1]](self.convolutions[place[0]](x))
+        out: Tensor = self.norms[place[1]](self.convolutions[place[0]](x))
+        return out
 
     def forward(self, x: Tensor) -> Tensor:
         for place in self.stem:
@@ -257,11 +273,19 @@ class SimCLRNet(nn.Module):
         named = {}
         for number, convolution in enumerate(self.convolutions):
             place = f"conv2d_{number}" if number else "conv2d"
-            named[f"base_model/{place}/kernel"] = convolution.weight.detach().permute(2, 3, 1, 0).contiguous()
+            named[f"base_model/{place}/kernel"] = (
+                convolution.get_parameter("weight").detach().permute(2, 3, 1, 0).contiguous()
+            )
         for number, norm in enumerate(self.norms):
             place = f"base_model/batch_normalization_{number}" if number else "base_model/batch_normalization"
-            named |= {f"{place}/gamma": norm.weight.detach(), f"{place}/beta": norm.bias.detach()}
-            named |= {f"{place}/moving_mean": norm.running_mean, f"{place}/moving_variance": norm.running_var}
+            named |= {
+                f"{place}/gamma": norm.get_parameter("weight").detach(),
+                f"{place}/beta": norm.get_parameter("bias").detach(),
+            }
+            named |= {
+                f"{place}/moving_mean": norm.get_buffer("running_mean"),
+                f"{place}/moving_variance": norm.get_buffer("running_var"),
+            }
         return named
 
 
@@ -272,7 +296,7 @@ def with_epsilon(net: nn.Module, epsilon: float) -> nn.Module:
     return net
 
 
-def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
+def randomised(module: Any, seed: int = 0) -> Any:  # of any project; its parts have no types
     """Every tensor drawn anew, norms and their statistics too, so that no two may be mistaken; in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in module.state_dict().items():

@@ -5,8 +5,8 @@
 Packages that are installed are used (transformers, lightly, timm, tensorflow, lightly_train); of what is no package the
 code is taken from DIR/OWNER+NAME, a checkout each, such as DIR/facebookresearch+moco. What is not there keeps the
 figures that docs/weights.json has of it. Whose code cannot be had is tried by its names on small plain networks, those
-of tests/support/foreign_files.py. Each file is imported, its features are compared with those of the network's own forward
-pass, and the encoder is written in the same layout and imported again.
+of tests/support/foreign_files.py. Each file is imported, its features are compared with those of the network's own
+forward pass, and the encoder is written in the same layout and imported again.
 """
 
 import argparse
@@ -28,8 +28,10 @@ from selfsup.convert.options import Options
 from selfsup.convert.reading import Contents, read
 from selfsup.convert.table import inert, table
 from selfsup.convert.writing import written
-from tests.support.figures import GOLDEN
-from tests.support.foreign_files import FILES, module, randomised, wrapped
+from tests.support.figures import recipe_weight
+from tests.support.foreign_files import FILES, module, wrapped
+from tests.support.foreign_networks import randomised
+from tests.support.places import GOLDEN
 from tools.checkout import ROOT
 
 RECORD, DOCUMENT = ROOT / "docs" / "weights.json", ROOT / "docs" / "weights.md"
@@ -326,8 +328,6 @@ def simclr(folder: Path, case: str = "r18") -> Trial:
     """Weights of the recipe in tests/golden, saved by TensorFlow, and the features that the authors' code gave."""
     tensorflow = package("tensorflow")
     recipe = json.loads((GOLDEN / "simclr_resnet_weights.json").read_text())[case]
-    from tests.models.test_resnet import recipe_weight
-
     names = _simclr_names(recipe["tensors"])
     graph = tensorflow.Graph()
     with graph.as_default():
