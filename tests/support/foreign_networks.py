@@ -147,7 +147,8 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + (self.ls1 if self.scaled else nn.Identity())(self.attn(self.norm1(x)))
-        return x + (self.ls2 if self.scaled else nn.Identity())(self.mlp(self.norm2(x)))
+        out: Tensor = x + (self.ls2 if self.scaled else nn.Identity())(self.mlp(self.norm2(x)))
+        return out
 
 
 class Patches(nn.Module):
@@ -278,14 +279,9 @@ class SimCLRNet(nn.Module):
             )
         for number, norm in enumerate(self.norms):
             place = f"base_model/batch_normalization_{number}" if number else "base_model/batch_normalization"
-            named |= {
-                f"{place}/gamma": norm.get_parameter("weight").detach(),
-                f"{place}/beta": norm.get_parameter("bias").detach(),
-            }
-            named |= {
-                f"{place}/moving_mean": norm.get_buffer("running_mean"),
-                f"{place}/moving_variance": norm.get_buffer("running_var"),
-            }
+            parts = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+            tensors = norm.state_dict()
+            named |= {f"{place}/{theirs}": tensors[name] for theirs, name in parts.items()}
         return named
 
 
