@@ -20,7 +20,7 @@ ORDER = (
     "evaluation",
     "pretraining",
     "stages",
-    *("cli", "__main__", "recipes"),
+    *("usage", "cli", "__main__", "recipes"),
 )
 LOOSE = 10  # modules at the top, beside __init__ and __main__
 
