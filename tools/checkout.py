@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,6 +18,15 @@ def begin() -> None:
     inherited = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(ROOT), *map(os.path.abspath, inherited)]))
     sys.excepthook = _say_what_is_missing
+
+
+def again_as_module(program: str) -> NoReturn:
+    """Start a program that was started by its path as the module it is: its neighbours are found then."""
+    path = Path(program).resolve()
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    inherited = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), inherited]))
+    os.execv(sys.executable, [sys.executable, "-m", name, *sys.argv[1:]])
 
 
 def _say_what_is_missing(

@@ -12,6 +12,12 @@ process of its own: one that fails, crashes or hangs costs no other. Ends with 0
 downloaded. With --small everything is tiny, so that a CPU shows that the script works.
 """
 
+import runpy
+from pathlib import Path
+
+if not __package__:  # started by its path
+    runpy.run_path(str(Path(__file__).resolve().parent / "checkout.py"))["again_as_module"](__file__)
+
 import argparse
 import multiprocessing
 import os
@@ -21,7 +27,6 @@ import sys
 import time
 import traceback
 from importlib import import_module, metadata
-from pathlib import Path
 
 from tools.gpu.asked import Asked
 from tools.gpu.images import ARRAY, PACKS, found_cifar10

@@ -8,6 +8,12 @@ table is written to docs/test_matrix.md and what it is made of to docs/test_matr
 keep what was found before. What follows `--` goes to pytest, in place of all tests.
 """
 
+import runpy
+from pathlib import Path
+
+if not __package__:  # started by its path
+    runpy.run_path(str(Path(__file__).resolve().parent / "checkout.py"))["again_as_module"](__file__)
+
 import argparse
 import itertools
 import json
@@ -17,7 +23,6 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tools.checkout import ROOT

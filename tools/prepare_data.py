@@ -8,6 +8,12 @@ index.csv; and tiny/, small parts of them for tests. What is there already is ke
 its name, so an item is whole or not there. One JSON line per item goes to standard output.
 """
 
+import runpy
+from pathlib import Path
+
+if not __package__:  # started by its path
+    runpy.run_path(str(Path(__file__).resolve().parent / "checkout.py"))["again_as_module"](__file__)
+
 import argparse
 import os
 import shutil
@@ -16,14 +22,14 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from selfsup.data.arrays import write_npz
-from selfsup.data.cifar import CIFAR10_SHA256, cifar_digest, read_cifar10_packs
+from selfsup.data.cifar import CIFAR10_SHA256, cifar_digest
 from selfsup.data.listing import list_folder
 from selfsup.output import print_figures, program
+from tools.cifar10 import read_cifar10_packs
 
 OMNIGLOT_SIDE = 105
 

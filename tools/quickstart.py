@@ -12,7 +12,6 @@ from rich.table import Table
 from torch import nn
 
 from selfsup.config.recipe_files import load_recipe
-from selfsup.data.download import cache_folder, fetch_cifar10
 from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
 from selfsup.evaluation.features import extract
@@ -26,6 +25,7 @@ from selfsup.runtime.device import device_for
 from selfsup.stages.base import keep
 from selfsup.stages.knn import KNN, run_knn
 from selfsup.stages.linear import run_linear
+from tools.cifar10 import cache_folder, fetch_cifar10
 
 SETTINGS = KNN(k=(USUAL_K,), temperature=(0.1,))
 

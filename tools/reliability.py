@@ -9,11 +9,16 @@ again, unless it is named. The figures, with the command, the versions and the d
 docs/reliability.json. Ends with 1 where a goal is missed.
 """
 
+import runpy
+from pathlib import Path
+
+if not __package__:  # started by its path
+    runpy.run_path(str(Path(__file__).resolve().parent / "checkout.py"))["again_as_module"](__file__)
+
 import argparse
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch

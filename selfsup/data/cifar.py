@@ -2,23 +2,19 @@
 
 import hashlib
 import io
-import json
 import pickle
 import pickletools
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from selfsup.storage.untrusted import read_bytes
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Of the bytes of x_train, y_train, x_test, y_test in this order, (N, 32, 32, 3) and (N,) uint8, in the official order.
 CIFAR10_SHA256 = "80387ddb9a0edf3fc4a964ee3770296169bb26a651050df20035579673099660"
-CIFAR10_COUNTS = {"train": 50_000, "test": 10_000}
 
 Arrays = dict[str, np.ndarray]
 
@@ -141,50 +137,3 @@ def _unpickle(content: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ValueError("it holds no dictionary")
     return {key.decode() if isinstance(key, bytes) else key: value for key, value in fields.items()}
-
-
-PACKS = ("cifar10_a.zip", "cifar10_b.zip")
-
-
-def read_cifar10_packs(*folders: Path) -> Arrays:
-    """CIFAR-10 from `cifar10_a.zip` and `cifar10_b.zip`: lossless mosaics of 50 x 50 images, and labels.
-
-    Args:
-        folders: one or several, between which the packs may be divided.
-
-    Returns:
-        x_train (50000, 32, 32, 3), y_train (50000,), x_test (10000, 32, 32, 3), y_test (10000,), all uint8, in the
-        official order, and `classes`.
-
-    Raises:
-        ValueError: a pack is missing or incomplete.
-    """
-    images: dict[str, list[np.ndarray]] = {"train": [], "test": []}
-    labels: dict[str, list[np.ndarray]] = {"train": [], "test": []}
-    named = ", ".join(map(str, folders))
-    for wanted in PACKS:
-        path = next((folder / wanted for folder in folders if (folder / wanted).is_file()), None)
-        if path is None:
-            raise ValueError(f"{wanted} is missing in {named}; CIFAR-10 needs both {' and '.join(PACKS)}")
-        with zipfile.ZipFile(path) as pack:
-            classes = np.array(json.loads(pack.read("classes.json")))
-            for name in sorted(pack.namelist()):  # the names carry the number of the first image
-                split = name.partition("_")[0]
-                if name.endswith(".webp"):
-                    images[split].append(_read_mosaic(pack.read(name)))
-                elif name.endswith(".npy"):
-                    labels[split].append(np.load(io.BytesIO(pack.read(name)), allow_pickle=False))
-    arrays = {f"x_{split}": np.concatenate(parts) for split, parts in images.items()}
-    arrays |= {f"y_{split}": np.concatenate(parts) for split, parts in labels.items()}
-    for split, count in CIFAR10_COUNTS.items():
-        if not len(arrays[f"x_{split}"]) == len(arrays[f"y_{split}"]) == count:
-            raise ValueError(
-                f"{named}: the CIFAR-10 packs hold {len(arrays[f'x_{split}'])} {split} images, wanted {count}; "
-                "fetch them again"
-            )
-    return arrays | {"classes": classes}
-
-
-def _read_mosaic(content: bytes) -> np.ndarray:  # -> (2500, 32, 32, 3)
-    mosaic = np.asarray(Image.open(io.BytesIO(content), formats=["WEBP"]).convert("RGB"))
-    return mosaic.reshape(50, 32, 50, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3)

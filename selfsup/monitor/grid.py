@@ -10,6 +10,7 @@ def view_grid(views: list[Tensor], augment: Augment, count: int = 8) -> Tensor:
     """The first `count` samples as columns and their views as rows: (3, V S, count T) in [0, 1].
 
     Views of a smaller size than the first are placed in a corner of a cell of the first's size.
+    What is no number is black.
     """
     height, width = views[0].shape[-2:]
     rows = []
@@ -17,6 +18,6 @@ def view_grid(views: list[Tensor], augment: Augment, count: int = 8) -> Tensor:
         images = view[:count].float().cpu()
         images = images * torch.tensor(config.std)[:, None, None] + torch.tensor(config.mean)[:, None, None]
         cells = torch.zeros(len(images), 3, height, width)
-        cells[:, :, : images.shape[-2], : images.shape[-1]] = images.clamp(0, 1)
+        cells[:, :, : images.shape[-2], : images.shape[-1]] = images.nan_to_num(nan=0.0).clamp(0, 1)
         rows.append(torch.cat(list(cells), dim=2))
     return torch.cat(rows, dim=1)

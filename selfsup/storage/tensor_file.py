@@ -1,4 +1,8 @@
-"""Safetensors files piece by piece: a state reaches the disk without another copy of it in memory."""
+"""Safetensors files piece by piece: a state reaches the disk without another copy of it in memory.
+
+`safetensors.torch.save_file` needs no other copy either since 0.8 (measured: 0 of 512 MB), but the SHA-256 of each
+file of a checkpoint, its size and what a full disk interrupts are known here while it is written, in one pass.
+"""
 
 import json
 from collections.abc import Iterator

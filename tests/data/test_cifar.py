@@ -1,16 +1,11 @@
-import io
-import json
 import pickle
-import zipfile
 
 import numpy as np
 import pytest
 import torchvision
-from PIL import Image
 
 from selfsup.data import cifar
 from selfsup.data.sources import open_source
-from tests.support.hostile_data import npy
 from tests.support.hostile_place import Trap
 
 RANDOM = np.random.default_rng(0)
@@ -122,55 +117,3 @@ def test_a_damaged_batch_is_refused_by_name(tmp_path, content):
     (published(tmp_path) / "data_batch_1").write_bytes(content)
     with pytest.raises(ValueError, match=r"data_batch_1 is not a CIFAR batch"):
         open_source(str(tmp_path))
-
-
-def mosaic(seed: int) -> tuple[bytes, np.ndarray]:
-    """2500 images in a lossless mosaic, and the images; all pixels of an image differ a little."""
-    colours = np.random.default_rng(seed).integers(0, 200, (2500, 1, 1, 3), dtype=np.uint8)
-    images = colours + np.arange(32, dtype=np.uint8)[:, None, None] + np.arange(0, 64, 2, dtype=np.uint8)[:, None] // 4
-    tiles = images.reshape(50, 50, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(1600, 1600, 3)
-    buffer = io.BytesIO()
-    Image.fromarray(tiles).save(buffer, "WEBP", lossless=True, method=0, quality=0)
-    return buffer.getvalue(), images
-
-
-def write_packs(folder, monkeypatch) -> dict[str, np.ndarray]:
-    """Packs as the real ones, of one mosaic each for either half of the training part and for the test part."""
-    monkeypatch.setattr(cifar, "CIFAR10_COUNTS", {"train": 5000, "test": 2500})
-    parts = [mosaic(seed) for seed in range(3)]
-    labels = [np.random.default_rng(seed).integers(0, 10, 2500, dtype=np.uint8) for seed in range(3)]
-    for pack, members in (("a", {"train_00000": 0}), ("b", {"test_00000": 2, "train_30000": 1})):
-        with zipfile.ZipFile(folder / f"cifar10_{pack}.zip", "w") as archive:
-            archive.writestr("classes.json", json.dumps(TEN))
-            for name, number in members.items():
-                archive.writestr(f"{name}.webp", parts[number][0])
-                archive.writestr(f"{name}_labels.npy", npy(labels[number]))
-    return {
-        "x_train": np.concatenate([parts[0][1], parts[1][1]]),
-        "y_train": np.concatenate(labels[:2]),
-        "x_test": parts[2][1],
-        "y_test": labels[2],
-    }
-
-
-def test_packs_are_read_in_the_order_of_their_numbers(tmp_path, monkeypatch):
-    wanted = write_packs(tmp_path, monkeypatch)
-    arrays = cifar.read_cifar10_packs(tmp_path)
-    for key, value in wanted.items():
-        np.testing.assert_array_equal(arrays[key], value)
-    assert arrays["classes"].tolist() == TEN
-    assert cifar.cifar_digest(arrays) == cifar.cifar_digest(wanted)
-    arrays["x_test"][-1, 31, 31, 2] ^= 1
-    assert cifar.cifar_digest(arrays) != cifar.cifar_digest(wanted)
-
-
-def test_a_missing_pack_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"cifar10_a\.zip is missing"):
-        cifar.read_cifar10_packs(tmp_path)
-
-
-def test_an_incomplete_pack_is_refused(tmp_path, monkeypatch):
-    write_packs(tmp_path, monkeypatch)
-    monkeypatch.setattr(cifar, "CIFAR10_COUNTS", {"train": 50_000, "test": 10_000})
-    with pytest.raises(ValueError, match="packs hold 5000 train images, wanted 50000"):
-        cifar.read_cifar10_packs(tmp_path)

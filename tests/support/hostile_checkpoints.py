@@ -1,6 +1,5 @@
 """Hostile checkpoints, downloads and packs."""
 
-import hashlib
 import io
 import os
 import pickle
@@ -13,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import utils
 
-from selfsup.data import download
 from tests.support.hostile_data import bombed, climbing, linking, zipped
 from tests.support.hostile_encoders import SAFETENSORS, entry, safetensors
 from tests.support.hostile_place import Hostile, Place, Trap, Written
 from tests.support.sealed_files import replace_in_checkpoint, rewrite
-from tools import prepare_data
+from tools import cifar10, prepare_data
 
 
 def _checkpoint(change: Callable[[Path, Path], None], place: Place) -> Written:
@@ -75,15 +73,14 @@ def _tar(fill: Callable[[tarfile.TarFile, Path], None], place: Place) -> Written
     def use() -> object:
         told: list[str] = []
 
-        def laid(address: str, target: Path, report: Callable[[str], None]) -> None:
-            with tarfile.open(target, "w:gz") as archive:
+        def laid(address: str, folder: str, name: str, md5: str) -> None:
+            with tarfile.open(Path(folder) / name, "w:gz") as archive:
                 fill(archive, place.marker)
-            patch.setattr(CIFAR10, "tgz_md5", hashlib.md5(target.read_bytes(), usedforsecurity=False).hexdigest())
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(download, "_download", laid)
+            patch.setattr(utils, "download_url", laid)
             patch.setattr(shutil, "which", lambda name: None)
-            found = download.fetch_cifar10(place.inside / "cache", None, told.append)
+            found = cifar10.fetch_cifar10(place.inside / "cache", None, told.append)
         if found is None:
             raise ValueError("; ".join(told))
         return found

@@ -115,3 +115,11 @@ def test_a_tool_says_which_package_is_missing(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 1
     assert done.stderr == "tools.benchmarks.knn needs the package torch, which is not installed: pip install torch\n"
+
+
+@pytest.mark.parametrize("tool", ["tools/prepare_data.py", "tools/benchmarks/augment.py"])
+def test_a_program_may_be_started_by_its_path(tool: str, tmp_path: Path) -> None:
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, str(ROOT / tool), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True)
+    assert (done.returncode, "usage:" in done.stdout) == (0, True), done.stderr

@@ -27,7 +27,6 @@ for name in absent:
 from tests.support.tiny import METHODS, tiny_run
 from selfsup.catalogue import catalogue
 from selfsup import pretrain
-import selfsup.data.download
 result = pretrain(tiny_run(Path(sys.argv[1]), "spcl", max_steps=1))
 print(json.dumps({"methods": len(catalogue()), "step": result["step"]}))
 """

@@ -5,6 +5,12 @@ minimum and maximum, and the ratio to each comparison of the same run. Absolute 
 on shared CPUs only the ratios do.
 """
 
+import runpy
+from pathlib import Path
+
+if not __package__:  # started by its path
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "checkout.py"))["again_as_module"](__file__)
+
 import argparse
 import platform
 import random

@@ -5,6 +5,12 @@ again, the same with every file read anew (`--data.verify full`), and an array, 
 bytes. What it writes is removed at the end. The files have just been written, so they lie in the machine's memory.
 """
 
+import runpy
+from pathlib import Path
+
+if not __package__:  # started by its path
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "checkout.py"))["again_as_module"](__file__)
+
 import argparse
 import json
 import os
@@ -13,7 +19,6 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 

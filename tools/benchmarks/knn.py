@@ -5,6 +5,12 @@ memory, sizes, versions. The features are random directions; what `selfsup knn` 
 called on them.
 """
 
+import runpy
+from pathlib import Path
+
+if not __package__:  # started by its path
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "checkout.py"))["again_as_module"](__file__)
+
 import argparse
 import os
 import platform

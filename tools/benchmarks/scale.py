@@ -9,6 +9,12 @@ the model. The times in the tables follow from the constants of a GPU's data she
 measure says nothing about one; `--constants FILE` takes others, such as those that this program measured on GPUs.
 """
 
+import runpy
+from pathlib import Path
+
+if not __package__:  # started by its path
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "checkout.py"))["again_as_module"](__file__)
+
 import argparse
 import json
 import os
@@ -18,7 +24,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch

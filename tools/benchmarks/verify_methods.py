@@ -10,6 +10,12 @@ row is a run folder: what is finished is kept, what was interrupted goes on. Res
 and methods_cpu.md (or _cuda). With `--jobs 2` two rows are trained at a time, each by half of the threads.
 """
 
+import runpy
+from pathlib import Path
+
+if not __package__:  # started by its path
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "checkout.py"))["again_as_module"](__file__)
+
 import argparse
 import hashlib
 import json
@@ -17,7 +23,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import cast
 
 import torch

@@ -8,11 +8,16 @@ The recipes moco_v3_cifar10_cpu and simclr_vit_cifar10_cpu as they are shipped, 
 kept, an interrupted one goes on. Results: docs/results/transformers_cpu.json and .md.
 """
 
+import runpy
+from pathlib import Path
+
+if not __package__:  # started by its path
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "checkout.py"))["again_as_module"](__file__)
+
 import argparse
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch

@@ -9,7 +9,7 @@ PACKS = ("cifar10_a.zip", "cifar10_b.zip")
 
 def found_cifar10(folders: Sequence[Path]) -> list[Path]:
     """The file `cifar10.npz`, or both packs, from these folders (or files) and the cache; empty where there is none."""
-    from selfsup.data.download import cache_folder  # brings torch, which the answer to --needs must not wait for
+    from tools.cifar10 import cache_folder  # brings torch, which the answer to --needs must not wait for
 
     files = [path for folder in [*folders, cache_folder()] for path in _candidates(folder)]
     arrays = [path for path in files if path.name not in PACKS]
@@ -29,7 +29,8 @@ def as_array(files: Sequence[Path], out: Path) -> Path:
         ValueError: the packs do not hold the images of CIFAR-10.
     """
     from selfsup.data.arrays import write_npz
-    from selfsup.data.cifar import CIFAR10_SHA256, cifar_digest, read_cifar10_packs
+    from selfsup.data.cifar import CIFAR10_SHA256, cifar_digest
+    from tools.cifar10 import read_cifar10_packs
 
     if len(files) == 1:
         return files[0]

