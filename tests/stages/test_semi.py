@@ -29,7 +29,7 @@ STEPS = {"pretrain": 8, "finetune": 4, "supervised": 4, "distill": 8}
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("recipes") / "tiny_recipe.py"
     path.write_text(
-        "from dataclasses import replace\nfrom pathlib import Path\nfrom tiny import tiny_run\n"
+        "from dataclasses import replace\nfrom pathlib import Path\nfrom tests.support.tiny import tiny_run\n"
         "recipe = replace(tiny_run(Path(), epochs=1), folder='')\n"
     )
     return str(path)
