@@ -9,6 +9,12 @@ of tests/support/foreign_files.py. Each file is imported, its features are compa
 forward pass, and the encoder is written in the same layout and imported again.
 """
 
+import runpy
+from pathlib import Path
+
+if not __package__:  # started by its path
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "checkout.py"))["again_as_module"](__file__)
+
 import argparse
 import json
 import sys
@@ -16,7 +22,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module, metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
