@@ -14,31 +14,10 @@ import selfsup
 from selfsup.output import complain, meant_for_user, print_figures, program
 from selfsup.packages import missing
 from selfsup.runtime.parent_death import follow_launcher
+from selfsup.usage import USAGE
 
 if TYPE_CHECKING:
     from selfsup.stages.base import Evaluated
-
-_USAGE = """selfsup: self-supervised contrastive pretraining
-
-  selfsup pretrain RECIPE [flags]     pretrain by a shipped recipe or by a .py file; run again to go on
-  selfsup knn RUN [flags]             judge an encoder by weighted nearest neighbours
-  selfsup retrieval RUN [flags]       judge an encoder by retrieval: Recall@k, mAP, MAP@R
-  selfsup linear RUN [flags]          judge by a linear probe (--protocol features, moco, simclr, supcon, sweep)
-  selfsup finetune RUN [flags]        train a classifier on few labels (--protocol simclr_v2, simclr_v1, sgd)
-  selfsup distill TEACHER [flags]     train a student on a classifier's answers (--protocol self, smaller, features)
-  selfsup semi RECIPE|RUN [flags]     pretrain, fine-tune on few labels, distil: --label-fraction 0.1
-  selfsup cluster RUN [flags]         cluster features and compare with the labels (--protocol kmeans, dbscan)
-  selfsup embed RUN --out FILE        features to FILE.npy and FILE.csv, or to FILE.parquet; run again to go on
-  selfsup compare RUN RUN ...         the results of several runs in a table, and in a plot (--out FILE)
-  selfsup replay CAPTURED [flags]     run a step that was left out again: RUN/captured/step_00000042
-  selfsup recipes                     list the shipped recipes
-  selfsup methods                     what each method remembers and minimises, its papers and recipes
-
-RUN is a run folder or an encoder.safetensors. Every command explains its flags with --help.
-Of an encoder of your own, the commands on a RUN are told where it is defined: --recipe FILE.py.
-On several GPUs: accelerate launch --num_processes N -m selfsup pretrain RECIPE [flags]
-The last line on standard output is a JSON object with the figures; messages go to standard error.
-"""
 
 
 def main() -> None:
@@ -53,7 +32,7 @@ def main() -> None:
     try:
         with program():
             if not arguments or arguments[0] in ("-h", "--help", "help"):
-                print(_USAGE, end="")
+                print(USAGE, end="")
             elif arguments == ["--version"]:
                 print(f"selfsup {selfsup.__version__}")
             else:
@@ -118,6 +97,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
         **{stage: partial(_stage, stage) for stage in _STAGES},
         "semi": _semi,
         "compare": _compare,
+        "import": _import,
         "replay": _replay,
         "recipes": _recipes,
         "methods": _methods,
@@ -264,6 +244,17 @@ def _compare(arguments: list[str]) -> int:
     count = next((number for number, word in enumerate(rest) if word.startswith("-")), len(rest))
     runs = [Path(name) for name in (first, *rest[:count])]
     return _print_result(run_compare(runs, parse(Compare(), rest[count:], "selfsup compare RUN ...")))
+
+
+def _import(arguments: list[str]) -> int:
+    usage = "selfsup import FILE --out DIR [--layout NAME] [--network NAME] [--size N] [flags]"
+    from selfsup.config.flags import parse
+    from selfsup.stages.importing import EXAMPLES, Import, listed, run_import
+
+    if arguments[:1] in (["-h"], ["--help"]):
+        _flags_told(f"{usage}\n\n{EXAMPLES}\n{listed()}", Import, "selfsup import FILE")
+    name, flags = _first(arguments, "the file of weights", usage)
+    return _print_result(run_import(Path(name), parse(Import(), flags, f"selfsup import {name}")))
 
 
 def _replay(arguments: list[str]) -> int:

@@ -17,7 +17,7 @@ from selfsup.augment.parameters import Interpolation
 from selfsup.augment.views import Augment, Views
 from selfsup.catalogue import method_of
 from selfsup.config.checks import require
-from selfsup.config.settings import differences, dump, execution, placed, result_relevant
+from selfsup.config.settings import dump, execution, placed
 from selfsup.data.datasets import Dataset
 from selfsup.data.given import held_out_images, training_images
 from selfsup.data.identity import content_of, fingerprint_before
@@ -27,12 +27,14 @@ from selfsup.data.resident import CanvasSource
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
 from selfsup.data.settings import Data
 from selfsup.data.sources import ArraySource, Source, subset
-from selfsup.evaluation.encoder import export, load_encoder
+from selfsup.evaluation.encoder import export
 from selfsup.evaluation.features import extract
 from selfsup.evaluation.feed import Preprocessing, feed_of
+from selfsup.evaluation.foreign import any_encoder
 from selfsup.evaluation.knn import check_temperature, knn_accuracy, neighbours_of
 from selfsup.evaluation.logistic import online_linear
 from selfsup.evaluation.readable import require_readable, require_readable_head
+from selfsup.evaluation.starting import start_encoder, start_facts, start_head
 from selfsup.methods.base import Extract, Method, RunContext
 from selfsup.models.encoder import Encoder, pretrained_fact
 from selfsup.output import message
@@ -59,8 +61,9 @@ class Run(Training):
     name: str = execution("run")  # names the run folder
     method: Method.Config
     encoder: Encoder.Config
-    # A run folder or an encoder.safetensors whose weights training starts from; empty: none.
+    # A run folder, an encoder.safetensors or another project's file whose weights training starts from; empty: none.
     start: str = execution("", path=True)
+    start_head: bool = execution(False)  # whether the head starts from that of `start`, too
     augment: Augment  # the views
     data: Data = Data()  # the images
     sampling: Sampling = SHUFFLED  # how batches are formed
@@ -82,6 +85,10 @@ class Run(Training):
                 f"{name} is {getattr(self, name)}; it must be at least {least}",
             )
         check_temperature(self.knn_temperature)
+        require(
+            bool(self.start) or not self.start_head,
+            "start_head is given without start; name the encoder whose head training starts from",
+        )
         require(
             self.probe_l2 is None or self.probe_l2 >= 0,
             f"probe_l2 is {self.probe_l2}; it must be at least 0, or None for no online probe",
@@ -120,7 +127,7 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
     check_chunks(method, run)
     facts: dict[str, Any] = {"method": method.resolved}
     if run.start:
-        facts["start"] = load_encoder(Path(run.start)).sha256
+        facts |= start_facts(Path(run.start), run.start_head)
     if run.encoder.weights:
         facts["pretrained"] = pretrained_fact(run.encoder.weights, folder.facts().get("pretrained"))
     history = extended_history(run.extend, run.epochs, run.schedule, folder, _steps_per_epoch(run, source))
@@ -243,12 +250,15 @@ def build_method(run: Run, source: Source, pretrained: bool = True) -> Method:
         encoder.require_size(view.shape)
     if pretrained:
         run.encoder.load_pretrained(encoder)
-    if run.start:
-        start_from(encoder, run)
+    exported = any_encoder(Path(run.start)) if run.start else None
+    if exported:
+        start_encoder(encoder, run.encoder, exported, run.start)
     run.encoder.freeze(encoder)
     require_readable(encoder, run.encoder, run.augment.views[0].shape)
     method = run.method.build(encoder, context)
     require_readable_head(method.head_state(), encoder.feature_dim)
+    if exported and run.start_head:
+        start_head(method, exported, run.start)
     clusters = isinstance(run.sampling, ClassBalanced) and run.sampling.singletons == "once"
     if clusters and int(source.labels.min()) < 0 and not method.forms_labels:
         raise ValueError(
@@ -256,14 +266,6 @@ def build_method(run: Run, source: Source, pretrained: bool = True) -> Method:
             f"{type(method).__name__} finds none; use SpCL, or sampling=Shuffled()"
         )
     return method
-
-
-def start_from(encoder: nn.Module, run: Run) -> None:
-    """Load the weights of an encoder that was trained before."""
-    exported = load_encoder(Path(run.start))
-    if lines := differences(result_relevant(exported.config), result_relevant(run.encoder), "encoder"):
-        raise ValueError(f"the encoder of {run.start} is not the one of this run: {'; '.join(lines)}")
-    encoder.load_state_dict(exported.encoder.state_dict())
 
 
 def online_evaluation(

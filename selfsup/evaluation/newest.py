@@ -17,6 +17,7 @@ from selfsup.data.sampling import SHUFFLED, Sampling, TwoDomains
 from selfsup.evaluation.built import built
 from selfsup.evaluation.encoder import Exported, load_encoder
 from selfsup.evaluation.feed import Preprocessing, feed_of
+from selfsup.evaluation.foreign import any_encoder, is_foreign
 from selfsup.evaluation.unfinished import Described, at_checkpoint, encoder_of_stage
 from selfsup.methods.base import Method, RunContext
 from selfsup.models.encoder import Encoder
@@ -38,14 +39,15 @@ def newest_encoder(path: Path, told: bool = True) -> Exported:
     going on, it is what an export at the newest checkpoint would hold, with its head, and `Exported.step` is the step.
 
     Args:
-        path: a run folder or an encoder.safetensors.
-        told: whether to say of which step the encoder is, where that is not the end of the run.
+        path: a run folder, an encoder.safetensors, or a file of another project's weights (docs/weights.md).
+        told: whether to say of which step the encoder is, where that is not the end of the run, and what was made of
+            another project's file.
 
     Raises:
         ValueError: there is neither an encoder nor a checkpoint of one that was trained, or files are damaged.
     """
-    if not (path.is_dir() and RunFolder(path).holds_run):
-        return load_encoder(path)
+    if not (path.is_dir() and RunFolder(path).holds_run) or is_foreign(path):
+        return any_encoder(path, told)
     exported = os.path.lexists(RunFolder(path).encoder)  # whatever it is: what is no file is refused by name
     found = load_encoder(path) if exported else _of_checkpoint(path)
     if told and int(os.environ.get("RANK", "0")) == 0:

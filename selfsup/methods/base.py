@@ -136,6 +136,11 @@ class Method(nn.Module):
         head = getattr(self, "head", None)
         return (head.config, head.state_dict()) if isinstance(head, Head) else None
 
+    def start_head(self, tensors: dict[str, Tensor]) -> None:
+        """Begin with a head that was trained before: tensors by the names and of the shapes that `head_state` gives."""
+        head: nn.Module = self.head  # type: ignore[assignment]
+        head.load_state_dict(tensors)
+
     def before_epoch(self, epoch: int, extract: Extract) -> dict[str, float]:
         """Write what is computed once per epoch, such as clusters; returns figures to be logged.
 

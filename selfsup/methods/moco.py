@@ -93,6 +93,10 @@ class MoCo(Method):
     def resolved(self) -> dict[str, Any]:
         return {"batch_norm": self.batch_norm} | super().resolved  # what "auto" came to
 
+    def start_head(self, tensors: dict[str, Tensor]) -> None:
+        super().start_head(tensors)
+        self.key_head.load_state_dict(tensors)
+
     def queries(self, views: list[Tensor]) -> list[Tensor]:
         return views if self.config.symmetric else views[:1]
 

@@ -193,6 +193,11 @@ class SpCL(Method):
     def head_state(self) -> tuple[HeadConfig, dict[str, Tensor]] | None:
         return (self.neck.config, target_state(self.neck)) if isinstance(self.neck, Neck) else None
 
+    def start_head(self, tensors: dict[str, Tensor]) -> None:
+        if self.neck.state_dict().keys() != tensors.keys():
+            raise ValueError("with two domains the neck has a batch norm for each; leave --start-head out")
+        self.neck.load_state_dict(tensors)
+
     @property
     def pseudo_labels(self) -> Tensor:
         return self.memory.labels[self.row_of_image].cpu()

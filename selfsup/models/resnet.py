@@ -43,8 +43,9 @@ class ResNet(Encoder):
         stored_as: ClassVar[str] = "resnet"
         depth: Depth = 50
         width: float = 1.0  # multiplies the channels of every layer, the stem included (SimCLR: 1, 2, 4)
-        # imagenet: 7x7 stride 2, max-pool stride 2. cifar: 3x3, no max-pool. small: 3x3 stride 2, no max-pool.
-        stem: Literal["imagenet", "cifar", "small"] = "imagenet"
+        # imagenet: 7x7 stride 2, max-pool stride 2. cifar: 3x3, no max-pool. cifar_padded: the same, padded by 2 pixels
+        # as in solo-learn. small: 3x3 stride 2, no max-pool.
+        stem: Literal["imagenet", "cifar", "cifar_padded", "small"] = "imagenet"
         # simclr: the published SimCLR network, which pads its max-pool otherwise, has a convolution in the shortcut of
         # every stage, and starts from truncated normal weights and zero_init_residual.
         variant: Literal["torchvision", "simclr"] = "torchvision"
@@ -83,7 +84,7 @@ class ResNet(Encoder):
 
         @property
         def stride(self) -> int:
-            stem = {"imagenet": 4, "small": 2, "cifar": 1}[self.stem]
+            stem = {"imagenet": 4, "small": 2, "cifar": 1, "cifar_padded": 1}[self.stem]
             stages = len(LAYOUTS[self.depth].counts)
             return (stem << stages - 2) * self.last_stride
 
@@ -160,8 +161,13 @@ class ResNet(Encoder):
 def _stem(config: ResNet.Config, channels: int) -> nn.Module:
     if config.sk_ratio and config.stem == "imagenet":
         return deep_stem(channels)
-    kernel, stride = {"imagenet": (7, 2), "cifar": (3, 1), "small": (3, 2)}[config.stem]
-    return nn.Conv2d(3, channels, kernel, stride, padding=kernel // 2, bias=False)
+    kernel, stride, padding = {
+        "imagenet": (7, 2, 3),
+        "cifar": (3, 1, 1),
+        "cifar_padded": (3, 1, 2),
+        "small": (3, 2, 1),
+    }[config.stem]
+    return nn.Conv2d(3, channels, kernel, stride, padding, bias=False)
 
 
 def _max_pool(config: ResNet.Config) -> nn.Module:

@@ -46,6 +46,7 @@ class Timm(Encoder):
         # first weights are uniform (Glorot and Bengio 2010), and in pretraining the projection of patches stays as it
         # was drawn. ViT-S there: num_heads=12.
         variant: Literal["timm", "moco_v3"] = "timm"
+        norm_eps: float | None = None  # what every layer norm adds to the variance; None: as timm has it
 
         def __post_init__(self) -> None:
             for name in ("drop_path", "dropout"):
@@ -57,6 +58,10 @@ class Timm(Encoder):
                     getattr(self, name) is None or getattr(self, name) >= 1,
                     f"{name} is {getattr(self, name)}; give at least 1, or None for timm's own",
                 )
+            require(
+                self.norm_eps is None or self.norm_eps > 0,
+                f"norm_eps is {self.norm_eps}; give a number above 0, or None for timm's own",
+            )
 
         def build(self) -> "Timm":
             return Timm(self)
@@ -87,6 +92,8 @@ class Timm(Encoder):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.network = _created(config)
+        if (epsilon := config.norm_eps) is not None:
+            _set_epsilon(self.network, epsilon)
         self.feature_dim = int(getattr(self.network, "head_hidden_size", None) or self.network.num_features)
         described = self.network.pretrained_cfg
         side = config.image_size
@@ -118,6 +125,12 @@ class Timm(Encoder):
                 f"the encoder makes images {stride} times smaller, more than the {min(size)} pixels of a view; give "
                 f"larger views, by --augment.views.0.size {stride} or more, or another encoder"
             )
+
+
+def _set_epsilon(network: nn.Module, epsilon: float) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = epsilon
 
 
 _OF_TRANSFORMERS = ("patch_size", "embed_dim", "depth", "num_heads")

@@ -11,6 +11,7 @@ from selfsup.config.schema import SCHEMA, in_present_names
 from selfsup.config.settings import placed, restore
 from selfsup.data.settings import Data
 from selfsup.evaluation.encoder import trained_range
+from selfsup.evaluation.foreign import is_foreign
 from selfsup.run_folder.folder import RunFolder
 from selfsup.storage.untrusted import plain_name
 
@@ -69,7 +70,7 @@ class Stage(NamedTuple):
 def data_of(path: Path) -> Data:
     """The data that a run was trained on; of an encoder alone only how they were read."""
     folder = RunFolder(path)
-    if not folder.holds_run:
+    if not folder.holds_run or is_foreign(path):
         return Data(range=trained_range(path))
     data: Data = restore(folder.saved_run().get("data", {}), Data)
     return data

@@ -9,6 +9,7 @@ from selfsup.config.recipe_files import load_recipe
 from selfsup.config.settings import execution
 from selfsup.data.labelled import Labelled
 from selfsup.data.settings import Data
+from selfsup.evaluation.foreign import is_foreign
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.models.encoder import Encoder
 from selfsup.models.resnet import ResNet
@@ -80,7 +81,8 @@ def with_student(settings: Distill) -> Distill:
     if not name:
         return settings
     student: Any
-    if Path(name).is_dir() or name.endswith(".safetensors"):
+    foreign = not name.endswith(".py") and is_foreign(Path(name))
+    if Path(name).is_dir() or name.endswith(".safetensors") or foreign:
         student = newest_encoder(Path(name), told=False).config
     else:
         student = getattr(load_recipe(name), "encoder", None)

@@ -13,6 +13,7 @@ from selfsup.data.identity import content_of, fingerprint_before
 from selfsup.data.joined import open_training
 from selfsup.data.settings import Data, Verify
 from selfsup.data.sources import open_source
+from selfsup.evaluation.foreign import is_foreign
 from selfsup.output import message
 from selfsup.run_folder.folder import RunFolder
 from selfsup.run_folder.same_data import brought_up, data_differences, from_before_content, with_content
@@ -49,7 +50,7 @@ def require_data_of_run(path: Path, given: Data) -> None:
     """
     folder = RunFolder(path)
     looks = distributed.is_distributed() or os.environ.get("RANK", "0") == "0"
-    if _named.get() or not looks or not folder.holds_run:
+    if _named.get() or not looks or not folder.holds_run or is_foreign(path):
         return
     data, facts = data_of(path), folder.facts()
     other = placed(given).root != placed(data).root

@@ -14,6 +14,7 @@ from selfsup.data.labelled import Labelled, image_names, names_digest
 from selfsup.data.opening import with_labels
 from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
+from selfsup.evaluation.foreign import is_foreign
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.models.encoder import Encoder
 from selfsup.pretraining import Run
@@ -121,7 +122,8 @@ def _origin(name: str) -> tuple[Run | dict[str, Any], Encoder.Config]:
     """A recipe, or what a run folder says of its run; and the encoder's settings."""
     if _is_run(name):
         folder = RunFolder(Path(name))
-        return folder.saved_run() if folder.holds_run else {}, newest_encoder(Path(name), told=False).config
+        known = folder.saved_run() if folder.holds_run and not is_foreign(folder.path) else {}
+        return known, newest_encoder(Path(name), told=False).config
     recipe = load_recipe(name)
     if not isinstance(recipe, Run):
         raise ValueError(f"recipe {name} must be a selfsup.pretraining.Run, not a {type(recipe).__name__}")
@@ -160,7 +162,9 @@ def settle(name: str, settings: Semi) -> Semi:
 
 
 def _is_run(name: str) -> bool:
-    return name.endswith(".safetensors") or (Path(name).is_dir() and name not in recipe_names())
+    if name.endswith(".py") or name in recipe_names():
+        return False
+    return name.endswith(".safetensors") or Path(name).is_dir() or is_foreign(Path(name))
 
 
 # What cannot be done

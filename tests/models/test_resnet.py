@@ -1,6 +1,5 @@
 import json
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +9,7 @@ from torch import nn
 from selfsup.models.blocks import Strided1x1
 from selfsup.models.heads import Head
 from selfsup.models.resnet import ResNet
-from tests.support.figures import GOLDEN, assert_agree, golden
+from tests.support.figures import GOLDEN, assert_agree, golden, recipe_weight
 
 
 def pair(depth):
@@ -102,17 +101,6 @@ def our_key(role, kind, pooled):
     if rest[1] == "sk":
         return f"{block}.conv2.{SELECTIVE.get(rest[2], 'select')}.{tensor}"
     return f"{block}.{rest[1]}.{tensor}"
-
-
-def recipe_weight(number, kind, shape, scale):
-    z = np.random.RandomState(number).standard_normal(shape)  # the recipe's generator (seed 0)
-    if kind == "kernel":
-        z *= np.sqrt(2 / np.prod(shape[:-1]))
-    elif kind == "gamma":
-        z = 1 + 0.1 * z
-    else:
-        z = abs(1 + 0.1 * z) if kind == "moving_variance" else 0.1 * z
-    return torch.from_numpy((scale * z).astype(np.float32))
 
 
 def recipe_weights(case, checksum):

@@ -18,6 +18,18 @@ def golden_text(case: str, name: str) -> list[str]:
         return [str(text) for text in arrays[name]]
 
 
+def recipe_weight(number: int, kind: str, shape: list[int], scale: float) -> Tensor:
+    """One tensor of a network as the golden figures' generator draws it (seed 0)."""
+    z = np.random.RandomState(number).standard_normal(shape)
+    if kind == "kernel":
+        z *= np.sqrt(2 / np.prod(shape[:-1]))
+    elif kind == "gamma":
+        z = 1 + 0.1 * z
+    else:
+        z = abs(1 + 0.1 * z) if kind == "moving_variance" else 0.1 * z
+    return torch.from_numpy((scale * z).astype(np.float32))
+
+
 def assert_agree(actual: Tensor, expected: Tensor, tolerance: float, name: str = "") -> None:
     """max |a - b| <= tolerance * max |b| over the whole array."""
     assert actual.shape == expected.shape, name

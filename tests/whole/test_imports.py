@@ -16,10 +16,11 @@ ORDER = (
     *("methods", "catalogue", "data"),
     "run_folder",
     "training",
+    "convert",
     "evaluation",
     "pretraining",
     "stages",
-    *("cli", "__main__", "recipes"),
+    *("usage", "cli", "__main__", "recipes"),
 )
 LOOSE = 10  # modules at the top, beside __init__ and __main__
 

@@ -63,6 +63,7 @@ def test_help_of_commands_without_flags(command: str, capsys: pytest.CaptureFixt
         ("cluster", "--repeats"),
         ("embed", "--save-every"),
         ("compare", "--out"),
+        ("import", "--layout"),
         ("replay", "--precision"),
     ],
 )

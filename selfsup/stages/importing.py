@@ -1,0 +1,74 @@
+"""`selfsup import`: weights of another project become an encoder of ours, with its head and what it wants to be fed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfsup.convert.options import Options
+from selfsup.convert.table import table
+from selfsup.evaluation.encoder import load_encoder, save_encoder
+from selfsup.evaluation.foreign import foreign_encoder
+from selfsup.models.heads import Head, Neck
+from selfsup.output import message
+from selfsup.storage.untrusted import require_own_folder
+
+EXAMPLES = """examples:
+  selfsup import moco_v2_800ep_pretrain.pth.tar --out weights/moco_v2
+  selfsup import r50_1x_sk1/model.ckpt-250228 --out weights/simclr_v2
+  selfsup import dino/ --out weights/dino --size 224       (a folder with model.safetensors and config.json)
+  selfsup knn weights/moco_v2 --data.root PATH             (and every other command that takes a RUN)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import(Options):
+    """What `selfsup import` is told of a file."""
+
+    out: str = ""  # the folder that the encoder is written to
+
+
+def run_import(path: Path, settings: Import) -> dict[str, Any]:
+    """Read weights of another project and write encoder.safetensors, encoder.json and head.safetensors.
+
+    Args:
+        path: of the file, see `selfsup.convert.reading.read`.
+        settings: with `out`, a folder; what is there already must be the same encoder.
+
+    Returns:
+        the figures: where it lies, the layout, the digest, and how many tensors were left out as what.
+
+    Raises:
+        ValueError: see `selfsup.convert.conversion.convert`; or the folder holds something else.
+    """
+    if not settings.out:
+        raise ValueError("--out is missing; give the folder that the encoder is to be written to")
+    exported = foreign_encoder(path, settings)
+    folder = Path(settings.out)
+    require_own_folder(folder)
+    target = folder / "encoder.safetensors"
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; give --out the name of a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not target.exists():
+            raise ValueError(f"folder {folder} is not empty and holds no encoder; give another --out")
+        if load_encoder(folder).made_by != exported.made_by:
+            raise ValueError(f"folder {folder} holds another encoder; give another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    head = exported.head
+    beside = (head.config, head.state_dict()) if isinstance(head, Head | Neck) else None
+    digest = save_encoder(
+        target, exported.encoder.state_dict(), exported.config, exported.feed, exported.made_by, beside
+    )
+    message(f"{target} is an encoder for every command: selfsup knn {folder} --data.root PATH")
+    return {
+        "out": str(folder),
+        "encoder_sha256": digest,
+        "head": beside is not None,
+        "feature_dim": exported.encoder.feature_dim,
+        **{name: exported.made_by[name] for name in ("layout", "network", "source", "source_sha256", "left_out")},
+    }
+
+
+def listed() -> str:
+    """The layouts, one a line, for the help."""
+    return "layouts:\n" + "".join(f"  {name:20}{layout.title}\n" for name, layout in sorted(table().items()))
