@@ -16,7 +16,8 @@ import torch
 from selfsup.convert.layout import Refused
 from selfsup.convert.reading import read
 from selfsup.convert.table import inert
-from tests.support.foreign_files import FILES, write_bundle
+from tests.support.foreign_files import FILES
+from tests.support.tensorflow_bundle import write_bundle
 
 
 class Trap:

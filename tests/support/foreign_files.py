@@ -1,23 +1,16 @@
 """A small checkpoint of every layout, written by names of the other project's code, with its own forward pass."""
 
 import argparse
-import io
-import json
-import re
-import struct
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from tests.support.foreign_file import OPTIMIZER, File, mlp, module, wrapped
 from tests.support.foreign_networks import (
     ListedNorms,
     PlainResNet,
@@ -25,67 +18,8 @@ from tests.support.foreign_networks import (
     SimCLRNet,
     TwoNorms,
     randomised,
-    with_epsilon,
 )
-
-Forward = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class File:
-    """What one project saves: content, and what its own code computes of images."""
-
-    layout: str
-    content: dict[str, Any]  # as it is saved; for TensorFlow and safetensors tensors by name
-    features: Forward
-    embedding: Forward | None = None  # of the features
-    options: dict[str, Any] = field(default_factory=dict)
-    beside: dict[str, dict[str, Any]] = field(default_factory=dict)  # JSON files by name
-    kind: str = "pth"
-    size: int = 32  # pixels of a side
-    prefix: str = ""  # of the encoder's names, as they are read
-
-    def write(self, folder: Path) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in self.beside.items():
-            (folder / name).write_text(json.dumps(content))
-        path = (
-            folder / {"pth": "weights.pth", "safetensors": "model.safetensors", "tf": "model.ckpt-1.index"}[self.kind]
-        )
-        if self.kind == "pth":
-            torch.save(self.content, path)
-        elif self.kind == "safetensors":
-            safetensors.torch.save_file({n: t.contiguous().clone() for n, t in self.content.items()}, path)
-        else:
-            write_bundle(path, self.content)
-        return path
-
-
-def module(**parts: nn.Module) -> Any:  # its parts are found by their names
-    whole = nn.Module()
-    for name, part in parts.items():
-        whole.add_module(name, part)
-    return whole
-
-
-def wrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As DistributedDataParallel and DataParallel name them."""
-    return {f"module.{name}": tensor for name, tensor in state.items()}
-
-
-def mlp(*sizes: int, norm: str = "none", affine: bool = True) -> nn.Sequential:
-    """Linear layers with ReLU between; norm "hidden" or "all": batch norm, and no bias before it."""
-    layers: list[nn.Module] = []
-    for number, (a, b) in enumerate(pairwise(sizes)):
-        last = number == len(sizes) - 2
-        normed = norm == "all" or (norm == "hidden" and not last)
-        layers.append(nn.Linear(a, b, bias=not normed))
-        layers += [nn.BatchNorm1d(b, affine=affine or not last)] if normed else []
-        layers += [] if last else [nn.ReLU()]
-    return nn.Sequential(*layers)
-
-
-_OPTIMIZER = {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+from tests.support.foreign_transformers import dino, dinov2, hf_dinov2, hf_resnet, hf_vit
 
 
 def torchvision() -> File:
@@ -108,7 +42,7 @@ def moco() -> File:
         net.fc = mlp(net.out_channels, net.out_channels, 8)
     both = randomised(module(encoder_q=query, encoder_k=key))
     state = both.state_dict() | {"queue": torch.ones(8, 16), "queue_ptr": torch.zeros(1)}
-    content = {"epoch": 3, "arch": "resnet18", "state_dict": wrapped(state), "optimizer": _OPTIMIZER}
+    content = {"epoch": 3, "arch": "resnet18", "state_dict": wrapped(state), "optimizer": OPTIMIZER}
     return File("moco", content, query, query.fc, prefix="state_dict::encoder_q.")
 
 
@@ -121,7 +55,7 @@ def moco_cifar() -> File:
         nets.append(module(net=chain))
     both = randomised(module(encoder_q=nets[0], encoder_k=nets[1]))
     state = both.state_dict() | {"queue": torch.ones(8, 16), "queue_ptr": torch.zeros(1)}
-    content = {"epoch": 1, "state_dict": state, "optimizer": _OPTIMIZER}
+    content = {"epoch": 1, "state_dict": state, "optimizer": OPTIMIZER}
     return File("moco_cifar", content, query, nets[0].net[9], prefix="state_dict::encoder_q.net.")
 
 
@@ -180,7 +114,7 @@ def pycontrast() -> File:
     content = {
         "model": wrapped(query.state_dict()),
         "contrast": {"memory": torch.ones(16, 8)},
-        "optimizer": _OPTIMIZER,
+        "optimizer": OPTIMIZER,
         "epoch": 1,
         "model_ema": networks[1].state_dict(),
     }
@@ -195,7 +129,7 @@ def cmc() -> File:
         "opt": argparse.Namespace(model="resnet50", nce_k=16),
         "model": whole.state_dict(),
         "contrast": {"memory": torch.ones(16, 8), "params": torch.ones(4)},
-        "optimizer": _OPTIMIZER,
+        "optimizer": OPTIMIZER,
         "epoch": 1,
     }
     return File("cmc", content, net, net.fc, prefix="model::encoder.module.")
@@ -207,7 +141,7 @@ def supcontrast() -> File:
     content = {
         "opt": argparse.Namespace(model="resnet18"),
         "model": whole.state_dict(),
-        "optimizer": _OPTIMIZER,
+        "optimizer": OPTIMIZER,
         "epoch": 1,
     }
     return File("supcontrast", content, net, whole.head, prefix="model::encoder.")
@@ -278,7 +212,7 @@ def vissl() -> File:
     heads = module(**{"0": module(clf=head)})
     model = {"trunk": trunk.state_dict(), "heads": heads.state_dict()}
     content = {
-        "classy_state_dict": {"base_model": {"model": model, "meta": {}}, "optimizer": _OPTIMIZER},
+        "classy_state_dict": {"base_model": {"model": model, "meta": {}}, "optimizer": OPTIMIZER},
         "phase_idx": 3,
     }
     prefix = "classy_state_dict::base_model::model::trunk::_feature_blocks."
@@ -316,7 +250,7 @@ def lightly() -> File:
             projection_head_momentum=module(layers=mlp(net.out_channels, 16, 8)),
         )
     )
-    content = {"epoch": 1, "state_dict": whole.state_dict(), "optimizer_states": [_OPTIMIZER], "callbacks": {}}
+    content = {"epoch": 1, "state_dict": whole.state_dict(), "optimizer_states": [OPTIMIZER], "callbacks": {}}
     return File("lightly", content, net, head, prefix="state_dict::backbone.")
 
 
@@ -324,7 +258,7 @@ def solo_learn() -> File:
     net = PlainResNet(18, "cifar", padding=2)
     head = mlp(net.out_channels, 16, 8)
     whole = randomised(module(backbone=net, projector=head, classifier=nn.Linear(net.out_channels, 3)))
-    content = {"epoch": 1, "state_dict": whole.state_dict(), "optimizer_states": [_OPTIMIZER], "lr_schedulers": [{}]}
+    content = {"epoch": 1, "state_dict": whole.state_dict(), "optimizer_states": [OPTIMIZER], "lr_schedulers": [{}]}
     return File("solo_learn", content, net, head, prefix="state_dict::backbone.")
 
 
@@ -333,7 +267,7 @@ def stable_pretraining() -> File:
     head = mlp(net.out_channels, 16, 8, norm="all")
     probes = module(probe=nn.Linear(net.out_channels, 3))
     whole = randomised(module(backbone=net, projector=head, callbacks_modules=probes))
-    content = {"epoch": 1, "state_dict": whole.state_dict(), "optimizer_states": [_OPTIMIZER]}
+    content = {"epoch": 1, "state_dict": whole.state_dict(), "optimizer_states": [OPTIMIZER]}
     return File("stable_pretraining", content, net, head, prefix="state_dict::backbone.")
 
 
@@ -342,7 +276,7 @@ def barlow_twins() -> File:
     head = mlp(net.out_channels, 16, 16, 8, norm="hidden")
     head[6] = nn.Linear(16, 8, bias=False)  # which no head here has
     whole = randomised(module(backbone=net, projector=head, bn=nn.BatchNorm1d(8, affine=False)))
-    content = {"epoch": 1, "model": wrapped(whole.state_dict()), "optimizer": _OPTIMIZER}
+    content = {"epoch": 1, "model": wrapped(whole.state_dict()), "optimizer": OPTIMIZER}
     return File("barlow_twins", content, net, prefix="model::backbone.")
 
 
@@ -351,102 +285,8 @@ def swav() -> File:
     net.projection_head = mlp(net.out_channels, 16, 8)
     net.prototypes = nn.Linear(8, 5, bias=False)
     randomised(net)
-    content = {"epoch": 1, "state_dict": wrapped(net.state_dict()), "optimizer": _OPTIMIZER}
+    content = {"epoch": 1, "state_dict": wrapped(net.state_dict()), "optimizer": OPTIMIZER}
     return File("swav", content, net, net.projection_head, prefix="state_dict::")
-
-
-def dino() -> File:
-    teacher, student = (module(backbone=PlainViT(), head=mlp(24, 16, 8)) for _ in range(2))
-    randomised(teacher)
-    content = {
-        "student": wrapped(randomised(student, 1).state_dict()),
-        "teacher": teacher.state_dict(),
-        "optimizer": _OPTIMIZER,
-        "epoch": 1,
-        "args": argparse.Namespace(arch="vit_small", output_dir="."),
-        "dino_loss": {"center": torch.zeros(1, 8)},
-    }
-    return File("dino", content, teacher.backbone, options={"heads": 3}, prefix="teacher::backbone.")
-
-
-def dinov2(registers: int = 0) -> File:
-    net = randomised(PlainViT(scaled=True, registers=registers))
-    return File("dinov2", net.state_dict(), net, options={"heads": 3})
-
-
-_HF_TOP = {
-    "cls_token": "embeddings.cls_token",
-    "pos_embed": "embeddings.position_embeddings",
-    "mask_token": "embeddings.mask_token",
-    "register_tokens": "embeddings.register_tokens",
-    "patch_embed.proj": "embeddings.patch_embeddings.projection",
-    "norm": "layernorm",
-}
-
-
-def _as_hugging_face(state: dict[str, Tensor], block: dict[str, str], gamma: str = "gamma") -> dict[str, Tensor]:
-    named = {}
-    for name, tensor in state.items():
-        match = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(\w+)", name)
-        if match is None:
-            part, _, kind = name.rpartition(".")
-            named[f"{_HF_TOP[part]}.{kind}" if part in _HF_TOP else _HF_TOP[name]] = tensor
-            continue
-        number, part, kind = match.groups()
-        place = f"encoder.layer.{number}"
-        if part == "attn.qkv":
-            for word, piece in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                named[f"{place}.attention.attention.{word}.{kind}"] = piece
-        else:
-            named[f"{place}.{block.get(part, part)}.{gamma if kind == 'gamma' else kind}"] = tensor
-    return named
-
-
-def hf_vit() -> File:
-    net = randomised(with_epsilon(PlainViT(), 1e-3))
-    parts = {
-        "norm1": "layernorm_before",
-        "norm2": "layernorm_after",
-        "attn.proj": "attention.output.dense",
-        "mlp.fc1": "intermediate.dense",
-        "mlp.fc2": "output.dense",
-    }
-    state = _as_hugging_face(net.state_dict(), parts) | {"pooler.dense.weight": torch.ones(24, 24)}
-    about = {"model_type": "vit", "num_attention_heads": 3, "layer_norm_eps": 1e-3}
-    images = {
-        "image_mean": [0.5, 0.4, 0.3],
-        "image_std": [0.5, 0.6, 0.7],
-        "resample": 3,
-        "size": {"height": 32, "width": 32},
-    }
-    beside = {"config.json": about, "preprocessor_config.json": images}
-    return File("hf_vit", state, net, beside=beside, kind="safetensors")
-
-
-def hf_dinov2(registers: int = 0) -> File:
-    net = randomised(PlainViT(scaled=True, registers=registers))
-    parts = {"attn.proj": "attention.output.dense", "ls1": "layer_scale1", "ls2": "layer_scale2"}
-    state = _as_hugging_face(net.state_dict(), parts, "lambda1")
-    beside = {"config.json": {"model_type": "dinov2", "num_attention_heads": 3}}
-    return File("hf_dinov2", state, net, beside=beside, kind="safetensors")
-
-
-def hf_resnet() -> File:
-    net = randomised(PlainResNet(18))
-    state = {}
-    kinds = {"conv": "convolution", "bn": "normalization"}
-    for name, tensor in net.state_dict().items():
-        if match := re.fullmatch(r"(conv|bn)1\.(\w+)", name):
-            state[f"embedder.embedder.{kinds[match[1]]}.{match[2]}"] = tensor
-            continue
-        stage, block, rest = re.fullmatch(r"layer(\d)\.(\d)\.(.*)", name).groups()  # type: ignore[union-attr]
-        place = f"encoder.stages.{int(stage) - 1}.layers.{block}"
-        if match := re.fullmatch(r"(conv|bn)(\d)\.(\w+)", rest):
-            state[f"{place}.layer.{int(match[2]) - 1}.{kinds[match[1]]}.{match[3]}"] = tensor
-        else:
-            _, number, kind = rest.split(".")
-            state[f"{place}.shortcut.{list(kinds.values())[int(number)]}.{kind}"] = tensor
-    return File("hf_resnet", state, net, kind="safetensors")
 
 
 FILES: dict[str, Callable[[], File]] = {
@@ -461,57 +301,3 @@ FILES: dict[str, Callable[[], File]] = {
     "dinov2_registers": lambda: dinov2(4),
     "hf_dinov2_registers": lambda: hf_dinov2(4),
 }
-
-
-# A writer of TensorFlow checkpoints, for tests: one block of keys, one shard.
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*out, number])
-
-
-def _field(number: int, value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        return _varint(number << 3) + _varint(value)
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
-
-
-def _block(entries: list[tuple[bytes, bytes]]) -> bytes:
-    out, before = io.BytesIO(), b""
-    for key, value in entries:
-        shared = 0
-        while shared < min(len(before), len(key)) and before[shared] == key[shared]:
-            shared += 1
-        out.write(_varint(shared) + _varint(len(key) - shared) + _varint(len(value)) + key[shared:] + value)
-        before = key
-    return out.getvalue() + struct.pack("<II", 0, 1)
-
-
-def write_bundle(index: Path, tensors: dict[str, Tensor]) -> None:
-    """MODEL.index and MODEL.data-00000-of-00001 as TensorFlow lays them out, without checksums."""
-    data, entries = io.BytesIO(), [(b"", _field(1, 1) + _field(3, _field(1, 1)))]
-    for name, tensor in sorted(tensors.items()):
-        content = tensor.contiguous().numpy().tobytes()
-        shape = b"".join(_field(2, _field(1, size)) for size in tensor.shape)
-        kind = {torch.float32: 1, torch.int64: 9}[tensor.dtype]
-        entry = _field(1, kind) + _field(2, shape) + _field(4, data.tell()) + _field(5, len(content))
-        entries.append((name.encode(), entry))
-        data.write(content)
-    index.with_name(f"{index.stem}.data-00000-of-00001").write_bytes(data.getvalue())
-    block = _block(entries)
-    meta = _block([])
-    handles = []
-    file = io.BytesIO()
-    for part in (block, meta):
-        handles.append(_varint(file.tell()) + _varint(len(part)))
-        file.write(part + bytes(5))
-    top = _block([(b"\xff", handles[0])])
-    handles.append(_varint(file.tell()) + _varint(len(top)))
-    file.write(top + bytes(5))
-    footer = handles[1] + handles[2]
-    file.write(footer.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57))
-    index.write_bytes(file.getvalue())
