@@ -27,14 +27,14 @@ from selfsup.data.resident import CanvasSource
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
 from selfsup.data.settings import Data
 from selfsup.data.sources import ArraySource, Source, subset
-from selfsup.evaluation.encoder import export
+from selfsup.evaluation.encoder import Exported, export
 from selfsup.evaluation.features import extract
 from selfsup.evaluation.feed import Preprocessing, feed_of
 from selfsup.evaluation.foreign import any_encoder
 from selfsup.evaluation.knn import check_temperature, knn_accuracy, neighbours_of
 from selfsup.evaluation.logistic import online_linear
 from selfsup.evaluation.readable import require_readable, require_readable_head
-from selfsup.evaluation.starting import start_encoder, start_facts, start_head
+from selfsup.evaluation.starting import start_encoder, start_head
 from selfsup.methods.base import Extract, Method, RunContext
 from selfsup.models.encoder import Encoder, pretrained_fact
 from selfsup.output import message
@@ -118,16 +118,16 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
     asked, run = run.precision, settled(folder.as_begun(run), folder)
     accelerator = make_accelerator(run)
     device = accelerator.device
-    source_given = source is not None
+    tested = partial(held_out_images, run.data, alone=source is not None, test=test)
     source = learnt_from(run, training_images(run.data, source))
-    tested = partial(held_out_images, run.data, alone=source_given, test=test)
     views = Views(run.augment, run.seed)
     begun = bool(checkpoint.steps(folder.checkpoints))
-    method = build_method(run, source, pretrained=not begun)
+    start = any_encoder(Path(run.start)) if run.start else None
+    method = build_method(run, source, pretrained=not begun, start=start)
     check_chunks(method, run)
     facts: dict[str, Any] = {"method": method.resolved}
-    if run.start:
-        facts |= start_facts(Path(run.start), run.start_head)
+    if start:
+        facts |= {"start": start.sha256} | ({"start_head": True} if run.start_head else {})
     if run.encoder.weights:
         facts["pretrained"] = pretrained_fact(run.encoder.weights, folder.facts().get("pretrained"))
     history = extended_history(run.extend, run.epochs, run.schedule, folder, _steps_per_epoch(run, source))
@@ -224,13 +224,14 @@ def _steps_per_epoch(run: Run, source: Source) -> int:
     return run.sampling.build(source.labels, run.batch_size, run.seed).steps_per_epoch
 
 
-def build_method(run: Run, source: Source, pretrained: bool = True) -> Method:
+def build_method(run: Run, source: Source, pretrained: bool = True, start: Exported | None = None) -> Method:
     """The method with its encoder, initialised from the run's seed.
 
     Args:
         run: its settings.
         source: the training images.
         pretrained: whether to load the weights that the encoder's settings name; a run that goes on has its own.
+        start: what `run.start` names, where it has been read already.
     """
     context = RunContext(
         num_images=len(source),
@@ -250,15 +251,15 @@ def build_method(run: Run, source: Source, pretrained: bool = True) -> Method:
         encoder.require_size(view.shape)
     if pretrained:
         run.encoder.load_pretrained(encoder)
-    exported = any_encoder(Path(run.start)) if run.start else None
-    if exported:
-        start_encoder(encoder, run.encoder, exported, run.start)
+    start = start or (any_encoder(Path(run.start)) if run.start else None)
+    if start:
+        start_encoder(encoder, run.encoder, start, run.start)
     run.encoder.freeze(encoder)
     require_readable(encoder, run.encoder, run.augment.views[0].shape)
     method = run.method.build(encoder, context)
     require_readable_head(method.head_state(), encoder.feature_dim)
-    if exported and run.start_head:
-        start_head(method, exported, run.start)
+    if start and run.start_head:
+        start_head(method, start, run.start)
     clusters = isinstance(run.sampling, ClassBalanced) and run.sampling.singletons == "once"
     if clusters and int(source.labels.min()) < 0 and not method.forms_labels:
         raise ValueError(

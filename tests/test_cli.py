@@ -14,6 +14,7 @@ from PIL import Image
 
 import selfsup.methods
 from selfsup import cli
+from selfsup.catalogue import catalogue
 from selfsup.config.flags import flag_names
 from selfsup.config.recipe_files import load_recipe, recipe_names
 from selfsup.data.sampling import TwoDomains
@@ -369,5 +370,6 @@ def test_the_table_of_methods_names_every_recipe_and_every_method(
     files = {path.stem for path in (Path(selfsup.methods.__file__).parent).glob("*.py")}
     for module in files - {"__init__", "base", "pair_loss", "pair_losses"}:
         assert f"selfsup.methods.{module}." in table
+    assert all(entry.about.title and entry.about.papers for entry in catalogue())
     for name in recipe_names():
         assert len(re.findall(rf"\b{name}\b", table)) == 1

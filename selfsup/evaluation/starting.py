@@ -1,18 +1,9 @@
 """Training that starts from an encoder that was trained before, and from its head."""
 
-from pathlib import Path
-from typing import Any
-
 from selfsup.config.settings import differences, dump, result_relevant
 from selfsup.evaluation.encoder import Exported
-from selfsup.evaluation.foreign import any_encoder
 from selfsup.methods.base import Method
 from selfsup.models.encoder import Encoder
-
-
-def start_facts(path: Path, head: bool) -> dict[str, Any]:
-    """What a run folder notes of the encoder that training starts from, and whether its head is taken, too."""
-    return {"start": any_encoder(path, told=False).sha256} | ({"start_head": True} if head else {})
 
 
 def start_encoder(encoder: Encoder, config: Encoder.Config, exported: Exported, name: str) -> None:

@@ -65,11 +65,10 @@ class Method(nn.Module):
         def build(self, encoder: Encoder, context: RunContext) -> "Method":
             raise NotImplementedError(f"{type(self).__qualname__} does not say how to build its method")
 
-    about: ClassVar[About]
+    about: ClassVar[About] = About("", "none", "", ())  # of a probe and the like, which the table does not name
     forms_labels: ClassVar[bool] = False  # gives `pseudo_labels` before every epoch
-    views_share_batch_norm: ClassVar[bool] = (
-        False  # all views are embedded as one batch, so that batch norm is over all of them
-    )
+    # All views are embedded as one batch, so that batch norm is over all of them.
+    views_share_batch_norm: ClassVar[bool] = False
     # With gradient caching, what embeds views without gradient, in chunks; see selfsup.training.gradient_cache.
     in_chunks: Callable[[Embed, list[Tensor]], list[Tensor]] | None = None
     encoder: Encoder  # the only part that is exported

@@ -27,7 +27,7 @@ def make_accelerator(training: Training) -> Accelerator:
     device = device_for(training.device)
     precision = arithmetic.resolve(training.precision, arithmetic.capability(device))
     inherited.check(precision)
-    sharding.wanted(training)
+    sharding.sharding_requested(training)
     if not distributed.is_distributed():
         PartialState._reset_state()
     # accelerate keeps the first run's precision and device for the whole process; a second run may want others.

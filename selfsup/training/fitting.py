@@ -84,7 +84,7 @@ def fit(
 
 def _place(method: Method, training: Training, device: torch.device) -> bool:
     """Move the method to the device; returns whether its encoder is divided among the processes."""
-    if sharding.wanted(training) and sharding.shard(method, device):
+    if sharding.sharding_requested(training) and sharding.shard(method, device):
         if distributed.rank() == 0:
             message(f"the encoder's weights are divided among {distributed.world_size()} processes")
         return True
@@ -93,8 +93,7 @@ def _place(method: Method, training: Training, device: torch.device) -> bool:
 
 
 def _health(method: Method, training: Training) -> Health:
-    by_labels = hasattr(method, "about") and method.about.labels == "needed"
-    return Health(by_labels, stops=training.stop_on_collapse)
+    return Health(method.about.labels == "needed", stops=training.stop_on_collapse)
 
 
 def _announce(step: int, training: Training, horizon: Horizon) -> None:

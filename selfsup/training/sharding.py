@@ -30,7 +30,7 @@ _ASKED = "ACCELERATE_USE_FSDP"
 _UNKNOWN = ("fsdp_offload_params", "fsdp_activation_checkpointing")
 
 
-def wanted(training: Training) -> bool:
+def sharding_requested(training: Training) -> bool:
     """Whether the encoder is to be divided: by the settings, or because accelerate was launched with --use_fsdp.
 
     Raises:

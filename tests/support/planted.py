@@ -12,7 +12,6 @@ from torch import Tensor
 import selfsup.pretraining
 from selfsup import distributed
 from selfsup.batch import Batch
-from selfsup.data.sources import Source
 from selfsup.losses.contrastive import l2_normalize
 from selfsup.methods.base import Method, Step
 from selfsup.monitor.observer import Diverged
@@ -133,8 +132,8 @@ Collapse = Literal["constant", "directions"]
 def collapsed(kind: Collapse) -> Iterator[None]:
     """Within, methods are built whose embeddings are nearly constant, or lie in two directions."""
 
-    def build(run: Run, source: Source, pretrained: bool = True) -> Method:
-        method = build_method(run, source, pretrained)
+    def build(*given: Any, **named: Any) -> Method:
+        method = build_method(*given, **named)
         embed = method.embed
 
         def narrow(view: Tensor) -> Tensor:

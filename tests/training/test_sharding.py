@@ -283,9 +283,9 @@ def test_accelerate_is_understood_and_left_aside(monkeypatch: pytest.MonkeyPatch
     run = tiny_run(tmp_path / "run")
     for name, value in VERSION_2.items():
         monkeypatch.setenv(name, value)
-    assert not sharding.wanted(run)  # there is nothing to divide
+    assert not sharding.sharding_requested(run)  # there is nothing to divide
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert sharding.wanted(run)
+    assert sharding.sharding_requested(run)
     monkeypatch.delenv("WORLD_SIZE")
     seen: list[bool] = []
 
