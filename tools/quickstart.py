@@ -12,8 +12,8 @@ from rich.table import Table
 from torch import nn
 
 from selfsup.config.recipe_files import load_recipe
+from selfsup.data.parts import open_data
 from selfsup.data.settings import Data
-from selfsup.data.sources import open_source
 from selfsup.evaluation.features import extract
 from selfsup.evaluation.knn import USUAL_K, knn_accuracy
 from selfsup.evaluation.logistic import FeatureProbe
@@ -103,15 +103,15 @@ def quickstart(arguments: argparse.Namespace, device: torch.device) -> dict[str,
         "linear_top1": round(linear["linear_top1"], 4),
     }
     show(figures, knn, run)
-    return figures | {"data": run.data.root, "run": run.folder}
+    return figures | {"data": run.data.place, "run": run.folder}
 
 
 def baselines(run: Run, device: torch.device) -> tuple[float, float]:
     """kNN accuracy of the pixels themselves and of the encoder as it is before training."""
     torch.manual_seed(run.seed)
     data, center = run.data, run.feed.center()
-    train = open_source(data.root, "train", limit=data.limit)
-    test = open_source(data.root, "test")
+    train = open_data(data, "train")
+    test = open_data(data, "test")
     accuracies = []
     for encoder in (nn.Flatten(), run.encoder.build().to(device)):
         bank, queries = (extract(encoder, part, center, device) for part in (train, test))

@@ -144,13 +144,21 @@ def execution(default: Any, path: bool = False) -> Any:
     return dataclasses.field(default=default, metadata={"execution": True, "path": path})
 
 
+def word_or_path(default: str, *words: str) -> Any:
+    """A dataclass field that is one of some words, which belong to the result, or else names a file.
+
+    Which file it is may change when a run is resumed, because what it says of the data is known by content.
+    """
+    return dataclasses.field(default=default, metadata={"path": True, "words": words})
+
+
 def placed(config: Any) -> Any:
     """The same configuration with absolute paths, to be stored: it may be read from another current folder."""
     if is_dataclass(config) and not isinstance(config, type):
         return dataclasses.replace(
             config,
             **{
-                f.name: _absolute(getattr(config, f.name))
+                f.name: _absolute(getattr(config, f.name), f.metadata.get("words", ()))
                 if f.metadata.get("path")
                 else placed(getattr(config, f.name))
                 for f in fields(config)
@@ -160,9 +168,12 @@ def placed(config: Any) -> Any:
     return tuple(placed(item) for item in config) if isinstance(config, tuple) else config
 
 
-def _absolute(path: str) -> str:
+def _absolute(path: Any, words: tuple[str, ...]) -> Any:
     """Empty, and the words for generated data and for weights that are downloaded, stay as they are."""
-    return path if path.partition(":")[0] in ("", "shapes", "hub") else os.path.abspath(os.path.expanduser(path))
+    if isinstance(path, tuple):
+        return tuple(_absolute(one, words) for one in path)
+    known = path in words or path.partition(":")[0] in ("", "shapes", "hub")
+    return path if known else os.path.abspath(os.path.expanduser(path))
 
 
 # Runs are stored with the number of the newest change of a default that they know.
@@ -183,7 +194,12 @@ def result_relevant(config: Any) -> Any:
     """`dump` without the fields declared with `execution`: two runs with equal ones have equal results."""
     if is_dataclass(config) and not isinstance(config, type):
         kept = [f for f in fields(config) if not f.metadata.get("execution")]
-        return {"class": stored_name(type(config))} | {f.name: result_relevant(getattr(config, f.name)) for f in kept}
+        return {"class": stored_name(type(config))} | {f.name: _relevant(config, f) for f in kept}
     if isinstance(config, tuple | list):
         return [result_relevant(item) for item in config]
     return config
+
+
+def _relevant(config: Any, field: "dataclasses.Field[Any]") -> Any:
+    value, words = getattr(config, field.name), field.metadata.get("words")
+    return result_relevant(value if words is None or value in words else "file")

@@ -1,8 +1,7 @@
 """Images that are given as objects, or else named by settings."""
 
 from selfsup.data.datasets import Dataset, as_source
-from selfsup.data.joined import open_training
-from selfsup.data.opening import open_test_part
+from selfsup.data.opening import open_test_part, open_training
 from selfsup.data.settings import Data
 from selfsup.data.sources import Source, subset
 
@@ -15,8 +14,10 @@ def training_images(data: Data, given: Source | Dataset | None) -> Source:
     """
     if given is None:
         return open_training(data)
-    if data.root or data.labelled_root:
-        raise ValueError(f"images are given and data.root names {data.root or data.labelled_root}; leave one out")
+    if named := data.place or data.labelled_root or data.test_root or data.table:
+        raise ValueError(f"images are given and data.root names {named}; leave one out")
+    if data.holdout is not None:
+        raise ValueError(f"images are given, of which data.holdout {data.holdout} keeps none; give test images")
     source = as_source(given)
     if data.labels == "none":
         source = source.without_labels()

@@ -118,7 +118,7 @@ def _entries(source: Source, full: bool) -> tuple[np.ndarray, np.ndarray, np.nda
     if isinstance(source, ZipSource):
         return source.paths, source.sizes(), look_at_entries(source.archive, source.paths, _reader(source), full)
     if isinstance(source, JoinedSource):
-        return _of_both(source, full)
+        return _of_all(source, full)
     if isinstance(source, ArraySource):
         return _of_pixels(source.images)
     if isinstance(source, DatasetSource):
@@ -144,13 +144,10 @@ def _reader(source: ZipSource) -> Callable[[int], bytes | None]:
     return read
 
 
-def _of_both(source: JoinedSource, full: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The entries of two domains, the names of each with the domain before them."""
-    first, second = source.parts
-    of_first = source.rows < len(first)
-    parts = (first.select(source.rows[of_first]), second.select(source.rows[~of_first] - len(first)))
-    found = [_entries(part, full) for part in parts]
-    named = [np.char.add(domain, found[n][0]) for n, domain in enumerate((b"labelled/", b"unlabelled/"))]
+def _of_all(source: JoinedSource, full: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The entries of all parts, the names of each with the part's title before them."""
+    found = [_entries(part, full) for part in source.chosen()]
+    named = [np.char.add(os.fsencode(title), own[0]) for title, own in zip(source.titles, found, strict=True)]
     sizes, digests = (np.concatenate([part[column] for part in found]) for column in (1, 2))
     return np.concatenate(named), sizes, digests
 

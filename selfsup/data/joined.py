@@ -1,6 +1,8 @@
-"""Two data sets as one: labelled images of one domain, then unlabelled ones of another."""
+"""Several data sets as one."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from PIL import Image
@@ -8,23 +10,42 @@ from torch import Tensor
 
 from selfsup.data.base import Source
 from selfsup.data.deep import Depth
-from selfsup.data.opening import labelled_part, open_part
-from selfsup.data.settings import Data
+from selfsup.data.found import Found
 
 
 class JoinedSource(Source):
-    """The images of `first`, then those of `second`, without their labels."""
+    """The images of the first part, then those of the second, and so on.
 
-    def __init__(self, first: Source, second: Source) -> None:
-        self.parts = (first, second)
-        self.labels = torch.cat([first.labels, torch.full((len(second),), -1)])
-        self.classes = first.classes
-        self.rows = torch.arange(len(self.labels))  # positions in both parts together, kept by `select`
+    Args:
+        parts: at least one.
+        labels: (N,) int64 of all images.
+        classes: their names.
+        titles: what each part is called, which stands before the names of its images where content is told.
+    """
+
+    def __init__(
+        self, parts: Sequence[Source], labels: Tensor, classes: tuple[str, ...], titles: Sequence[str]
+    ) -> None:
+        self.parts, self.titles = tuple(parts), tuple(titles)
+        self.labels, self.classes = labels, classes
+        self.ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+        self.rows = torch.arange(len(labels))  # positions in all parts together, kept by `select`
+
+    def place(self, index: int) -> tuple[int, int]:
+        """The number of the part that image `index` is from, and its position there."""
+        row = int(self.rows[index])
+        number = int(torch.searchsorted(self.ends, row, right=True))
+        return number, row - (int(self.ends[number - 1]) if number else 0)
+
+    def chosen(self) -> list[Source]:
+        """Of each part the images that are here, in their order here."""
+        starts = torch.cat([torch.tensor([0]), self.ends])
+        rows = [self.rows[(self.rows >= start) & (self.rows < end)] - start for start, end in pairwise(starts)]
+        return [part.select(own) for part, own in zip(self.parts, rows, strict=True)]
 
     def _part(self, index: int) -> tuple[Source, int]:
-        row = int(self.rows[index])
-        first, second = self.parts
-        return (first, row) if row < len(first) else (second, row - len(first))
+        number, row = self.place(index)
+        return self.parts[number], row
 
     def name(self, index: int) -> str:
         part, row = self._part(index)
@@ -48,15 +69,50 @@ class JoinedSource(Source):
         return part
 
 
-def open_training(data: Data) -> Source:
-    """The training images of a run; labelled ones of another domain, where `data.labelled_root` names some, come first.
+def two_domains(first: Source, second: Source) -> JoinedSource:
+    """The images of `first`, then those of `second` without their labels."""
+    labels = torch.cat([first.labels, torch.full((len(second),), -1)])
+    return JoinedSource((first, second), labels, first.classes, ("labelled/", "unlabelled/"))
 
-    Raises:
-        ValueError: as `open_source`; the labelled images have no labels.
+
+def joined(sources: Sequence[Source], roots: Sequence[str]) -> Source:
+    """Data sets of several roots as one, their classes matched by name: those of the first root come first.
+
+    Args:
+        sources: what was found.
+        roots: where each of them lies, for the account.
     """
-    if not data.labelled_root:
-        return open_part(data, "train")
-    first = labelled_part(open_part(replace(data, root=data.labelled_root, labels="auto"), "train"), "train")
-    if int(first.labels.min()) < 0:
-        raise ValueError(f"data.labelled_root {data.labelled_root} has no labels: {first.found.no_labels}")
-    return JoinedSource(first, open_part(replace(data, labels="none"), "train"))
+    if len(sources) == 1:
+        return sources[0]
+    classes = tuple(dict.fromkeys(name for source in sources for name in source.classes))
+    labels = torch.cat([matched(source, classes).labels for source in sources])
+    source = JoinedSource(sources, labels, classes, [f"{number}/" for number in range(1, len(sources) + 1)])
+    shared = [name for name in classes if sum(name in part.classes for part in sources) > 1]
+    pairs = list(zip(sources, roots, strict=True))
+    told = [f"{len(part):,} from {root} ({_classes(len(part.classes))})" for part, root in pairs]
+    read_as = [f"in {root}: {note}" for part, root in pairs for note in part.found.read_as]
+    left_out = [f"in {root}: {note}" for part, root in pairs for note in part.found.left_out]
+    together = f"{', '.join(told)}; {_classes(len(shared))} in more than one by name"
+    source.found = Found((together, *read_as), tuple(left_out), sources[0].found.no_labels)
+    return source
+
+
+def matched(source: Source, known: tuple[str, ...]) -> Source:
+    """The same images, whose classes have the numbers of `known` where any of them is known; new ones follow."""
+    if source.classes == known or not set(known) & set(source.classes):
+        return source
+    names = (*known, *(name for name in source.classes if name not in known))
+    number = torch.tensor([*(names.index(name) for name in source.classes), -1])
+    part = source.select(torch.arange(len(source)))
+    part.labels, part.classes = number[source.labels], names
+    return part
+
+
+def noted(source: Source, note: str) -> Source:
+    """The source, with a phrase more of how it was read."""
+    source.found = replace(source.found, read_as=(*source.found.read_as, note))
+    return source
+
+
+def _classes(count: int) -> str:
+    return f"{count} class{'' if count == 1 else 'es'}"

@@ -14,6 +14,7 @@ from selfsup.config.checks import require
 from selfsup.config.settings import execution
 from selfsup.data.base import ArraySource, Source
 from selfsup.data.files import FileSource, ZipSource
+from selfsup.data.joined import JoinedSource
 from selfsup.randomness import Stream, permutation
 from selfsup.storage.untrusted import plain_name, read_bytes
 
@@ -145,19 +146,30 @@ class Labelled:
 def image_names(source: Source) -> list[str]:
     """What a list calls the images: the path below the data's folder or archive, or `file.npz[17]`.
 
+    Of several roots the number of the root stands before it, as `1/cat/7.jpg`.
+
     They are the same wherever the data lie.
     """
     if isinstance(source, FileSource | ZipSource):
         return [path.decode("utf-8", "surrogateescape") for path in source.paths.tolist()]
     if isinstance(source, ArraySource):
         return [f"{Path(source.origin).name}[{row}]" for row in source.rows.tolist()]
+    if isinstance(source, JoinedSource):
+        own = [iter(image_names(part)) for part in source.chosen()]
+        places = [source.place(index)[0] for index in range(len(source))]
+        return [source.titles[number] + next(own[number]) for number in places]
     return [source.name(index) for index in range(len(source))]
+
+
+def content_names(source: Source) -> list[str]:
+    """`image_names` in which the name of an array's file plays no part."""
+    names = image_names(source)
+    return [_place(name) for name in names] if isinstance(source, ArraySource) else names
 
 
 def choice_digest(chosen: Source) -> str:
     """What tells one choice of images from another, for the record; the name of an array's file plays no part."""
-    names = image_names(chosen)
-    return names_digest([_place(name) for name in names] if isinstance(chosen, ArraySource) else names)
+    return names_digest(content_names(chosen))
 
 
 def _place(name: str) -> str:

@@ -1,7 +1,7 @@
 """From names to a data set: which folders are parts, which are classes, and what fits neither. A function of names."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,15 +16,17 @@ Split = Literal["train", "test"]
 
 _OWN = "a folder of its own"
 
-_TRAIN = ("train", "training")
-_TEST = ("test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation")  # the first one there is taken
+TRAIN_WORDS = ("train", "training")
+TEST_WORDS = ("test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation")  # the first there is
 _UNLABELLED = ("unlabeled", "unlabelled")
 # In any case of letters, and with what is often added: train2017, test_set, val-images.
-_PART = re.compile(rf"({'|'.join((*_TRAIN, *_TEST, *_UNLABELLED))})[-_ ]?(set|images?|imgs?|data|split)?[-_ ]?\d*")
+_PART = re.compile(
+    rf"({'|'.join((*TRAIN_WORDS, *TEST_WORDS, *_UNLABELLED))})[-_ ]?(set|images?|imgs?|data|split)?[-_ ]?\d*"
+)
 
 
-def _word(folder: str) -> str:
-    """The part that a folder's name names, `train`, `val`, `unlabeled`; "" where it names none."""
+def part_word(folder: str) -> str:
+    """The part that a name names, `train`, `val`, `unlabeled`; "" where it names none."""
     match = _PART.fullmatch(folder.lower())
     return match[1] if match else ""
 
@@ -58,11 +60,11 @@ def find_parts(folders: Collection[str], filled: Collection[str], stray: bool, w
     Raises:
         ValueError: two folders could be the same part.
     """
-    train = _one([name for name in folders if _word(name) in _TRAIN], where)
-    tests = [name for name in folders if _word(name) in _TEST]
-    first = min((_TEST.index(_word(name)) for name in tests), default=0)
-    test = _one([name for name in tests if _word(name) == _TEST[first]], where)
-    unlabelled = _one([name for name in folders if _word(name) in _UNLABELLED], where)
+    train = _one([name for name in folders if part_word(name) in TRAIN_WORDS], where)
+    tests = [name for name in folders if part_word(name) in TEST_WORDS]
+    first = min((TEST_WORDS.index(part_word(name)) for name in tests), default=0)
+    test = _one([name for name in tests if part_word(name) == TEST_WORDS[first]], where)
+    unlabelled = _one([name for name in folders if part_word(name) in _UNLABELLED], where)
     own = {train, test, unlabelled}
     if not (train and test):
         alone = all(name in {*own, *tests} for name in filled)
@@ -90,8 +92,8 @@ class Arranged(NamedTuple):
     found: Found
 
 
-def arrange(listing: Listing, split: Split, where: str) -> Arranged:
-    """Choose a part of what was listed, and label it by its folders.
+def arrange(listing: Listing, split: Split, where: str, labelled: "Labelling | None" = None) -> Arranged:
+    """Choose a part of what was listed, and label it by its folders or otherwise.
 
     A folder that holds all images is looked through, as an archive's outermost folder is. Below it, folders named as
     parts are parts (see `find_parts`), other folders are classes (see `class_labels`).
@@ -100,6 +102,7 @@ def arrange(listing: Listing, split: Split, where: str) -> Arranged:
         listing: all names.
         split: which part; data without a division are all training data.
         where: they lie, for messages.
+        labelled: what gives labels by whole paths; None: the folders do.
 
     Raises:
         NoTestPart: there is no division.
@@ -116,11 +119,12 @@ def arrange(listing: Listing, split: Split, where: str) -> Arranged:
         prefix += f"{next(iter(filled))}/"
     notes = [f"all lies in {plain_name(prefix[:-1])}"] if prefix else []
     if parts is not None:
-        return _part(listing, split, where, prefix, parts, notes)
+        return _part(listing, split, where, prefix, parts, notes, labelled)
     if split == "test":
         raise NoTestPart(no_test_part(where))
     paths = _inside(listing.images, prefix)
-    return _arranged(listing, prefix, [prefix], paths, class_labels(paths), notes, [])
+    classes = labelled([prefix + path for path in paths], ()) if labelled else class_labels(paths)
+    return _arranged(listing, prefix, [prefix], paths, classes, notes, [])
 
 
 def folders_wanted(folders: Collection[str], split: Split, where: str) -> Collection[str]:
@@ -152,7 +156,15 @@ def _inside(paths: Iterable[str], prefix: str) -> list[str]:
     return [path[len(prefix) :] for path in paths if path.startswith(prefix)]
 
 
-def _part(listing: Listing, split: Split, where: str, prefix: str, parts: Parts, notes: list[str]) -> Arranged:
+def _part(
+    listing: Listing,
+    split: Split,
+    where: str,
+    prefix: str,
+    parts: Parts,
+    notes: list[str],
+    labelled: "Labelling | None",
+) -> Arranged:
     if split == "test" and not parts.test:
         raise NoTestPart(no_test_part(where))
     if split == "train" and not parts.train:
@@ -166,10 +178,15 @@ def _part(listing: Listing, split: Split, where: str, prefix: str, parts: Parts,
     paths = sorted(f"{root[len(inner) :]}{path}" for root in roots for path in _inside(listing.images, root))
     known: tuple[str, ...] = ()
     if split == "test" and parts.train:
-        known = class_labels(_inside(listing.images, f"{prefix}{parts.train}/")).names
+        inside = f"{prefix}{parts.train}/"
+        trained = _inside(listing.images, inside)
+        known = (labelled([inside + path for path in trained], ()) if labelled else class_labels(trained)).names
     # Where unlabelled images lie beside the training folder, they are a folder of it.
     own = f"{parts.train}/"
-    classes = class_labels([path.removeprefix(own) for path in paths] if len(roots) > 1 else paths, known)
+    if labelled:
+        classes = labelled([inner + path for path in paths], known)
+    else:
+        classes = class_labels([path.removeprefix(own) for path in paths] if len(roots) > 1 else paths, known)
     left_out = [f"{named(parts.beside, 'folder')} beside the parts"] if parts.beside else []
     if stray := [path for path in _inside(listing.images, prefix) if "/" not in path]:
         left_out.append(f"{named(stray, 'image')} beside the parts")
@@ -229,6 +246,10 @@ class Classes(NamedTuple):
     no_labels: str  # what would give labels, where there are none
 
 
+Labelling = Callable[[Sequence[str], Sequence[str]], Classes]
+"""(paths from the root, class names of the training part) -> their labels."""
+
+
 def class_labels(paths: Sequence[str], known: Sequence[str] = ()) -> Classes:
     """Labels by folder: the first folder of an image is its class, however deep it lies below, as in torchvision.
 
@@ -241,7 +262,7 @@ def class_labels(paths: Sequence[str], known: Sequence[str] = ()) -> Classes:
             part that lacks a class is still labelled as the training part is.
     """
     tops = [path.partition("/")[0] if "/" in path else "" for path in paths]
-    apart = {name for name in set(tops) if _word(name) in _UNLABELLED}
+    apart = {name for name in set(tops) if part_word(name) in _UNLABELLED}
     found = sorted(set(tops) - apart - {""})
     same = bool(set(known) & set(found))
     if len(found) < 2 and not same:
@@ -264,7 +285,7 @@ def _remarks(paths: Sequence[str], tops: list[str], found: list[str], apart: set
     if deep := sorted(folder for folder in folders if "/" in folder and folder.partition("/")[0] in found):
         notes.append(f"{named(deep, 'folder')} within class folders, of their class")
     inner = {folder.split("/")[1] for folder in deep}
-    if dividing := sorted(name for name in {*found, *inner} if _word(name) in (*_TRAIN, *_TEST)):
+    if dividing := sorted(name for name in {*found, *inner} if part_word(name) in (*TRAIN_WORDS, *TEST_WORDS)):
         notes.append(
             f"{plain_name(', '.join(dividing[:5]))} not taken as a part of the data: parts are a training and a test "
             "folder side by side"

@@ -1,11 +1,14 @@
 """How every command opens its data: with a line that says what was found, and with labels where labels are needed."""
 
+from dataclasses import replace
+
 from selfsup import distributed
 from selfsup.data.base import NoTestPart, Source
+from selfsup.data.joined import two_domains
 from selfsup.data.layout import Split
 from selfsup.data.levels import FULL, Levels, parse_levels
+from selfsup.data.parts import open_data
 from selfsup.data.settings import Data
-from selfsup.data.sources import open_source
 from selfsup.output import message
 
 _LOOKED_AT = 16  # files whose pixels are looked at, spread evenly
@@ -20,12 +23,11 @@ def open_part(data: Data, split: Split) -> Source:
         split: which part.
 
     Raises:
-        ValueError: as `open_source`.
+        ValueError: as `open_data`.
     """
-    limit = data.limit if split == "train" else None
-    source = open_source(data.root, split, data.labels, limit, data.range)
+    source = open_data(data, split)
     if distributed.rank() == 0:
-        message(f"{data.root}: {told(source, split)}")
+        message(f"{data.test_root if split == 'test' and data.test_root else data.place}: {told(source, split)}")
         for remark in _of_depth(source, parse_levels(data.range)):
             message(remark)
     return source
@@ -37,6 +39,21 @@ def open_test_part(data: Data) -> Source | None:
         return open_part(data, "test")
     except NoTestPart:
         return None
+
+
+def open_training(data: Data) -> Source:
+    """The training images of a run; labelled ones of another domain, where `data.labelled_root` names some, come first.
+
+    Raises:
+        ValueError: as `open_data`; the labelled images have no labels.
+    """
+    if not data.labelled_root:
+        return open_part(data, "train")
+    other = replace(data, root=data.labelled_root, labels="auto", holdout=None, test_root="")
+    first = labelled_part(open_part(other, "train"), "train")
+    if int(first.labels.min()) < 0:
+        raise ValueError(f"data.labelled_root {data.labelled_root} has no labels: {first.found.no_labels}")
+    return two_domains(first, open_part(replace(data, labels="none"), "train"))
 
 
 def labelled_part(source: Source, split: Split) -> Source:

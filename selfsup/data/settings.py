@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from selfsup.config.checks import require
-from selfsup.config.settings import execution
+from selfsup.config.settings import execution, word_or_path
 from selfsup.data.levels import parse_levels
 
 Verify = Literal["auto", "full"]
@@ -15,13 +15,23 @@ class Data:
     """Which images. Everything that reads images shares these fields."""
 
     stored_as: ClassVar[str] = "data"
-    root: str = execution("", path=True)  # a folder, a .zip, .npz or .npy file, or "shapes" for the generated data set
+    # A folder, a .zip, .npz or .npy file, or "shapes" for the generated data set. Several are joined to one, their
+    # classes matched by name.
+    root: str | tuple[str, ...] = execution("", path=True)
+    test_root: str = execution("", path=True)  # the test images, in place of a test part of root; one like root
     labelled_root: str = execution("", path=True)  # labelled images of another domain, trained on beside those of root
-    labels: Literal["auto", "none"] = "auto"  # auto: from the folders or the file, where they are there
+    # auto: from the folders or the file, where they are there; none; or a table (.csv, .tsv, or lines `path label`) of
+    # the images of root, which may also tell training from test images.
+    labels: str = word_or_path("auto", "auto", "none")
+    path_column: str = execution("path")  # of the table; paths are from root or from the table's own folder
+    label_column: str = execution("label")  # of the table
+    split_column: str = execution("split")  # of the table, where it has it: train, test, val, ...; "": not used
     limit: int | None = None  # this many images, drawn once; None: all
+    holdout: float | None = None  # this share of each class is kept from training, to test on; None: no image is
+    holdout_seed: int = 0  # of that draw, which goes by the names of the images below root
     canvas: int | None = None  # decode each image once, to this size; None: at full resolution for every view
-    # What becomes black and white, of files of more than 8 bits a pixel. type: the ends of the pixels' type; file: each
-    # file's lowest and highest pixel; p1: its 1st percentile and its 99th; 0:4095: these values.
+    # What becomes black and white, of images of more than 8 bits a pixel. type: the ends of the pixels' type; file:
+    # each file's lowest and highest pixel; p1: its 1st percentile and its 99th; 0:4095: these values.
     range: str = "type"
     # auto: files whose size, times and inode are those of the last look are taken as unchanged; full: all are read.
     verify: Verify = execution("auto")
@@ -31,3 +41,35 @@ class Data:
             value = getattr(self, name)
             require(value is None or value >= 1, f"data.{name} is {value}; it must be at least 1, or None")
         parse_levels(self.range)
+        require(len(self.roots) > 0, "data.root names nothing; give one or more folders or files")
+        if self.table:
+            require(
+                len(self.roots) == 1 and not self.labelled_root,
+                f"data.labels {self.labels} is of the images of one root; give one data.root and no "
+                "data.labelled_root, or put the images of each class in a folder of its own",
+            )
+        require(
+            self.holdout is None or 0 < self.holdout < 1,
+            f"data.holdout is {self.holdout}; it must be above 0 and below 1, such as 0.2, or None",
+        )
+        require(self.holdout_seed >= 0, f"data.holdout_seed is {self.holdout_seed}; it must not be negative")
+        require(
+            self.holdout is None or not self.test_root,
+            f"data.holdout {self.holdout} draws test images and data.test_root {self.test_root} names others; leave "
+            "one out",
+        )
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """Where the images lie."""
+        return (self.root,) if isinstance(self.root, str) else self.root
+
+    @property
+    def place(self) -> str:
+        """Where the images lie, for messages."""
+        return " and ".join(self.roots)
+
+    @property
+    def table(self) -> str:
+        """The file of labels; "" where none is named."""
+        return "" if self.labels in ("auto", "none") else self.labels

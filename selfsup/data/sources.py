@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 
@@ -14,7 +14,8 @@ from selfsup.data.cifar import read_cifar
 from selfsup.data.files import FileSource, ZipSource
 from selfsup.data.formats import FORMATS
 from selfsup.data.found import by_suffix, named
-from selfsup.data.layout import Split, arrange, folders_wanted
+from selfsup.data.label_file import Columns, LabelFile
+from selfsup.data.layout import Arranged, Split, arrange, folders_wanted
 from selfsup.data.levels import Levels, parse_levels
 from selfsup.data.listing import Listing, list_archive, list_folder
 from selfsup.data.shapes import shapes
@@ -31,11 +32,36 @@ __all__ = [
     "open_source",
 ]
 
-Labels = Literal["auto", "none"]
+
+COLUMNS = Columns()
+
+
+class Reading(NamedTuple):
+    """How files are read."""
+
+    levels: Levels
+    table: Path | None = None  # of labels
+    columns: Columns = COLUMNS
+
+    def arranged(self, listing: Listing, split: Split, where: Path) -> Arranged:
+        """The images of a part, labelled by their folders or by the table."""
+        if self.table is None:
+            return arrange(listing, split, str(where))
+        own = os.path.relpath(os.path.abspath(self.table), os.path.abspath(where)).replace(os.sep, "/")
+        listing.others = [name for name in listing.others if name != own]  # it is not left out
+        labels = LabelFile(self.table, self.columns, listing.images, where)
+        if labels.divides:
+            return labels.arranged(listing, split)
+        return arrange(listing, split, str(where), labels.classes)
 
 
 def open_source(
-    root: str, split: Split = "train", labels: Labels = "auto", limit: int | None = None, range: str = "type"
+    root: str,
+    split: Split = "train",
+    labels: str = "auto",
+    limit: int | None = None,
+    range: str = "type",
+    columns: Columns = COLUMNS,
 ) -> Source:
     """Find the data that `root` names.
 
@@ -48,14 +74,16 @@ def open_source(
         root: word, file or folder.
         split: which part. Data without a division is all training data.
         labels: "auto" takes an array's labels, and a folder's by its folders; "none" takes none, so that all are -1.
+            Any other word names a table of a folder's or an archive's images; see `label_file.LabelFile`.
         limit: at most so many images: the first of a fixed random order, put back in the order of numbering, so that
             classes stay balanced on average. (The first files by name would be one class.)
         range: what becomes black and white, of files of more than 8 bits a pixel; see `levels.parse_levels`.
+        columns: what those of the table are called.
 
     Raises:
-        ValueError: nothing there, no image, no such part, a file of the wrong kind.
+        ValueError: nothing there, no image, no such part, a file of the wrong kind, or a table that does not fit.
     """
-    levels = parse_levels(range)
+    reading = Reading(parse_levels(range), None if labels in ("auto", "none") else Path(labels).expanduser(), columns)
     if limit is not None and limit < 1:
         raise ValueError(f"the limit is {limit}; wanted at least 1, or none for all images")
     if not root:
@@ -66,19 +94,30 @@ def open_source(
     if word == "shapes":
         source: Source = _open_shapes(root, count, split)
     else:
-        source = _open_path(Path(root).expanduser(), split, levels)
+        source = _open_path(Path(root).expanduser(), split, reading)
+    if reading.table and not isinstance(source, FileSource | ZipSource):
+        raise ValueError(
+            f"data.labels is {plain_name(labels)}, a table of image files, and {plain_name(root)} holds an array, "
+            "whose images have no names; put its labels into the array file, or give --data.labels auto"
+        )
     if labels == "none":
-        source.labels, source.classes = torch.full((len(source),), -1), ()
-        source.found = replace(source.found, no_labels="data.labels is none; give --data.labels auto")
+        source = unlabelled(source)
     return source if limit is None else subset(source, limit)
 
 
-def open_test(root: str, labels: Labels = "auto", range: str = "type") -> Source | None:
+def open_test(root: str, labels: str = "auto", range: str = "type") -> Source | None:
     """The test part, or None where the data have none."""
     try:
         return open_source(root, "test", labels, range=range)
     except NoTestPart:
         return None
+
+
+def unlabelled(source: Source) -> Source:
+    """The same images without labels, because the settings say so."""
+    part = source.without_labels()
+    part.found = replace(source.found, no_labels="data.labels is none; give --data.labels auto")
+    return part
 
 
 def subset(source: Source, limit: int) -> Source:
@@ -98,21 +137,21 @@ def _open_shapes(root: str, count: str, split: Split) -> Source:
     return shapes(int(count), split=split)
 
 
-def _open_path(path: Path, split: Split, levels: Levels) -> Source:
+def _open_path(path: Path, split: Split, reading: Reading) -> Source:
     if not path.exists():
         raise ValueError(f"no file or folder {path}; wanted images, or the word 'shapes' for generated ones")
     if path.is_dir():
-        return _open_folder(path, split, levels)
+        return _open_folder(path, split, reading)
     suffix = path.suffix.lower()
     if suffix not in (".npz", ".npy", ".zip"):
         raise ValueError(f"{path} is no data set; wanted a folder, or a file that ends in .npz, .npy, .zip")
     require_file(path)
     if suffix == ".zip":
-        return _open_zip(path, split, levels)
+        return _open_zip(path, split, reading)
     return open_npz(path, split) if suffix == ".npz" else open_npy(path, split)
 
 
-def _open_folder(folder: Path, split: Split, levels: Levels) -> Source:
+def _open_folder(folder: Path, split: Split, reading: Reading) -> Source:
     if not os.access(folder, os.R_OK | os.X_OK):  # before a file is looked for in it that may not be there
         raise ValueError(f"the folder {folder} may not be read; change its permissions, or name other data")
     if (folder / "cifar10.npz").is_file():
@@ -130,8 +169,8 @@ def _open_folder(folder: Path, split: Split, levels: Levels) -> Source:
     visible = {child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")}
     archives = sorted(path for path in folder.glob("*.zip") if path.is_file())
     if not visible and len(archives) == 1:
-        return _alone(_open_zip(archives[0], split, levels), folder, archives[0].name)
-    return _open_files(folder, split, levels)
+        return _alone(_open_zip(archives[0], split, reading), folder, archives[0].name)
+    return _open_files(folder, split, reading)
 
 
 def _alone(source: Source, folder: Path, taken: str) -> Source:
@@ -143,23 +182,26 @@ def _alone(source: Source, folder: Path, taken: str) -> Source:
     return source
 
 
-def _open_files(folder: Path, split: Split, levels: Levels) -> FileSource:
-    listing = list_folder(folder, lambda folders: folders_wanted(folders, split, str(folder)))
-    part = arrange(listing, split, str(folder))
+def _open_files(folder: Path, split: Split, reading: Reading) -> FileSource:
+    if reading.table is None:
+        listing = list_folder(folder, lambda folders: folders_wanted(folders, split, str(folder)))
+    else:  # it names images of every part
+        listing = list_folder(folder)
+    part = reading.arranged(listing, split, folder)
     root = folder / os.fsdecode(part.prefix.encode("utf-8", "surrogateescape"))
     _require_images(part.paths, listing, root)
-    source = FileSource(root, part.paths, part.labels, part.classes, levels)
+    source = FileSource(root, part.paths, part.labels, part.classes, reading.levels)
     source.found = part.found
     return source
 
 
-def _open_zip(path: Path, split: Split, levels: Levels) -> ZipSource:
+def _open_zip(path: Path, split: Split, reading: Reading) -> ZipSource:
     listing = list_archive(path)
     if not listing.images:
         raise ValueError(f"{path} holds no image; wanted {', '.join(FORMATS)} files{_instead(listing)}")
-    part = arrange(listing, split, str(path))
+    part = reading.arranged(listing, split, path)
     _require_images(part.paths, listing, path / part.prefix)
-    source = ZipSource(path, part.prefix, part.paths, part.labels, part.classes, levels)
+    source = ZipSource(path, part.prefix, part.paths, part.labels, part.classes, reading.levels)
     source.found = part.found
     return source
 

@@ -78,13 +78,14 @@ def data_of(path: Path) -> Data:
 
 def as_read(data: Data) -> dict[str, Any]:
     """What a protocol says of how images are read."""
-    return {"canvas": data.canvas} | ({} if data.range == "type" else {"range": data.range})
+    held_out = {} if data.holdout is None else {"holdout": data.holdout, "holdout_seed": data.holdout_seed}
+    return {"canvas": data.canvas} | ({} if data.range == "type" else {"range": data.range}) | held_out
 
 
 def place_of(data: Data) -> str:
     """Where the data of a result lie, for its `data_root`."""
-    root: str = placed(data).root
-    return root
+    there: Data = placed(data)
+    return there.place
 
 
 def keep(folder: RunFolder, results: list[Result]) -> None:

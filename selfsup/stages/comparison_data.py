@@ -35,6 +35,7 @@ def trained_on(run: Path) -> TrainedOn | None:
         return None
     data: Any = folder.saved_run().get("data", {})
     root = data.get("root", "") if isinstance(data, dict) else ""
+    root = " and ".join(map(str, root)) if isinstance(root, list) else root
     return TrainedOn(fact["content"], plain_name(root), plain_name(fact.get("count")), manifest_of_run(run, "images"))
 
 

@@ -16,6 +16,7 @@ from selfsup.config.checks import require
 from selfsup.data.identity import identity
 from selfsup.data.layout import Split
 from selfsup.data.opening import labelled_part, open_part, open_test_part
+from selfsup.data.settings import Data
 from selfsup.data.sources import Source
 from selfsup.evaluation.encoder import Layer
 from selfsup.evaluation.features import Features, Reading
@@ -86,6 +87,12 @@ def read_index(root: str, source: Source, column: str) -> list[str] | None:
     return None
 
 
+def _indexed(data: Data, source: Source, column: str) -> list[str] | None:
+    """What the index.csv of the data says; several roots have none together."""
+    where = data.test_root or data.roots[0]
+    return read_index(where, source, column) if data.test_root or len(data.roots) == 1 else None
+
+
 def _listed(listed: dict[Path, str], folder: Path, name: str, index: Path, column: str) -> str:
     # The folder alone is resolved: the images below it may be links, and are listed by the names they have here.
     word = listed.get(folder.resolve() / Path(name).relative_to(folder), "")
@@ -109,7 +116,7 @@ def _cameras(settings: Retrieval, source: Source) -> tuple[Tensor | None, str]:
     """The camera of each image of `source` as a number, where they decide anything; and what the protocol says."""
     if settings.same_camera == "keep":
         return None, "kept"
-    words = read_index(settings.data.root, source, "camera")
+    words = _indexed(settings.data, source, "camera")
     if words is None:
         return None, "kept, cameras unknown"
     numbers = {word: number for number, word in enumerate(sorted(set(words)))}
@@ -144,7 +151,7 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
     source = labelled_part(open_part(data, "train") if test is None else test, part)
     if int(source.labels.max()) < 0:
         raise ValueError(f"retrieval needs identities: {source.found.no_labels}")
-    roles = None if settings.mode == "leave_one_out" else read_index(data.root, source, "role")
+    roles = None if settings.mode == "leave_one_out" else _indexed(data, source, "role")
     asks_gallery = roles is not None or settings.mode == "query_gallery"
     seen_by, same_camera = _cameras(settings, source) if asks_gallery else (None, "kept")
     asking, split = torch.ones(len(source), dtype=torch.bool), "leave one out"

@@ -4,15 +4,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from selfsup import distributed
 from selfsup.config.settings import placed
 from selfsup.data.identity import content_of, fingerprint_before
-from selfsup.data.joined import open_training
+from selfsup.data.opening import open_training
+from selfsup.data.parts import open_data
 from selfsup.data.settings import Data, Verify
-from selfsup.data.sources import open_source
 from selfsup.evaluation.foreign import is_foreign
 from selfsup.output import message
 from selfsup.run_folder.folder import RunFolder
@@ -54,28 +55,29 @@ def require_data_of_run(path: Path, given: Data) -> None:
         return
     data, facts = data_of(path), folder.facts()
     other = placed(given).root != placed(data).root
-    if other or "images" not in facts or data.root.partition(":")[0] in ("", "shapes"):
+    if other or "images" not in facts or all(root.partition(":")[0] in ("", "shapes") for root in data.roots):
         return
-    for root in (data.root, data.labelled_root):
+    if data.table and Data(labels=given.labels).table:
+        data = replace(data, labels=given.labels)  # which may have been moved: what it says is told by content
+    for root in (*data.roots, data.labelled_root, data.table):
         if root and not Path(root).expanduser().exists():
             raise ValueError(
                 f"the data of {path} were at {root}, and nothing is there any more\n"
-                "where they have been moved, say it by --data.root; to judge on other data, give these"
+                "where they have been moved, say it by --data.root (labels: --data.labels), else give other data"
             )
     differing = _differing(path, data, facts, given.verify)
     if differing:
         raise ValueError(
-            f"what is at {data.root} is not what {path} was trained on; {'; '.join(differing)}\n"
-            f"give by --data.root where the run's data are now; to judge on these all the same, --data.root {data.root}"
+            f"what is at {data.place} is not what {path} was trained on; {'; '.join(differing)}\n"
+            "give by --data.root where the run's data are now; to judge on these all the same, --data.root "
+            f"{' '.join(data.roots)}"
         )
 
 
 def _differing(path: Path, data: Data, facts: dict[str, Any], verify: Verify) -> list[str]:
     pretrained = "method" in facts  # stages have no second domain
-    if pretrained and data.labelled_root:
-        source = open_training(data)
-    else:  # without a word: the stage says what it finds there
-        source = open_source(data.root, "train", data.labels, data.limit, data.range)
+    # Without a word, but for two domains: the stage says what it finds there.
+    source = open_training(data) if pretrained and data.labelled_root else open_data(data, "train")
     content = content_of(source, verify, {"images": fingerprint_before(source)})
     contents = {"images": content}
     if from_before_content(facts["images"]) and not pretrained:

@@ -12,8 +12,8 @@ from selfsup.data.base import Source
 from selfsup.data.identity import Content, content_of, fingerprint_before
 from selfsup.data.labelled import Labelled, image_names, names_digest
 from selfsup.data.opening import with_labels
+from selfsup.data.parts import open_data
 from selfsup.data.settings import Data
-from selfsup.data.sources import open_source
 from selfsup.evaluation.foreign import is_foreign
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.models.encoder import Encoder
@@ -216,10 +216,9 @@ def check(name: str, settings: Semi) -> Images:
         exported = newest_encoder(Path(name))
         _check_maker(name, str(exported.made_by.get("method", "")))
         check_student(student, exported.config, exported.feed)
-    data = settings.data
-    train = open_source(data.root, "train", data.labels, data.limit, data.range)
+    train = open_data(settings.data, "train")
     images = train.select(settings.labelled.choose(train))
-    test = open_source(data.root, "test", data.labels, range=data.range)
+    test = open_data(settings.data, "test")
     require_labels(images, with_labels(test))
     return Images(train, test, images)
 

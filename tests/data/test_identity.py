@@ -252,7 +252,7 @@ def test_a_manifest_comes_back_and_damage_is_named(tmp_path: Path) -> None:
 
 
 def test_two_domains_are_both_content(tmp_path: Path) -> None:
-    from selfsup.data.joined import open_training
+    from selfsup.data.opening import open_training
     from selfsup.data.settings import Data
 
     first, second = folder_of(tmp_path / "first"), folder_of(tmp_path / "second", seed=1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from selfsup.data.base import ArraySource
-from selfsup.data.joined import JoinedSource
+from selfsup.data.joined import two_domains
 from selfsup.data.loader import Loader
 from selfsup.data.sampling import ClassBalanced, Shuffled, TwoDomains
 from selfsup.data.shapes import shapes
@@ -152,7 +152,7 @@ def test_what_cannot_be_sampled_is_refused(make, message):
 
 def test_joined_images_keep_their_order_and_only_the_first_their_labels():
     first, second = shapes(20), shapes(10, split="test")
-    joined = JoinedSource(first, second)
+    joined = two_domains(first, second)
     assert torch.equal(joined.labels, torch.cat([first.labels, torch.full((10,), -1)]))
     assert joined.classes == first.classes
     for index, (source, row) in {3: (first, 3), 19: (first, 19), 20: (second, 0), 29: (second, 9)}.items():

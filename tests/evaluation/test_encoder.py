@@ -9,7 +9,7 @@ import torch
 
 from selfsup.augment.views import Center
 from selfsup.config.settings import dump, result_relevant
-from selfsup.data.joined import open_training
+from selfsup.data.opening import open_training
 from selfsup.data.settings import Data
 from selfsup.evaluation.encoder import export, load_encoder
 from selfsup.evaluation.feed import Preprocessing

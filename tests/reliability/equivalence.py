@@ -9,8 +9,8 @@ import torch
 
 from selfsup.augment import presets
 from selfsup.augment.views import Augment, Views
-from selfsup.data.joined import open_training
 from selfsup.data.loader import Loader
+from selfsup.data.opening import open_training
 from selfsup.data.sampling import ClassBalanced, Sampling, Shuffled, TwoDomains
 from selfsup.data.settings import Data
 from selfsup.distributed import rank, world_size

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selfsup.data.joined import open_training
+from selfsup.data.opening import open_training
 from selfsup.methods.base import Method
 from selfsup.pretraining import Run, build_method, pretrain
 from selfsup.storage import checkpoint

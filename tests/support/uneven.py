@@ -91,7 +91,7 @@ def _trained(case: Case, folder: Path, data: Data) -> str:
     method, sampling = SAMPLINGS[case.what]
     name = f"{case.what}_{case.size}_{case.workers}_{case.canvas}_{distributed.world_size()}".replace(" ", "_")
     if case.what == "two domains":
-        data = replace(data, labelled_root=data.root)
+        data = replace(data, labelled_root=data.place)
     run = tiny_run(folder / name, method, batch_size=BATCH, workers=case.workers, sampling=sampling)
     config: Any = run.method
     if hasattr(config, "memory_size"):

@@ -30,8 +30,9 @@ from torch import nn
 
 from selfsup.config.recipe_files import load_recipe
 from selfsup.config.settings import dump, result_relevant
+from selfsup.data.parts import open_data
 from selfsup.data.settings import Data
-from selfsup.data.sources import open_source, open_test
+from selfsup.data.sources import open_test
 from selfsup.evaluation.features import Features, extract
 from selfsup.evaluation.knn import USUAL_K, knn_accuracy
 from selfsup.evaluation.retrieval import retrieval_figures
@@ -192,7 +193,7 @@ def untrained(row: Row) -> nn.Module:
 
 def read(row: Row, data: Data, device: torch.device) -> Features:
     """Features of the test images by what is not trained."""
-    test = open_test(data.root)
+    test = open_test(data.place)
     assert test is not None
     return extract(untrained(row), test, row.run.feed.center(), device, canvas=data.canvas)
 
@@ -201,7 +202,7 @@ def by_knn(row: Row, device: torch.device) -> Figures:
     settings, data = KNN(data=row.run.data, k=(USUAL_K,)), row.run.data
     if row.trained:
         return run_knn(Path(row.run.folder), settings).results[0].flat()
-    bank = extract(untrained(row), open_source(data.root, limit=data.limit), row.run.feed.center(), device)
+    bank = extract(untrained(row), open_data(data, "train"), row.run.feed.center(), device)
     queries = read(row, data, device)
     k, temperature = settings.k[0], settings.temperature[0]
     figures = knn_accuracy(bank, queries, k, temperature, device=device)

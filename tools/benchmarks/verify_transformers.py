@@ -24,7 +24,8 @@ import torch
 
 from selfsup.config.recipe_files import load_recipe
 from selfsup.config.settings import result_relevant
-from selfsup.data.sources import open_source, open_test
+from selfsup.data.parts import open_data
+from selfsup.data.sources import open_test
 from selfsup.evaluation.features import extract
 from selfsup.evaluation.knn import USUAL_K, knn_accuracy
 from selfsup.output import program
@@ -50,9 +51,9 @@ def untrained(run: Run) -> float:
     """kNN accuracy of the encoder that the run starts from."""
     torch.manual_seed(run.seed)
     encoder, center = run.encoder.build(), run.feed.center()
-    test = open_test(run.data.root)
+    test = open_test(run.data.place)
     assert test is not None
-    bank = extract(encoder, open_source(run.data.root, limit=run.data.limit), center, CPU)
+    bank = extract(encoder, open_data(run.data, "train"), center, CPU)
     return knn_accuracy(bank, extract(encoder, test, center, CPU), USUAL_K, KNN().temperature[0], device=CPU)["top1"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfsup.config.recipe_files import load_recipe
-from selfsup.data.joined import open_training
+from selfsup.data.opening import open_training
 from selfsup.data.settings import Data
 from selfsup.optim.schedules import Horizon
 from selfsup.pretraining import Run, pretrain
@@ -103,7 +103,7 @@ class Epochs(threading.Thread):
             epoch = epochs[number]
             earlier = max((other["knn_top1"] for other in epochs[:number]), default=0.0)
             reached = [target for target in TARGETS if earlier < target <= epoch["knn_top1"]]
-            self.asked.tell(**epoch, epochs=self.run_told.epochs, data=self.run_told.data.root)
+            self.asked.tell(**epoch, epochs=self.run_told.epochs, data=self.run_told.data.place)
             for target in reached:
                 self.asked.tell(reached=target, epoch=epoch["epoch"], training_seconds=epoch["training_seconds"])
             self.told += 1

@@ -1,0 +1,113 @@
+"""The training part and the test part of the data that settings name, without a word."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from selfsup.data.base import NoTestPart, Source
+from selfsup.data.joined import joined, matched, noted
+from selfsup.data.label_file import Columns
+from selfsup.data.labelled import content_names
+from selfsup.data.layout import Split
+from selfsup.data.settings import Data
+from selfsup.data.sources import open_source, subset, unlabelled
+
+
+def open_data(data: Data, split: Split) -> Source:
+    """A part of the data: of one root or several, of a folder of its own, or held out from training.
+
+    Args:
+        data: where, and how it is read; `limit` is of the training part.
+        split: which part.
+
+    Raises:
+        NoTestPart: there are no test images.
+        ValueError: as `open_source`; or a part is to be held out where there is a test part.
+    """
+    if data.holdout is not None:
+        source = _divided(data, data.holdout, split)
+    elif split == "test" and data.test_root:
+        source = matched(_whole(data), _training(data).classes)
+    elif split == "test" and len(data.roots) > 1:
+        source = _of_several(data)
+    else:
+        source = _training(data) if split == "train" else _open(data, data.roots[0], "test")
+    if data.labels == "none":
+        source = unlabelled(source)
+    return subset(source, data.limit) if split == "train" and data.limit is not None else source
+
+
+def _open(data: Data, root: str, split: Split) -> Source:
+    columns = Columns(data.path_column, data.label_column, data.split_column)
+    return open_source(root, split, data.table or "auto", range=data.range, columns=columns)
+
+
+def _training(data: Data) -> Source:
+    return joined([_open(data, root, "train") for root in data.roots], data.roots)
+
+
+def _whole(data: Data) -> Source:
+    """What lies at test_root: its test part, or all of it where it has none."""
+    try:
+        return open_source(data.test_root, "test", range=data.range)
+    except NoTestPart:
+        return open_source(data.test_root, "train", range=data.range)
+
+
+def _of_several(data: Data) -> Source:
+    """The test parts of those roots that have one, with the classes of all training parts."""
+    found = {}
+    for number, root in enumerate(data.roots):
+        try:
+            found[number] = _open(data, root, "test")
+        except NoTestPart as error:
+            none = error
+    if not found:
+        raise none
+    roots = [data.roots[number] for number in found]
+    return matched(joined(list(found.values()), roots), _training(data).classes)
+
+
+# A part that is held out
+
+
+def _divided(data: Data, share: float, split: Split) -> Source:
+    for root in data.roots:
+        try:
+            count = len(_open(data, root, "test"))
+        except NoTestPart:
+            continue
+        raise ValueError(
+            f"data.holdout {share} draws test images, and {root} has a test part of {count:,}; leave data.holdout out, "
+            "or name by data.root the folder of the training images alone"
+        )
+    whole = _training(data)
+    apart = held_out(whole, share, data.holdout_seed)
+    source = whole.select((apart if split == "test" else ~apart).nonzero().flatten())
+    of = "each class" if int(whole.labels.max()) >= 0 else "all"
+    return noted(source, f"{share:g} of {of} held out to test, seed {data.holdout_seed}")
+
+
+def held_out(source: Source, share: float, seed: int) -> Tensor:
+    """Which images are kept from training, (N,) bool: of each class round(share n) of its n, but never all.
+
+    Where some images have a label, those without one are not drawn: they could not be judged. Where none has, all are
+    one class. Drawn are those with the lowest SHA-256 of seed and name, as `labelled.content_names` gives it: a
+    function of names and labels, wherever the data lie, so that images which are added later leave the others, but for
+    few, where they were.
+
+    Raises:
+        ValueError: no class is so large that an image of it would be held out.
+    """
+    named = [f"{seed}\0{name}".encode("utf-8", "surrogateescape") for name in content_names(source)]
+    keys = [hashlib.sha256(name).digest() for name in named]
+    order = torch.tensor(sorted(range(len(keys)), key=keys.__getitem__))
+    apart = torch.zeros(len(source), dtype=torch.bool)
+    for label in source.labels.unique().tolist():
+        if label >= 0 or int(source.labels.max()) < 0:
+            own = order[source.labels[order] == label]
+            apart[own[: min(int(share * len(own) + 0.5), len(own) - 1)]] = True
+    if not apart.any():
+        raise ValueError(f"data.holdout {share} of {len(source)} images leaves none to test on; give a larger share")
+    return apart
