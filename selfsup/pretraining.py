@@ -23,6 +23,7 @@ from selfsup.data.given import held_out_images, training_images
 from selfsup.data.identity import content_of, fingerprint_before
 from selfsup.data.loader import Loader
 from selfsup.data.opening import labelled_part
+from selfsup.data.overlap import tell_shared
 from selfsup.data.resident import CanvasSource
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
 from selfsup.data.settings import Data
@@ -285,6 +286,7 @@ def online_evaluation(
         message("the test images have no labels: training images are left out for the online evaluation instead")
     elif test is not None:
         test = subset(labelled_part(test, "test"), run.knn_queries)
+        tell_shared(parts[0], test, data.verify)
         if data.canvas is not None and not isinstance(test, ArraySource):
             test = CanvasSource(test, data.canvas)  # decoded once, not in every evaluation
         parts.append(test)

@@ -17,7 +17,7 @@ from selfsup.data.base import ArraySource, Source, UnreadableImage
 from selfsup.data.datasets import DatasetSource
 from selfsup.data.files import FileSource, ZipSource
 from selfsup.data.joined import JoinedSource
-from selfsup.data.looked import look_at_entries, look_at_files
+from selfsup.data.looked import NOTHING, look_at_entries, look_at_files
 from selfsup.data.manifest import DIGEST, Manifest
 from selfsup.data.settings import Verify
 
@@ -51,7 +51,7 @@ def content_of(source: Source, verify: Verify, before: dict[str, Any]) -> Conten
         looked.append(manifest_of(source, verify == "full"))
         return {"count": len(source), "content": looked[0].digest}
 
-    fact = _in_first(look)
+    fact = in_first(look)
     return Content(fact, looked[0] if looked else None, before)
 
 
@@ -62,7 +62,7 @@ def identity(verify: Verify, *sources: Source) -> str:
         ValueError, OSError: as `content_of`.
     """
     full = verify == "full"
-    digests = _in_first(lambda: {"digests": [manifest_of(source, full).digest for source in sources]})["digests"]
+    digests = in_first(lambda: {"digests": [manifest_of(source, full).digest for source in sources]})["digests"]
     return f"content {hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]}"
 
 
@@ -76,7 +76,7 @@ def fingerprint_before(source: Source) -> dict[str, Any]:
     }
 
 
-def _in_first(look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def in_first(look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What the first process finds, in all of them; an error there is one everywhere, and none waits for it."""
     if not distributed.is_distributed():
         return look()
@@ -127,6 +127,32 @@ def _entries(source: Source, full: bool) -> tuple[np.ndarray, np.ndarray, np.nda
     return names, np.full(len(names), -1), np.zeros((len(names), DIGEST), np.uint8)
 
 
+def image_digests(source: Source, full: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """What tells the content of each image from that of any other, as far as it is known.
+
+    Args:
+        source: any.
+        full: read what the list of files knows, too.
+
+    Returns:
+        (N,) int64 bytes of files, -1 for arrays, and (N, 16) uint8 digests: of files as `looked.digest_of`, of all
+        pixels of arrays, zeros where nothing is known.
+    """
+    if isinstance(source, JoinedSource):
+        places = np.array([source.place(index)[0] for index in range(len(source))])
+        sizes, digests = np.full(len(source), -1), np.zeros((len(source), DIGEST), np.uint8)
+        for number, part in enumerate(source.chosen()):
+            sizes[places == number], digests[places == number] = image_digests(part, full)
+        return sizes, digests
+    if isinstance(source, ArraySource):
+        return np.full(len(source), -1), _of_pixels(source.images, 1)[2]
+    if isinstance(source, FileSource | ZipSource):
+        _, sizes, digests = _entries(source, full)
+        unread = (digests == np.frombuffer(NOTHING, np.uint8)).all(axis=1)
+        return sizes, np.where(unread[:, None], np.uint8(0), digests)
+    return np.full(len(source), -1), np.zeros((len(source), DIGEST), np.uint8)
+
+
 def _of_some(source: DatasetSource) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows = np.zeros((len(source), DIGEST), np.uint8)
     for place, digest in source.digests().items():
@@ -159,9 +185,9 @@ def _places(count: int, block: int) -> np.ndarray:
     return np.array([b"[%d:%d]" % (start, min(start + block, count)) for start in starts], np.bytes_)
 
 
-def _of_pixels(images: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of (N, 3, H, W) uint8: image by image, or so many in a block that there are no more than 65,536 blocks."""
-    block = max(1, -(-len(images) // _BLOCKS))
+def _of_pixels(images: Tensor, block: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of (N, 3, H, W) uint8: so many in a block, by default the fewest that make no more than 65,536 blocks."""
+    block = block or max(1, -(-len(images) // _BLOCKS))
     shape = torch.tensor(images.shape[1:]).numpy().astype("<i8").tobytes()
 
     def digest(start: int) -> bytes:

@@ -13,6 +13,7 @@ from selfsup.config.settings import dump
 from selfsup.data.identity import identity
 from selfsup.data.labelled import Labelled
 from selfsup.data.opening import labelled_part, open_part, open_test_part
+from selfsup.data.overlap import about_shared
 from selfsup.data.settings import Data
 from selfsup.data.sources import Source
 from selfsup.evaluation.accuracy import top_figures
@@ -89,6 +90,7 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
             "start_sha256": teacher.start.sha256 if teacher.start else None,
             "seed": settings.seed,
             "labelled_seed": settings.labelled.seed,
+            **about_shared(source, None if int(test.labels.min()) < 0 else test, data.verify),
         },
         data_root=place_of(data),
     )

@@ -12,6 +12,7 @@ from selfsup.config.settings import dump
 from selfsup.data.identity import identity
 from selfsup.data.labelled import choice_digest, image_names
 from selfsup.data.opening import labelled_part, open_part
+from selfsup.data.overlap import about_shared
 from selfsup.data.sources import Source
 from selfsup.evaluation.encoder import Exported, export
 from selfsup.evaluation.newest import newest_encoder
@@ -80,6 +81,7 @@ def run_finetune(path: Path, settings: Finetune) -> Evaluated:
         "seed": settings.seed,
         "labelled_seed": settings.labelled.seed,
         "labelled_sha256": chosen.digest,
+        **about_shared(images, test, data.verify),
     }
     protocol = _protocol(settings, exported, chosen, test)
     found = {f"finetune_{name}": value for name, value in figures.items()}

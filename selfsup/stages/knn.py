@@ -8,6 +8,7 @@ from selfsup.cluster.neighbours import Backend
 from selfsup.config.checks import require
 from selfsup.data.identity import identity
 from selfsup.data.opening import labelled_part, open_part, open_test_part
+from selfsup.data.overlap import about_shared
 from selfsup.data.sources import Source
 from selfsup.evaluation.encoder import Layer
 from selfsup.evaluation.features import Reading
@@ -80,6 +81,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
         test = open_test_part(data)
     test = test and labelled_part(test, "test")
     _check_classes(train, test)
+    shared_images = about_shared(train, test, data.verify)
     bank = settings.features(encoder, train, center, device)
     queries = None if test is None else settings.features(encoder, test, center, device)
     ks = neighbours_of(settings.k, bank.labels, leave_one_out=queries is None)
@@ -102,7 +104,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
                 stage="knn",
                 figures={f"knn_{name}": value for name, value in figures.items()},
                 protocol={"k": k, "temperature": temperature, **shared},
-                about=exported.about,
+                about=exported.about | shared_images,
                 data_root=place_of(data),
             )
             for (k, temperature), figures in found.items()

@@ -13,6 +13,7 @@ from selfsup.config.settings import dump
 from selfsup.data.identity import identity
 from selfsup.data.labelled import choice_digest
 from selfsup.data.opening import labelled_part, open_part
+from selfsup.data.overlap import about_shared
 from selfsup.data.sources import Source
 from selfsup.evaluation.accuracy import top_figures
 from selfsup.evaluation.encoder import Exported
@@ -75,11 +76,11 @@ def _common(settings: Probe | FeatureProbe, exported: Exported, parts: _Parts) -
     }
 
 
-def _about(settings: Probe | FeatureProbe, exported: Exported, train: Source) -> dict[str, Any]:
+def _about(settings: Probe | FeatureProbe, exported: Exported, parts: _Parts) -> dict[str, Any]:
+    about = exported.about | about_shared(parts.train, parts.test, settings.data.verify)
     if settings.labelled.name == "all":
-        return exported.about
-    chosen = {"labels_seed": settings.labelled.seed, "labels_sha256": choice_digest(train)}
-    return exported.about | chosen
+        return about
+    return about | {"labels_seed": settings.labelled.seed, "labels_sha256": choice_digest(parts.train)}
 
 
 def _found(figures: dict[str, float]) -> dict[str, float]:
@@ -105,7 +106,7 @@ def _on_features(stage: str, exported: Exported, parts: _Parts, settings: Featur
         "layer": settings.layer,
         **_common(settings, exported, parts),
     }
-    about = _about(settings, exported, parts.train) | {"l2": probed.l2, "converged": probed.converged}
+    about = _about(settings, exported, parts) | {"l2": probed.l2, "converged": probed.converged}
     if several:
         about["l2_at_edge"] = probed.at_edge
     root = place_of(settings.data)
@@ -159,7 +160,7 @@ def _with_augmentation(path: Path, stage: str, exported: Exported, parts: _Parts
         "layer": "backbone",
         **_common(settings, exported, parts),
     }
-    about = _about(settings, exported, train) | {"seed": settings.seed, "probe_folder": str(folder.path)}
+    about = _about(settings, exported, parts) | {"seed": settings.seed, "probe_folder": str(folder.path)}
     if isinstance(settings, Sweep):
         protocol |= {"learning_rates": rates, "chosen_on": f"{len(held)} of the training images, held out"}
         about |= choice

@@ -15,9 +15,16 @@ from selfsup.data.label_file import Columns
 from selfsup.data.labelled import image_names
 from selfsup.data.loader import Loader
 from selfsup.data.opening import open_part
+from selfsup.data.parts import open_data
 from selfsup.data.settings import Data
 from selfsup.data.sources import Source, open_source
+from selfsup.evaluation.logistic import FeatureProbe
+from selfsup.pretraining import learnt_from
+from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.linear import run_linear
+from tests.support.encoders import export_untrained
 from tests.support.pictures import folder_of
+from tests.support.tiny import photographs, tiny_run
 
 CLASSES = ("cat", "ant", "bee")
 PARTS = {"train": ("cat", "ant", "bee"), "val": ("cat", "bee")}
@@ -126,6 +133,21 @@ def test_identity_changes_with_a_label_and_not_with_the_place(tmp_path: Path) ->
     rows[0] = (rows[0][0], "ant")
     after = manifest_of(open_source(str(root), labels=written(tmp_path / "l.csv", rows)))
     assert after.digest != before.digest
+
+
+def test_stages_judge_by_a_table_as_by_folders(tmp_path: Path) -> None:
+    root = photographs(tmp_path / "data", 40)
+    rows = [(path.relative_to(root).as_posix(), path.parent.name) for path in root.rglob("*.jpg")]
+    run = tiny_run(tmp_path)
+    torch.manual_seed(0)
+    encoder = export_untrained(tmp_path, run.encoder, run.feed)
+    results = []
+    for labels in ("auto", written(tmp_path / "l.csv", rows)):
+        data = Data(root=str(root), canvas=16, labels=labels, holdout=0.3)
+        results.append(run_knn(encoder, KNN(data=data, device="cpu", workers=0, k=(3,))).results)
+        results[-1] += run_linear(encoder, FeatureProbe(data=data, device="cpu", workers=0, l2=(0.1,))).results
+    assert results[0] == results[1]
+    assert learnt_from(tiny_run(tmp_path, "supcon"), open_data(data, "train")).labels.min() >= 0
 
 
 def refused_tables(root: Path) -> dict[str, tuple[str, bytes, str]]:
