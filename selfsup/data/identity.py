@@ -128,15 +128,15 @@ def _entries(source: Source, full: bool) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def image_digests(source: Source, full: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """What tells the content of each image from that of any other, as far as it is known.
+    """By what images of equal content are found: those of equal digests may be equal, all others are not.
 
     Args:
         source: any.
         full: read what the list of files knows, too.
 
     Returns:
-        (N,) int64 bytes of files, -1 for arrays, and (N, 16) uint8 digests: of files as `looked.digest_of`, of all
-        pixels of arrays, zeros where nothing is known.
+        (N,) int64 bytes of files, -1 for arrays, and (N, 16) uint8 digests: of files as `looked.digest_of`, of arrays
+        the shape of an image and a weighted sum of its pixels, zeros where nothing is known.
     """
     if isinstance(source, JoinedSource):
         places = np.array([source.place(index)[0] for index in range(len(source))])
@@ -145,12 +145,26 @@ def image_digests(source: Source, full: bool = False) -> tuple[np.ndarray, np.nd
             sizes[places == number], digests[places == number] = image_digests(part, full)
         return sizes, digests
     if isinstance(source, ArraySource):
-        return np.full(len(source), -1), _of_pixels(source.images, 1)[2]
+        return np.full(len(source), -1), _sums(source.images)
     if isinstance(source, FileSource | ZipSource):
         _, sizes, digests = _entries(source, full)
         unread = (digests == np.frombuffer(NOTHING, np.uint8)).all(axis=1)
         return sizes, np.where(unread[:, None], np.uint8(0), digests)
     return np.full(len(source), -1), np.zeros((len(source), DIGEST), np.uint8)
+
+
+def _sums(images: Tensor) -> np.ndarray:
+    """(N, 16) uint8: sums over 8 bytes at a time, modulo 2^64, which takes a tenth of the time of SHA-256."""
+    words = -(-images[0].numel() // 8)
+    weights = np.random.Generator(np.random.PCG64(0)).integers(1 << 64, size=words, dtype=np.uint64)
+    found = np.zeros((len(images), 2), np.uint64)
+    found[:, 1] = 1 + sum(int(side) << 20 * place for place, side in enumerate(images.shape[1:]))
+    for start in range(0, len(images), _CHUNK):
+        rows = images[start : start + _CHUNK].flatten(1).numpy()
+        padded = np.zeros((len(rows), 8 * words), np.uint8)
+        padded[:, : rows.shape[1]] = rows
+        found[start : start + len(rows), 0] = (padded.view("<u8") * weights).sum(axis=1)
+    return found.view(np.uint8)
 
 
 def _of_some(source: DatasetSource) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -185,9 +199,9 @@ def _places(count: int, block: int) -> np.ndarray:
     return np.array([b"[%d:%d]" % (start, min(start + block, count)) for start in starts], np.bytes_)
 
 
-def _of_pixels(images: Tensor, block: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of (N, 3, H, W) uint8: so many in a block, by default the fewest that make no more than 65,536 blocks."""
-    block = block or max(1, -(-len(images) // _BLOCKS))
+def _of_pixels(images: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of (N, 3, H, W) uint8: image by image, or so many in a block that there are no more than 65,536 blocks."""
+    block = max(1, -(-len(images) // _BLOCKS))
     shape = torch.tensor(images.shape[1:]).numpy().astype("<i8").tobytes()
 
     def digest(start: int) -> bytes:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from selfsup.data.base import Source, UnreadableImage
+from selfsup.data.base import ArraySource, Source, UnreadableImage
 from selfsup.data.files import FileSource, ZipSource
 from selfsup.data.identity import image_digests, in_first
 from selfsup.data.joined import JoinedSource
@@ -30,7 +30,7 @@ def shared_images(train: Source, test: Source, full: bool = False) -> Shared | N
     """Test images that are training images, too; None where there is none.
 
     Files and entries of archives are equal by all their bytes, arrays by their pixels. A file is not compared with an
-    array, nor is the same picture found that was saved in another way. Candidates are those of equal digests, which are
+    array, nor is the same picture found that was saved in another way. Candidates are files of equal digests, which are
     of all bytes up to 64 KiB; larger ones are read whole, up to 256 MiB together.
 
     Args:
@@ -40,13 +40,12 @@ def shared_images(train: Source, test: Source, full: bool = False) -> Shared | N
     train, test = (source.files if isinstance(source, CanvasSource) else source for source in (train, test))
     left, unread, found = _COMPARED, 0, []
     for asked, known, size in _candidates(train, test, full):
-        if size > WHOLE:
-            if 2 * size > left:
-                unread += 1
-            else:
-                left -= 2 * size
-                if _content(test, asked) != _content(train, known):
-                    continue
+        if size > WHOLE and 2 * size > left:
+            unread += 1
+        elif size > WHOLE or size < 0:  # else the digest is of all bytes
+            left -= 2 * max(size, 0)
+            if _content(test, asked) != _content(train, known):
+                continue
         found.append((asked, known))
     if not found:
         return None
@@ -66,13 +65,16 @@ def _candidates(train: Source, test: Source, full: bool) -> list[tuple[int, int,
 
 
 def _content(source: Source, index: int) -> bytes:
-    """All bytes of a file or an entry; none where it cannot be read any more."""
+    """All bytes of a file, an entry or an array's image; none where it cannot be read any more."""
     try:
         if isinstance(source, JoinedSource):
             number, row = source.place(index)
             return _content(source.parts[number], row)
         if isinstance(source, ZipSource):
             return source.content(index)
+        if isinstance(source, ArraySource):
+            pixels: bytes = source.images[index].contiguous().numpy().tobytes()
+            return pixels
         return Path(source.name(index)).read_bytes() if isinstance(source, FileSource) else b""
     except (OSError, UnreadableImage):
         return b""
