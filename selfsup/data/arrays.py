@@ -5,18 +5,45 @@ import secrets
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from selfsup.data.base import ArraySource, NoTestPart
+from selfsup.data.deep_arrays import Ends, deep_array, told, with_eight_bits
 from selfsup.data.found import Found, named
 from selfsup.data.free_memory import free_memory
 from selfsup.data.layout import Split
+from selfsup.data.levels import FULL, Levels
 from selfsup.storage.untrusted import create
 
-_ARRAYS = {"x_train", "y_train", "x_test", "y_test", "classes"}
+_NAMES: dict[Split, tuple[tuple[str, str], ...]] = {  # of images and of labels; of several the first that there are
+    "train": (("x_train", "y_train"), ("train_images", "train_labels"), ("images", "labels")),
+    "test": (("x_test", "y_test"), ("test_images", "test_labels"), ("val_images", "val_labels")),
+}
+
+
+class Read(NamedTuple):
+    """Images of an array, and how they were read."""
+
+    images: Tensor  # (N, 3, H, W) uint8
+    ends: Ends | None = None  # of more than 8 bits a pixel
+    told: tuple[str, ...] = ()
+
+
+def read_images(array: np.ndarray, origin: str, levels: Levels, count: int | None = None) -> Read:
+    """An array of images of any numbers: those that are not uint8 become it by `levels`.
+
+    Raises:
+        ValueError: as `images_from_array` and `with_eight_bits`.
+    """
+    deep = deep_array(array)
+    if deep is None or array.ndim not in (3, 4) or 0 in array.shape:
+        return Read(images_from_array(array, origin, count))
+    flat, ends = with_eight_bits(array, deep, levels, origin)
+    return Read(images_from_array(flat, origin, count), ends, (told(array, deep, levels),))
 
 
 def images_from_array(array: np.ndarray, origin: str, count: int | None = None) -> Tensor:
@@ -33,8 +60,7 @@ def images_from_array(array: np.ndarray, origin: str, count: int | None = None) 
     """
     if array.dtype != np.uint8:
         raise ValueError(
-            f"{origin} is {array.dtype}; wanted uint8 in 0..255\n"
-            "for floats in 0..1 save (x * 255).round().astype(numpy.uint8)"
+            f"{origin} is {array.dtype}; wanted numbers: uint8 in 0..255, or others with --data.range LOW:HIGH"
         )
     if reading := _second_reading(array.shape, count):
         raise ValueError(f"{origin} has shape {array.shape}, which can be read in two ways: {reading}")
@@ -68,8 +94,10 @@ def _second_reading(shape: tuple[int, ...], count: int | None) -> str:
     return ""
 
 
-def open_npz(path: Path, split: Split) -> ArraySource:
+def open_npz(path: Path, split: Split, levels: Levels = FULL) -> ArraySource:
     """The images `x_train` or `x_test` with labels `y_train`, `y_test`; or `images` with `labels`, for training.
+
+    Or, as MedMNIST names them, `train_images` with `train_labels`, and so `test` or, where that is missing, `val`.
 
     Labels are integers, (N,) or (N, 1), -1 where an image has none, and may be absent. An array `classes` of strings
     names the classes.
@@ -83,11 +111,14 @@ def open_npz(path: Path, split: Split) -> ArraySource:
         names = tuple(str(name) for name in file["classes"]) if "classes" in file else ()
         numbers = file.get(labels)
         count = None if numbers is None else next(iter(numbers.shape), 0)
-        pixels = images_from_array(file[images], f"{path}[{images}]", count)
+        read = read_images(file[images], f"{path}[{images}]", levels, count)
         given = None if numbers is None else _labels(numbers, f"{path}[{labels}]")
-        source = ArraySource(pixels, given, names if given is not None else (), str(path))
-        others = sorted(set(file) - _ARRAYS - {images, labels})
+        source = ArraySource(read.images, given, names if given is not None else (), str(path))
+        source.ends = read.ends
+        usual = {name for pairs in _NAMES.values() for pair in pairs for name in pair if not name.startswith("val_")}
+        others = sorted(set(file) - (usual - {"images", "labels"}) - {"classes", images, labels})
         source.found = Found(
+            read_as=(*([f"the test part is {images}"] if images == "val_images" else []), *read.told),
             left_out=(f"{named(others, 'array')} of another name",) if others else (),
             no_labels=f"add the array {labels} to {path}, with a number from 0 for each image",
         )
@@ -96,27 +127,28 @@ def open_npz(path: Path, split: Split) -> ArraySource:
 
 def _names(path: Path, file: Mapping[str, np.ndarray], split: Split) -> tuple[str, str]:
     """Of the arrays of images and of labels."""
-    if f"x_{split}" in file:
-        return f"x_{split}", f"y_{split}"
-    if split == "train" and "images" in file:
-        return "images", "labels"
-    if split == "test" and ("images" in file or "x_train" in file):
+    for pair in _NAMES[split]:
+        if pair[0] in file:
+            return pair
+    if split == "test" and any(images in file for images, _ in _NAMES["train"]):
         raise NoTestPart(f"{path} has no test part; add x_test and y_test to it, or evaluate on other data")
     raise ValueError(
         f"{path} holds {', '.join(sorted(file)) or 'nothing'}; "
-        "wanted x_train, y_train, x_test, y_test, or images and labels"
+        "wanted x_train, y_train, x_test, y_test, or train_images, train_labels, ..., or images and labels"
     )
 
 
-def open_npy(path: Path, split: Split) -> ArraySource:
+def open_npy(path: Path, split: Split, levels: Levels = FULL) -> ArraySource:
     """The images of one array, without labels; it has no test part."""
     if split == "test":
         raise NoTestPart(f"{path} has no test part; save an npz with x_train and x_test, or evaluate on other data")
     with _reading(path):
         # Mapped, because numpy then compares the file's length with its header before anything is allocated.
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        source = ArraySource(images_from_array(np.array(mapped), str(path)), origin=str(path))
-        source.found = Found(no_labels="a .npy file has none; save an npz with images and labels")
+        read = read_images(np.array(mapped), str(path), levels)
+        source = ArraySource(read.images, origin=str(path))
+        source.ends = read.ends
+        source.found = Found(read_as=read.told, no_labels="a .npy file has none; save an npz with images and labels")
         return source
 
 
@@ -132,7 +164,7 @@ def holds_images(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
-        return bool({"x_train.npy", "images.npy"} & set(archive.namelist()))
+        return bool({f"{images}.npy" for images, _ in _NAMES["train"]} & set(archive.namelist()))
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray], compress: bool = False) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfsup.data.deep import Depth
+from selfsup.data.deep_arrays import Ends
 from selfsup.data.formats import FORMATS
 from selfsup.data.found import Found
 from selfsup.storage.untrusted import plain_name
@@ -105,12 +106,16 @@ class ArraySource(Source):
             raise ValueError(f"{origin}: a label is {highest}, but there are {len(self.classes)} class names")
         self.origin = origin
         self.rows = torch.arange(len(images))  # positions in the origin, kept by `select`
+        self.ends: Ends | None = None  # what range they filled that had more than 8 bits, by positions in the origin
 
     def name(self, index: int) -> str:
         return f"{self.origin}[{int(self.rows[index])}]"
 
     def load(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index].permute(1, 2, 0).contiguous().numpy())
+
+    def depth(self, index: int) -> Depth | None:
+        return self.ends.depth(int(self.rows[index])) if self.ends else None
 
     def select(self, rows: Tensor) -> Self:
         part = super().select(rows)

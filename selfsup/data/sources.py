@@ -148,17 +148,17 @@ def _open_path(path: Path, split: Split, reading: Reading) -> Source:
     require_file(path)
     if suffix == ".zip":
         return _open_zip(path, split, reading)
-    return open_npz(path, split) if suffix == ".npz" else open_npy(path, split)
+    return (open_npz if suffix == ".npz" else open_npy)(path, split, reading.levels)
 
 
 def _open_folder(folder: Path, split: Split, reading: Reading) -> Source:
     if not os.access(folder, os.R_OK | os.X_OK):  # before a file is looked for in it that may not be there
         raise ValueError(f"the folder {folder} may not be read; change its permissions, or name other data")
     if (folder / "cifar10.npz").is_file():
-        return _alone(open_npz(folder / "cifar10.npz", split), folder, "cifar10.npz")
+        return _alone(open_npz(folder / "cifar10.npz", split, reading.levels), folder, "cifar10.npz")
     archives = sorted(path for path in folder.glob("*.npz") if path.is_file())
     if len(archives) == 1 and holds_images(archives[0]):
-        return _alone(open_npz(archives[0], split), folder, archives[0].name)
+        return _alone(open_npz(archives[0], split, reading.levels), folder, archives[0].name)
     if (arrays := read_cifar(folder)) is not None:
         return ArraySource(
             images_from_array(arrays[f"x_{split}"], str(folder)),

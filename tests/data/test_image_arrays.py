@@ -65,9 +65,12 @@ def test_gray_takes_no_more_memory_for_three_channels():
     [
         (
             {"images": IMAGES / 255},
-            r"\[images\] is float64; wanted uint8 in 0..255\nfor floats in 0..1 save \(x \* 255\)",
+            r"\[images\] is float64 from 0 to 1; such numbers have no agreed range: give --data.range 0:1, file",
         ),
-        ({"images": IMAGES.astype(np.int64)}, "is int64; wanted uint8"),
+        (
+            {"images": IMAGES.astype(np.int64)},
+            "is int64 from 0 to 255; such numbers have no agreed range: give --data.range 0:255",
+        ),
         ({"images": IMAGES[0, 0]}, r"has shape \(7, 3\); wanted \(N, H, W, 3\)"),
         ({"images": np.zeros((2, 4, 4, 4), np.uint8)}, r"has shape \(2, 4, 4, 4\)"),
         ({"images": IMAGES[:0]}, r"with at least one image"),
