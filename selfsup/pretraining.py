@@ -24,10 +24,10 @@ from selfsup.data.identity import content_of, fingerprint_before
 from selfsup.data.loader import Loader
 from selfsup.data.opening import labelled_part
 from selfsup.data.overlap import tell_shared
-from selfsup.data.resident import CanvasSource
+from selfsup.data.resident import kept_whole
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
 from selfsup.data.settings import Data
-from selfsup.data.sources import ArraySource, Source, subset
+from selfsup.data.sources import Source, subset
 from selfsup.evaluation.encoder import Exported, export
 from selfsup.evaluation.features import extract
 from selfsup.evaluation.feed import Preprocessing, feed_of
@@ -287,9 +287,7 @@ def online_evaluation(
     elif test is not None:
         test = subset(labelled_part(test, "test"), run.knn_queries)
         tell_shared(parts[0], test, data.verify)
-        if data.canvas is not None and not isinstance(test, ArraySource):
-            test = CanvasSource(test, data.canvas)  # decoded once, not in every evaluation
-        parts.append(test)
+        parts.append(kept_whole(test, data.canvas))  # decoded once, not in every evaluation
 
     def evaluate() -> dict[str, float]:
         bank, *rest = (

@@ -49,6 +49,11 @@ class CanvasSource(ArraySource):
         return part
 
 
+def kept_whole(source: Source, canvas: int | None) -> Source:
+    """The images in memory, where there is a canvas to squeeze files to; arrays are there already."""
+    return source if canvas is None or isinstance(source, ArraySource) else CanvasSource(source, canvas)
+
+
 def squeeze(source: Source, rows: Tensor, canvas: int) -> tuple[Tensor, Tensor, dict[int, str]]:
     """Decode the images of `rows`, (B,) int64, and squeeze them to canvas x canvas.
 

@@ -55,8 +55,7 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
     require_data_of_run(path, settings.data)
     settings = with_student(settings)
     teacher = read_teacher(path, settings)
-    data = settings.data
-    source = open_part(data, "train")
+    source = open_part(settings.data, "train")
     test = _judged_on(source, teacher, settings)
     rows = _labelled_rows(source, teacher, settings)
     folder = RunFolder(Path(settings.folder) if settings.folder else teacher.folder / _folder_name(settings, teacher))
@@ -90,9 +89,9 @@ def run_distill(path: Path, settings: Distill) -> Evaluated:
             "start_sha256": teacher.start.sha256 if teacher.start else None,
             "seed": settings.seed,
             "labelled_seed": settings.labelled.seed,
-            **about_shared(source, None if int(test.labels.min()) < 0 else test, data.verify),
+            **about_shared(source, None if int(test.labels.min()) < 0 else test, settings.data.verify),
         },
-        data_root=place_of(data),
+        data_root=place_of(settings.data),
     )
     return Evaluated([result], folder=folder.path)
 
