@@ -202,7 +202,7 @@ def _trained(
         "device": device_name(accelerator.device),
         **figures,
     }
-    report_unreadable(loader.unreadable, folder, accelerator.device)
+    report_unreadable(loader, folder, accelerator.device)
     if outcome.finished:
         made_by = {"method": type(method).__name__, "steps": outcome.step, "epochs": run.epochs, "seed": run.seed}
         result["encoder_sha256"] = export(method, folder.encoder, placed(run.encoder), run.feed, made_by)

@@ -64,6 +64,10 @@ class Source(ABC):
         """Of an image whose file has more than 8 bits a pixel, what range they fill."""
         return None
 
+    def names_cut_short(self) -> list[str]:
+        """Of the images that were read in part, because their files are cut short and `data.truncated` allows it."""
+        return []
+
     def class_name(self, label: int) -> str:
         """What a class is called; its number where it has no name."""
         return self.classes[label] if label < len(self.classes) else str(label)

@@ -7,13 +7,15 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from selfsup.data.base import UnreadableImage
 from selfsup.data.deep import Deep, Depth, deep_pixels, to_bytes
 from selfsup.data.formats import FORMATS
 from selfsup.data.levels import FULL, Levels
 from selfsup.storage.untrusted import require_file
+
+Content = Path | BinaryIO
 
 MAX_PIXELS = 100_000_000  # read from the header, so that a few bytes cannot ask for gigabytes
 MAX_SCANS = 64  # passes over the pixels of a JPEG
@@ -93,6 +95,7 @@ def _opened(file: Path | BinaryIO) -> Iterator[BinaryIO]:
     if isinstance(file, Path):
         require_file(file)
     with open(file, "rb") if isinstance(file, Path) else nullcontext(file) as content:
+        content.seek(0)  # it may have been read before
         # Pillow makes room for the pixels of a WebP file as it opens it, before it tells their number.
         _check_size(*_webp_size(content.read(30)))
         content.seek(0)
@@ -174,8 +177,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return flat
 
 
-_silence = threading.Lock()
+_gate = threading.Condition()
 _threads_inside = 0
+_alone: int | None = None  # the thread that decodes, or waits to decode, when no other does
 _catcher: warnings.catch_warnings | None = None
 
 
@@ -188,7 +192,9 @@ def _quiet() -> Iterator[None]:
     sets it, the last to go out takes it back.
     """
     global _threads_inside, _catcher
-    with _silence:
+    with _gate:
+        while _alone not in (None, threading.get_ident()):
+            _gate.wait()
         if _threads_inside == 0:
             _catcher = warnings.catch_warnings()
             _catcher.__enter__()
@@ -197,8 +203,32 @@ def _quiet() -> Iterator[None]:
     try:
         yield
     finally:
-        with _silence:
+        with _gate:
             _threads_inside -= 1
             if _threads_inside == 0 and _catcher is not None:
                 _catcher.__exit__(None, None, None)
                 _catcher = None
+            _gate.notify_all()
+
+
+@contextmanager
+def tolerant() -> Iterator[None]:
+    """Let Pillow read damaged files as far as they go, in this thread alone.
+
+    Its switch is of the whole process, so every other thread finishes what it decodes before, and begins nothing until
+    it is back where it was.
+    """
+    global _alone
+    with _gate:
+        while _alone is not None:
+            _gate.wait()
+        _alone = threading.get_ident()
+        while _threads_inside:
+            _gate.wait()
+        before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+    try:
+        yield
+    finally:
+        with _gate:
+            ImageFile.LOAD_TRUNCATED_IMAGES, _alone = before, None
+            _gate.notify_all()

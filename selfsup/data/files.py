@@ -12,14 +12,37 @@ from PIL import Image
 from torch import Tensor
 
 from selfsup.data.base import Source, UnreadableImage
-from selfsup.data.decode import decode, measured_depth
+from selfsup.data.decode import Content, decode, measured_depth
 from selfsup.data.deep import Depth
 from selfsup.data.levels import FULL, Levels
+from selfsup.data.truncated import CutShort
 
 MAX_BYTES = 1 << 29  # of one entry of an archive, unpacked
 
 
-class FileSource(Source):
+class _Files(Source):
+    """What both kinds share: names, how they are decoded, and which were cut short."""
+
+    paths: np.ndarray  # (N,) bytes
+    levels: Levels
+    cut_short: CutShort | None
+
+    def _decoded(self, index: int, file: Content, side: int | None) -> tuple[Image.Image, tuple[int, int]]:
+        if self.cut_short is None:
+            return decode(file, self.name(index), side, self.levels)
+        return self.cut_short.decoded(index, file, self.name(index), side, self.levels)
+
+    def select(self, rows: Tensor) -> Self:
+        part = super().select(rows)
+        part.paths = self.paths[rows.numpy()]
+        part.cut_short = self.cut_short.select(rows) if self.cut_short else None
+        return part
+
+    def names_cut_short(self) -> list[str]:
+        return [self.name(place) for place in self.cut_short.places()] if self.cut_short else []
+
+
+class FileSource(_Files):
     """Image files below a folder.
 
     Args:
@@ -27,6 +50,7 @@ class FileSource(Source):
         paths: relative POSIX paths in the order of numbering.
         labels, classes: as `layout.class_labels` returns them.
         levels: how pixels of more than 8 bits become 8.
+        truncated: whether files that are cut short are read as far as they go.
     """
 
     def __init__(
@@ -36,21 +60,23 @@ class FileSource(Source):
         labels: Tensor,
         classes: tuple[str, ...] = (),
         levels: Levels = FULL,
+        truncated: bool = False,
     ) -> None:
         self.root = root
         self.levels = levels
         self.labels = labels
         self.classes = classes
         self.paths = _pack_names(paths)
+        self.cut_short = CutShort(len(paths)) if truncated else None
 
     def name(self, index: int) -> str:
         return str(self.root / self.paths[index].decode("utf-8", "surrogateescape"))
 
     def load(self, index: int) -> Image.Image:
-        return decode(self._file(index), self.name(index), levels=self.levels)[0]
+        return self._decoded(index, self._file(index), None)[0]
 
     def load_for_canvas(self, index: int, side: int) -> tuple[Image.Image, tuple[int, int]]:
-        return decode(self._file(index), self.name(index), side, self.levels)
+        return self._decoded(index, self._file(index), side)
 
     def depth(self, index: int) -> Depth | None:
         return measured_depth(self._file(index))
@@ -58,19 +84,14 @@ class FileSource(Source):
     def _file(self, index: int) -> Path:
         return self.root / os.fsdecode(self.paths[index])
 
-    def select(self, rows: Tensor) -> Self:
-        part = super().select(rows)
-        part.paths = self.paths[rows.numpy()]
-        return part
 
-
-class ZipSource(Source):
+class ZipSource(_Files):
     """Images in a zip archive, read in place: nothing is extracted, so a name such as `../x.jpg` can do no harm.
 
     Args:
         archive: the zip file.
         prefix: leading part of the entries' names that is not part of `paths`.
-        paths, labels, classes, levels: as for FileSource.
+        paths, labels, classes, levels, truncated: as for FileSource.
     """
 
     def __init__(
@@ -81,6 +102,7 @@ class ZipSource(Source):
         labels: Tensor,
         classes: tuple[str, ...] = (),
         levels: Levels = FULL,
+        truncated: bool = False,
     ) -> None:
         self.archive = archive
         self.levels = levels
@@ -88,21 +110,17 @@ class ZipSource(Source):
         self.labels = labels
         self.classes = classes
         self.paths = _pack_names(paths)
+        self.cut_short = CutShort(len(paths)) if truncated else None
         self._open: tuple[int, zipfile.ZipFile] | None = None
 
     def name(self, index: int) -> str:
         return f"{self.archive}[{self._entry(index)}]"
 
     def load(self, index: int) -> Image.Image:
-        return decode(self._read(index), self.name(index), levels=self.levels)[0]
+        return self._decoded(index, self._read(index), None)[0]
 
     def load_for_canvas(self, index: int, side: int) -> tuple[Image.Image, tuple[int, int]]:
-        return decode(self._read(index), self.name(index), side, self.levels)
-
-    def select(self, rows: Tensor) -> Self:
-        part = super().select(rows)
-        part.paths = self.paths[rows.numpy()]
-        return part
+        return self._decoded(index, self._read(index), side)
 
     def depth(self, index: int) -> Depth | None:
         try:

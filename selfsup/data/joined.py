@@ -63,6 +63,9 @@ class JoinedSource(Source):
         part, row = self._part(index)
         return part.depth(row)
 
+    def names_cut_short(self) -> list[str]:
+        return [name for part in self.chosen() for name in part.names_cut_short()]
+
     def select(self, rows: Tensor) -> "JoinedSource":
         part = super().select(rows)
         part.rows = self.rows[rows]

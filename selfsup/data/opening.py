@@ -10,6 +10,7 @@ from selfsup.data.levels import FULL, Levels, parse_levels
 from selfsup.data.parts import open_data
 from selfsup.data.settings import Data
 from selfsup.output import message
+from selfsup.storage.untrusted import plain_name
 
 _LOOKED_AT = 16  # files whose pixels are looked at, spread evenly
 _NAMES = {"train": "training", "test": "test"}
@@ -68,6 +69,13 @@ def with_labels(source: Source) -> Source:
     """`labelled_part` without a word."""
     rows = (source.labels >= 0).nonzero().flatten()
     return source if len(rows) in (0, len(source)) else source.select(rows)
+
+
+def tell_cut_short(names: list[str]) -> None:
+    """Say how many images were read in part."""
+    if names:
+        told = f"{len(names):,} image{' is' if len(names) == 1 else 's are'} cut short and taken as far as they go"
+        message(f"{told}; the first: {plain_name(names[0])}")
 
 
 def told(source: Source, split: Split) -> str:

@@ -1,6 +1,7 @@
 """The training part and the test part of the data that settings name, without a word."""
 
 import hashlib
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -40,7 +41,8 @@ def open_data(data: Data, split: Split) -> Source:
 
 def _open(data: Data, root: str, split: Split) -> Source:
     columns = Columns(data.path_column, data.label_column, data.split_column)
-    return open_source(root, split, data.table or "auto", range=data.range, columns=columns)
+    labels, cut_short = data.table or "auto", data.truncated == "allow"
+    return open_source(root, split, labels, range=data.range, columns=columns, truncated=cut_short)
 
 
 def _training(data: Data) -> Source:
@@ -49,10 +51,11 @@ def _training(data: Data) -> Source:
 
 def _whole(data: Data) -> Source:
     """What lies at test_root: its test part, or all of it where it has none."""
+    data = replace(data, labels="auto")  # a table is of the images of root
     try:
-        return open_source(data.test_root, "test", range=data.range)
+        return _open(data, data.test_root, "test")
     except NoTestPart:
-        return open_source(data.test_root, "train", range=data.range)
+        return _open(data, data.test_root, "train")
 
 
 def _of_several(data: Data) -> Source:

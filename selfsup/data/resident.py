@@ -41,6 +41,9 @@ class CanvasSource(ArraySource):
     def name(self, index: int) -> str:
         return self.files.name(index)
 
+    def names_cut_short(self) -> list[str]:
+        return self.files.names_cut_short()
+
     def select(self, rows: Tensor) -> Self:
         part = super().select(rows)
         part.files, part.sizes = self.files.select(rows), self.sizes[rows]

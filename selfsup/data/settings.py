@@ -33,6 +33,7 @@ class Data:
     # What becomes black and white, of images of more than 8 bits a pixel. type: the ends of the pixels' type; file:
     # each file's lowest and highest pixel; p1: its 1st percentile and its 99th; 0:4095: these values.
     range: str = "type"
+    truncated: Literal["refuse", "allow"] = "refuse"  # allow: files that are cut short are read as far as they go
     # auto: files whose size, times and inode are those of the last look are taken as unchanged; full: all are read.
     verify: Verify = execution("auto")
 

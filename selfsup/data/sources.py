@@ -42,6 +42,7 @@ class Reading(NamedTuple):
     levels: Levels
     table: Path | None = None  # of labels
     columns: Columns = COLUMNS
+    truncated: bool = False  # whether files that are cut short are read as far as they go
 
     def arranged(self, listing: Listing, split: Split, where: Path) -> Arranged:
         """The images of a part, labelled by their folders or by the table."""
@@ -62,6 +63,7 @@ def open_source(
     limit: int | None = None,
     range: str = "type",
     columns: Columns = COLUMNS,
+    truncated: bool = False,
 ) -> Source:
     """Find the data that `root` names.
 
@@ -79,11 +81,13 @@ def open_source(
             classes stay balanced on average. (The first files by name would be one class.)
         range: what becomes black and white, of files of more than 8 bits a pixel; see `levels.parse_levels`.
         columns: what those of the table are called.
+        truncated: whether image files that are cut short are read as far as they go, instead of as unreadable.
 
     Raises:
         ValueError: nothing there, no image, no such part, a file of the wrong kind, or a table that does not fit.
     """
-    reading = Reading(parse_levels(range), None if labels in ("auto", "none") else Path(labels).expanduser(), columns)
+    table = None if labels in ("auto", "none") else Path(labels).expanduser()
+    reading = Reading(parse_levels(range), table, columns, truncated)
     if limit is not None and limit < 1:
         raise ValueError(f"the limit is {limit}; wanted at least 1, or none for all images")
     if not root:
@@ -190,7 +194,7 @@ def _open_files(folder: Path, split: Split, reading: Reading) -> FileSource:
     part = reading.arranged(listing, split, folder)
     root = folder / os.fsdecode(part.prefix.encode("utf-8", "surrogateescape"))
     _require_images(part.paths, listing, root)
-    source = FileSource(root, part.paths, part.labels, part.classes, reading.levels)
+    source = FileSource(root, part.paths, part.labels, part.classes, reading.levels, reading.truncated)
     source.found = part.found
     return source
 
@@ -201,7 +205,7 @@ def _open_zip(path: Path, split: Split, reading: Reading) -> ZipSource:
         raise ValueError(f"{path} holds no image; wanted {', '.join(FORMATS)} files{_instead(listing)}")
     part = reading.arranged(listing, split, path)
     _require_images(part.paths, listing, path / part.prefix)
-    source = ZipSource(path, part.prefix, part.paths, part.labels, part.classes, reading.levels)
+    source = ZipSource(path, part.prefix, part.paths, part.labels, part.classes, reading.levels, reading.truncated)
     source.found = part.found
     return source
 

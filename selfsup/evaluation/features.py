@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from selfsup import distributed
 from selfsup.augment.views import Center
 from selfsup.data.loader import evaluation_batches
+from selfsup.data.opening import tell_cut_short
 from selfsup.data.settings import Data
 from selfsup.data.sources import Source
 from selfsup.output import message
@@ -137,5 +138,6 @@ def extract(
     rows, labels, indices = (torch.cat(column) for column in zip(*read, strict=True))
     if unreadable:
         message(f"{len(unreadable)} unreadable images are left out, such as {next(iter(unreadable))}")
+    tell_cut_short(source.names_cut_short())
     joined = (rows, labels.to(device), indices.to(device))
     return Features(*(distributed.gather_ragged(part).cpu() for part in joined))

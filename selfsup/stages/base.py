@@ -79,7 +79,8 @@ def data_of(path: Path) -> Data:
 def as_read(data: Data) -> dict[str, Any]:
     """What a protocol says of how images are read."""
     held_out = {} if data.holdout is None else {"holdout": data.holdout, "holdout_seed": data.holdout_seed}
-    return {"canvas": data.canvas} | ({} if data.range == "type" else {"range": data.range}) | held_out
+    cut_short = {} if data.truncated == "refuse" else {"truncated": data.truncated}
+    return {"canvas": data.canvas} | ({} if data.range == "type" else {"range": data.range}) | held_out | cut_short
 
 
 def place_of(data: Data) -> str:

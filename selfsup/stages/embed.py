@@ -18,7 +18,7 @@ from selfsup.augment.views import Center
 from selfsup.config.checks import require
 from selfsup.data.base import check_unreadable
 from selfsup.data.identity import identity
-from selfsup.data.opening import open_part, open_test_part
+from selfsup.data.opening import open_part, open_test_part, tell_cut_short
 from selfsup.data.sources import Source
 from selfsup.evaluation.encoder import Layer
 from selfsup.evaluation.features import Reading, encoded
@@ -95,6 +95,8 @@ def write_features(
             )
             check_unreadable(part.source, partial.done.unreadable.get(part.name, {}) | unreadable)
             partial.append(features, part.name, unreadable)
+    for part in parts:
+        tell_cut_short(part.source.names_cut_short())
 
 
 def _encode(

@@ -112,7 +112,7 @@ def train(
         if described is not None and distributed.rank() == 0:
             describe(folder, method, described)
         outcome = fit(method, loader, views, settings, folder, accelerator, evaluate)
-        report_unreadable(loader.unreadable, folder, device)
+        report_unreadable(loader, folder, device)
     return Trained(method, outcome, device)
 
 

@@ -6,6 +6,7 @@ from accelerate import Accelerator
 from selfsup import distributed
 from selfsup.augment.views import Views
 from selfsup.data.loader import Loader
+from selfsup.data.opening import tell_cut_short
 from selfsup.data.sampling import SHUFFLED, Sampling
 from selfsup.data.settings import Data
 from selfsup.data.sources import ArraySource, Source
@@ -44,8 +45,15 @@ def make_loader(
     )
 
 
-def report_unreadable(met: dict[str, str], folder: RunFolder, device: torch.device) -> None:
-    """Say how many images could not be read, by any process, and add them to the list in the run folder."""
+def report_unreadable(loader: Loader, folder: RunFolder, device: torch.device) -> None:
+    """Say how many images could not be read, by any process, and add them to the list in the run folder.
+
+    And how many were read in part.
+    """
+    met = loader.unreadable
+    parts = distributed.gather_json({name: "" for name in loader.source.names_cut_short()}, device)
+    if distributed.rank() == 0:
+        tell_cut_short(sorted({name for part in parts for name in part}))
     unreadable = folder.read_json("unreadable.json")  # of earlier launches
     for part in distributed.gather_json(met, device):
         unreadable |= part
