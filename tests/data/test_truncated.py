@@ -74,6 +74,9 @@ def test_they_are_counted_by_all_workers_and_in_every_part(tmp_path: Path, worke
     list(evaluation_batches(source, batch_size=2, device=torch.device("cpu"), workers=workers, crop=_Whole()))
     assert source.names_cut_short() == [source.name(number) for number in CUT]
     assert part.names_cut_short() == [source.name(5)]
+    again = open_source(root, truncated=True)
+    again.select(torch.tensor([0, 5])).load(1)
+    assert again.names_cut_short() == [source.name(5)]
 
 
 def test_no_other_thread_reads_a_part_meanwhile(tmp_path: Path) -> None:
