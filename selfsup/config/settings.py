@@ -161,8 +161,8 @@ def placed(config: Any) -> Any:
 
 
 def _absolute(path: str) -> str:
-    """Empty, and the words for generated data and for weights that are downloaded, stay as they are."""
-    return path if path.partition(":")[0] in ("", "shapes", "hub") else os.path.abspath(os.path.expanduser(path))
+    """Empty, and the words for generated data and for what is downloaded, stay as they are."""
+    return path if path.partition(":")[0] in ("", "shapes", "hub", "hf") else os.path.abspath(os.path.expanduser(path))
 
 
 # Runs are stored with the number of the newest change of a default that they know.

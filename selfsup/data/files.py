@@ -1,6 +1,5 @@
 """Images that are files of their own: in folders, or one per entry of a zip archive."""
 
-import io
 import os
 import zipfile
 from collections.abc import Sequence
@@ -14,9 +13,8 @@ from torch import Tensor
 from selfsup.data.base import Source, UnreadableImage
 from selfsup.data.decode import decode, measured_depth
 from selfsup.data.deep import Depth
+from selfsup.data.encoded import MAX_BYTES, EncodedSource, Holders, pack_names
 from selfsup.data.levels import FULL, Levels
-
-MAX_BYTES = 1 << 29  # of one entry of an archive, unpacked
 
 
 class FileSource(Source):
@@ -41,7 +39,7 @@ class FileSource(Source):
         self.levels = levels
         self.labels = labels
         self.classes = classes
-        self.paths = _pack_names(paths)
+        self.paths = pack_names(paths)
 
     def name(self, index: int) -> str:
         return str(self.root / self.paths[index].decode("utf-8", "surrogateescape"))
@@ -64,7 +62,7 @@ class FileSource(Source):
         return part
 
 
-class ZipSource(Source):
+class ZipSource(EncodedSource):
     """Images in a zip archive, read in place: nothing is extracted, so a name such as `../x.jpg` can do no harm.
 
     Args:
@@ -87,54 +85,34 @@ class ZipSource(Source):
         self.prefix = prefix
         self.labels = labels
         self.classes = classes
-        self.paths = _pack_names(paths)
+        self.paths = pack_names(paths)
         self._open: tuple[int, zipfile.ZipFile] | None = None
 
     def name(self, index: int) -> str:
         return f"{self.archive}[{self._entry(index)}]"
 
-    def load(self, index: int) -> Image.Image:
-        return decode(self._read(index), self.name(index), levels=self.levels)[0]
-
-    def load_for_canvas(self, index: int, side: int) -> tuple[Image.Image, tuple[int, int]]:
-        return decode(self._read(index), self.name(index), side, self.levels)
-
-    def select(self, rows: Tensor) -> Self:
-        part = super().select(rows)
-        part.paths = self.paths[rows.numpy()]
-        return part
-
-    def depth(self, index: int) -> Depth | None:
-        try:
-            return measured_depth(self._read(index))
-        except UnreadableImage:  # counted where it is decoded
-            return None
-
     def content(self, index: int) -> bytes:
-        """The bytes of entry `index`. Raises UnreadableImage."""
-        return self._read(index).getvalue()
+        try:
+            archive = self._archive()
+            entry = archive.getinfo(self._entry(index))
+            if entry.file_size > MAX_BYTES:  # zipfile reads no more than this figure, whatever the entry holds
+                raise ValueError(f"unpacks to {entry.file_size:,} bytes, more than {MAX_BYTES:,}")
+            return archive.read(entry)
+        except Exception as error:  # a damaged, encrypted or oddly compressed entry
+            raise UnreadableImage(self.name(index), f"{type(error).__name__}: {error}") from error
 
     def sizes(self) -> np.ndarray:
-        """(N,) int64: bytes of the entries, as the archive states them; -1 where it cannot be read."""
         try:
             archive = self._archive()
             return np.array([archive.getinfo(self._entry(index)).file_size for index in range(len(self))], np.int64)
         except Exception:  # damaged archives raise nearly every class there is
             return np.full(len(self), -1)
 
-    def _entry(self, index: int) -> str:
-        path: bytes = self.paths[index]
-        return self.prefix + path.decode("utf-8", "surrogateescape")
+    def holders(self) -> Holders:
+        return Holders([self.archive], np.zeros(len(self), np.int64))
 
-    def _read(self, index: int) -> io.BytesIO:
-        try:
-            archive = self._archive()
-            entry = archive.getinfo(self._entry(index))
-            if entry.file_size > MAX_BYTES:  # zipfile reads no more than this figure, whatever the entry holds
-                raise ValueError(f"unpacks to {entry.file_size:,} bytes, more than {MAX_BYTES:,}")
-            return io.BytesIO(archive.read(entry))
-        except Exception as error:  # a damaged, encrypted or oddly compressed entry
-            raise UnreadableImage(self.name(index), f"{type(error).__name__}: {error}") from error
+    def _entry(self, index: int) -> str:
+        return self.prefix + self.path(index)
 
     def _archive(self) -> zipfile.ZipFile:
         # Once per process: a forked worker shares its parent's file position, so it needs a handle of its own.
@@ -144,8 +122,3 @@ class ZipSource(Source):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": None}
-
-
-def _pack_names(paths: Sequence[str]) -> np.ndarray:
-    # One block of bytes: a million str objects would be copied into every worker as their reference counts change.
-    return np.array([path.encode("utf-8", "surrogateescape") for path in paths], dtype=np.bytes_)

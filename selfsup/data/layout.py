@@ -16,11 +16,22 @@ Split = Literal["train", "test"]
 
 _OWN = "a folder of its own"
 
-_TRAIN = ("train", "training")
-_TEST = ("test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation")  # the first one there is taken
+TRAIN_WORDS = ("train", "training")
+TEST_WORDS = (
+    "test",
+    "testing",
+    "val",
+    "valid",
+    "validation",
+    "dev",
+    "eval",
+    "evaluation",
+)  # the first one there is taken
 _UNLABELLED = ("unlabeled", "unlabelled")
 # In any case of letters, and with what is often added: train2017, test_set, val-images.
-_PART = re.compile(rf"({'|'.join((*_TRAIN, *_TEST, *_UNLABELLED))})[-_ ]?(set|images?|imgs?|data|split)?[-_ ]?\d*")
+_PART = re.compile(
+    rf"({'|'.join((*TRAIN_WORDS, *TEST_WORDS, *_UNLABELLED))})[-_ ]?(set|images?|imgs?|data|split)?[-_ ]?\d*"
+)
 
 
 def _word(folder: str) -> str:
@@ -58,10 +69,10 @@ def find_parts(folders: Collection[str], filled: Collection[str], stray: bool, w
     Raises:
         ValueError: two folders could be the same part.
     """
-    train = _one([name for name in folders if _word(name) in _TRAIN], where)
-    tests = [name for name in folders if _word(name) in _TEST]
-    first = min((_TEST.index(_word(name)) for name in tests), default=0)
-    test = _one([name for name in tests if _word(name) == _TEST[first]], where)
+    train = _one([name for name in folders if _word(name) in TRAIN_WORDS], where)
+    tests = [name for name in folders if _word(name) in TEST_WORDS]
+    first = min((TEST_WORDS.index(_word(name)) for name in tests), default=0)
+    test = _one([name for name in tests if _word(name) == TEST_WORDS[first]], where)
     unlabelled = _one([name for name in folders if _word(name) in _UNLABELLED], where)
     own = {train, test, unlabelled}
     if not (train and test):
@@ -264,7 +275,7 @@ def _remarks(paths: Sequence[str], tops: list[str], found: list[str], apart: set
     if deep := sorted(folder for folder in folders if "/" in folder and folder.partition("/")[0] in found):
         notes.append(f"{named(deep, 'folder')} within class folders, of their class")
     inner = {folder.split("/")[1] for folder in deep}
-    if dividing := sorted(name for name in {*found, *inner} if _word(name) in (*_TRAIN, *_TEST)):
+    if dividing := sorted(name for name in {*found, *inner} if _word(name) in (*TRAIN_WORDS, *TEST_WORDS)):
         notes.append(
             f"{plain_name(', '.join(dividing[:5]))} not taken as a part of the data: parts are a training and a test "
             "folder side by side"

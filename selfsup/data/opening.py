@@ -23,7 +23,7 @@ def open_part(data: Data, split: Split) -> Source:
         ValueError: as `open_source`.
     """
     limit = data.limit if split == "train" else None
-    source = open_source(data.root, split, data.labels, limit, data.range)
+    source = open_source(data.root, split, data.labels, limit, data.range, data.columns)
     if distributed.rank() == 0:
         message(f"{data.root}: {told(source, split)}")
         for remark in _of_depth(source, parse_levels(data.range)):

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from selfsup.config.checks import require
 from selfsup.config.settings import execution
+from selfsup.data.columns import Columns
 from selfsup.data.levels import parse_levels
 
 Verify = Literal["auto", "full"]
@@ -18,6 +19,9 @@ class Data:
     root: str = execution("", path=True)  # a folder, a .zip, .npz or .npy file, or "shapes" for the generated data set
     labelled_root: str = execution("", path=True)  # labelled images of another domain, trained on beside those of root
     labels: Literal["auto", "none"] = "auto"  # auto: from the folders or the file, where they are there
+    # Of samples in tar archives and of tables: what holds the image, and what the label. "": the one that there is.
+    image_column: str = ""
+    label_column: str = ""
     limit: int | None = None  # this many images, drawn once; None: all
     canvas: int | None = None  # decode each image once, to this size; None: at full resolution for every view
     # What becomes black and white, of files of more than 8 bits a pixel. type: the ends of the pixels' type; file: each
@@ -31,3 +35,8 @@ class Data:
             value = getattr(self, name)
             require(value is None or value >= 1, f"data.{name} is {value}; it must be at least 1, or None")
         parse_levels(self.range)
+
+    @property
+    def columns(self) -> Columns:
+        """Which parts of a sample or a row are read."""
+        return Columns(self.image_column, self.label_column)

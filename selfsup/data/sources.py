@@ -11,13 +11,18 @@ from selfsup import randomness
 from selfsup.data.arrays import holds_images, images_from_array, open_npy, open_npz
 from selfsup.data.base import ArraySource, NoTestPart, Source, TooManyUnreadable, UnreadableImage
 from selfsup.data.cifar import read_cifar
+from selfsup.data.columns import Columns, renumbered
 from selfsup.data.files import FileSource, ZipSource
 from selfsup.data.formats import FORMATS
 from selfsup.data.found import by_suffix, named
+from selfsup.data.hub import hub_shards
 from selfsup.data.layout import Split, arrange, folders_wanted
 from selfsup.data.levels import Levels, parse_levels
 from selfsup.data.listing import Listing, list_archive, list_folder
 from selfsup.data.shapes import shapes
+from selfsup.data.shards import SHARDS, Shards, alone, expand, is_pattern, part_of, shards_among
+from selfsup.data.tables import open_tables
+from selfsup.data.tar import open_tars
 from selfsup.randomness import Stream
 from selfsup.storage.untrusted import plain_name, require_file
 
@@ -35,14 +40,22 @@ Labels = Literal["auto", "none"]
 
 
 def open_source(
-    root: str, split: Split = "train", labels: Labels = "auto", limit: int | None = None, range: str = "type"
+    root: str,
+    split: Split = "train",
+    labels: Labels = "auto",
+    limit: int | None = None,
+    range: str = "type",
+    columns: Columns = Columns(),
 ) -> Source:
     """Find the data that `root` names.
 
     In this order: the word `shapes` or `shapes:COUNT`, a generated data set (write `./shapes` for a folder of that
-    name); a `.npz`, `.npy` or `.zip` file; a folder with `cifar10.npz`, or with exactly one npz file of images; with
-    CIFAR-10 or CIFAR-100 as published; a folder of exactly one zip archive and no folder; else the folder itself. What
-    parts and classes a folder or an archive has is told by `layout.arrange`. What was left out is in `Source.found`.
+    name); `hf:NAME`, a data set of Hugging Face's hub; a `.npz`, `.npy`, `.zip`, `.tar`, `.parquet` or `.arrow` file,
+    or a pattern of shards (`train-{000..146}.tar`); a folder with `cifar10.npz`, or with exactly one npz file of images;
+    with CIFAR-10 or CIFAR-100 as published; a folder of exactly one zip archive and no folder; a folder without images
+    of their own and with `.tar`, `.parquet` or `.arrow` files; else the folder itself. What parts and classes a folder
+    or an archive has is told by `layout.arrange`, those of shards by `shards.part_of`. What was left out is in
+    `Source.found`.
 
     Args:
         root: word, file or folder.
@@ -51,6 +64,7 @@ def open_source(
         limit: at most so many images: the first of a fixed random order, put back in the order of numbering, so that
             classes stay balanced on average. (The first files by name would be one class.)
         range: what becomes black and white, of files of more than 8 bits a pixel; see `levels.parse_levels`.
+        columns: which hold the image and the label, of samples in tar archives and of tables.
 
     Raises:
         ValueError: nothing there, no image, no such part, a file of the wrong kind.
@@ -60,13 +74,16 @@ def open_source(
         raise ValueError(f"the limit is {limit}; wanted at least 1, or none for all images")
     if not root:
         raise ValueError(
-            "no images are named: give --data.root a folder, a .zip, .npz or .npy file, or the word shapes"
+            "no images are named: give --data.root a folder, a file of images (.zip, .tar, .npz, .npy, .parquet), or the "
+            "word shapes"
         )
     word, _, count = root.partition(":")
     if word == "shapes":
         source: Source = _open_shapes(root, count, split)
+    elif word == "hf":
+        source = open_tables(hub_shards(root, split), split, columns, levels)
     else:
-        source = _open_path(Path(root).expanduser(), split, levels)
+        source = _open_path(Path(root).expanduser(), split, columns, levels)
     if labels == "none":
         source.labels, source.classes = torch.full((len(source),), -1), ()
         source.found = replace(source.found, no_labels="data.labels is none; give --data.labels auto")
@@ -98,21 +115,44 @@ def _open_shapes(root: str, count: str, split: Split) -> Source:
     return shapes(int(count), split=split)
 
 
-def _open_path(path: Path, split: Split, levels: Levels) -> Source:
+def _open_path(path: Path, split: Split, columns: Columns, levels: Levels) -> Source:
     if not path.exists():
+        if is_pattern(path):
+            return _open_shards(path.parent, expand(path), split, columns, levels)
         raise ValueError(f"no file or folder {path}; wanted images, or the word 'shapes' for generated ones")
     if path.is_dir():
-        return _open_folder(path, split, levels)
+        return _open_folder(path, split, columns, levels)
     suffix = path.suffix.lower()
-    if suffix not in (".npz", ".npy", ".zip"):
-        raise ValueError(f"{path} is no data set; wanted a folder, or a file that ends in .npz, .npy, .zip")
+    if suffix not in (".npz", ".npy", ".zip", *SHARDS):
+        raise ValueError(
+            f"{path} is no data set; wanted a folder, or a file that ends in .npz, .npy, .zip, {', '.join(SHARDS)}"
+            f"{', unpacked to .tar' if '.tar' in path.suffixes or suffix == '.tgz' else ''}"
+        )
     require_file(path)
+    if suffix in SHARDS:
+        return _opened(alone(path), split, columns, levels)
     if suffix == ".zip":
         return _open_zip(path, split, levels)
     return open_npz(path, split) if suffix == ".npz" else open_npy(path, split)
 
 
-def _open_folder(folder: Path, split: Split, levels: Levels) -> Source:
+def _open_shards(root: Path, names: list[str], split: Split, columns: Columns, levels: Levels) -> Source:
+    """Shards of one kind; the test part has the class numbers of the training part."""
+    source = _opened(part_of(root, names, split), split, columns, levels)
+    if split == "train" or not source.classes:
+        return source
+    return renumbered(source, _opened(part_of(root, names, "train"), "train", columns, levels).classes)
+
+
+def _opened(shards: Shards, split: Split, columns: Columns, levels: Levels) -> Source:
+    kinds = sorted({path.suffix.lower() for path in shards.files})
+    if len(kinds) > 1 or kinds[0] not in SHARDS:
+        raise ValueError(f"{shards.root}: shards are {' and '.join(kinds)}; wanted one kind of {', '.join(SHARDS)}")
+    read = open_tars if kinds == [".tar"] else open_tables
+    return read(shards, split, columns, levels)
+
+
+def _open_folder(folder: Path, split: Split, columns: Columns, levels: Levels) -> Source:
     if not os.access(folder, os.R_OK | os.X_OK):  # before a file is looked for in it that may not be there
         raise ValueError(f"the folder {folder} may not be read; change its permissions, or name other data")
     if (folder / "cifar10.npz").is_file():
@@ -131,7 +171,7 @@ def _open_folder(folder: Path, split: Split, levels: Levels) -> Source:
     archives = sorted(path for path in folder.glob("*.zip") if path.is_file())
     if not visible and len(archives) == 1:
         return _alone(_open_zip(archives[0], split, levels), folder, archives[0].name)
-    return _open_files(folder, split, levels)
+    return _open_files(folder, split, columns, levels)
 
 
 def _alone(source: Source, folder: Path, taken: str) -> Source:
@@ -143,8 +183,10 @@ def _alone(source: Source, folder: Path, taken: str) -> Source:
     return source
 
 
-def _open_files(folder: Path, split: Split, levels: Levels) -> FileSource:
+def _open_files(folder: Path, split: Split, columns: Columns, levels: Levels) -> Source:
     listing = list_folder(folder, lambda folders: folders_wanted(folders, split, str(folder)))
+    if not listing.images and (names := shards_among(folder, listing.others)):
+        return _open_shards(folder, names, split, columns, levels)
     part = arrange(listing, split, str(folder))
     root = folder / os.fsdecode(part.prefix.encode("utf-8", "surrogateescape"))
     _require_images(part.paths, listing, root)

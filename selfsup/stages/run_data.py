@@ -75,7 +75,7 @@ def _differing(path: Path, data: Data, facts: dict[str, Any], verify: Verify) ->
     if pretrained and data.labelled_root:
         source = open_training(data)
     else:  # without a word: the stage says what it finds there
-        source = open_source(data.root, "train", data.labels, data.limit, data.range)
+        source = open_source(data.root, "train", data.labels, data.limit, data.range, data.columns)
     content = content_of(source, verify, {"images": fingerprint_before(source)})
     contents = {"images": content}
     if from_before_content(facts["images"]) and not pretrained:

@@ -217,9 +217,9 @@ def check(name: str, settings: Semi) -> Images:
         _check_maker(name, str(exported.made_by.get("method", "")))
         check_student(student, exported.config, exported.feed)
     data = settings.data
-    train = open_source(data.root, "train", data.labels, data.limit, data.range)
+    train = open_source(data.root, "train", data.labels, data.limit, data.range, data.columns)
     images = train.select(settings.labelled.choose(train))
-    test = open_source(data.root, "test", data.labels, range=data.range)
+    test = open_source(data.root, "test", data.labels, range=data.range, columns=data.columns)
     require_labels(images, with_labels(test))
     return Images(train, test, images)
 
