@@ -21,6 +21,9 @@ class Columns(NamedTuple):
     label: str = ""
 
 
+NO_COLUMNS = Columns()
+
+
 def numbered(values: Sequence[str | int | None], where: str) -> tuple[Tensor, tuple[str, ...]]:
     """(N,) labels and the names of the classes.
 

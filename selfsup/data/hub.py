@@ -38,9 +38,8 @@ def hub_shards(root: str, split: Split) -> Shards:
         raise ValueError(
             f"{root} has no split 'train', its splits are: {told}; save the one you mean and name its folder"
         )
-    beside = [
-        part for part in parts if part not in (*TRAIN_WORDS, chosen) and (split == "test" or part not in TEST_WORDS)
-    ]
+    other = TEST_WORDS if split == "train" else TRAIN_WORDS
+    beside = [part for part in parts if part not in (*other, chosen)]
     return Shards(
         root=Path(root),
         files=[Path(file["filename"]) for file in parts[chosen].cache_files],

@@ -74,7 +74,7 @@ def alone(path: Path) -> Shards:
 
 
 def shards_among(folder: Path, names: Sequence[str]) -> list[str]:
-    """The shards among the files of a folder: relative POSIX paths, and of what `save_to_disk` wrote the files it lists.
+    """The shards among the files of a folder; where `save_to_disk` of Hugging Face's data sets wrote, those it lists.
 
     Raises:
         ValueError: a list of files that cannot be read.

@@ -11,7 +11,7 @@ from selfsup import randomness
 from selfsup.data.arrays import holds_images, images_from_array, open_npy, open_npz
 from selfsup.data.base import ArraySource, NoTestPart, Source, TooManyUnreadable, UnreadableImage
 from selfsup.data.cifar import read_cifar
-from selfsup.data.columns import Columns, renumbered
+from selfsup.data.columns import NO_COLUMNS, Columns, renumbered
 from selfsup.data.files import FileSource, ZipSource
 from selfsup.data.formats import FORMATS
 from selfsup.data.found import by_suffix, named
@@ -21,8 +21,8 @@ from selfsup.data.levels import Levels, parse_levels
 from selfsup.data.listing import Listing, list_archive, list_folder
 from selfsup.data.shapes import shapes
 from selfsup.data.shards import SHARDS, Shards, alone, expand, is_pattern, part_of, shards_among
-from selfsup.data.tables import open_tables
-from selfsup.data.tar import open_tars
+from selfsup.data.tables import TableSource, open_tables
+from selfsup.data.tar import TarSource, open_tars
 from selfsup.randomness import Stream
 from selfsup.storage.untrusted import plain_name, require_file
 
@@ -45,16 +45,16 @@ def open_source(
     labels: Labels = "auto",
     limit: int | None = None,
     range: str = "type",
-    columns: Columns = Columns(),
+    columns: Columns = NO_COLUMNS,
 ) -> Source:
     """Find the data that `root` names.
 
     In this order: the word `shapes` or `shapes:COUNT`, a generated data set (write `./shapes` for a folder of that
     name); `hf:NAME`, a data set of Hugging Face's hub; a `.npz`, `.npy`, `.zip`, `.tar`, `.parquet` or `.arrow` file,
-    or a pattern of shards (`train-{000..146}.tar`); a folder with `cifar10.npz`, or with exactly one npz file of images;
-    with CIFAR-10 or CIFAR-100 as published; a folder of exactly one zip archive and no folder; a folder without images
-    of their own and with `.tar`, `.parquet` or `.arrow` files; else the folder itself. What parts and classes a folder
-    or an archive has is told by `layout.arrange`, those of shards by `shards.part_of`. What was left out is in
+    or a pattern of shards (`train-{000..146}.tar`); a folder with `cifar10.npz`, or with exactly one npz file of
+    images; with CIFAR-10 or CIFAR-100 as published; a folder of exactly one zip archive and no folder; a folder without
+    images of their own and with `.tar`, `.parquet` or `.arrow` files; else the folder itself. What parts and classes a
+    folder or an archive has is told by `layout.arrange`, those of shards by `shards.part_of`. What was left out is in
     `Source.found`.
 
     Args:
@@ -74,8 +74,8 @@ def open_source(
         raise ValueError(f"the limit is {limit}; wanted at least 1, or none for all images")
     if not root:
         raise ValueError(
-            "no images are named: give --data.root a folder, a file of images (.zip, .tar, .npz, .npy, .parquet), or the "
-            "word shapes"
+            "no images are named: give --data.root a folder, a file of images (.zip, .tar, .npz, .npy, .parquet), or "
+            "the word shapes"
         )
     word, _, count = root.partition(":")
     if word == "shapes":
@@ -84,6 +84,11 @@ def open_source(
         source = open_tables(hub_shards(root, split), split, columns, levels)
     else:
         source = _open_path(Path(root).expanduser(), split, columns, levels)
+    if columns != NO_COLUMNS and not isinstance(source, TarSource | TableSource):
+        raise ValueError(
+            f"data.image_column and data.label_column are for samples in tar archives and for tables, and {root} is "
+            "neither; leave them out"
+        )
     if labels == "none":
         source.labels, source.classes = torch.full((len(source),), -1), ()
         source.found = replace(source.found, no_labels="data.labels is none; give --data.labels auto")

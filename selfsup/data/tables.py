@@ -63,10 +63,10 @@ class TableSource(EncodedSource):
         number = int(np.searchsorted(starts, row, side="right")) - 1
         cell = chunks[number][row - int(starts[number])]
         if not cell.is_valid:
-            raise UnreadableImage(
-                self.name(index), "the cell holds no bytes of an image; save the data with its images"
-            )
+            raise UnreadableImage(self.name(index), "its cell holds no bytes; save the data with the images in them")
         content: bytes = cell.as_py()
+        if len(content) > MAX_BYTES:
+            raise UnreadableImage(self.name(index), f"{len(content):,} bytes, more than {MAX_BYTES:,}")
         return content
 
     def sizes(self) -> np.ndarray:
@@ -148,9 +148,8 @@ def open_tables(shards: Shards, split: Split, columns: Columns, levels: Levels) 
             f"{shards.root} has no column of image files (bytes of PNG, JPEG and the like); its columns are "
             f"{plain_name(', '.join(schema.names[:12]))}"
         )
-    label = chosen(
-        _labels(schema, features, image, columns.label), columns.label, "data.label_column", str(shards.root)
-    )
+    fitting = _labels(schema, features, image, columns.label)
+    label = chosen(fitting, columns.label, "data.label_column", str(shards.root))
     files = [as_arrow(file, [name for name in (image, label) if name]) for file in shards.files]
     tables = [table_of(file) for file in files]
     _require_columns(shards, tables, image, label)

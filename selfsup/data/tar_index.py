@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -72,10 +72,11 @@ def _look(path: Path) -> Index:
     places: dict[str, tuple[int, int]] = {}
     try:
         with tarfile.open(path, "r:") as archive:
+            kept: Any = archive
             for member in archive:
                 if member.isreg() and not member.issparse():
                     places[member.name] = (member.offset_data, member.size)
-                archive.members = []  # which it would keep
+                kept.members.clear()
     except Exception as error:  # damaged archives raise nearly every class there is
         packed = ", or it is compressed: unpack it to .tar, since images are read from the middle of it"
         raise ValueError(f"{path} is not a readable tar archive: {error}{packed}") from error
