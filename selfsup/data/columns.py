@@ -1,5 +1,6 @@
 """What samples and rows of tables are labelled by, and what the labels are called."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
@@ -10,6 +11,7 @@ from selfsup.data.base import Source
 from selfsup.storage.untrusted import plain_name
 
 _MOST = 1_000_000  # classes
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 S = TypeVar("S", bound=Source)
 
@@ -54,7 +56,7 @@ def numbered(values: Sequence[str | int | None], where: str) -> tuple[Tensor, tu
 
 
 def _whole(value: str | int) -> bool:
-    return isinstance(value, int) or value == "-1" or (value.isascii() and value.isdecimal())
+    return isinstance(value, int) or _NUMBER.fullmatch(value) is not None
 
 
 def renumbered(source: S, known: Sequence[str]) -> S:

@@ -12,8 +12,7 @@ from selfsup.storage.untrusted import plain_name, read_json
 
 SHARDS = (".tar", ".parquet", ".arrow")
 
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_LISTED = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_CHOICES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")  # a range, or words
 _MOST = 1_000_000  # shards that a pattern may name
 _APART = re.compile(r"[^a-z]+")
 
@@ -103,7 +102,7 @@ def _word(name: str) -> str:
 
 def is_pattern(path: Path) -> bool:
     """Whether a name that is none of a file is a pattern of shards."""
-    return bool(_RANGE.search(path.name) or _LISTED.search(path.name))
+    return _CHOICES.search(path.name) is not None
 
 
 def expand(path: Path) -> list[str]:
@@ -113,7 +112,7 @@ def expand(path: Path) -> list[str]:
         ValueError: more than a million, a range that runs down, or a shard that is not there, the first by name.
     """
     names = [path.name]
-    while (match := _RANGE.search(names[0]) or _LISTED.search(names[0])) is not None:
+    while (match := _CHOICES.search(names[0])) is not None:
         choices = _choices(match, path)
         if len(names) * len(choices) > _MOST:
             raise ValueError(f"{path} stands for more than {_MOST:,} shards")
@@ -125,8 +124,8 @@ def expand(path: Path) -> list[str]:
 
 
 def _choices(match: re.Match[str], path: Path) -> list[str]:
-    if match.re is _LISTED:
-        return match[1].split(",")
+    if match[3] is not None:
+        return match[3].split(",")
     first, last = match[1], match[2]
     count = int(last) - int(first) + 1
     if not 0 < count <= _MOST:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from selfsup.data.base import NoTestPart, UnreadableImage
 from selfsup.data.columns import Columns, chosen, numbered
-from selfsup.data.encoded import EncodedSource, Holders, pack_names
+from selfsup.data.encoded import MAX_BYTES, EncodedSource, Holders, pack_names
 from selfsup.data.found import Found, named
 from selfsup.data.layout import Split
 from selfsup.data.levels import FULL, Levels
