@@ -19,9 +19,10 @@ class Data:
     root: str = execution("", path=True)  # a folder, a .zip, .npz or .npy file, or "shapes" for the generated data set
     labelled_root: str = execution("", path=True)  # labelled images of another domain, trained on beside those of root
     labels: Literal["auto", "none"] = "auto"  # auto: from the folders or the file, where they are there
-    # Of samples in tar archives and of tables: what holds the image, and what the label. "": the one that there is.
-    image_column: str = ""
-    label_column: str = ""
+    image_column: str = (
+        ""  # which part of a tar archive's samples, or column of a table, is the image; "": the only one
+    )
+    label_column: str = ""  # which column, or field of the samples' .json, is the label; "": .cls, or that of classes
     limit: int | None = None  # this many images, drawn once; None: all
     canvas: int | None = None  # decode each image once, to this size; None: at full resolution for every view
     # What becomes black and white, of files of more than 8 bits a pixel. type: the ends of the pixels' type; file: each

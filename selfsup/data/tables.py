@@ -46,6 +46,7 @@ class TableSource(EncodedSource):
     ) -> None:
         self.title = title
         self.files = tuple(files)
+        self.stamps = tuple(file.stat().st_mtime_ns for file in files)
         self.column = column
         self.starts = starts
         self.labels = labels
@@ -59,7 +60,7 @@ class TableSource(EncodedSource):
 
     def content(self, index: int) -> bytes:
         file, row = self._place(index)
-        starts, chunks = _chunks(self.files[file], self.column)
+        starts, chunks = _chunks(self.files[file], self.stamps[file], self.column)
         number = int(np.searchsorted(starts, row, side="right")) - 1
         cell = chunks[number][row - int(starts[number])]
         if not cell.is_valid:
@@ -73,10 +74,10 @@ class TableSource(EncodedSource):
         import pyarrow.compute
 
         found = []
-        for file in self.files:
+        for file, stamp in zip(self.files, self.stamps, strict=True):
             found += [
                 pyarrow.compute.binary_length(chunk).fill_null(-1).to_numpy(zero_copy_only=False)
-                for chunk in _chunks(file, self.column)[1]
+                for chunk in _chunks(file, stamp, self.column)[1]
             ]
         return np.asarray(np.concatenate(found)[self.rows], np.int64)
 
@@ -95,8 +96,11 @@ class TableSource(EncodedSource):
 
 
 @functools.lru_cache(maxsize=4096)
-def _chunks(file: Path, column: str) -> tuple[np.ndarray, list[Any]]:
-    """The first row of each piece of a file, (P,) int64, and the pieces: arrays of bytes."""
+def _chunks(file: Path, stamp: int, column: str) -> tuple[np.ndarray, list[Any]]:
+    """The first row of each piece of a file, (P,) int64, and the pieces: arrays of bytes.
+
+    Another file under the same name has another `stamp`.
+    """
     import pyarrow
 
     chunks = [piece for piece in table_of(file).column(column).chunks if len(piece)]

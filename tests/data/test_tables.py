@@ -1,5 +1,6 @@
 """Arrow and Parquet tables, and data sets of Hugging Face."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
+import torch
 
 from selfsup.data.base import NoTestPart, UnreadableImage
 from selfsup.data.columns import Columns
@@ -48,16 +50,12 @@ def test_shards_of_tables(write: Any, end: str, tmp_path: Path) -> None:
     source = open_source(str(root))
     check(source, list(range(7)))
     check(open_source(str(root), "test"), [7, 8, 9])
-    rows = [6, 0, 4]
-    check(source.select(np_rows(rows)), rows)
-    assert source.select(np_rows(rows)).name(0) == f"{root}[6]"
+    part = source.select(torch.tensor([6, 0, 4]))
+    check(part, [6, 0, 4])
+    assert part.name(0) == f"{root}[6]"
+    write(root / f"train-00000-of-00002.{end}", whole.slice(4, 5))  # in the place of the other
+    np.testing.assert_array_equal(np.asarray(open_source(str(root)).load(0)), np.asarray(picture(4)))
     assert source.found.read_as[1:] == ("images from column image", "labels from column label")
-
-
-def np_rows(rows: list[int]) -> Any:
-    import torch
-
-    return torch.tensor(rows)
 
 
 def test_content_is_the_same_in_both_formats(tmp_path: Path) -> None:
@@ -98,12 +96,12 @@ def test_columns_are_told_by_what_they_hold_or_named(tmp_path: Path) -> None:
     assert source.found.left_out == ("1 column (id)",)
     by_id = open_source(str(tmp_path / "x.arrow"), columns=Columns(label="id"))
     assert by_id.labels.tolist() == list(range(10))
-    with pytest.raises(ValueError, match="data.label_column is kind; there are: labels, id"):
+    with pytest.raises(ValueError, match=r"data.label_column is kind; there are: labels, id"):
         open_source(str(tmp_path / "x.arrow"), columns=Columns(label="kind"))
     two = pyarrow.table({"left": IMAGES, "right": IMAGES[::-1]})
     path = str(arrow_file(tmp_path / "y.arrow", two))
     with pytest.raises(
-        ValueError, match="data.image_column could be one of several: left, right; give --data.image-column"
+        ValueError, match=r"data.image_column could be one of several: left, right; give --data.image-column"
     ):
         open_source(path)
     source = open_source(path, columns=Columns(image="right"))
@@ -115,13 +113,13 @@ def test_columns_are_told_by_what_they_hold_or_named(tmp_path: Path) -> None:
 
 
 def test_several_columns_of_classes_have_to_be_chosen(tmp_path: Path) -> None:
-    features = (
-        '{"info": {"features": {"image": {"_type": "Image"}, "fine": {"_type": "ClassLabel", "names": ["a", "b"]}, '
-    )
-    features += '"coarse": {"_type": "ClassLabel", "names": ["x", "y"]}}}}'
+    classes = {
+        name: {"_type": "ClassLabel", "names": list(names)} for name, names in (("fine", "ab"), ("coarse", "xy"))
+    }
+    features = json.dumps({"info": {"features": classes | {"image": {"_type": "Image"}}}})
     content = table(IMAGES, (), (), fine=[0, 1] * 5, coarse=[1] * 10).replace_schema_metadata({"huggingface": features})
     path = str(arrow_file(tmp_path / "x.arrow", content))
-    with pytest.raises(ValueError, match="data.label_column could be one of several: fine, coarse"):
+    with pytest.raises(ValueError, match=r"data.label_column could be one of several: fine, coarse"):
         open_source(path)
     assert open_source(path, columns=Columns(label="coarse")).classes == ("x", "y")
 
