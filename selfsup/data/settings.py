@@ -20,7 +20,7 @@ class Data:
     labelled_root: str = execution("", path=True)  # labelled images of another domain, trained on beside those of root
     labels: Literal["auto", "none"] = "auto"  # auto: from the folders or the file, where they are there
     image_column: str = (
-        ""  # which part of a tar archive's samples, or column of a table, is the image; "": the only one
+        ""  # which part of the samples in tar archives, or column, is the image; "": the only one
     )
     label_column: str = ""  # which column, or field of the samples' .json, is the label; "": .cls, or that of classes
     limit: int | None = None  # this many images, drawn once; None: all
