@@ -140,7 +140,8 @@ def check_unreadable(source: Source, unreadable: dict[int, str]) -> None:
             f"point the data option at a folder of images of these formats: {', '.join(FORMATS)}"
         )
     raise TooManyUnreadable(
-        f"{len(unreadable)} of {len(source)} images cannot be read, more than {source.tolerated:.0%}: {'; '.join(first)}\n"
+        f"{len(unreadable)} of {len(source)} images cannot be read, more than {source.tolerated:.0%}: "
+        f"{'; '.join(first)}\n"
         "remove or replace the broken files, or check that the copy of the data is complete"
     )
 

@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from selfsup.augment.views import Center
 from selfsup.cluster.neighbours import neighbour_tiles
 from selfsup.data.opening import labelled_part, open_part
 from selfsup.data.settings import Data
+from selfsup.data.sources import Source
 from selfsup.evaluation.encoder import Exported
-from selfsup.evaluation.features import Features, Reading
+from selfsup.evaluation.features import Features
 from selfsup.evaluation.knn import neighbours_of, vote
 from selfsup.models.heads import Classifier
 from selfsup.runtime import arithmetic
@@ -60,20 +61,24 @@ class ByBank:
         names: of the classes.
         k: neighbours, at most as many as there are.
         temperature: T; each neighbour votes exp(similarity / T).
+        device: where neighbours are found.
     """
 
-    def __init__(self, bank: Features, names: tuple[str, ...], k: int, temperature: float) -> None:
-        self.bank, self.names, self.k, self.temperature = bank, names, k, temperature
+    def __init__(
+        self, bank: Features, names: tuple[str, ...], k: int, temperature: float, device: torch.device
+    ) -> None:
+        self.bank, self.labels, self.names = bank.features.to(device), bank.labels, names
+        self.k, self.temperature = k, temperature
 
     def __call__(self, features: Tensor, top: int) -> Decided:
-        known, parts = self.bank.features.to(features.device), []
-        for similarities, numbers in neighbour_tiles(features, known, self.k, cosine=True):
-            scores, classes = vote(similarities.cpu(), self.bank.labels[numbers.cpu()], self.temperature)
+        parts = []
+        for similarities, numbers in neighbour_tiles(features, self.bank, self.k, cosine=True):
+            scores, classes = vote(similarities.cpu(), self.labels[numbers.cpu()], self.temperature)
             votes = scores.clamp(min=0)  # where there is no class, -inf
             parts.append((classes[:, :top], (votes / votes.sum(dim=1, keepdim=True))[:, :top]))
         classes, shares = (torch.cat(column) for column in zip(*parts, strict=True))
         lacking = (0, top - classes.shape[1])  # fewer neighbours than choices
-        return Decided(*(torch.nn.functional.pad(part, lacking, value=fill) for part, fill in ((classes, -1), (shares, 0))))
+        return Decided(F.pad(classes, lacking, value=-1), F.pad(shares, lacking, value=0.0))
 
 
 def class_names(head: Classifier) -> tuple[str, ...]:
@@ -99,19 +104,15 @@ def require_classifier(exported: Exported, path: Path, otherwise: str) -> Classi
     return exported.head
 
 
-def open_bank(
-    data: Data, network: torch.nn.Module, center: Center, device: torch.device, reading: Reading
-) -> tuple[Features, tuple[str, ...]]:
-    """Features of all labelled images of `data`, of its training part where it has one, and the names of classes.
+def open_bank(data: Data) -> Source:
+    """The labelled images of `data`, of its training part where it has one.
 
     Raises:
         ValueError: as `open_source`; the images have no labels, or are of one class.
     """
     source = labelled_part(open_part(data, "train"), "train")
     check_classes(source, None)
-    bank = reading.features(network, source, center, device)
-    bank.require_finite()
-    return bank, tuple(source.class_name(label) for label in range(int(source.labels.max()) + 1))
+    return source
 
 
 def neighbours_that_vote(asked: int | None, bank: Features) -> int:

@@ -75,12 +75,15 @@ class AsCSV(Table):
         return [f"{column}_{number}" for number in range(dimension)] if column == EMBEDDING else [column]
 
     def add(self, rows: list[Row]) -> None:
-        self._write([[cell for column in self.layout.columns for cell in self._cells(row[column])] for row in rows])
+        self._write([[cell for column in self.layout.columns for cell in self._cells(column, row)] for row in rows])
 
-    def _cells(self, value: Any) -> list[Any]:
+    def _cells(self, column: str, row: Row) -> list[Any]:
+        value = row[column]
         if isinstance(value, np.ndarray):
             return [exact(number) for number in value.tolist()]
-        return [as_cell(value) if isinstance(value, str) else "" if value is None else exact(value)]
+        if value is None:
+            return [""] * len(self._headings(column))
+        return [as_cell(value) if isinstance(value, str) else exact(value)]
 
     def _write(self, lines: list[list[Any]]) -> None:
         text = io.StringIO()
@@ -146,5 +149,3 @@ def _in_json(value: Any) -> Any:
 def _in_unicode(value: Any) -> Any:
     """Text as Parquet can hold it: what is no UTF-8 becomes U+FFFD."""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if isinstance(value, str) else value
-
-
