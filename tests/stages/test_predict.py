@@ -1,4 +1,4 @@
-"""Predictions in files: those of the loaded classifier or of the kNN stage, a row for each image, whole or not there."""
+"""Predictions in files: those of the loaded classifier or of the kNN stage, a row for each image, whole or absent."""
 
 import csv
 import io
