@@ -2,6 +2,7 @@
 
 import csv
 import io
+import warnings
 from typing import Any
 
 import numpy as np
@@ -53,5 +54,7 @@ def confusion_png(matrix: Tensor, names: tuple[str, ...], title: str) -> bytes:
                 colour = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=6, color=colour)
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the table has the names in full
+        figure.savefig(content, format="png", dpi=150)
     return content.getvalue()

@@ -169,23 +169,24 @@ def test_the_record_holds_the_figures_beside_their_protocol(
 def test_classes_are_matched_by_name(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder that comes earlier or is not there gives every name another number."""
-    root = paintings(tmp_path / "new", 30, ("dog", "aardvark", "bee", "cats"), first=400)
+    """A folder that comes earlier, and two that are not there, give every name another number."""
+    root = paintings(tmp_path / "new", 30, ("dog", "aardvark", "cat", "zebra"), first=400)
     naive = Naive(trained, root)
     line, said = evaluated(monkeypatch, capsys, trained, "--data.root", root)
     known = len(naive.paths)
     assert line["images"] == known < 30
+    assert 0 < naive.top(1) < 1
     assert line["evaluate_top1"] == pytest.approx(naive.top(1), abs=1e-12)
     for label, name in enumerate(CLASSES):
         assert line["per_class"][name]["recall"] == naive.recall(label)
-    assert line["missing_classes"] == ["ant", "cat"]
+    assert line["missing_classes"] == ["ant", "bee"]
     assert line["per_class"]["ant"]["recall"] is None
-    assert line["unknown_classes"] == ["aardvark", "cats"]
+    assert line["unknown_classes"] == ["aardvark", "zebra"]
     assert line["unknown_images"] == 30 - known
-    assert "of 2 of the classifier's 4 classes there is no image: ant, cat" in said
-    assert f"{30 - known} images of 2 classes that the classifier does not know are left out: aardvark, cats" in said
+    assert "of 2 of the classifier's 4 classes there is no image: ant, bee" in said
+    assert f"{30 - known} images of 2 classes that the classifier does not know are left out: aardvark, zebra" in said
     (root / "aardvark").rename(root / "dogg")
-    for image in (root / "cats").iterdir():
+    for image in (root / "zebra").iterdir():
         image.unlink()
     _, said = evaluated(monkeypatch, capsys, trained, "--data.root", root)
     assert "are left out: dogg; did you mean dog?" in said
@@ -238,6 +239,17 @@ def test_an_unreadable_image_is_counted(
     (root / "bee" / "broken too.png").write_bytes(b"no image")
     assert call(monkeypatch, trained, "--data.root", root, *QUICK) == 2
     assert "2 of 32 images cannot be read, more than 1%" in capsys.readouterr().err
+
+
+def test_names_of_any_script_are_in_the_table_and_disturb_no_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also those that a picture would take as a formula, and a spreadsheet as one of its own."""
+    names = ("=1+1", "$x^{$", "\u732b")
+    root = paintings(tmp_path / "new", 20, names)
+    line, _ = evaluated(monkeypatch, capsys, classifier(tmp_path / "birds", names), "--data.root", root)
+    assert [row["class"] for row in table(line["confusion"])] == ["'=1+1", "$x^{$", "\u732b"]
+    assert list(line["per_class"]) == list(names)
 
 
 def test_wrong_uses_are_answered_with_what_to_do(
