@@ -311,6 +311,12 @@ def test_wrong_uses_are_answered_with_what_to_do(
         assert call(monkeypatch, *words) == 2, words
         assert f"selfsup: {message}" in capsys.readouterr().err, words
     assert not out.exists()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert call(monkeypatch, trained, images, "--out", "p.parquet") == 2
+    assert (
+        "a Parquet file (.csv and .jsonl need nothing) needs the package pyarrow, which is not installed: "
+        "pip install pyarrow"
+    ) in capsys.readouterr().err
 
 
 def test_lists_parted_by_zero_bytes_and_more_choices_than_classes_are_said(
