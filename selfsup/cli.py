@@ -14,7 +14,7 @@ import selfsup
 from selfsup.output import complain, meant_for_user, print_figures, program
 from selfsup.packages import missing
 from selfsup.runtime.parent_death import follow_launcher
-from selfsup.usage import USAGE
+from selfsup.usage import USAGE, first_word, flags_told, leading_words, only_help
 
 if TYPE_CHECKING:
     from selfsup.stages.base import Evaluated
@@ -88,7 +88,7 @@ def _require_temporary_folder() -> None:
 
 
 # Commands on a run: modules of selfsup.stages, each with a STAGE.
-_STAGES = ("knn", "retrieval", "linear", "finetune", "distill", "cluster", "embed")
+_STAGES = ("knn", "retrieval", "linear", "finetune", "distill", "evaluate", "cluster", "embed")
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
@@ -96,6 +96,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
         "pretrain": _pretrain,
         **{stage: partial(_stage, stage) for stage in _STAGES},
         "semi": _semi,
+        "predict": _predict,
         "compare": _compare,
         "import": _import,
         "replay": _replay,
@@ -107,33 +108,6 @@ def _command(name: str) -> Callable[[list[str]], int]:
 
         raise ValueError(f"unknown command {name!r}{nearest(name, list(commands))}\nsee: selfsup --help")
     return commands[name]
-
-
-def _first(arguments: list[str], what: str, usage: str) -> tuple[str, list[str]]:
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(usage)
-        sys.exit(0)
-    if not arguments or arguments[0].startswith("-"):
-        raise ValueError(f"{what} is missing\nusage: {usage}")
-    return arguments[0], arguments[1:]
-
-
-def _only_help(arguments: list[str], usage: str, command: str) -> bool:
-    """Whether help was asked for, which is then printed, of a command without arguments."""
-    if arguments in (["-h"], ["--help"], ["help"]):
-        print(usage)
-        return True
-    if arguments:
-        raise ValueError(f"selfsup {command} takes no arguments, not {' '.join(arguments)}")
-    return False
-
-
-def _flags_told(usage: str, settings: Callable[[], Any], command: str) -> None:
-    """Print how a command is called, and all its flags; exits."""
-    from selfsup.config.flags import parse
-
-    print(f"{usage}\n")
-    parse(settings(), ["--help"], command)
 
 
 def _print_result(result: dict[str, Any]) -> int:
@@ -153,7 +127,7 @@ def _print_result(result: dict[str, Any]) -> int:
 
 def _pretrain(arguments: list[str]) -> int:
     usage = "selfsup pretrain RECIPE [flags]   (flags of a recipe: selfsup pretrain RECIPE --help)"
-    name, flags = _first(arguments, "the recipe", usage)
+    name, flags = first_word(arguments, "the recipe", usage)
     from selfsup.config.flags import parse
     from selfsup.config.recipe_files import load_recipe
     from selfsup.pretraining import Run, pretrain
@@ -176,8 +150,9 @@ def _stage(command: str, arguments: list[str]) -> int:
     if arguments[:1] in (["-h"], ["--help"]):
         protocol, _ = pop_flag(arguments[1:], "--protocol", stage.protocols[0] if stage.protocols else "")
         if not stage.protocols or protocol in stage.protocols:
-            _flags_told(usage, lambda: stage.shown(protocol), f"selfsup {command} RUN")
-    name, flags = _first(arguments, "the run folder or encoder file", usage)
+            said = f"{usage}\n\n{stage.example}" if stage.example else usage
+            flags_told(said, lambda: stage.shown(protocol), f"selfsup {command} RUN")
+    name, flags = first_word(arguments, "the run folder or encoder file", usage)
     recipe, flags = pop_flag(flags, "--recipe", "")
     # Held until the stage has ended: classes that nothing refers to are forgotten.
     defines_classes = load_recipe(recipe) if recipe else None
@@ -223,7 +198,7 @@ def _kept(evaluated: "Evaluated", path: Path) -> int:
 
 def _semi(arguments: list[str]) -> int:
     usage = "selfsup semi RECIPE|RUN --label-fraction 0.1 (or --labels-per-class 10) [--data.root PATH] [flags]"
-    name, flags = _first(arguments, "the recipe or run folder", usage)
+    name, flags = first_word(arguments, "the recipe or run folder", usage)
     from selfsup.stages.semi import run_semi
     from selfsup.stages.semi_settings import parse_semi
 
@@ -233,17 +208,38 @@ def _semi(arguments: list[str]) -> int:
     return _kept(evaluated, Path(name))
 
 
+def _predict(arguments: list[str]) -> int:
+    usage = (
+        "selfsup predict CLASSIFIER IMAGES ... --out FILE.csv|.jsonl|.parquet [--bank PATH] [--recipe FILE.py] [flags]"
+    )
+    from selfsup.config.flags import parse, pop_flag
+    from selfsup.config.recipe_files import load_recipe
+    from selfsup.stages.predict import EXAMPLE, Predict, run_predict
+
+    if arguments[:1] in (["-h"], ["--help"]):
+        flags_told(f"{usage}\n\n{EXAMPLE}", Predict, "selfsup predict CLASSIFIER IMAGES ...")
+    name, rest = first_word(arguments, "the classifier", usage)
+    recipe, rest = pop_flag(rest, "--recipe", "")
+    images, flags = leading_words(rest)
+    if not images:
+        raise ValueError(f"the images are missing; name them before the flags\nusage: {usage}")
+    defines_classes = load_recipe(recipe) if recipe else None
+    result = run_predict(Path(name), images, parse(Predict(), flags, f"selfsup predict {name} IMAGES ..."))
+    del defines_classes
+    return _print_result(result)
+
+
 def _compare(arguments: list[str]) -> int:
     usage = "selfsup compare RUN RUN ... [--out FILE.html|.md|.csv|.png|.svg]"
     from selfsup.config.flags import parse
     from selfsup.stages.compare import Compare, run_compare
 
     if arguments[:1] in (["-h"], ["--help"]):
-        _flags_told(usage, Compare, "selfsup compare RUN ...")
-    first, rest = _first(arguments, "the run folder", usage)
-    count = next((number for number, word in enumerate(rest) if word.startswith("-")), len(rest))
-    runs = [Path(name) for name in (first, *rest[:count])]
-    return _print_result(run_compare(runs, parse(Compare(), rest[count:], "selfsup compare RUN ...")))
+        flags_told(usage, Compare, "selfsup compare RUN ...")
+    first, rest = first_word(arguments, "the run folder", usage)
+    names, flags = leading_words(rest)
+    runs = [Path(name) for name in (first, *names)]
+    return _print_result(run_compare(runs, parse(Compare(), flags, "selfsup compare RUN ...")))
 
 
 def _import(arguments: list[str]) -> int:
@@ -252,8 +248,8 @@ def _import(arguments: list[str]) -> int:
     from selfsup.stages.importing import EXAMPLES, Import, listed, run_import
 
     if arguments[:1] in (["-h"], ["--help"]):
-        _flags_told(f"{usage}\n\n{EXAMPLES}\n{listed()}", Import, "selfsup import FILE")
-    name, flags = _first(arguments, "the file of weights", usage)
+        flags_told(f"{usage}\n\n{EXAMPLES}\n{listed()}", Import, "selfsup import FILE")
+    name, flags = first_word(arguments, "the file of weights", usage)
     return _print_result(run_import(Path(name), parse(Import(), flags, f"selfsup import {name}")))
 
 
@@ -264,8 +260,8 @@ def _replay(arguments: list[str]) -> int:
     from selfsup.stages.replay import Replay, run_replay
 
     if arguments[:1] in (["-h"], ["--help"]):
-        _flags_told(usage, Replay, "selfsup replay RUN/captured/STEP")
-    name, flags = _first(arguments, "the captured step", usage)
+        flags_told(usage, Replay, "selfsup replay RUN/captured/STEP")
+    name, flags = first_word(arguments, "the captured step", usage)
     result = run_replay(Path(name), parse(Replay(), flags, f"selfsup replay {name}"))
     code = _print_result(result)
     return code if result["reproduced"] else 3
@@ -274,7 +270,7 @@ def _replay(arguments: list[str]) -> int:
 def _recipes(arguments: list[str]) -> int:
     from selfsup.config.recipe_files import recipe_names, recipe_summary
 
-    if _only_help(arguments, "selfsup recipes   (lists the shipped recipes, each with its first line)", "recipes"):
+    if only_help(arguments, "selfsup recipes   (lists the shipped recipes, each with its first line)", "recipes"):
         return 0
     for name in recipe_names():
         print(f"{name:24} {recipe_summary(name)}")
@@ -282,7 +278,7 @@ def _recipes(arguments: list[str]) -> int:
 
 
 def _methods(arguments: list[str]) -> int:
-    if _only_help(arguments, "selfsup methods   (what each method remembers and minimises)", "methods"):
+    if only_help(arguments, "selfsup methods   (what each method remembers and minimises)", "methods"):
         return 0
     from selfsup.catalogue import table
 

@@ -20,6 +20,7 @@ from selfsup.storage.untrusted import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 UNWRITTEN = 74  # EX_IOERR of sysexits.h: the figures were not printed; where there is a run folder, they are in it
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ECONNRESET, errno.ESHUTDOWN)  # for good; a full disk may empty
@@ -187,6 +188,14 @@ def console() -> "Console":
     from rich.console import Console
 
     return Console(file=errors, highlight=False)  # type: ignore[arg-type]
+
+
+def image_progress(command: str) -> "Progress":
+    """A bar on the terminal that counts images; nothing where there is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn(command), BarColumn(), MofNCompleteColumn(), TextColumn("images, left"), TimeRemainingColumn()
+    return Progress(*columns, console=console(), disable=not console().is_terminal)
 
 
 LOGGER = logging.getLogger("selfsup")

@@ -1,4 +1,8 @@
-"""What `selfsup --help` says: every command in a line."""
+"""What `selfsup --help` says, every command in a line; and how the first words of a command are taken."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
 
 USAGE = """selfsup: self-supervised contrastive pretraining
 
@@ -9,6 +13,8 @@ USAGE = """selfsup: self-supervised contrastive pretraining
   selfsup finetune RUN [flags]        train a classifier on few labels (--protocol simclr_v2, simclr_v1, sgd)
   selfsup distill TEACHER [flags]     train a student on a classifier's answers (--protocol self, smaller, features)
   selfsup semi RECIPE|RUN [flags]     pretrain, fine-tune on few labels, distil: --label-fraction 0.1
+  selfsup predict CLASSIFIER IMAGES   what is in images: --out FILE.csv; of any encoder by --bank LABELLED
+  selfsup evaluate CLASSIFIER [flags] judge a classifier on a labelled folder, class by class (--data.root PATH)
   selfsup cluster RUN [flags]         cluster features and compare with the labels (--protocol kmeans, dbscan)
   selfsup embed RUN --out FILE        features to FILE.npy and FILE.csv, or to FILE.parquet; run again to go on
   selfsup compare RUN RUN ...         the results of several runs in a table, and in a plot (--out FILE)
@@ -17,9 +23,49 @@ USAGE = """selfsup: self-supervised contrastive pretraining
   selfsup recipes                     list the shipped recipes
   selfsup methods                     what each method remembers and minimises, its papers and recipes
 
+CLASSIFIER is a folder that finetune, distill or semi made (docs/predict.md).
 RUN is a run folder, an encoder.safetensors, or a file of another project's weights (.pth, .safetensors).
 Every command explains its flags with --help.
 Of an encoder of your own, the commands on a RUN are told where it is defined: --recipe FILE.py.
 On several GPUs: accelerate launch --num_processes N -m selfsup pretrain RECIPE [flags]
 The last line on standard output is a JSON object with the figures; messages go to standard error.
 """
+
+
+def first_word(arguments: list[str], what: str, usage: str) -> tuple[str, list[str]]:
+    """The word that a command begins with, and the rest. Prints the usage and exits where help is asked for.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(usage)
+        sys.exit(0)
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError(f"{what} is missing\nusage: {usage}")
+    return arguments[0], arguments[1:]
+
+
+def leading_words(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The words before the first flag, of which `-` is one; and the flags."""
+    flags = (number for number, word in enumerate(arguments) if word.startswith("-") and word != "-")
+    count = next(flags, len(arguments))
+    return arguments[:count], arguments[count:]
+
+
+def only_help(arguments: list[str], usage: str, command: str) -> bool:
+    """Whether help was asked for, which is then printed, of a command without arguments."""
+    if arguments in (["-h"], ["--help"], ["help"]):
+        print(usage)
+        return True
+    if arguments:
+        raise ValueError(f"selfsup {command} takes no arguments, not {' '.join(arguments)}")
+    return False
+
+
+def flags_told(usage: str, settings: Callable[[], Any], command: str) -> None:
+    """Print how a command is called, and all its flags; exits."""
+    from selfsup.config.flags import parse
+
+    print(f"{usage}\n")
+    parse(settings(), ["--help"], command)

@@ -169,10 +169,10 @@ def placed(config: Any) -> Any:
 
 
 def _absolute(path: Any, words: tuple[str, ...]) -> Any:
-    """Empty, and the words for generated data and for weights that are downloaded, stay as they are."""
+    """Empty, and the words for generated data and for what is downloaded, stay as they are."""
     if isinstance(path, tuple):
         return tuple(_absolute(one, words) for one in path)
-    known = path in words or path.partition(":")[0] in ("", "shapes", "hub")
+    known = path in words or path.partition(":")[0] in ("", "shapes", "hub", "hf")
     return path if known else os.path.abspath(os.path.expanduser(path))
 
 

@@ -43,6 +43,7 @@ class Source(ABC):
     labels: Tensor  # (N,) int64; -1 where there is none
     classes: tuple[str, ...]  # class names in the order of labels; () where there are no labels
     found: Found = Found()  # how the data were read, and what was left out
+    tolerated: float = TOLERATED  # share of the images that may be unreadable; from 1 on nothing stops for any
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -135,9 +136,11 @@ def check_unreadable(source: Source, unreadable: dict[int, str]) -> None:
         unreadable: number -> reason, of the images met so far that could not be read.
 
     Raises:
-        TooManyUnreadable: they are more than one and more than 1 % of all images, or there is no other image.
+        TooManyUnreadable: they are more than one and more than the source tolerates, or there is no other image.
     """
-    if len(unreadable) <= max(1, int(TOLERATED * len(source))) and len(unreadable) < len(source):
+    if source.tolerated >= 1:
+        return
+    if len(unreadable) <= max(1, int(source.tolerated * len(source))) and len(unreadable) < len(source):
         return
     first = [f"{plain_name(source.name(index))} ({reason})" for index, reason in sorted(unreadable.items())[:3]]
     if not any(_readable(source, index) for index in range(len(source)) if index not in unreadable):
@@ -146,7 +149,8 @@ def check_unreadable(source: Source, unreadable: dict[int, str]) -> None:
             f"point the data option at a folder of images of these formats: {', '.join(FORMATS)}"
         )
     raise TooManyUnreadable(
-        f"{len(unreadable)} of {len(source)} images cannot be read, more than {TOLERATED:.0%}: {'; '.join(first)}\n"
+        f"{len(unreadable)} of {len(source)} images cannot be read, more than {source.tolerated:.0%}: "
+        f"{'; '.join(first)}\n"
         "remove or replace the broken files, or check that the copy of the data is complete"
     )
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from selfsup import distributed
 from selfsup.data.base import ArraySource, Source, UnreadableImage
 from selfsup.data.datasets import DatasetSource
-from selfsup.data.files import FileSource, ZipSource
+from selfsup.data.encoded import EncodedSource
+from selfsup.data.files import FileSource
 from selfsup.data.joined import JoinedSource
 from selfsup.data.looked import NOTHING, look_at_entries, look_at_files
 from selfsup.data.manifest import DIGEST, Manifest
@@ -115,8 +116,8 @@ def _entries(source: Source, full: bool) -> tuple[np.ndarray, np.ndarray, np.nda
     """Names (M,), sizes (M,) and digests (M, 16)."""
     if isinstance(source, FileSource):
         return source.paths, *look_at_files(source.root, source.paths, full)
-    if isinstance(source, ZipSource):
-        return source.paths, source.sizes(), look_at_entries(source.archive, source.paths, _reader(source), full)
+    if isinstance(source, EncodedSource):
+        return source.paths, source.sizes(), look_at_entries(source.holders(), source.paths, _reader(source), full)
     if isinstance(source, JoinedSource):
         return _of_all(source, full)
     if isinstance(source, ArraySource):
@@ -146,7 +147,7 @@ def image_digests(source: Source, full: bool = False) -> tuple[np.ndarray, np.nd
         return sizes, digests
     if isinstance(source, ArraySource):
         return np.full(len(source), -1), _sums(source.images)
-    if isinstance(source, FileSource | ZipSource):
+    if isinstance(source, FileSource | EncodedSource):
         _, sizes, digests = _entries(source, full)
         unread = (digests == np.frombuffer(NOTHING, np.uint8)).all(axis=1)
         return sizes, np.where(unread[:, None], np.uint8(0), digests)
@@ -174,7 +175,7 @@ def _of_some(source: DatasetSource) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return _places(len(source), 1), np.full(len(source), -1), rows
 
 
-def _reader(source: ZipSource) -> Callable[[int], bytes | None]:
+def _reader(source: EncodedSource) -> Callable[[int], bytes | None]:
     def read(index: int) -> bytes | None:
         try:
             return source.content(index)

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfsup.data.base import Source
+from selfsup.data.columns import renumbered
 from selfsup.data.deep import Depth
 from selfsup.data.found import Found
 
@@ -88,27 +89,16 @@ def joined(sources: Sequence[Source], roots: Sequence[str]) -> Source:
     if len(sources) == 1:
         return sources[0]
     classes = tuple(dict.fromkeys(name for source in sources for name in source.classes))
-    labels = torch.cat([matched(source, classes).labels for source in sources])
-    source = JoinedSource(sources, labels, classes, [f"{number}/" for number in range(1, len(sources) + 1)])
     shared = [name for name in classes if sum(name in part.classes for part in sources) > 1]
     pairs = list(zip(sources, roots, strict=True))
     told = [f"{len(part):,} from {root} ({_classes(len(part.classes))})" for part, root in pairs]
+    labels = torch.cat([renumbered(source, classes).labels for source in sources])
+    source = JoinedSource(sources, labels, classes, [f"{number}/" for number in range(1, len(sources) + 1)])
     read_as = [f"in {root}: {note}" for part, root in pairs for note in part.found.read_as]
     left_out = [f"in {root}: {note}" for part, root in pairs for note in part.found.left_out]
     together = f"{', '.join(told)}; {_classes(len(shared))} in more than one by name"
     source.found = Found((together, *read_as), tuple(left_out), sources[0].found.no_labels)
     return source
-
-
-def matched(source: Source, known: tuple[str, ...]) -> Source:
-    """The same images, whose classes have the numbers of `known` where any of them is known; new ones follow."""
-    if source.classes == known or not set(known) & set(source.classes):
-        return source
-    names = (*known, *(name for name in source.classes if name not in known))
-    number = torch.tensor([*(names.index(name) for name in source.classes), -1])
-    part = source.select(torch.arange(len(source)))
-    part.labels, part.classes = number[source.labels], names
-    return part
 
 
 def noted(source: Source, note: str) -> Source:

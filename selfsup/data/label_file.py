@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from selfsup.data.base import NoTestPart
+from selfsup.data.columns import Columns
 from selfsup.data.found import Found, named
 from selfsup.data.layout import TEST_WORDS, TRAIN_WORDS, Arranged, Classes, Split, part_word
 from selfsup.data.listing import Listing
@@ -18,14 +19,6 @@ from selfsup.storage.untrusted import plain_name, read_bytes
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LARGEST = 1 << 30  # bytes
-
-
-class Columns(NamedTuple):
-    """What the columns of a table are called."""
-
-    path: str = "path"
-    label: str = "label"
-    split: str = "split"  # the usual name: used where the table has it; any other name must be there; "": not used
 
 
 class Line(NamedTuple):
@@ -161,7 +154,7 @@ def _table(file: Path, rows: "csv.DictReader[str]", columns: Columns) -> tuple[l
     names = [name.strip() for name in rows.fieldnames or ()]
     rows.fieldnames = names
     divides = columns.split in names
-    wanted = {"path": columns.path, "label": columns.label}
+    wanted = {"path": columns.path, "label": columns.label or "label"}
     if columns.split not in ("", "split"):
         wanted["split"] = columns.split
     for what, name in wanted.items():
@@ -173,7 +166,7 @@ def _table(file: Path, rows: "csv.DictReader[str]", columns: Columns) -> tuple[l
             )
     lines = []
     for row in rows:
-        path, label = row[columns.path], row[columns.label]
+        path, label = row[wanted["path"]], row[wanted["label"]]
         split = row[columns.split] if divides else ""
         if path is None or label is None or split is None or not path.strip():
             raise ValueError(f"{file}, line {rows.line_num}: it has no path, or ends before all columns are there")

@@ -108,13 +108,13 @@ def list_archive(path: Path) -> Listing:
     try:
         with zipfile.ZipFile(path) as archive:
             for name in dict.fromkeys(archive.namelist()):
-                _add_entry(name, found)
+                add_entry(name, found)
             return found.settle(lambda name: _head(archive, name))
     except Exception as error:  # damaged archives raise nearly every class there is
         raise ValueError(f"{path} is not a readable zip archive: {error}") from error
 
 
-def _add_entry(name: str, found: Listing) -> None:
+def add_entry(name: str, found: Listing) -> None:
     parts = name.split("/")
     if any(part == "__MACOSX" or (part[:1] == "." and part not in (".", "..")) for part in parts):
         found.hidden.append(name)

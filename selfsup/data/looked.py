@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from selfsup.data.arrays import write_npz
+from selfsup.data.encoded import Holders
 from selfsup.data.manifest import DIGEST
 from selfsup.output import message
 
@@ -27,7 +28,7 @@ NOTHING = hashlib.sha256(b"nothing that can be read").digest()[:DIGEST]
 _MANY = 50_000  # files whose reading is said
 _CHUNK = 2048  # files that one task looks at
 _THREADS = 8
-_SETTLED = 2_000_000_000  # ns after which a file's next change is sure to have another time
+SETTLED = 2_000_000_000  # ns after which a file's next change is sure to have another time
 _FORGOTTEN = 90 * 24 * 3600  # s after which a list that was not used is removed
 _INODE = 2**63 - 1
 
@@ -83,19 +84,18 @@ def look_at_files(root: Path, names: np.ndarray, full: bool) -> tuple[np.ndarray
 
 
 def look_at_entries(
-    archive: Path, names: np.ndarray, read: Callable[[int], bytes | None], full: bool
+    holders: Holders, names: np.ndarray, read: Callable[[int], bytes | None], full: bool
 ) -> np.ndarray:  # (M, 16) uint8
-    """The digests of an archive's entries, which are as they were where the archive is.
+    """The digests of files within larger ones, which are as they were where what holds them is.
 
     Args:
-        archive: its file.
-        names: (M,) bytes, of the entries.
-        read: number of an entry -> its content; None where it cannot be read.
-        full: read all entries, also those that the list knows.
+        holders: the larger files.
+        names: (M,) bytes, of the files within.
+        read: number of a file within -> its content; None where it cannot be read.
+        full: read all of them, also those that the list knows.
     """
-    began, found = time.time_ns(), archive.stat()
-    row = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino & _INODE)
-    status = np.tile(np.array(row, np.int64), (len(names), 1))
+    began = time.time_ns()
+    status = _status(b"", np.array([os.fsencode(path.absolute()) for path in holders.files]))[holders.of]
 
     def digest(number: int) -> bytes:
         content = read(number)
@@ -104,7 +104,9 @@ def look_at_entries(
         return digest_of(len(content), lambda offset, count: content[offset : offset + count])
 
     seen = Seen(names, status, np.zeros((len(names), DIGEST), np.uint8))
-    _look(archive, seen, lambda rows: _rows(map(digest, rows.tolist())), 1, began, full)  # it has but one position
+    _look(
+        holders.files[0], seen, lambda rows: _rows(map(digest, rows.tolist())), 1, began, full
+    )  # it has but one position
     return seen.digests
 
 
@@ -207,7 +209,7 @@ def _remember(place: Path, seen: Seen, known: Seen | None, began: int) -> None:
     """Write the list: of the files just seen, and of others that it knew before."""
     # The times of a file that was written a moment ago may be those of a next write, too; and what could not be read
     # may become readable without a change of its own.
-    sure = (seen.status[:, 1:3].max(axis=1) < began - _SETTLED) & (seen.status[:, 0] >= 0)
+    sure = (seen.status[:, 1:3].max(axis=1) < began - SETTLED) & (seen.status[:, 0] >= 0)
     sure &= (seen.digests != np.frombuffer(NOTHING, np.uint8)).any(axis=1)
     parts = [Seen(*(column[sure] for column in seen))]
     if known is not None and (others := ~np.isin(known.names, seen.names)).any():
@@ -220,7 +222,7 @@ def _remember(place: Path, seen: Seen, known: Seen | None, began: int) -> None:
             raise OSError(0, "there is no home folder")
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_npz(path, {name: column[order] for name, column in whole._asdict().items()})
-        _forget(path.parent)
+        forget(path.parent)
     except OSError as error:
         where = f" in {path.parent}" if path else ""
         message(
@@ -229,7 +231,8 @@ def _remember(place: Path, seen: Seen, known: Seen | None, began: int) -> None:
         )
 
 
-def _forget(folder: Path) -> None:
-    for path in folder.glob("*.npz"):
+def forget(folder: Path) -> None:
+    """Remove what was not used for long."""
+    for path in [*folder.glob("*.npz"), *folder.glob("*.arrow")]:
         if path.stat().st_mtime < time.time() - _FORGOTTEN:
             path.unlink(missing_ok=True)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from selfsup.data.base import ArraySource, Source, UnreadableImage
-from selfsup.data.files import FileSource, ZipSource
+from selfsup.data.encoded import EncodedSource
+from selfsup.data.files import FileSource
 from selfsup.data.identity import image_digests, in_first
 from selfsup.data.joined import JoinedSource
 from selfsup.data.looked import WHOLE
@@ -70,7 +71,7 @@ def _content(source: Source, index: int) -> bytes:
         if isinstance(source, JoinedSource):
             number, row = source.place(index)
             return _content(source.parts[number], row)
-        if isinstance(source, ZipSource):
+        if isinstance(source, EncodedSource):
             return source.content(index)
         if isinstance(source, ArraySource):
             pixels: bytes = source.images[index].contiguous().numpy().tobytes()

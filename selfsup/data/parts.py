@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from selfsup.data.base import NoTestPart, Source
-from selfsup.data.joined import joined, matched, noted
-from selfsup.data.label_file import Columns
+from selfsup.data.columns import renumbered
+from selfsup.data.joined import joined, noted
 from selfsup.data.labelled import content_names
 from selfsup.data.layout import Split
 from selfsup.data.settings import Data
@@ -29,7 +29,7 @@ def open_data(data: Data, split: Split) -> Source:
     if data.holdout is not None:
         source = _divided(data, data.holdout, split)
     elif split == "test" and data.test_root:
-        source = matched(_whole(data), _training(data).classes)
+        source = renumbered(_whole(data), _training(data).classes)
     elif split == "test" and len(data.roots) > 1:
         source = _of_several(data)
     else:
@@ -40,9 +40,8 @@ def open_data(data: Data, split: Split) -> Source:
 
 
 def _open(data: Data, root: str, split: Split) -> Source:
-    columns = Columns(data.path_column, data.label_column, data.split_column)
     labels, cut_short = data.table or "auto", data.truncated == "allow"
-    return open_source(root, split, labels, range=data.range, columns=columns, truncated=cut_short)
+    return open_source(root, split, labels, range=data.range, columns=data.columns, truncated=cut_short)
 
 
 def _training(data: Data) -> Source:
@@ -69,7 +68,7 @@ def _of_several(data: Data) -> Source:
     if not found:
         raise none
     roots = [data.roots[number] for number in found]
-    return matched(joined(list(found.values()), roots), _training(data).classes)
+    return renumbered(joined(list(found.values()), roots), _training(data).classes)
 
 
 # A part that is held out

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from selfsup.config.checks import require
 from selfsup.config.settings import execution, word_or_path
+from selfsup.data.columns import Columns
 from selfsup.data.levels import parse_levels
 
 Verify = Literal["auto", "full"]
@@ -24,8 +25,10 @@ class Data:
     # the images of root, which may also tell training from test images.
     labels: str = word_or_path("auto", "auto", "none")
     path_column: str = execution("path")  # of the table; paths are from root or from the table's own folder
-    label_column: str = execution("label")  # of the table
     split_column: str = execution("split")  # of the table, where it has it: train, test, val, ...; "": not used
+    image_column: str = ""  # which part of the samples in tar archives, or column, is the image; "": the only one
+    # Which column, or field of the samples' .json, is the label; "": .cls, or that of classes; of labels: label.
+    label_column: str = ""
     limit: int | None = None  # this many images, drawn once; None: all
     holdout: float | None = None  # this share of each class is kept from training, to test on; None: no image is
     holdout_seed: int = 0  # of that draw, which goes by the names of the images below root
@@ -74,3 +77,8 @@ class Data:
     def table(self) -> str:
         """The file of labels; "" where none is named."""
         return "" if self.labels in ("auto", "none") else self.labels
+
+    @property
+    def columns(self) -> Columns:
+        """Which parts of a sample, of a row or of a table of labels are read."""
+        return Columns(self.image_column, self.label_column, self.path_column, self.split_column)

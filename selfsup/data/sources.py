@@ -11,14 +11,21 @@ from selfsup import randomness
 from selfsup.data.arrays import holds_images, images_from_array, open_npy, open_npz
 from selfsup.data.base import ArraySource, NoTestPart, Source, TooManyUnreadable, UnreadableImage
 from selfsup.data.cifar import read_cifar
+from selfsup.data.columns import NO_COLUMNS, Columns, renumbered
+from selfsup.data.encoded import Decoded
 from selfsup.data.files import FileSource, ZipSource
 from selfsup.data.formats import FORMATS
 from selfsup.data.found import by_suffix, named
-from selfsup.data.label_file import Columns, LabelFile
+from selfsup.data.hub import hub_shards
+from selfsup.data.label_file import LabelFile
 from selfsup.data.layout import Arranged, Split, arrange, folders_wanted
 from selfsup.data.levels import Levels, parse_levels
 from selfsup.data.listing import Listing, list_archive, list_folder
 from selfsup.data.shapes import shapes
+from selfsup.data.shards import SHARDS, Shards, alone, expand, is_pattern, part_of, shards_among
+from selfsup.data.tables import TableSource, open_tables
+from selfsup.data.tar import TarSource, open_tars
+from selfsup.data.truncated import CutShort
 from selfsup.randomness import Stream
 from selfsup.storage.untrusted import plain_name, require_file
 
@@ -33,16 +40,12 @@ __all__ = [
 ]
 
 
-COLUMNS = Columns()
-
-
 class Reading(NamedTuple):
     """How files are read."""
 
     levels: Levels
     table: Path | None = None  # of labels
-    columns: Columns = COLUMNS
-    truncated: bool = False  # whether files that are cut short are read as far as they go
+    columns: Columns = NO_COLUMNS
 
     def arranged(self, listing: Listing, split: Split, where: Path) -> Arranged:
         """The images of a part, labelled by their folders or by the table."""
@@ -62,15 +65,18 @@ def open_source(
     labels: str = "auto",
     limit: int | None = None,
     range: str = "type",
-    columns: Columns = COLUMNS,
+    columns: Columns = NO_COLUMNS,
     truncated: bool = False,
 ) -> Source:
     """Find the data that `root` names.
 
     In this order: the word `shapes` or `shapes:COUNT`, a generated data set (write `./shapes` for a folder of that
-    name); a `.npz`, `.npy` or `.zip` file; a folder with `cifar10.npz`, or with exactly one npz file of images; with
-    CIFAR-10 or CIFAR-100 as published; a folder of exactly one zip archive and no folder; else the folder itself. What
-    parts and classes a folder or an archive has is told by `layout.arrange`. What was left out is in `Source.found`.
+    name); `hf:NAME`, a data set of Hugging Face's hub; a `.npz`, `.npy`, `.zip`, `.tar`, `.parquet` or `.arrow` file,
+    or a pattern of shards (`train-{000..146}.tar`); a folder with `cifar10.npz`, or with exactly one npz file of
+    images; with CIFAR-10 or CIFAR-100 as published; a folder of exactly one zip archive and no folder; a folder without
+    images of their own and with `.tar`, `.parquet` or `.arrow` files; else the folder itself. What parts and classes a
+    folder or an archive has is told by `layout.arrange`, those of shards by `shards.part_of`. What was left out is in
+    `Source.found`.
 
     Args:
         root: word, file or folder.
@@ -80,33 +86,49 @@ def open_source(
         limit: at most so many images: the first of a fixed random order, put back in the order of numbering, so that
             classes stay balanced on average. (The first files by name would be one class.)
         range: what becomes black and white, of files of more than 8 bits a pixel; see `levels.parse_levels`.
-        columns: what those of the table are called.
+        columns: which hold the image and the label, of samples, of tables and of a table of labels.
         truncated: whether image files that are cut short are read as far as they go, instead of as unreadable.
 
     Raises:
         ValueError: nothing there, no image, no such part, a file of the wrong kind, or a table that does not fit.
     """
     table = None if labels in ("auto", "none") else Path(labels).expanduser()
-    reading = Reading(parse_levels(range), table, columns, truncated)
+    reading = Reading(parse_levels(range), table, columns)
     if limit is not None and limit < 1:
         raise ValueError(f"the limit is {limit}; wanted at least 1, or none for all images")
     if not root:
         raise ValueError(
-            "no images are named: give --data.root a folder, a .zip, .npz or .npy file, or the word shapes"
+            "no images are named: give --data.root a folder, a file of images (.zip, .tar, .npz, .npy, .parquet), or "
+            "the word shapes"
         )
     word, _, count = root.partition(":")
     if word == "shapes":
         source: Source = _open_shapes(root, count, split)
+    elif word == "hf":
+        source = open_tables(hub_shards(root, split), split, columns, reading.levels)
     else:
         source = _open_path(Path(root).expanduser(), split, reading)
-    if reading.table and not isinstance(source, FileSource | ZipSource):
-        raise ValueError(
-            f"data.labels is {plain_name(labels)}, a table of image files, and {plain_name(root)} holds an array, "
-            "whose images have no names; put its labels into the array file, or give --data.labels auto"
-        )
+    _check_columns(source, root, reading)
+    if truncated and isinstance(source, Decoded):
+        source.cut_short = CutShort(len(source))
     if labels == "none":
         source = unlabelled(source)
     return source if limit is None else subset(source, limit)
+
+
+def _check_columns(source: Source, root: str, reading: Reading) -> None:
+    """Raise ValueError where a table of labels, or names of columns, do not go with this kind of data."""
+    if reading.table and not isinstance(source, FileSource | ZipSource):
+        raise ValueError(
+            f"data.labels is {plain_name(reading.table)}, a table of image files, and {plain_name(root)} holds none; put the "
+            "labels of arrays, samples and rows beside them, or give --data.labels auto"
+        )
+    samples = isinstance(source, TarSource | TableSource)
+    if not samples and (reading.columns.image or (reading.columns.label and not reading.table)):
+        raise ValueError(
+            f"data.image_column and data.label_column are for samples in tar archives and for tables, and {root} is "
+            "neither; leave them out"
+        )
 
 
 def open_test(root: str, labels: str = "auto", range: str = "type") -> Source | None:
@@ -143,16 +165,39 @@ def _open_shapes(root: str, count: str, split: Split) -> Source:
 
 def _open_path(path: Path, split: Split, reading: Reading) -> Source:
     if not path.exists():
+        if is_pattern(path):
+            return _open_shards(path.parent, expand(path), split, reading)
         raise ValueError(f"no file or folder {path}; wanted images, or the word 'shapes' for generated ones")
     if path.is_dir():
         return _open_folder(path, split, reading)
     suffix = path.suffix.lower()
-    if suffix not in (".npz", ".npy", ".zip"):
-        raise ValueError(f"{path} is no data set; wanted a folder, or a file that ends in .npz, .npy, .zip")
+    if suffix not in (".npz", ".npy", ".zip", *SHARDS):
+        raise ValueError(
+            f"{path} is no data set; wanted a folder, or a file that ends in .npz, .npy, .zip, {', '.join(SHARDS)}"
+            f"{', unpacked to .tar' if '.tar' in path.suffixes or suffix == '.tgz' else ''}"
+        )
     require_file(path)
+    if suffix in SHARDS:
+        return _opened(alone(path), split, reading)
     if suffix == ".zip":
         return _open_zip(path, split, reading)
     return (open_npz if suffix == ".npz" else open_npy)(path, split, reading.levels)
+
+
+def _open_shards(root: Path, names: list[str], split: Split, reading: Reading) -> Source:
+    """Shards of one kind; the test part has the class numbers of the training part."""
+    source = _opened(part_of(root, names, split), split, reading)
+    if split == "train" or not source.classes:
+        return source
+    return renumbered(source, _opened(part_of(root, names, "train"), "train", reading).classes)
+
+
+def _opened(shards: Shards, split: Split, reading: Reading) -> Source:
+    kinds = sorted({path.suffix.lower() for path in shards.files})
+    if len(kinds) > 1 or kinds[0] not in SHARDS:
+        raise ValueError(f"{shards.root}: shards are {' and '.join(kinds)}; wanted one kind of {', '.join(SHARDS)}")
+    read = open_tars if kinds == [".tar"] else open_tables
+    return read(shards, split, reading.columns, reading.levels)
 
 
 def _open_folder(folder: Path, split: Split, reading: Reading) -> Source:
@@ -186,15 +231,17 @@ def _alone(source: Source, folder: Path, taken: str) -> Source:
     return source
 
 
-def _open_files(folder: Path, split: Split, reading: Reading) -> FileSource:
+def _open_files(folder: Path, split: Split, reading: Reading) -> Source:
     if reading.table is None:
         listing = list_folder(folder, lambda folders: folders_wanted(folders, split, str(folder)))
     else:  # it names images of every part
         listing = list_folder(folder)
+    if not listing.images and (names := shards_among(folder, listing.others)):
+        return _open_shards(folder, names, split, reading)
     part = reading.arranged(listing, split, folder)
     root = folder / os.fsdecode(part.prefix.encode("utf-8", "surrogateescape"))
     _require_images(part.paths, listing, root)
-    source = FileSource(root, part.paths, part.labels, part.classes, reading.levels, reading.truncated)
+    source = FileSource(root, part.paths, part.labels, part.classes, reading.levels)
     source.found = part.found
     return source
 
@@ -205,7 +252,7 @@ def _open_zip(path: Path, split: Split, reading: Reading) -> ZipSource:
         raise ValueError(f"{path} holds no image; wanted {', '.join(FORMATS)} files{_instead(listing)}")
     part = reading.arranged(listing, split, path)
     _require_images(part.paths, listing, path / part.prefix)
-    source = ZipSource(path, part.prefix, part.paths, part.labels, part.classes, reading.levels, reading.truncated)
+    source = ZipSource(path, part.prefix, part.paths, part.labels, part.classes, reading.levels)
     source.found = part.found
     return source
 

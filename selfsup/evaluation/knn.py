@@ -8,6 +8,7 @@ from torch import Tensor
 from selfsup import distributed
 from selfsup.cluster.neighbours import Backend, neighbour_tiles
 from selfsup.config.checks import require
+from selfsup.evaluation.accuracy import Hits
 from selfsup.evaluation.features import Features
 from selfsup.output import message
 
@@ -73,15 +74,15 @@ def vote(similarities: Tensor, labels: Tensor, temperature: float) -> tuple[Tens
     return scores, classes.gather(1, order)
 
 
-def knn_accuracies(
+def knn_hits(
     bank: Features,
     queries: Features | None,
     ks: tuple[int, ...],
     temperatures: tuple[float, ...],
     backend: Backend = "auto",
     device: torch.device | None = None,
-) -> dict[tuple[int, float], dict[str, float]]:
-    """Top-1 and top-5 accuracy of the vote for each (k, T); without queries each bank image is judged by all others.
+) -> dict[tuple[int, float], Hits]:
+    """Whether the vote finds the class of each query, for each (k, T); without queries all others judge a bank image.
 
     The neighbours are searched once, for the largest k, and judged tile by tile. A class that no neighbour has is not
     among the five.
@@ -103,16 +104,29 @@ def knn_accuracies(
     place = torch.device("cpu") if device is None or backend == "faiss" else device
     exclude = torch.arange(len(bank.labels), device=place) if queries is None else None
     tiles = neighbour_tiles(asked.features.to(place), bank.features.to(place), max(ks), backend, exclude, cosine=True)
-    hits = {pair: torch.zeros(2, dtype=torch.int64) for pair in product(ks, temperatures)}
+    found: dict[tuple[int, float], list[Hits]] = {pair: [] for pair in product(ks, temperatures)}
     judged = 0
     for similarities, numbers in tiles:
         similarities, labels = similarities.cpu(), bank.labels[numbers.cpu()]
         wanted = asked.labels[judged : judged + len(labels), None]
         judged += len(labels)
-        for k, temperature in hits:
+        for (k, temperature), hits in found.items():
             right = vote(similarities[:, :k], labels[:, :k], temperature)[1][:, :5] == wanted
-            hits[k, temperature] += torch.stack([right[:, 0].sum(), right.sum()])
-    return {pair: {"top1": int(first) / judged, "top5": int(five) / judged} for pair, (first, five) in hits.items()}
+            hits.append(Hits(right[:, 0], right.any(dim=1)))
+    return {pair: Hits(*map(torch.cat, zip(*hits, strict=True))) for pair, hits in found.items()}
+
+
+def knn_accuracies(
+    bank: Features,
+    queries: Features | None,
+    ks: tuple[int, ...],
+    temperatures: tuple[float, ...],
+    backend: Backend = "auto",
+    device: torch.device | None = None,
+) -> dict[tuple[int, float], dict[str, float]]:
+    """Top-1 and top-5 accuracy of the vote, the shares of `knn_hits`, for each (k, T)."""
+    found = knn_hits(bank, queries, ks, temperatures, backend, device)
+    return {pair: hits.figures for pair, hits in found.items()}
 
 
 def knn_accuracy(

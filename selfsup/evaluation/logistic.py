@@ -12,7 +12,7 @@ from torch import Tensor
 from selfsup import distributed
 from selfsup.config.checks import require
 from selfsup.data.labelled import Labelled
-from selfsup.evaluation.accuracy import top_figures
+from selfsup.evaluation.accuracy import Hits, top_hits
 from selfsup.evaluation.encoder import Layer
 from selfsup.evaluation.features import Features, Reading
 from selfsup.output import message
@@ -72,6 +72,7 @@ class Probed(NamedTuple):
     l2: float  # the weight that was chosen
     at_edge: bool  # whether a smaller or a larger weight than all that were tried might be better
     converged: bool  # whether the last fit came to its minimum in the iterations it had
+    right: Tensor  # (M,) bool, on the CPU: of which of the images asked the class was found
 
 
 def probe_features(
@@ -106,8 +107,9 @@ def probe_features(
     start = zeros(x, int(max(known.labels.max(), asked.labels.max())) + 1)
     chosen = choose_l2(x, y, start, l2, iterations) if len(l2) > 1 else l2[0]
     classifier, converged = fit_logistic(x, y, start, chosen, iterations)
-    figures = judge(classifier, asked.features.to(x.device), asked.labels.to(x.device))
-    return Probed(figures, chosen, len(l2) > 1 and chosen in (min(l2), max(l2)), converged)
+    hits = judge(classifier, asked.features.to(x.device), asked.labels.to(x.device))
+    at_edge = len(l2) > 1 and chosen in (min(l2), max(l2))
+    return Probed(hits.figures, chosen, at_edge, converged, hits.first.cpu())
 
 
 def zeros(x: Tensor, num_classes: int) -> Logistic:
@@ -134,7 +136,7 @@ def choose_l2(x: Tensor, y: Tensor, start: Logistic, l2: tuple[float, ...], iter
         for number, held in enumerate(parts):
             targets = y.index_fill(0, held, _LEFT_OUT)
             classifiers[number], _ = fit_logistic(x, targets, classifiers[number], weight, iterations)
-            hits[weight] += round(judge(classifiers[number], x, y, held)["top1"] * len(held))
+            hits[weight] += int(judge(classifiers[number], x, y, held).first.sum())
         best = max(hits, key=lambda tried: (hits[tried], tried))
         if sum(tried < best for tried in hits) == _PATIENCE:
             break
@@ -212,14 +214,12 @@ def _tiles(x: Tensor, num_classes: int) -> Iterator[slice]:
     return (slice(begin, begin + step) for begin in range(0, len(x), step))
 
 
-def judge(classifier: Logistic, x: Tensor, y: Tensor, rows: Tensor | None = None) -> dict[str, float]:
-    """`top_figures` of all rows of x (N, D) and y (N,), or of those at the positions `rows`."""
+def judge(classifier: Logistic, x: Tensor, y: Tensor, rows: Tensor | None = None) -> Hits:
+    """`top_hits` of all rows of x (N, D) and y (N,), or of those at the positions `rows`."""
     rows = torch.arange(len(x), device=x.device) if rows is None else rows
-    hits = {"top1": 0.0, "top5": 0.0}
-    for tile in rows.split(max(1, _TILE // max(x.shape[1], len(classifier.bias)))):
-        for name, share in top_figures(classifier(x[tile]), y[tile]).items():
-            hits[name] += round(share * len(tile))
-    return {name: count / len(rows) for name, count in hits.items()}
+    tiles = rows.split(max(1, _TILE // max(x.shape[1], len(classifier.bias))))
+    found = [top_hits(classifier(x[tile]), y[tile]) for tile in tiles]
+    return Hits(*map(torch.cat, zip(*found, strict=True)))
 
 
 def warn(probed: Probed, l2: tuple[float, ...], iterations: int) -> None:

@@ -61,6 +61,7 @@ class Stage(NamedTuple):
     defaults: Callable[[Path, str], Any]  # of RUN and the protocol's name: settings, each field a flag
     protocols: tuple[str, ...] = ()  # the first one is taken where none is named
     of_nothing: Callable[[str], Any] | None = None  # settings to be shown where no run is named; None: `defaults` does
+    example: str = ""  # a use of the command, for its help
 
     def shown(self, protocol: str) -> Any:
         """Settings by which help explains the flags."""

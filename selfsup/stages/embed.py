@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from selfsup.augment.views import Center
@@ -23,7 +22,7 @@ from selfsup.data.sources import Source
 from selfsup.evaluation.encoder import Layer
 from selfsup.evaluation.features import Reading, encoded
 from selfsup.evaluation.newest import newest_encoder
-from selfsup.output import console, message
+from selfsup.output import image_progress, message
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.resumable_file import Partial
 from selfsup.stages.run_data import require_data_of_run
@@ -76,15 +75,7 @@ def write_features(
         for count in [-(-len(part.source) // settings.save_every)]
         for number in range(count)
     ]
-    with Progress(
-        TextColumn("embed"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("images, left"),
-        TimeRemainingColumn(),
-        console=console(),
-        disable=not console().is_terminal,
-    ) as progress:
+    with image_progress("embed") as progress:
         begun = partial.done.rows + sum(map(len, partial.done.unreadable.values()))
         if begun:
             message(f"going on after {begun} images, which are in {partial.path}")

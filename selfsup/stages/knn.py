@@ -10,9 +10,10 @@ from selfsup.data.identity import identity
 from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.overlap import about_shared
 from selfsup.data.sources import Source
+from selfsup.evaluation.accuracy import by_name, mean_recall, recalls
 from selfsup.evaluation.encoder import Layer
 from selfsup.evaluation.features import Reading
-from selfsup.evaluation.knn import check_temperature, knn_accuracies, neighbours_of
+from selfsup.evaluation.knn import check_temperature, knn_hits, neighbours_of
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.run_data import require_data_of_run
@@ -41,7 +42,7 @@ class KNN(Reading):
             check_temperature(temperature)
 
 
-def _check_classes(train: Source, test: Source | None) -> None:
+def check_classes(train: Source, test: Source | None) -> None:
     """Raise ValueError where kNN cannot judge anything, before features are computed."""
     parts = [train] if test is None else [train, test]
     for part in parts:
@@ -80,13 +81,13 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
     elif settings.mode == "auto":
         test = open_test_part(data)
     test = test and labelled_part(test, "test")
-    _check_classes(train, test)
+    check_classes(train, test)
     shared_images = about_shared(train, test, data.verify)
     bank = settings.features(encoder, train, center, device)
     queries = None if test is None else settings.features(encoder, test, center, device)
     ks = neighbours_of(settings.k, bank.labels, leave_one_out=queries is None)
     temperatures = tuple(dict.fromkeys(settings.temperature))
-    found = knn_accuracies(bank, queries, ks, temperatures, settings.backend, device)
+    found = knn_hits(bank, queries, ks, temperatures, settings.backend, device)
     shared = {
         "metric": "cosine",
         "layer": settings.layer,
@@ -98,18 +99,21 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
         "classes": len(bank.labels.unique()),
         "split": "leave one out" if queries is None else "train to test",
     }
-    return Evaluated(
-        [
+    labels, judged = (bank.labels, train) if queries is None or test is None else (queries.labels, test)
+    results = []
+    for (k, temperature), hits in found.items():
+        each = recalls(hits.first, labels)
+        figures = hits.figures | {"balanced_accuracy": mean_recall(each)}
+        results.append(
             Result(
                 stage="knn",
                 figures={f"knn_{name}": value for name, value in figures.items()},
                 protocol={"k": k, "temperature": temperature, **shared},
-                about=exported.about | shared_images,
+                about=exported.about | {"per_class_recall": by_name(each, judged.class_name)} | shared_images,
                 data_root=place_of(data),
             )
-            for (k, temperature), figures in found.items()
-        ]
-    )
+        )
+    return Evaluated(results)
 
 
 STAGE = Stage(run=run_knn, defaults=lambda path, protocol: KNN(data=data_of(path)))

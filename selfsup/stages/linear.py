@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from selfsup import distributed
 from selfsup.augment.views import Center
@@ -15,7 +15,7 @@ from selfsup.data.labelled import choice_digest
 from selfsup.data.opening import labelled_part, open_part
 from selfsup.data.overlap import about_shared
 from selfsup.data.sources import Source
-from selfsup.evaluation.accuracy import top_figures
+from selfsup.evaluation.accuracy import by_name, mean_recall, recalls, top_figures, top_hits
 from selfsup.evaluation.encoder import Exported
 from selfsup.evaluation.features import Features, extract
 from selfsup.evaluation.logistic import FeatureProbe, probe_features, warn
@@ -83,8 +83,13 @@ def _about(settings: Probe | FeatureProbe, exported: Exported, parts: _Parts) ->
     return about | {"labels_seed": settings.labelled.seed, "labels_sha256": choice_digest(parts.train)}
 
 
-def _found(figures: dict[str, float]) -> dict[str, float]:
-    return {f"linear_{name}": value for name, value in figures.items()}
+def _found(
+    figures: dict[str, float], right: Tensor, labels: Tensor, test: Source
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The figures by their full names, with balanced accuracy; and each class's recall, for `about`."""
+    each = recalls(right, labels)
+    named = {f"linear_{name}": value for name, value in figures.items()}
+    return named | {"linear_balanced_accuracy": mean_recall(each)}, {"per_class_recall": by_name(each, test.class_name)}
 
 
 # On features
@@ -109,10 +114,9 @@ def _on_features(stage: str, exported: Exported, parts: _Parts, settings: Featur
     about = _about(settings, exported, parts) | {"l2": probed.l2, "converged": probed.converged}
     if several:
         about["l2_at_edge"] = probed.at_edge
+    figures, classes = _found(probed.figures, probed.right, asked.labels, parts.test)
     root = place_of(settings.data)
-    return Evaluated(
-        [Result(stage=stage, figures=_found(probed.figures), protocol=protocol, about=about, data_root=root)]
-    )
+    return Evaluated([Result(stage=stage, figures=figures, protocol=protocol, about=about | classes, data_root=root)])
 
 
 # With augmentation
@@ -145,7 +149,9 @@ def _with_augmentation(path: Path, stage: str, exported: Exported, parts: _Parts
     center = exported.feed.center()
     number, choice = _chosen(settings, method, held, center, trained.device)
     network = nn.Sequential(method.encoder, method.heads[number])
-    figures = settings.judge(network, parts.test, center, trained.device)
+    judged = settings.logits(network, parts.test, center, trained.device)
+    hits = top_hits(judged.features, judged.labels)
+    figures, classes = _found(hits.figures, hits.first, judged.labels, parts.test)
     protocol = {
         "protocol": settings.protocol,
         "epochs": settings.epochs,
@@ -165,7 +171,7 @@ def _with_augmentation(path: Path, stage: str, exported: Exported, parts: _Parts
         protocol |= {"learning_rates": rates, "chosen_on": f"{len(held)} of the training images, held out"}
         about |= choice
     root = place_of(settings.data)
-    return Evaluated([Result(stage=stage, figures=_found(figures), protocol=protocol, about=about, data_root=root)])
+    return Evaluated([Result(stage=stage, figures=figures, protocol=protocol, about=about | classes, data_root=root)])
 
 
 # The choice among rates

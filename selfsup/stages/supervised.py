@@ -16,7 +16,7 @@ from selfsup.data.labelled import choice_digest, image_names, names_digest
 from selfsup.data.settings import Data
 from selfsup.data.sources import Source
 from selfsup.evaluation.accuracy import top_figures
-from selfsup.evaluation.features import extract
+from selfsup.evaluation.features import Features, extract
 from selfsup.evaluation.feed import Preprocessing
 from selfsup.evaluation.unfinished import Described, describe
 from selfsup.methods.base import Method
@@ -50,8 +50,12 @@ class Supervised(Training):
 
     def judge(self, network: nn.Module, test: Source, center: Center, device: torch.device) -> dict[str, float]:
         """`top_figures` of `network`, images to logits, on the central crops of the test images."""
-        judged = extract(network, test, center, device, canvas=self.data.canvas, workers=self.workers)
+        judged = self.logits(network, test, center, device)
         return top_figures(judged.features, judged.labels)
+
+    def logits(self, network: nn.Module, test: Source, center: Center, device: torch.device) -> Features:
+        """What `network`, images to logits, says of the central crops of the test images."""
+        return extract(network, test, center, device, canvas=self.data.canvas, workers=self.workers)
 
 
 class Trained(NamedTuple):

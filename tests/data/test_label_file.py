@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from selfsup.data.base import NoTestPart
+from selfsup.data.columns import Columns
 from selfsup.data.identity import manifest_of
-from selfsup.data.label_file import Columns
 from selfsup.data.labelled import image_names
 from selfsup.data.loader import Loader
 from selfsup.data.opening import open_part
@@ -193,7 +193,7 @@ def test_what_a_table_cannot_mean_is_refused(tmp_path: Path, case: str) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "array": (lambda path: open_source("shapes:20", labels=str(path)), "shapes:20 holds an array"),
+    "array": (lambda path: open_source("shapes:20", labels=str(path)), "shapes:20 holds none"),
     "two roots": (lambda path: Data(root=("a", "b"), labels=str(path)), "of the images of one root"),
     "two domains": (lambda path: Data(root="a", labelled_root="b", labels=str(path)), "no data.labelled_root"),
     "no column": (

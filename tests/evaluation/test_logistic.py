@@ -180,11 +180,11 @@ def test_neither_scale_nor_offset_nor_a_constant_feature_matters() -> None:
 def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     known, asked = features(300, 0), features(500, 1)
     whole, _ = fit_logistic(known.features, known.labels, zeros(known.features, 4), 0.01, 50)
-    figures = judge(whole, asked.features, asked.labels)
+    figures = judge(whole, asked.features, asked.labels).figures
     monkeypatch.setattr(logistic, "_TILE", 10 * 7)
     tiled, _ = fit_logistic(known.features, known.labels, zeros(known.features, 4), 0.01, 50)
     torch.testing.assert_close(tiled.weight, whole.weight, rtol=0, atol=3e-3)
-    assert judge(whole, asked.features, asked.labels) == figures
+    assert judge(whole, asked.features, asked.labels).figures == figures
 
 
 def test_a_best_l2_at_the_edge_is_told() -> None:

@@ -18,6 +18,7 @@ MODULES: tuple[str, ...] = (
     "resume",
     "chained",
     "exchanged",
+    "shards",
     "crash",
     "hostile",
     "finite",

@@ -60,6 +60,8 @@ def test_help_of_commands_without_flags(command: str, capsys: pytest.CaptureFixt
         ("linear", "--l2"),
         ("finetune", "--labelled.fraction"),
         ("distill", "--alpha"),
+        ("predict", "--bank"),
+        ("evaluate", "--worst"),
         ("cluster", "--repeats"),
         ("embed", "--save-every"),
         ("compare", "--out"),

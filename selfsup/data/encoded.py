@@ -1,0 +1,93 @@
+"""Images whose files lie within larger ones: entries of archives, cells of tables."""
+
+import io
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from selfsup.data.base import Source, UnreadableImage
+from selfsup.data.decode import decode, measured_depth
+from selfsup.data.deep import Depth
+from selfsup.data.levels import Levels
+from selfsup.data.truncated import CutShort
+
+MAX_BYTES = 1 << 29  # of one image file, unpacked
+
+
+class Holders(NamedTuple):
+    """The files that hold the images."""
+
+    files: list[Path]
+    of: np.ndarray  # (N,) int64: which one of `files` holds each image
+
+
+class Decoded(Source):
+    """Images that are decoded from files of their own, or from the bytes of such files.
+
+    Subclasses set `labels`, `classes`, and:
+        paths: (N,) bytes, the names of the images below the data's root, in the order of numbering.
+        levels: how pixels of more than 8 bits become 8.
+    """
+
+    paths: np.ndarray
+    levels: Levels
+    cut_short: CutShort | None = None  # where files that are cut short are read as far as they go, an account of them
+
+    def _decoded(
+        self, index: int, file: Path | io.BytesIO, side: int | None = None
+    ) -> tuple[Image.Image, tuple[int, int]]:
+        if self.cut_short is None:
+            return decode(file, self.name(index), side, self.levels)
+        return self.cut_short.decoded(index, file, self.name(index), side, self.levels)
+
+    def select(self, rows: Tensor) -> Self:
+        part = super().select(rows)
+        part.paths = self.paths[rows.numpy()]
+        part.cut_short = self.cut_short.select(rows) if self.cut_short else None
+        return part
+
+    def names_cut_short(self) -> list[str]:
+        return [self.name(place) for place in self.cut_short.places()] if self.cut_short else []
+
+
+class EncodedSource(Decoded):
+    """Images by the bytes of their files, which `content` reads."""
+
+    @abstractmethod
+    def content(self, index: int) -> bytes:
+        """The bytes of the file of image `index`. Raises UnreadableImage."""
+
+    @abstractmethod
+    def sizes(self) -> np.ndarray:
+        """(N,) int64: bytes of the image files, as what holds them states; -1 where it cannot be read."""
+
+    @abstractmethod
+    def holders(self) -> Holders:
+        """The files that hold the images: where one is unchanged, so are the images in it."""
+
+    def load(self, index: int) -> Image.Image:
+        return self._decoded(index, io.BytesIO(self.content(index)))[0]
+
+    def load_for_canvas(self, index: int, side: int) -> tuple[Image.Image, tuple[int, int]]:
+        return self._decoded(index, io.BytesIO(self.content(index)), side)
+
+    def depth(self, index: int) -> Depth | None:
+        try:
+            return measured_depth(io.BytesIO(self.content(index)))
+        except UnreadableImage:  # counted where it is decoded
+            return None
+
+    def path(self, index: int) -> str:
+        """The name of image `index` below the data's root."""
+        found: bytes = self.paths[index]
+        return found.decode("utf-8", "surrogateescape")
+
+
+def pack_names(paths: Sequence[str]) -> np.ndarray:
+    """(N,) bytes. One block: a million str objects would be copied into every worker as their counts change."""
+    return np.array([path.encode("utf-8", "surrogateescape") for path in paths], dtype=np.bytes_)
