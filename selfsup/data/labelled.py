@@ -13,7 +13,7 @@ from torch import Tensor
 from selfsup.config.checks import require
 from selfsup.config.settings import execution
 from selfsup.data.base import ArraySource, Source
-from selfsup.data.files import FileSource, ZipSource
+from selfsup.data.encoded import Decoded
 from selfsup.data.joined import JoinedSource
 from selfsup.randomness import Stream, permutation
 from selfsup.storage.untrusted import plain_name, read_bytes
@@ -150,7 +150,7 @@ def image_names(source: Source) -> list[str]:
 
     They are the same wherever the data lie.
     """
-    if isinstance(source, FileSource | ZipSource):
+    if isinstance(source, Decoded):
         return [path.decode("utf-8", "surrogateescape") for path in source.paths.tolist()]
     if isinstance(source, ArraySource):
         return [f"{Path(source.origin).name}[{row}]" for row in source.rows.tolist()]

@@ -120,8 +120,8 @@ def _check_columns(source: Source, root: str, reading: Reading) -> None:
     """Raise ValueError where a table of labels, or names of columns, do not go with this kind of data."""
     if reading.table and not isinstance(source, FileSource | ZipSource):
         raise ValueError(
-            f"data.labels is {plain_name(reading.table)}, a table of image files, and {plain_name(root)} holds none; put the "
-            "labels of arrays, samples and rows beside them, or give --data.labels auto"
+            f"data.labels is {plain_name(reading.table)}, a table of image files, and {plain_name(root)} holds none; "
+            "put the labels of arrays, samples and rows beside them, or give --data.labels auto"
         )
     samples = isinstance(source, TarSource | TableSource)
     if not samples and (reading.columns.image or (reading.columns.label and not reading.table)):

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import tarfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +116,19 @@ def test_what_is_held_out_does_not_depend_on_the_place(tmp_path: Path, form: str
     assert int(open_data(without, "test").labels.max()) == -1
     assert len(open_data(replace(data, limit=10), "train")) == 10
     assert content_names(open_data(replace(data, limit=10), "test")) == names
+
+
+def test_what_is_held_out_of_a_tar_archive_does_not_depend_on_its_place(tmp_path: Path) -> None:
+    folder_of(tmp_path / "data", 30, ("a", "b"))
+    found = []
+    for place in ("x", "y"):
+        (tmp_path / place).mkdir()
+        with tarfile.open(tmp_path / place / "all.tar", "w") as archive:
+            archive.add(tmp_path / "data", "data")
+        test = open_data(Data(root=str(tmp_path / place / "all.tar"), holdout=0.2), "test")
+        found.append(content_names(test))
+    assert len(found[0]) == 6
+    assert found[0] == found[1]
 
 
 def test_images_that_are_added_leave_the_others_where_they_were(tmp_path: Path) -> None:
