@@ -142,29 +142,32 @@ def _stage(command: str, arguments: list[str]) -> int:
     """A stage on a run: parse, carry out, keep the results in its folder."""
     from selfsup.config.flags import parse, pop_flag
     from selfsup.config.recipe_files import load_recipe
+    from selfsup.stages.settings import help_of
+
+    about = help_of(command)
+    choices = f" [--protocol {'|'.join(about.protocols)}]" if about.protocols else ""
+    usage = f"selfsup {command} RUN{choices} [--data.root PATH] [--recipe FILE.py] [flags]"
+    if arguments[:1] in (["-h"], ["--help"]):
+        protocol, _ = pop_flag(arguments[1:], "--protocol", about.protocols[0] if about.protocols else "")
+        if not about.protocols or protocol in about.protocols:
+            said = f"{usage}\n\n{about.example}" if about.example else usage
+            flags_told(said, lambda: about.settings(protocol), f"selfsup {command} RUN")
+    name, flags = first_word(arguments, "the run folder or encoder file", usage)
     from selfsup.stages.base import Stage
 
     stage: Stage = import_module(f"selfsup.stages.{command}").STAGE
-    choices = f" [--protocol {'|'.join(stage.protocols)}]" if stage.protocols else ""
-    usage = f"selfsup {command} RUN{choices} [--data.root PATH] [--recipe FILE.py] [flags]"
-    if arguments[:1] in (["-h"], ["--help"]):
-        protocol, _ = pop_flag(arguments[1:], "--protocol", stage.protocols[0] if stage.protocols else "")
-        if not stage.protocols or protocol in stage.protocols:
-            said = f"{usage}\n\n{stage.example}" if stage.example else usage
-            flags_told(said, lambda: stage.shown(protocol), f"selfsup {command} RUN")
-    name, flags = first_word(arguments, "the run folder or encoder file", usage)
     recipe, flags = pop_flag(flags, "--recipe", "")
     # Held until the stage has ended: classes that nothing refers to are forgotten.
     defines_classes = load_recipe(recipe) if recipe else None
     path, called = Path(name), f"selfsup {command} {name}"
     protocol = ""
-    if stage.protocols:
-        protocol, flags = pop_flag(flags, "--protocol", stage.protocols[0])
+    if about.protocols:
+        protocol, flags = pop_flag(flags, "--protocol", about.protocols[0])
         called += f" --protocol {protocol}"
         if any(flag.partition("=")[0] == "--protocol" for flag in flags):
             raise ValueError("--protocol is given twice; give it once")
-        if protocol not in stage.protocols:
-            raise ValueError(f"there is no protocol {protocol!r}; choose one of {', '.join(stage.protocols)}")
+        if protocol not in about.protocols:
+            raise ValueError(f"there is no protocol {protocol!r}; choose one of {', '.join(about.protocols)}")
     settings = parse(stage.defaults(path, protocol), flags, called)
     with _named_data(flags):
         evaluated = stage.run(path, settings)
@@ -214,15 +217,17 @@ def _predict(arguments: list[str]) -> int:
     )
     from selfsup.config.flags import parse, pop_flag
     from selfsup.config.recipe_files import load_recipe
-    from selfsup.stages.predict import EXAMPLE, Predict, run_predict
+    from selfsup.stages.settings import HELP, Predict
 
     if arguments[:1] in (["-h"], ["--help"]):
-        flags_told(f"{usage}\n\n{EXAMPLE}", Predict, "selfsup predict CLASSIFIER IMAGES ...")
+        flags_told(f"{usage}\n\n{HELP['predict'].example}", Predict, "selfsup predict CLASSIFIER IMAGES ...")
     name, rest = first_word(arguments, "the classifier", usage)
     recipe, rest = pop_flag(rest, "--recipe", "")
     images, flags = leading_words(rest)
     if not images:
         raise ValueError(f"the images are missing; name them before the flags\nusage: {usage}")
+    from selfsup.stages.predict import run_predict
+
     defines_classes = load_recipe(recipe) if recipe else None
     result = run_predict(Path(name), images, parse(Predict(), flags, f"selfsup predict {name} IMAGES ..."))
     del defines_classes
@@ -232,12 +237,14 @@ def _predict(arguments: list[str]) -> int:
 def _compare(arguments: list[str]) -> int:
     usage = "selfsup compare RUN RUN ... [--out FILE.html|.md|.csv|.png|.svg]"
     from selfsup.config.flags import parse
-    from selfsup.stages.compare import Compare, run_compare
+    from selfsup.stages.settings import Compare
 
     if arguments[:1] in (["-h"], ["--help"]):
         flags_told(usage, Compare, "selfsup compare RUN ...")
     first, rest = first_word(arguments, "the run folder", usage)
     names, flags = leading_words(rest)
+    from selfsup.stages.compare import run_compare
+
     runs = [Path(name) for name in (first, *names)]
     return _print_result(run_compare(runs, parse(Compare(), flags, "selfsup compare RUN ...")))
 
@@ -257,11 +264,13 @@ def _replay(arguments: list[str]) -> int:
     """Ends with 0 where the step goes wrong again, with 3 where all is finite this time."""
     usage = "selfsup replay RUN/captured/STEP [--precision as-captured|fp32|tf32|bf16|fp16] [--device auto|cpu]"
     from selfsup.config.flags import parse
-    from selfsup.stages.replay import Replay, run_replay
+    from selfsup.stages.settings import Replay
 
     if arguments[:1] in (["-h"], ["--help"]):
         flags_told(usage, Replay, "selfsup replay RUN/captured/STEP")
     name, flags = first_word(arguments, "the captured step", usage)
+    from selfsup.stages.replay import run_replay
+
     result = run_replay(Path(name), parse(Replay(), flags, f"selfsup replay {name}"))
     code = _print_result(result)
     return code if result["reproduced"] else 3

@@ -19,9 +19,7 @@ class Data:
     root: str = execution("", path=True)  # a folder, a .zip, .npz or .npy file, or "shapes" for the generated data set
     labelled_root: str = execution("", path=True)  # labelled images of another domain, trained on beside those of root
     labels: Literal["auto", "none"] = "auto"  # auto: from the folders or the file, where they are there
-    image_column: str = (
-        ""  # which part of the samples in tar archives, or column, is the image; "": the only one
-    )
+    image_column: str = ""  # which part of the samples in tar archives, or column, is the image; "": the only one
     label_column: str = ""  # which column, or field of the samples' .json, is the label; "": .cls, or that of classes
     limit: int | None = None  # this many images, drawn once; None: all
     canvas: int | None = None  # decode each image once, to this size; None: at full resolution for every view

@@ -24,11 +24,12 @@ from selfsup.stages.base import keep, read
 from selfsup.stages.compare import as_html, as_markdown
 from selfsup.stages.finetune import run_finetune
 from selfsup.stages.finetune_settings import finetune_settings
-from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.knn import run_knn
 from selfsup.stages.result_table import compare
 from selfsup.stages.run_data import named_data, require_data_of_run
 from selfsup.stages.semi import run_semi
 from selfsup.stages.semi_settings import semi_settings
+from selfsup.stages.settings import KNN
 from tests.support.processes import run_processes
 from tests.support.sealed_files import put, rewrite
 from tests.support.tiny import array_file, photographs, tiny_run

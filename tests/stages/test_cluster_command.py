@@ -21,7 +21,8 @@ from selfsup.evaluation.clustering import (
     purity,
 )
 from selfsup.stages import cluster
-from selfsup.stages.cluster import DBSCAN, KMeans, clustering_settings, run_cluster
+from selfsup.stages.cluster import run_cluster
+from selfsup.stages.settings import CLUSTERINGS, DBSCAN, KMeans, clustering_settings
 from tests.stages.test_embed_command import exported
 
 
@@ -144,7 +145,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("protocol", cluster.PROTOCOLS)
+@pytest.mark.parametrize("protocol", CLUSTERINGS)
 def test_the_command_tells_figures_and_writes_clusters(protocol: str, run: Path) -> None:
     settings = clustering_settings(protocol, Data(root="shapes:60", canvas=16))
     result = run_cluster(run, settings).results[0]

@@ -15,7 +15,8 @@ from selfsup.cli import _command
 from selfsup.data.sampler import Sampler
 from selfsup.models.resnet import ResNet
 from selfsup.pretraining import Run, pretrain
-from selfsup.stages.replay import Replay, run_replay
+from selfsup.stages.replay import run_replay
+from selfsup.stages.settings import Replay
 from selfsup.storage import checkpoint
 from tests.support.planted import MARK, ROW, outcome, planted
 from tests.support.sealed_files import put, rewrite

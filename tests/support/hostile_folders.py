@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selfsup import cli
-from selfsup.stages.compare import Compare, run_compare
+from selfsup.stages.compare import run_compare
+from selfsup.stages.settings import Compare
 from selfsup.storage.sealed import seal
 from tests.support.hostile_encoders import results_with
 from tests.support.hostile_place import Hostile, Place, Written, judge

@@ -21,7 +21,7 @@ from selfsup.evaluation.knn import neighbours_of
 from selfsup.methods.simclr import SimCLR
 from selfsup.optim.schedules import Cosine, Horizon, SimCLRCosine, SupConCosine
 from selfsup.pretraining import pretrain
-from selfsup.stages.knn import KNN
+from selfsup.stages.settings import KNN
 from selfsup.storage import checkpoint
 from tests.support.tiny import tiny_run
 
