@@ -198,7 +198,7 @@ BAD: dict[str, tuple[str, Callable[[Path], KMeans | DBSCAN]]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_named_before_any_work(case: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.Reading, "features", lambda *_: pytest.fail("images were read"))
+    monkeypatch.setattr(cluster, "features_of", lambda *_: pytest.fail("images were read"))
     message, settings = BAD[case]
     with pytest.raises(ValueError, match=message):
         run_cluster(run, settings(run))
