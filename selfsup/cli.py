@@ -99,6 +99,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
         "predict": _predict,
         "compare": _compare,
         "import": _import,
+        "export": _export,
         "replay": _replay,
         "recipes": _recipes,
         "methods": _methods,
@@ -258,6 +259,22 @@ def _import(arguments: list[str]) -> int:
         flags_told(f"{usage}\n\n{EXAMPLES}\n{listed()}", Import, "selfsup import FILE")
     name, flags = first_word(arguments, "the file of weights", usage)
     return _print_result(run_import(Path(name), parse(Import(), flags, f"selfsup import {name}")))
+
+
+def _export(arguments: list[str]) -> int:
+    usage = "selfsup export RUN --to FORMAT --out PATH [--part backbone|head|classifier] [--recipe FILE.py] [flags]"
+    from selfsup.config.flags import parse, pop_flag
+    from selfsup.config.recipe_files import load_recipe
+    from selfsup.stages.exporting import EXAMPLES, Export, listed, run_export
+
+    if arguments[:1] in (["-h"], ["--help"]):
+        _flags_told(f"{usage}\n\n{EXAMPLES}\n{listed()}", Export, "selfsup export RUN")
+    name, flags = _first(arguments, "the run folder or encoder file", usage)
+    recipe, flags = pop_flag(flags, "--recipe", "")
+    defines_classes = load_recipe(recipe) if recipe else None  # held until the end, as in _stage
+    result = run_export(Path(name), parse(Export(), flags, f"selfsup export {name}"))
+    del defines_classes
+    return _print_result(result)
 
 
 def _replay(arguments: list[str]) -> int:

@@ -62,7 +62,8 @@ def _of_hugging_face(about: Mapping[str, Any]) -> dict[str, Any]:
     size, crop = about.get("size", 224), about.get("crop_size")
     if about.get("do_center_crop") and isinstance(crop, dict):
         whole = size.get("shortest_edge", crop["height"]) if isinstance(size, dict) else size
-        said |= {"size": int(crop["height"]), "fraction": min(1.0, crop["height"] / whole)}
+        fraction = float(about.get("crop_pct") or crop["height"] / whole)
+        said |= {"size": int(crop["height"]), "fraction": min(1.0, fraction)}
     elif isinstance(size, dict) and "shortest_edge" in size:  # of a ResNet: crop_pct of what is resized
         said |= {"size": int(size["shortest_edge"]), "fraction": float(about.get("crop_pct") or 1.0)}
     else:

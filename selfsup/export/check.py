@@ -38,7 +38,7 @@ def compared(outgoing: Outgoing, forward: Callable[[Tensor], Tensor], pixels: Te
         ValueError: the encoder computes what is not finite.
     """
     exported = outgoing.exported
-    original = exported.encoder if outgoing.part == "backbone" else torch.nn.Sequential(exported.encoder, exported.head)
+    original = exported.encoder if outgoing.part == "backbone" else exported.network("embedding")
     images = exported.feed.center()((pixels,), None, torch.device("cpu"))
     with arithmetic.full_precision():
         expected = original(images).double()

@@ -41,6 +41,4 @@ def no_such_network(format: str, outgoing: Outgoing, reason: str) -> NotWritten:
         outgoing: what should have gone out.
         reason: which networks it has, as a clause.
     """
-    return NotWritten(
-        f"{format} has no network like {described(outgoing.exported.config)}: {reason}\n{ANY_NETWORK}"
-    )
+    return NotWritten(f"{format} has no network like {described(outgoing.exported.config)}: {reason}\n{ANY_NETWORK}")

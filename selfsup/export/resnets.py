@@ -23,7 +23,9 @@ def resnet_name(format: str, outgoing: Outgoing, depths: tuple[Depth, ...]) -> s
     config = outgoing.exported.config
     if isinstance(config, ResNet.Config) and config.depth in depths:
         usual = ResNet.Config(depth=config.depth)
-        if replace(config, zero_init_residual=usual.zero_init_residual) == usual:  # how it was drawn makes no difference
+        if (
+            replace(config, zero_init_residual=usual.zero_init_residual) == usual
+        ):  # how it was drawn makes no difference
             return f"resnet{config.depth}"
     listed = ", ".join(map(str, depths))
     raise no_such_network(

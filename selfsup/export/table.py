@@ -17,7 +17,9 @@ from selfsup.storage.untrusted import plain_name
 @cache
 def table() -> dict[str, Format]:
     """Every format by its name: a new file in `selfsup.export.formats` is a new line here."""
-    modules = [importlib.import_module(f"{_formats.__name__}.{m.name}") for m in pkgutil.iter_modules(_formats.__path__)]
+    modules = [
+        importlib.import_module(f"{_formats.__name__}.{m.name}") for m in pkgutil.iter_modules(_formats.__path__)
+    ]
     return {module.FORMAT.name: module.FORMAT for module in modules}
 
 

@@ -18,6 +18,7 @@ ORDER = (
     "training",
     "convert",
     "evaluation",
+    "export",
     "pretraining",
     "stages",
     *("usage", "cli", "__main__", "recipes"),

@@ -66,6 +66,7 @@ def test_help_of_commands_without_flags(command: str, capsys: pytest.CaptureFixt
         ("embed", "--save-every"),
         ("compare", "--out"),
         ("import", "--layout"),
+        ("export", "--part"),
         ("replay", "--precision"),
     ],
 )

@@ -21,7 +21,9 @@ def _write(outgoing: Outgoing, path: Path) -> None:
     network = outgoing.network
     size = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     if size > _MOST:
-        raise NotWritten(f"the network has {size} bytes, and an ONNX file holds {_MOST} at most; give --to torch.export")
+        raise NotWritten(
+            f"the network has {size} bytes, and an ONNX file holds {_MOST} at most; give --to torch.export"
+        )
     program = traced(outgoing)
     try:
         with warnings.catch_warnings():

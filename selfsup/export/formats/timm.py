@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def _tensors(outgoing: Outgoing) -> dict[str, Tensor]:
 
 def _classifier(outgoing: Outgoing) -> str:
     """What timm calls the classifier of its network."""
-    place = outgoing.encoder.network.pretrained_cfg.get("classifier")  # type: ignore[union-attr]  # a network of timm
+    network: Any = outgoing.encoder.network
+    place = network.pretrained_cfg.get("classifier")
     if not isinstance(place, str):
         raise NotWritten(f"timm's {_named(outgoing)[0]} has not one linear classifier; {ANY_NETWORK}")
     return place
@@ -89,12 +91,14 @@ def _config(outgoing: Outgoing, name: str, options: dict[str, int]) -> dict[str,
 
 def _read(outgoing: Outgoing, path: Path) -> Callable[[Tensor], Tensor]:
     timm = optional("timm", "the format timm")
+    network: nn.Module
+    if path.is_dir():
+        network = timm.create_model(f"local-dir:{path}", pretrained=True)
+        return network.eval()
     name, options = _named(outgoing)
-    network: nn.Module = timm.create_model(name, num_classes=len(outgoing.class_names), **options)
-    if path.suffix == ".pth":
-        network.load_state_dict(torch.load(path, weights_only=True))
-    else:
-        network.load_state_dict(safetensors.torch.load_file(path / _WEIGHTS if path.is_dir() else path))
+    network = timm.create_model(name, num_classes=len(outgoing.class_names), **options)
+    load = safetensors.torch.load_file if path.suffix == ".safetensors" else partial(torch.load, weights_only=True)
+    network.load_state_dict(load(path))
     return network.eval()
 
 
