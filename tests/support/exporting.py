@@ -14,6 +14,7 @@ from selfsup.models.timm import Timm
 
 RESNET = ResNet.Config(depth=18)
 NARROW = ResNet.Config(depth=18, width=0.125)
+SMALL = ResNet.Config(depth="small", stem="small", width=0.25)
 SELECTIVE = ResNet.Config(depth=50, width=0.125, variant="simclr", sk_ratio=0.0625)
 # Not the number of heads that is published for any width, and not the epsilon of anyone.
 VIT = Timm.Config(name="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=2)
