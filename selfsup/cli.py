@@ -98,8 +98,8 @@ def _command(name: str) -> Callable[[list[str]], int]:
         "semi": _semi,
         "predict": _predict,
         "compare": _compare,
-        "import": _import,
-        "export": _export,
+        "import": partial(_weights, "import"),
+        "export": partial(_weights, "export"),
         "replay": _replay,
         "recipes": _recipes,
         "methods": _methods,
@@ -250,29 +250,19 @@ def _compare(arguments: list[str]) -> int:
     return _print_result(run_compare(runs, parse(Compare(), flags, "selfsup compare RUN ...")))
 
 
-def _import(arguments: list[str]) -> int:
-    usage = "selfsup import FILE --out DIR [--layout NAME] [--network NAME] [--size N] [flags]"
-    from selfsup.config.flags import parse
-    from selfsup.stages.importing import EXAMPLES, Import, listed, run_import
-
-    if arguments[:1] in (["-h"], ["--help"]):
-        flags_told(f"{usage}\n\n{EXAMPLES}\n{listed()}", Import, "selfsup import FILE")
-    name, flags = first_word(arguments, "the file of weights", usage)
-    return _print_result(run_import(Path(name), parse(Import(), flags, f"selfsup import {name}")))
-
-
-def _export(arguments: list[str]) -> int:
-    usage = "selfsup export RUN --to FORMAT --out PATH [--part backbone|head|classifier] [--recipe FILE.py] [flags]"
+def _weights(command: str, arguments: list[str]) -> int:
+    """Weights that come in or go out: parse and carry out."""
     from selfsup.config.flags import parse, pop_flag
     from selfsup.config.recipe_files import load_recipe
-    from selfsup.stages.exporting import EXAMPLES, Export, listed, run_export
+    from selfsup.stages.base import Command
 
+    known: Command = import_module(f"selfsup.stages.{command}ing").COMMAND
     if arguments[:1] in (["-h"], ["--help"]):
-        _flags_told(f"{usage}\n\n{EXAMPLES}\n{listed()}", Export, "selfsup export RUN")
-    name, flags = _first(arguments, "the run folder or encoder file", usage)
+        flags_told(f"{known.usage}\n\n{known.explained()}", known.settings, f"selfsup {command} {known.word}")
+    name, flags = first_word(arguments, known.what, known.usage)
     recipe, flags = pop_flag(flags, "--recipe", "")
     defines_classes = load_recipe(recipe) if recipe else None  # held until the end, as in _stage
-    result = run_export(Path(name), parse(Export(), flags, f"selfsup export {name}"))
+    result = known.run(Path(name), parse(known.settings(), flags, f"selfsup {command} {name}"))
     del defines_classes
     return _print_result(result)
 

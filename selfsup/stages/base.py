@@ -63,6 +63,17 @@ class Stage(NamedTuple):
     help: Help
 
 
+class Command(NamedTuple):
+    """A command on weights: `selfsup NAME WORD [flags]`, of a module NAMEing."""
+
+    usage: str  # how it is called, in a line
+    word: str  # what its first word stands for, in the usage
+    what: str  # the same for people, where it is missing
+    settings: Callable[[], Any]  # with all defaults, each field a flag
+    run: Callable[[Path, Any], dict[str, Any]]  # of the path and the settings; the figures
+    explained: Callable[[], str]  # examples, and what there is to choose from
+
+
 def data_of(path: Path) -> Data:
     """The data that a run was trained on; of an encoder alone only how they were read."""
     folder = RunFolder(path)

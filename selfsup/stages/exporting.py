@@ -22,7 +22,7 @@ from selfsup.export.outgoing import Outgoing, Part, outgoing
 from selfsup.export.table import format_for, table
 from selfsup.output import message
 from selfsup.run_folder.folder import RunFolder
-from selfsup.stages.base import read
+from selfsup.stages.base import Command, read
 from selfsup.storage.untrusted import plain_name
 
 EXAMPLES = """examples:
@@ -148,6 +148,18 @@ def _results(path: Path, exported: Exported) -> tuple[dict[str, Any], ...]:
     )
 
 
-def listed() -> str:
-    """The formats, one a line, for the help."""
-    return "formats:\n" + "".join(f"  {name:14}{format.title}\n" for name, format in sorted(table().items()))
+def _explained() -> str:
+    """Examples and the formats, one a line, for the help."""
+    return f"{EXAMPLES}\nformats:\n" + "".join(
+        f"  {name:14}{format.title}\n" for name, format in sorted(table().items())
+    )
+
+
+COMMAND = Command(
+    usage="selfsup export RUN --to FORMAT --out PATH [--part backbone|head|classifier] [--recipe FILE.py] [flags]",
+    word="RUN",
+    what="the run folder or encoder file",
+    settings=Export,
+    run=run_export,
+    explained=_explained,
+)

@@ -10,6 +10,7 @@ from selfsup.evaluation.encoder import load_encoder, save_encoder
 from selfsup.evaluation.foreign import foreign_encoder
 from selfsup.models.heads import Head, Neck
 from selfsup.output import message
+from selfsup.stages.base import Command
 from selfsup.storage.untrusted import require_own_folder
 
 EXAMPLES = """examples:
@@ -69,6 +70,18 @@ def run_import(path: Path, settings: Import) -> dict[str, Any]:
     }
 
 
-def listed() -> str:
-    """The layouts, one a line, for the help."""
-    return "layouts:\n" + "".join(f"  {name:20}{layout.title}\n" for name, layout in sorted(table().items()))
+def _explained() -> str:
+    """Examples and the layouts, one a line, for the help."""
+    return f"{EXAMPLES}\nlayouts:\n" + "".join(
+        f"  {name:20}{layout.title}\n" for name, layout in sorted(table().items())
+    )
+
+
+COMMAND = Command(
+    usage="selfsup import FILE --out DIR [--layout NAME] [--network NAME] [--size N] [--recipe FILE.py] [flags]",
+    word="FILE",
+    what="the file of weights",
+    settings=Import,
+    run=run_import,
+    explained=_explained,
+)
