@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 import selfsup
@@ -101,6 +102,32 @@ def test_a_package_that_is_missing_is_named_with_the_command_that_adds_it(
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ValueError, match=r"which are not installed: .*\[onnx\]', or pip install onnx onnxscript onnxr"):
         run_export(tuned, Export(to="onnx", out=str(tmp_path / "x.onnx")))
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("[", "is not valid JSON"),
+        ("[]", "holds a list; wanted a JSON object"),
+        ('{"schema": 2}', "what .* says of itself cannot be read: 'encoder' is missing"),
+        ('{"schema": 99}', "was written by a newer version"),
+    ],
+)
+def test_what_a_file_says_of_itself_may_come_from_anyone(said: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path, {"selfsup": said})
+    with pytest.raises(ValueError, match=told):
+        selfsup.load(path)
+
+
+def test_a_file_that_holds_other_tensors_than_it_says_is_refused(tuned: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    run_export(tuned, Export(to="safetensors", out=str(path)))
+    with safetensors.safe_open(path, "pt") as file:
+        about = file.metadata()
+    safetensors.torch.save_file({"conv1.weight": torch.zeros(1)}, path, about)
+    with pytest.raises(ValueError, match="does not hold what is said beside it"):
+        selfsup.load(path)
 
 
 def test_help_has_examples_and_every_format(

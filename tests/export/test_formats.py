@@ -110,6 +110,8 @@ def test_weights_go_out_and_come_in_again(
     if name == "safetensors" and part == "classifier":
         written = safetensors.torch.load_file(out)["head.linear.weight"]
         assert torch.equal(written, sent.head.state_dict()["linear.weight"])  # type: ignore[union-attr]
+        assert torch.equal(written, back.head.state_dict()["linear.weight"])  # type: ignore[union-attr]
+        assert back.class_names == ("cat", "dog", "a|b")
 
 
 @pytest.mark.parametrize("part", ["backbone", "classifier"])
