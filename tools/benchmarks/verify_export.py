@@ -90,7 +90,9 @@ def verified(name: str, case: Case, python: str) -> list[dict[str, Any]]:
                 found.append(row | {"refused": NO_SUCH})
                 continue
             if format == "safetensors" and not case.network and isinstance(case.config, ResNet.Config):
-                found.append(row | {"written": told["difference"], "refused": "read by selfsup alone"})
+                found.append(
+                    row | {"written": told["difference"], "refused": "the tensors; no other library has the network"}
+                )
                 continue
             command = [python, str(READER), format, str(out), str(given), *filter(None, [case.network])]
             done = subprocess.run(command, capture_output=True, text=True, cwd=place, check=False)
