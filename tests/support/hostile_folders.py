@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from selfsup import cli
+from selfsup.stages import commands
 from selfsup.stages.compare import run_compare
 from selfsup.stages.settings import Compare
 from selfsup.storage.sealed import seal
@@ -161,7 +161,7 @@ def _images(place: Place) -> Written:
     def use() -> object:
         out = place.inside / "features.npy"
         words = ["--data.root", str(place.inside / "data"), "--out", str(out), "--device", "cpu", "--workers", "0"]
-        cli._stage("embed", [str(place.run), *words])
+        commands.run_stage("embed", [str(place.run), *words])
         _harmless(out.with_suffix(".csv"))
         return out
 
