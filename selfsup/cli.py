@@ -1,23 +1,15 @@
-"""The commands. torch is imported inside them only, so that help answers at once."""
+"""The program `selfsup`: which command is meant, and how it ends. torch is imported inside commands only."""
 
 import os
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import selfsup
-from selfsup.output import complain, meant_for_user, print_figures, program
+from selfsup.output import complain, meant_for_user, program
 from selfsup.packages import missing
 from selfsup.runtime.parent_death import follow_launcher
-from selfsup.usage import USAGE, first_word, flags_told, leading_words, only_help
-
-if TYPE_CHECKING:
-    from selfsup.stages.base import Evaluated
+from selfsup.stages.commands import command_of
+from selfsup.usage import USAGE
 
 
 def main() -> None:
@@ -53,7 +45,7 @@ def _carried_out(arguments: list[str]) -> int:
 
             start_missing_processes(arguments)
         follow_launcher()  # before torch is imported, which takes seconds
-        command = _command(arguments[0])
+        command = command_of(arguments[0])
         _require_temporary_folder()
         return command(arguments[1:])
     except KeyboardInterrupt:
@@ -85,202 +77,3 @@ def _require_temporary_folder() -> None:
             "there is no folder for temporary files: neither /tmp nor the current folder can be written\n"
             "set the environment variable TMPDIR to one that can"
         ) from error
-
-
-# Commands on a run: modules of selfsup.stages, each with a STAGE.
-_STAGES = ("knn", "retrieval", "linear", "finetune", "distill", "evaluate", "cluster", "embed")
-
-
-def _command(name: str) -> Callable[[list[str]], int]:
-    commands: dict[str, Callable[[list[str]], int]] = {
-        "pretrain": _pretrain,
-        **{stage: partial(_stage, stage) for stage in _STAGES},
-        "semi": _semi,
-        "predict": _predict,
-        "compare": _compare,
-        "import": _import,
-        "replay": _replay,
-        "recipes": _recipes,
-        "methods": _methods,
-    }
-    if name not in commands:
-        from selfsup.config.stored_names import nearest
-
-        raise ValueError(f"unknown command {name!r}{nearest(name, list(commands))}\nsee: selfsup --help")
-    return commands[name]
-
-
-def _print_result(result: dict[str, Any]) -> int:
-    """Print the JSON line, in the main process only; returns the exit code."""
-    from selfsup import distributed
-
-    if distributed.rank() == 0:
-        print_figures(result)
-    code = 0
-    if result.get("signal"):
-        from selfsup.runtime.signals import leave
-
-        code = leave(result["signal"])
-    distributed.shut_down()
-    return code
-
-
-def _pretrain(arguments: list[str]) -> int:
-    usage = "selfsup pretrain RECIPE [flags]   (flags of a recipe: selfsup pretrain RECIPE --help)"
-    name, flags = first_word(arguments, "the recipe", usage)
-    from selfsup.config.flags import parse
-    from selfsup.config.recipe_files import load_recipe
-    from selfsup.pretraining import Run, pretrain
-
-    recipe = load_recipe(name)
-    if not isinstance(recipe, Run):
-        raise ValueError(f"recipe {name} must be a selfsup.pretraining.Run, not a {type(recipe).__name__}")
-    return _print_result(pretrain(parse(recipe, flags, f"selfsup pretrain {name}")))
-
-
-def _stage(command: str, arguments: list[str]) -> int:
-    """A stage on a run: parse, carry out, keep the results in its folder."""
-    from selfsup.config.flags import parse, pop_flag
-    from selfsup.config.recipe_files import load_recipe
-    from selfsup.stages.base import Stage
-
-    stage: Stage = import_module(f"selfsup.stages.{command}").STAGE
-    choices = f" [--protocol {'|'.join(stage.protocols)}]" if stage.protocols else ""
-    usage = f"selfsup {command} RUN{choices} [--data.root PATH] [--recipe FILE.py] [flags]"
-    if arguments[:1] in (["-h"], ["--help"]):
-        protocol, _ = pop_flag(arguments[1:], "--protocol", stage.protocols[0] if stage.protocols else "")
-        if not stage.protocols or protocol in stage.protocols:
-            said = f"{usage}\n\n{stage.example}" if stage.example else usage
-            flags_told(said, lambda: stage.shown(protocol), f"selfsup {command} RUN")
-    name, flags = first_word(arguments, "the run folder or encoder file", usage)
-    recipe, flags = pop_flag(flags, "--recipe", "")
-    # Held until the stage has ended: classes that nothing refers to are forgotten.
-    defines_classes = load_recipe(recipe) if recipe else None
-    path, called = Path(name), f"selfsup {command} {name}"
-    protocol = ""
-    if stage.protocols:
-        protocol, flags = pop_flag(flags, "--protocol", stage.protocols[0])
-        called += f" --protocol {protocol}"
-        if any(flag.partition("=")[0] == "--protocol" for flag in flags):
-            raise ValueError("--protocol is given twice; give it once")
-        if protocol not in stage.protocols:
-            raise ValueError(f"there is no protocol {protocol!r}; choose one of {', '.join(stage.protocols)}")
-    settings = parse(stage.defaults(path, protocol), flags, called)
-    with _named_data(flags):
-        evaluated = stage.run(path, settings)
-    del defines_classes
-    return _kept(evaluated, path)
-
-
-def _named_data(flags: list[str]) -> AbstractContextManager[None]:
-    """Data that nobody named must still be the run's."""
-    from selfsup.stages.run_data import named_data
-
-    named = any(flag.partition("=")[0].replace("_", "-") == "--data.root" for flag in flags)
-    return named_data() if named else nullcontext()
-
-
-def _kept(evaluated: "Evaluated", path: Path) -> int:
-    """Keep the results in the stage's own folder, or in that of the run; print them."""
-    from selfsup import distributed
-    from selfsup.run_folder.folder import RunFolder
-    from selfsup.stages.base import keep
-
-    where = evaluated.folder or path
-    kept = evaluated.results and where.is_dir() and distributed.rank() == 0
-    try:
-        if kept:
-            keep(RunFolder(where), evaluated.results)
-    finally:  # after they are kept, for output may be lost; but an old file that cannot be read costs no figures
-        code = _print_result(evaluated.line())
-    return code
-
-
-def _semi(arguments: list[str]) -> int:
-    usage = "selfsup semi RECIPE|RUN --label-fraction 0.1 (or --labels-per-class 10) [--data.root PATH] [flags]"
-    name, flags = first_word(arguments, "the recipe or run folder", usage)
-    from selfsup.stages.semi import run_semi
-    from selfsup.stages.semi_settings import parse_semi
-
-    settings = parse_semi(name, flags)
-    with _named_data(flags):
-        evaluated = run_semi(name, settings)
-    return _kept(evaluated, Path(name))
-
-
-def _predict(arguments: list[str]) -> int:
-    usage = (
-        "selfsup predict CLASSIFIER IMAGES ... --out FILE.csv|.jsonl|.parquet [--bank PATH] [--recipe FILE.py] [flags]"
-    )
-    from selfsup.config.flags import parse, pop_flag
-    from selfsup.config.recipe_files import load_recipe
-    from selfsup.stages.predict import EXAMPLE, Predict, run_predict
-
-    if arguments[:1] in (["-h"], ["--help"]):
-        flags_told(f"{usage}\n\n{EXAMPLE}", Predict, "selfsup predict CLASSIFIER IMAGES ...")
-    name, rest = first_word(arguments, "the classifier", usage)
-    recipe, rest = pop_flag(rest, "--recipe", "")
-    images, flags = leading_words(rest)
-    if not images:
-        raise ValueError(f"the images are missing; name them before the flags\nusage: {usage}")
-    defines_classes = load_recipe(recipe) if recipe else None
-    result = run_predict(Path(name), images, parse(Predict(), flags, f"selfsup predict {name} IMAGES ..."))
-    del defines_classes
-    return _print_result(result)
-
-
-def _compare(arguments: list[str]) -> int:
-    usage = "selfsup compare RUN RUN ... [--out FILE.html|.md|.csv|.png|.svg]"
-    from selfsup.config.flags import parse
-    from selfsup.stages.compare import Compare, run_compare
-
-    if arguments[:1] in (["-h"], ["--help"]):
-        flags_told(usage, Compare, "selfsup compare RUN ...")
-    first, rest = first_word(arguments, "the run folder", usage)
-    names, flags = leading_words(rest)
-    runs = [Path(name) for name in (first, *names)]
-    return _print_result(run_compare(runs, parse(Compare(), flags, "selfsup compare RUN ...")))
-
-
-def _import(arguments: list[str]) -> int:
-    usage = "selfsup import FILE --out DIR [--layout NAME] [--network NAME] [--size N] [flags]"
-    from selfsup.config.flags import parse
-    from selfsup.stages.importing import EXAMPLES, Import, listed, run_import
-
-    if arguments[:1] in (["-h"], ["--help"]):
-        flags_told(f"{usage}\n\n{EXAMPLES}\n{listed()}", Import, "selfsup import FILE")
-    name, flags = first_word(arguments, "the file of weights", usage)
-    return _print_result(run_import(Path(name), parse(Import(), flags, f"selfsup import {name}")))
-
-
-def _replay(arguments: list[str]) -> int:
-    """Ends with 0 where the step goes wrong again, with 3 where all is finite this time."""
-    usage = "selfsup replay RUN/captured/STEP [--precision as-captured|fp32|tf32|bf16|fp16] [--device auto|cpu]"
-    from selfsup.config.flags import parse
-    from selfsup.stages.replay import Replay, run_replay
-
-    if arguments[:1] in (["-h"], ["--help"]):
-        flags_told(usage, Replay, "selfsup replay RUN/captured/STEP")
-    name, flags = first_word(arguments, "the captured step", usage)
-    result = run_replay(Path(name), parse(Replay(), flags, f"selfsup replay {name}"))
-    code = _print_result(result)
-    return code if result["reproduced"] else 3
-
-
-def _recipes(arguments: list[str]) -> int:
-    from selfsup.config.recipe_files import recipe_names, recipe_summary
-
-    if only_help(arguments, "selfsup recipes   (lists the shipped recipes, each with its first line)", "recipes"):
-        return 0
-    for name in recipe_names():
-        print(f"{name:24} {recipe_summary(name)}")
-    return 0
-
-
-def _methods(arguments: list[str]) -> int:
-    if only_help(arguments, "selfsup methods   (what each method remembers and minimises)", "methods"):
-        return 0
-    from selfsup.catalogue import table
-
-    print(table(), end="")
-    return 0

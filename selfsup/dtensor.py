@@ -1,22 +1,28 @@
 """Tensors of which each process holds a part: weights, gradients and optimiser state of a sharded encoder."""
 
+import sys
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import get_total_norm
 
 from selfsup import distributed
 
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
-def is_part(tensor: Tensor) -> bool:
-    return isinstance(tensor, DTensor)
+
+def is_part(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Whether a tensor is divided. torch's module for them takes a second to import; without it there are none."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local_tensors(tensors: Iterable[Tensor]) -> list[Tensor]:
     """This process's parts, which share memory with the tensors; of whole tensors the tensors themselves."""
-    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    return [tensor.to_local() if is_part(tensor) else tensor for tensor in tensors]
 
 
 def full_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -24,18 +30,20 @@ def full_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Collective where there are any.
     """
-    return {name: _together(tensor) if isinstance(tensor, DTensor) else tensor for name, tensor in tensors.items()}
+    return {name: _together(tensor) if is_part(tensor) else tensor for name, tensor in tensors.items()}
 
 
-def _together(tensor: DTensor) -> Tensor:
+def _together(tensor: "DTensor") -> Tensor:
     together: Tensor = tensor.full_tensor().detach()
     return together.cpu() if distributed.rank() == 0 else tensor
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, which every process has, as `like` is: divided, or just as it is."""
-    if not isinstance(like, DTensor):
+    if not is_part(like):
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 

@@ -11,6 +11,9 @@ PACKAGES = {
     "kornia": "kornia",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
+    "onnx": "onnx",
+    "onnxruntime": "onnxruntime",
+    "onnxscript": "onnxscript",
     "psutil": "psutil",
     "pyarrow": "pyarrow",
     "rich": "rich",
@@ -20,6 +23,7 @@ PACKAGES = {
     "timm": "timm",
     "torch": "torch",
     "torchvision": "torchvision",
+    "transformers": "transformers",
     "tyro": "tyro",
 }
 

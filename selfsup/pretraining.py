@@ -32,9 +32,10 @@ from selfsup.evaluation.encoder import Exported, export
 from selfsup.evaluation.features import extract
 from selfsup.evaluation.feed import Preprocessing, feed_of
 from selfsup.evaluation.foreign import any_encoder
-from selfsup.evaluation.knn import check_temperature, knn_accuracy, neighbours_of
+from selfsup.evaluation.knn import knn_accuracy, neighbours_of
 from selfsup.evaluation.logistic import online_linear
 from selfsup.evaluation.readable import require_readable, require_readable_head
+from selfsup.evaluation.reading import check_temperature
 from selfsup.evaluation.starting import start_encoder, start_head
 from selfsup.methods.base import Extract, Method, RunContext
 from selfsup.models.encoder import Encoder, pretrained_fact
@@ -131,7 +132,8 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
         facts |= {"start": start.sha256} | ({"start_head": True} if run.start_head else {})
     if run.encoder.weights:
         facts["pretrained"] = pretrained_fact(run.encoder.weights, folder.facts().get("pretrained"))
-    history = extended_history(run.extend, run.epochs, run.schedule, folder, _steps_per_epoch(run, source))
+    steps = run.sampling.build(source.labels, run.batch_size, run.seed).steps_per_epoch
+    history = extended_history(run.extend, run.epochs, run.schedule, folder, steps)
     if history:
         facts[EXTENSIONS] = [dump(segment) for segment in history]
     contents = {"images": content_of(source, run.data.verify, {"images": fingerprint_before(source)})}
@@ -221,10 +223,6 @@ def extractor(run: Run, source: Source, device: torch.device) -> Extract:
     return extract_all
 
 
-def _steps_per_epoch(run: Run, source: Source) -> int:
-    return run.sampling.build(source.labels, run.batch_size, run.seed).steps_per_epoch
-
-
 def build_method(run: Run, source: Source, pretrained: bool = True, start: Exported | None = None) -> Method:
     """The method with its encoder, initialised from the run's seed.
 
@@ -241,7 +239,7 @@ def build_method(run: Run, source: Source, pretrained: bool = True, start: Expor
         num_classes=len(source.classes),
         num_views=len(run.augment.views),
         view_size=run.augment.views[0].shape,
-        steps_per_epoch=_steps_per_epoch(run, source),
+        steps_per_epoch=run.sampling.build(source.labels, run.batch_size, run.seed).steps_per_epoch,
         two_domains=isinstance(run.sampling, TwoDomains),
         per_class=run.sampling.images_per_class,
         labels=source.labels,

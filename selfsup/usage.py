@@ -19,6 +19,8 @@ USAGE = """selfsup: self-supervised contrastive pretraining
   selfsup embed RUN --out FILE        features to FILE.npy and FILE.csv, or to FILE.parquet; run again to go on
   selfsup compare RUN RUN ...         the results of several runs in a table, and in a plot (--out FILE)
   selfsup import FILE --out DIR       another project's weights become an encoder (docs/weights.md says whose)
+  selfsup export RUN --to FORMAT --out PATH
+                                      for torchvision, timm, transformers, ONNX, ... (docs/export.md)
   selfsup replay CAPTURED [flags]     run a step that was left out again: RUN/captured/step_00000042
   selfsup recipes                     list the shipped recipes
   selfsup methods                     what each method remembers and minimises, its papers and recipes

@@ -19,6 +19,7 @@ from selfsup.config.flags import flag_names
 from selfsup.config.recipe_files import load_recipe, recipe_names
 from selfsup.data.sampling import TwoDomains
 from selfsup.models.timm import Timm
+from selfsup.stages import commands
 from selfsup.storage import checkpoint
 
 SHORT = "--batch-size 16 --epochs 1 --device cpu --workers 0 --evaluate-every 0".split()
@@ -217,7 +218,7 @@ def test_an_unexpected_error_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) 
     def broken() -> int:
         return int("three")
 
-    monkeypatch.setattr(cli, "_recipes", lambda arguments: broken())
+    monkeypatch.setattr(commands, "_recipes", lambda arguments: broken())
     with pytest.raises(ValueError, match="three"):
         call(monkeypatch, "recipes")
 

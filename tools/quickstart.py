@@ -23,8 +23,9 @@ from selfsup.run_folder.environment import device_name
 from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime.device import device_for
 from selfsup.stages.base import keep
-from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.knn import run_knn
 from selfsup.stages.linear import run_linear
+from selfsup.stages.settings import KNN
 from tools.cifar10 import cache_folder, fetch_cifar10
 
 SETTINGS = KNN(k=(USUAL_K,), temperature=(0.1,))

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfsup.cluster.neighbours import has_faiss
+from selfsup.cluster.backends import has_faiss
 from selfsup.randomness import Stream, permutation
 
 _SCORES = 2**26  # cosines of rows and centres that are alive at a time

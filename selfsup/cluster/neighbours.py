@@ -2,26 +2,16 @@
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Backend = Literal["auto", "torch", "faiss"]
+from selfsup.cluster.backends import Backend, has_faiss
 
 _SPARE = 16  # candidates beyond k, so that rounding in single precision cannot hide a true neighbour
 _QUERIES = 1024  # rows per tile
 _BANK = 32_768  # columns per tile
 _DOUBLES = 2**21  # of candidates that are compared again at a time
-
-
-def has_faiss() -> bool:
-    """Whether faiss can be imported here."""
-    try:
-        import faiss  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def nearest_neighbours(

@@ -45,6 +45,7 @@ def _said(contents: Contents) -> dict[str, Any]:
             said = {"mean": _three(about["mean"]), "std": _three(about["std"]), "size": int(about["input_size"][1])}
             said["fraction"] = float(about.get("crop_pct", 1.0))
             said["interpolation"] = "bicubic" if about.get("interpolation") == "bicubic" else "bilinear"
+            said["fit"] = "whole" if about.get("crop_mode") == "squash" else "center"
         elif contents.preprocessor:
             said = _of_hugging_face(contents.preprocessor)
     except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -62,9 +63,10 @@ def _of_hugging_face(about: Mapping[str, Any]) -> dict[str, Any]:
     size, crop = about.get("size", 224), about.get("crop_size")
     if about.get("do_center_crop") and isinstance(crop, dict):
         whole = size.get("shortest_edge", crop["height"]) if isinstance(size, dict) else size
-        said |= {"size": int(crop["height"]), "fraction": min(1.0, crop["height"] / whole)}
+        fraction = float(about.get("crop_pct") or crop["height"] / whole)
+        said |= {"size": int(crop["height"]), "fraction": min(1.0, fraction), "fit": "center"}
     elif isinstance(size, dict) and "shortest_edge" in size:  # of a ResNet: crop_pct of what is resized
-        said |= {"size": int(size["shortest_edge"]), "fraction": float(about.get("crop_pct") or 1.0)}
+        said |= {"size": int(size["shortest_edge"]), "fraction": float(about.get("crop_pct") or 1.0), "fit": "center"}
     else:
         side = size["height"] if isinstance(size, dict) else size
         said |= {"size": int(side), "fraction": 1.0, "fit": "whole"}

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +78,7 @@ class ViTNames(Network):
         if asked.size is not None and asked.size % patch:
             raise Refused(f"size is {asked.size}, and patches are of {patch} pixels; give a multiple")
         depth = count(tensors, self.block.partition("{}")[0])
-        heads = asked.heads or asked.about.get("num_attention_heads") or asked.attention_heads.get(width)
+        heads = asked.heads or _said_heads(asked.about) or asked.attention_heads.get(width)
         heads = heads or HEADS.get(width)
         if heads is None:
             raise Refused(
@@ -153,6 +153,13 @@ class ViTNames(Network):
     def notes(self, config: Encoder.Config) -> list[str]:
         config = cast(Timm.Config, config)
         return [f"a transformer of {config.num_heads} heads, with layer norms of epsilon {config.norm_eps or _EPSILON}"]
+
+
+def _said_heads(about: Mapping[str, Any]) -> int | None:
+    """The attention heads that config.json says, of Hugging Face's or of timm's; None where it says none."""
+    arguments = about.get("model_args")
+    heads = about.get("num_attention_heads") or (arguments.get("num_heads") if isinstance(arguments, dict) else None)
+    return int(heads) if isinstance(heads, int) and heads > 0 else None
 
 
 def resampled(positions: Tensor, side: int, extra: int) -> Tensor:

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfsup.data.base import Source
-from selfsup.data.columns import renumbered
+from selfsup.data.class_numbers import renumbered
 from selfsup.data.deep import Depth
 from selfsup.data.found import Found
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from selfsup.data.base import NoTestPart, Source
-from selfsup.data.columns import renumbered
+from selfsup.data.class_numbers import renumbered
 from selfsup.data.joined import joined, noted
 from selfsup.data.labelled import content_names
 from selfsup.data.layout import Split

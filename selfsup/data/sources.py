@@ -11,7 +11,8 @@ from selfsup import randomness
 from selfsup.data.arrays import holds_images, images_from_array, open_npy, open_npz
 from selfsup.data.base import ArraySource, NoTestPart, Source, TooManyUnreadable, UnreadableImage
 from selfsup.data.cifar import read_cifar
-from selfsup.data.columns import NO_COLUMNS, Columns, renumbered
+from selfsup.data.class_numbers import renumbered
+from selfsup.data.columns import NO_COLUMNS, Columns
 from selfsup.data.encoded import Decoded
 from selfsup.data.files import FileSource, ZipSource
 from selfsup.data.formats import FORMATS

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from selfsup.data.base import NoTestPart, UnreadableImage
-from selfsup.data.columns import Columns, chosen, numbered
+from selfsup.data.class_numbers import chosen, numbered
+from selfsup.data.columns import Columns
 from selfsup.data.encoded import MAX_BYTES, EncodedSource, Holders, pack_names
 from selfsup.data.found import Found, named
 from selfsup.data.layout import Split

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from selfsup.data.levels import parse_levels
 from selfsup.dtensor import full_state
 from selfsup.evaluation.built import built
 from selfsup.evaluation.feed import Preprocessing
+from selfsup.evaluation.reading import Layer
 from selfsup.methods.base import Method
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Classifier, HeadConfig
@@ -28,7 +29,6 @@ from selfsup.storage.untrusted import plain_name, require_file, require_room
 
 _ABOUT = ("schema", "encoder", "feed", "sha256", "made_by", "head")  # entries of encoder.json
 HEAD = "head.safetensors"
-Layer = Literal["backbone", "embedding"]
 Built = TypeVar("Built", bound=nn.Module)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL.Image import Image
@@ -12,8 +12,8 @@ from selfsup import distributed
 from selfsup.augment.views import Center
 from selfsup.data.loader import evaluation_batches
 from selfsup.data.opening import tell_cut_short
-from selfsup.data.settings import Data
 from selfsup.data.sources import Source
+from selfsup.evaluation.reading import Reading
 from selfsup.output import message
 from selfsup.runtime import arithmetic
 from selfsup.storage.untrusted import plain_name
@@ -35,26 +35,19 @@ class Features(NamedTuple):
             raise ValueError("the features hold NaN or infinity; the encoder has diverged")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How an evaluation reads images: the fields that evaluations on features share."""
-
-    data: Data = Data()
-    batch_size: int = 512
-    workers: int = 2  # processes that decode photographs
-    device: Literal["auto", "cpu"] = "auto"
-
-    def features(self, encoder: nn.Module, source: Source, center: Center, device: torch.device) -> "Features":
-        """`extract` with these settings."""
-        return extract(
-            encoder,
-            source,
-            center,
-            device,
-            batch_size=self.batch_size,
-            canvas=self.data.canvas,
-            workers=self.workers,
-        )
+def features_of(
+    settings: Reading, encoder: nn.Module, source: Source, center: Center, device: torch.device
+) -> "Features":
+    """`extract` as an evaluation's settings say."""
+    return extract(
+        encoder,
+        source,
+        center,
+        device,
+        batch_size=settings.batch_size,
+        canvas=settings.data.canvas,
+        workers=settings.workers,
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ from torch import nn
 
 from selfsup import distributed
 from selfsup.convert.conversion import Converted, convert
+from selfsup.convert.layout import Refused
 from selfsup.convert.options import Options
-from selfsup.convert.outline import described
+from selfsup.convert.outline import described as outlined
 from selfsup.convert.reading import Contents, read, weights_in
 from selfsup.convert.table import inert
 from selfsup.evaluation.encoder import Exported, filled, load_encoder
 from selfsup.evaluation.feed import Preprocessing
+from selfsup.evaluation.single_file import described_encoder, described_in
 from selfsup.output import message
 from selfsup.storage import checkpoint
 from selfsup.storage.untrusted import plain_name
@@ -56,6 +58,9 @@ def foreign_encoder(path: Path, options: Options, told: bool = True) -> Exported
     Raises:
         ValueError: see `selfsup.convert.conversion.convert`.
     """
+    weights = weights_in(path)
+    if weights is not None and (about := described_in(weights)) is not None:
+        return _described(weights, about, options, told)
     contents = read(path, inert())
     found = convert(contents, options)
     if told and distributed.rank() == 0 and os.environ.get("RANK", "0") == "0":
@@ -76,6 +81,18 @@ def foreign_encoder(path: Path, options: Options, told: bool = True) -> Exported
     )
 
 
+def _described(path: Path, about: dict[str, Any], options: Options, told: bool) -> Exported:
+    """The encoder in a file that says what it is. Raises Refused where it is told otherwise."""
+    given = [f.name for f in fields(Options) if f.name != "head" and getattr(options, f.name) != f.default]
+    if given:
+        raise Refused(f"{plain_name(path)} says itself what it holds; leave --{given[0]} out")
+    exported = described_encoder(path, about, options.head == "keep")
+    if told and distributed.rank() == 0 and os.environ.get("RANK", "0") == "0":
+        head = "" if exported.head is None else ", with its head"
+        message(f"{plain_name(path)} says itself what it holds: {outlined(exported.config)}{head}")
+    return exported
+
+
 def made_by(found: Converted, contents: Contents) -> dict[str, Any]:
     """What is recorded of where imported weights are from."""
     return {
@@ -94,7 +111,7 @@ def account(found: Converted, contents: Contents) -> list[str]:
     which = f", its {found.which} network" if found.which else ""
     head = f", with its head ({_head(found)})" if found.head is not None else ""
     lines = [
-        f"{plain_name(contents.path)} is of the layout {found.layout.name}{which}: {described(found.config)}{head}; "
+        f"{plain_name(contents.path)} is of the layout {found.layout.name}{which}: {outlined(found.config)}{head}; "
         f"{len(contents.tensors)} tensors"
     ]
     if found.left_out:

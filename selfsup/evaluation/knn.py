@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from selfsup import distributed
-from selfsup.cluster.neighbours import Backend, neighbour_tiles
-from selfsup.config.checks import require
+from selfsup.cluster.backends import Backend
+from selfsup.cluster.neighbours import neighbour_tiles
 from selfsup.evaluation.accuracy import Hits
 from selfsup.evaluation.features import Features
 from selfsup.output import message
@@ -39,14 +39,6 @@ def neighbours_of(asked: tuple[int, ...], labels: Tensor, leave_one_out: bool, t
         if told and k > available and distributed.rank() == 0:
             message(f"k is {k}, and there are {available} images to be found: all of them vote")
     return tuple(dict.fromkeys(min(k, available) for k in asked))
-
-
-def check_temperature(temperature: float) -> None:
-    """Raise ValueError for a temperature at which votes would overflow or mean nothing."""
-    require(
-        temperature >= 0.002,
-        f"the kNN temperature is {temperature}; it must be at least 0.002 (0.07 and 0.1 are usual)",
-    )
 
 
 def vote(similarities: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

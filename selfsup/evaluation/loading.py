@@ -13,8 +13,9 @@ from torch import Tensor
 
 from selfsup.data.decode import as_rgb, decode
 from selfsup.data.levels import parse_levels
-from selfsup.evaluation.encoder import Exported, Layer
+from selfsup.evaluation.encoder import Exported
 from selfsup.evaluation.newest import newest_encoder
+from selfsup.evaluation.reading import Layer
 from selfsup.runtime import arithmetic
 from selfsup.runtime.device import device_for
 

@@ -13,8 +13,8 @@ from selfsup import distributed
 from selfsup.config.checks import require
 from selfsup.data.labelled import Labelled
 from selfsup.evaluation.accuracy import Hits, top_hits
-from selfsup.evaluation.encoder import Layer
-from selfsup.evaluation.features import Features, Reading
+from selfsup.evaluation.features import Features
+from selfsup.evaluation.reading import Layer, Reading
 from selfsup.output import message
 from selfsup.randomness import Stream, permutation
 

@@ -6,10 +6,8 @@ from torch import Tensor
 
 from selfsup.cluster.neighbours import first_equal_rows
 from selfsup.evaluation.features import Features
+from selfsup.evaluation.reading import RECALL_AT
 from selfsup.randomness import Stream, permutation
-
-RECALL_AT = (1, 2, 4, 8, 10)
-
 
 _SIMILARITIES = 2**22  # of a tile of queries and the whole gallery, ranked at a time
 

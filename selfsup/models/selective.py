@@ -74,7 +74,9 @@ class AveragePool(nn.Module):
         if self.stride == 1:
             # Padded at both ends, for lack of an end alone; the windows that jut out at the start are dropped.
             return F.avg_pool2d(x, 2, 1, padding=1, count_include_pad=False)[:, :, 1:, 1:]
-        return F.avg_pool2d(x, 2, 2, ceil_mode=True, divisor_override=4)
+        rows, columns = x.shape[-2] % 2, x.shape[-1] % 2
+        # Zeros instead of windows that jut out and a divisor: ONNX has no such divisor, and its export would drop it.
+        return F.avg_pool2d(F.pad(x, (0, columns, 0, rows)) if rows or columns else x, 2, 2)
 
 
 def pooled_projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:

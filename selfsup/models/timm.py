@@ -136,6 +136,15 @@ def _set_epsilon(network: nn.Module, epsilon: float) -> None:
 _OF_TRANSFORMERS = ("patch_size", "embed_dim", "depth", "num_heads")
 
 
+def create_options(config: Timm.Config) -> dict[str, int]:
+    """What `timm.create_model` is told, beside the name, for a network of these shapes."""
+    timm = optional("timm", "an encoder of timm")
+    options = {name: getattr(config, name) for name in _OF_TRANSFORMERS if getattr(config, name) is not None}
+    if config.image_size is not None and _fixed(timm, config.name):
+        options["img_size"] = config.image_size
+    return options
+
+
 def _created(config: Timm.Config, pretrained: bool = False) -> Any:
     """The network of timm. Raises ValueError where there is none of this name, or it does not know an option."""
     timm = optional("timm", "an encoder of timm")
@@ -145,9 +154,7 @@ def _created(config: Timm.Config, pretrained: bool = False) -> Any:
             f"timm has no network {plain_name(config.name, 80)}{nearest(config.name, known)}; "
             f"it has {len(known)}, listed by timm.list_models()"
         )
-    options = {name: getattr(config, name) for name in _OF_TRANSFORMERS if getattr(config, name) is not None}
-    if config.image_size is not None and _fixed(timm, config.name):
-        options["img_size"] = config.image_size
+    options: dict[str, Any] = dict(create_options(config))
     if config.drop_path:
         options["drop_path_rate"] = config.drop_path
     if config.dropout:

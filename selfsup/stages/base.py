@@ -13,6 +13,7 @@ from selfsup.data.settings import Data
 from selfsup.evaluation.encoder import trained_range
 from selfsup.evaluation.foreign import is_foreign
 from selfsup.run_folder.folder import RunFolder
+from selfsup.stages.settings import Help
 from selfsup.storage.untrusted import plain_name
 
 
@@ -59,13 +60,18 @@ class Stage(NamedTuple):
 
     run: Callable[[Path, Any], Evaluated]  # of RUN, and the settings
     defaults: Callable[[Path, str], Any]  # of RUN and the protocol's name: settings, each field a flag
-    protocols: tuple[str, ...] = ()  # the first one is taken where none is named
-    of_nothing: Callable[[str], Any] | None = None  # settings to be shown where no run is named; None: `defaults` does
-    example: str = ""  # a use of the command, for its help
+    help: Help
 
-    def shown(self, protocol: str) -> Any:
-        """Settings by which help explains the flags."""
-        return self.of_nothing(protocol) if self.of_nothing else self.defaults(Path("RUN"), protocol)
+
+class Command(NamedTuple):
+    """A command on weights: `selfsup NAME WORD [flags]`, of a module NAMEing."""
+
+    usage: str  # how it is called, in a line
+    word: str  # what its first word stands for, in the usage
+    what: str  # the same for people, where it is missing
+    settings: Callable[[], Any]  # with all defaults, each field a flag
+    run: Callable[[Path, Any], dict[str, Any]]  # of the path and the settings; the figures
+    explained: Callable[[], str]  # examples, and what there is to choose from
 
 
 def data_of(path: Path) -> Data:

@@ -4,78 +4,31 @@ import csv
 import hashlib
 import io
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from selfsup import distributed
+from selfsup.cluster.backends import has_faiss
 from selfsup.cluster.dbscan import cosine_graph, dbscan
 from selfsup.cluster.kmeans import check_k, spherical_kmeans
-from selfsup.cluster.neighbours import has_faiss
-from selfsup.config.checks import require
 from selfsup.data.identity import identity
 from selfsup.data.layout import Split
 from selfsup.data.opening import labelled_part, open_part, open_test_part
-from selfsup.data.settings import Data
 from selfsup.data.sources import Source
 from selfsup.evaluation.clustering import (
     cluster_figures,
 )
-from selfsup.evaluation.encoder import Layer
-from selfsup.evaluation.features import Features, Reading
+from selfsup.evaluation.features import Features, features_of
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.run_data import require_data_of_run
+from selfsup.stages.settings import DBSCAN, HELP, Clustering, KMeans, clustering_settings
 from selfsup.storage import checkpoint
 from selfsup.storage.untrusted import as_cell
 from selfsup.training.accelerator import stage_device
-
-PROTOCOLS = ("kmeans", "dbscan")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clustering(Reading):
-    """Settings that both ways of clustering share."""
-
-    layer: Layer = "backbone"
-    part: Literal["auto", "train", "test"] = "auto"  # of the data; auto: the test images where there are any
-
-
-@dataclass(frozen=True, kw_only=True)
-class KMeans(Clustering):
-    """Spherical k-means: centres are unit vectors, each image belongs to the one of the largest cosine."""
-
-    k: int | None = None  # clusters; None: as many as there are classes
-    repeats: int = 5  # restarts from other images; the best by the sum of cosines is taken
-    iterations: int = 25
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("repeats", 1), ("iterations", 1), ("seed", 0)):
-            require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; it must be at least {least}")
-        require(
-            self.k is None or self.k >= 2, f"k is {self.k}; it must be at least 2, or None for the number of classes"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DBSCAN(Clustering):
-    """Clusters of density on cosine distances."""
-
-    eps: float = 0.2  # largest cosine distance, 1 - cosine, of neighbours
-    min_samples: int = 5  # neighbours of a core, itself included
-
-    def __post_init__(self) -> None:
-        require(0 < self.eps < 2, f"eps is {self.eps}; it is a cosine distance, above 0 and below 2")
-        require(self.min_samples >= 1, f"min_samples is {self.min_samples}; it must be at least 1")
-
-
-def clustering_settings(protocol: str, data: Data) -> KMeans | DBSCAN:
-    """The settings of a protocol; any of them can be overridden."""
-    return KMeans(data=data) if protocol == "kmeans" else DBSCAN(data=data)
 
 
 def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
@@ -100,7 +53,7 @@ def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
         )
     if isinstance(settings, KMeans):
         check_k(_clusters_wanted(settings, source), len(source))
-    images = settings.features(exported.network(settings.layer).to(device), source, exported.feed.center(), device)
+    images = features_of(settings, exported.network(settings.layer).to(device), source, exported.feed.center(), device)
     images.require_finite()
     clusters, how, about = _clustered(F.normalize(images.features.to(device)), source, settings)
     protocol = {
@@ -179,5 +132,5 @@ def _write(path: Path, source: Source, images: Features, clusters: Tensor) -> Pa
 STAGE = Stage(
     run=run_cluster,
     defaults=lambda path, protocol: clustering_settings(protocol, data_of(path)),
-    protocols=PROTOCOLS,
+    help=HELP["cluster"],
 )

@@ -6,7 +6,6 @@ import io
 import re
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from selfsup import output
-from selfsup.config.checks import require
 from selfsup.output import console, message
 from selfsup.stages.result_table import Column, Table, compare, described, mean_and_deviation
+from selfsup.stages.settings import Compare
 from selfsup.storage import checkpoint
 from selfsup.storage.untrusted import as_cell, plain, plain_name
 
@@ -209,19 +208,6 @@ _FORMS: dict[str, Callable[[Table], bytes]] = {
 
 
 # The command
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compare:
-    """Settings of the command `compare`."""
-
-    out: str = ""  # .md or .csv: the table; .png or .svg: the plot; .html: both. Empty: only on the terminal
-
-    def __post_init__(self) -> None:
-        require(
-            not self.out or Path(self.out).suffix in _FORMS,
-            f"out is {self.out!r}; give a name that ends in {', '.join(_FORMS)}",
-        )
 
 
 def run_compare(runs: list[Path], settings: Compare) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from selfsup.stages import supervised
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.distill_settings import PROTOCOLS, Distill, distill_settings, with_student
 from selfsup.stages.run_data import require_data_of_run
+from selfsup.stages.settings import Help
 from selfsup.stages.students import Distilled, FeatureDistilled, Student, agreement
 from selfsup.stages.teacher import Teacher, check_classes, read_teacher
 from selfsup.training.precision import settled
@@ -240,6 +241,5 @@ def _protocol(settings: Distill, exported: Exported, source: Source, chosen: Sou
 STAGE = Stage(
     run=run_distill,
     defaults=lambda path, protocol: distill_settings(protocol, data_of(path), newest_encoder(path, told=False).config),
-    protocols=PROTOCOLS,
-    of_nothing=lambda protocol: distill_settings(protocol, Data(), ResNet.Config(depth=50)),
+    help=Help(lambda protocol: distill_settings(protocol, Data(), ResNet.Config(depth=50)), PROTOCOLS),
 )

@@ -4,9 +4,8 @@ import csv
 import io
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,33 +13,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from selfsup.augment.views import Center
-from selfsup.config.checks import require
 from selfsup.data.base import check_unreadable
 from selfsup.data.identity import identity
 from selfsup.data.opening import open_part, open_test_part, tell_cut_short
 from selfsup.data.sources import Source
-from selfsup.evaluation.encoder import Layer
-from selfsup.evaluation.features import Reading, encoded
+from selfsup.evaluation.features import encoded
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.output import image_progress, message
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of
 from selfsup.stages.resumable_file import Partial
 from selfsup.stages.run_data import require_data_of_run
+from selfsup.stages.settings import HELP, Embed
 from selfsup.storage.untrusted import as_cell
 from selfsup.training.accelerator import stage_device
-
-
-@dataclass(frozen=True, kw_only=True)
-class Embed(Reading):
-    """Settings of the command `embed`."""
-
-    out: str = ""  # FILE.npy, with FILE.csv beside it, or FILE.parquet
-    layer: Layer = "backbone"
-    part: Literal["train", "test", "all"] = "all"  # of the data; all: the training images, then the test images
-    save_every: int = 8192  # images after which an interrupted command can go on
-
-    def __post_init__(self) -> None:
-        require(self.save_every >= 1, f"save_every is {self.save_every}; it must be at least 1")
 
 
 class Part(NamedTuple):
@@ -219,4 +204,4 @@ def _as_unicode(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-STAGE = Stage(run=run_embed, defaults=lambda path, protocol: Embed(data=data_of(path)))
+STAGE = Stage(run=run_embed, defaults=lambda path, protocol: Embed(data=data_of(path)), help=HELP["embed"])

@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from selfsup import distributed
-from selfsup.config.checks import require
 from selfsup.config.stored_names import nearest
 from selfsup.data.base import NoTestPart
 from selfsup.data.identity import identity
@@ -20,7 +18,7 @@ from selfsup.data.sources import Source
 from selfsup.evaluation.accuracy import mean_recall, recalls, top_hits
 from selfsup.evaluation.confusion import BINS, calibration_error, class_figures, confusion_matrix
 from selfsup.evaluation.encoder import Exported
-from selfsup.evaluation.features import Reading
+from selfsup.evaluation.features import features_of
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.output import message
 from selfsup.run_folder.folder import RunFolder
@@ -28,25 +26,12 @@ from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, plac
 from selfsup.stages.deciders import class_names, require_classifier
 from selfsup.stages.evaluate_files import as_csv, confusion_csv, confusion_png
 from selfsup.stages.run_data import require_data_of_run
+from selfsup.stages.settings import HELP, Evaluate
 from selfsup.storage import checkpoint
 from selfsup.storage.untrusted import plain_name, require_own_folder
 from selfsup.training.accelerator import stage_device
 
-EXAMPLE = """example: class by class, on a folder whose folders are called as the classifier's classes
-  selfsup evaluate runs/birds/finetune_10pct --data.root new_labels/
-RUN is a folder that finetune, distill or semi made; without --data.root it is judged on the data it was made from."""
 _SAID = 5  # mistakes, and classes, that are said
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate(Reading):
-    """Settings of the command `evaluate`."""
-
-    part: Literal["auto", "train", "test", "all"] = "auto"  # of the data; auto: the test images where there are any
-    worst: int = 50  # of the mistakes, so many most confident ones are written down
-
-    def __post_init__(self) -> None:
-        require(self.worst >= 0, f"worst is {self.worst}; give a number of mistakes of at least 0")
 
 
 class Part(NamedTuple):
@@ -185,7 +170,7 @@ def _judged(exported: Exported, parts: list[Part], settings: Evaluate, device: t
     network, center = exported.classifier.to(device), exported.feed.center()
     names, logits, labels = list[str](), list[Tensor](), list[Tensor]()
     for part in parts:
-        read = settings.features(network, part.source, center, device)
+        read = features_of(settings, network, part.source, center, device)
         read.require_finite()
         names += [part.source.name(index) for index in read.indices.tolist()]
         logits.append(read.features)
@@ -262,4 +247,4 @@ def _write(
     return written
 
 
-STAGE = Stage(run=run_evaluate, defaults=lambda path, protocol: Evaluate(data=data_of(path)), example=EXAMPLE)
+STAGE = Stage(run=run_evaluate, defaults=lambda path, protocol: Evaluate(data=data_of(path)), help=HELP["evaluate"])

@@ -13,6 +13,7 @@ from selfsup.data.identity import identity
 from selfsup.data.labelled import choice_digest, image_names
 from selfsup.data.opening import labelled_part, open_part
 from selfsup.data.overlap import about_shared
+from selfsup.data.settings import Data
 from selfsup.data.sources import Source
 from selfsup.evaluation.encoder import Exported, export
 from selfsup.evaluation.newest import newest_encoder
@@ -26,6 +27,7 @@ from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, plac
 from selfsup.stages.finetune_settings import PROTOCOLS, Finetune, finetune_settings
 from selfsup.stages.finetuned import FineTuned
 from selfsup.stages.run_data import require_data_of_run
+from selfsup.stages.settings import Help
 from selfsup.stages.supervised import Trained, require_labels
 from selfsup.storage import checkpoint
 from selfsup.training.precision import settled
@@ -213,5 +215,7 @@ def _protocol(settings: Finetune, exported: Exported, chosen: _Chosen, test: Sou
 
 
 STAGE = Stage(
-    run=run_finetune, defaults=lambda path, protocol: finetune_settings(protocol, data_of(path)), protocols=PROTOCOLS
+    run=run_finetune,
+    defaults=lambda path, protocol: finetune_settings(protocol, data_of(path)),
+    help=Help(lambda protocol: finetune_settings(protocol, Data()), PROTOCOLS),
 )

@@ -8,8 +8,9 @@ from selfsup.convert.options import Options
 from selfsup.convert.table import table
 from selfsup.evaluation.encoder import load_encoder, save_encoder
 from selfsup.evaluation.foreign import foreign_encoder
-from selfsup.models.heads import Head, Neck
+from selfsup.models.heads import Classifier, Head, Neck
 from selfsup.output import message
+from selfsup.stages.base import Command
 from selfsup.storage.untrusted import require_own_folder
 
 EXAMPLES = """examples:
@@ -55,7 +56,7 @@ def run_import(path: Path, settings: Import) -> dict[str, Any]:
             raise ValueError(f"folder {folder} holds another encoder; give another --out")
     folder.mkdir(parents=True, exist_ok=True)
     head = exported.head
-    beside = (head.config, head.state_dict()) if isinstance(head, Head | Neck) else None
+    beside = (head.config, head.state_dict()) if isinstance(head, Head | Neck | Classifier) else None
     digest = save_encoder(
         target, exported.encoder.state_dict(), exported.config, exported.feed, exported.made_by, beside
     )
@@ -69,6 +70,18 @@ def run_import(path: Path, settings: Import) -> dict[str, Any]:
     }
 
 
-def listed() -> str:
-    """The layouts, one a line, for the help."""
-    return "layouts:\n" + "".join(f"  {name:20}{layout.title}\n" for name, layout in sorted(table().items()))
+def _explained() -> str:
+    """Examples and the layouts, one a line, for the help."""
+    return f"{EXAMPLES}\nlayouts:\n" + "".join(
+        f"  {name:20}{layout.title}\n" for name, layout in sorted(table().items())
+    )
+
+
+COMMAND = Command(
+    usage="selfsup import FILE --out DIR [--layout NAME] [--network NAME] [--size N] [--recipe FILE.py] [flags]",
+    word="FILE",
+    what="the file of weights",
+    settings=Import,
+    run=run_import,
+    explained=_explained,
+)

@@ -1,45 +1,19 @@
 """Weighted k-nearest-neighbour classification (Wu et al. 2018, section 3.4)."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from selfsup.cluster.neighbours import Backend
-from selfsup.config.checks import require
 from selfsup.data.identity import identity
 from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.overlap import about_shared
 from selfsup.data.sources import Source
 from selfsup.evaluation.accuracy import by_name, mean_recall, recalls
-from selfsup.evaluation.encoder import Layer
-from selfsup.evaluation.features import Reading
-from selfsup.evaluation.knn import check_temperature, knn_hits, neighbours_of
+from selfsup.evaluation.features import features_of
+from selfsup.evaluation.knn import knn_hits, neighbours_of
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.run_data import require_data_of_run
+from selfsup.stages.settings import HELP, KNN
 from selfsup.training.accelerator import stage_device
-
-
-@dataclass(frozen=True, kw_only=True)
-class KNN(Reading):
-    """Settings of the kNN evaluation: every k with every temperature, in one search."""
-
-    # train_test: test images ask the training images. leave_one_out: each training image asks all others.
-    # auto: train_test where there is a test part, else leave_one_out.
-    mode: Literal["auto", "train_test", "leave_one_out"] = "auto"
-    layer: Layer = "backbone"  # embedding: what the loss was about, as Wu et al. and MoCo's CIFAR demo do
-    # Neighbours. None given: 200, but no more than the smallest class has or a tenth of the labelled training images.
-    # Of more than there are, all of them.
-    k: tuple[int, ...] = ()
-    temperature: tuple[float, ...] = (0.1,)  # T: each neighbour votes exp(similarity / T)
-    backend: Backend = "auto"
-
-    def __post_init__(self) -> None:
-        for k in self.k:
-            require(k >= 1, f"k is {k}; give numbers of neighbours of at least 1, such as 20")
-        require(len(self.temperature) > 0, "there is no kNN temperature; give one or more (0.07 and 0.1 are usual)")
-        for temperature in self.temperature:
-            check_temperature(temperature)
 
 
 def check_classes(train: Source, test: Source | None) -> None:
@@ -83,8 +57,8 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
     test = test and labelled_part(test, "test")
     check_classes(train, test)
     shared_images = about_shared(train, test, data.verify)
-    bank = settings.features(encoder, train, center, device)
-    queries = None if test is None else settings.features(encoder, test, center, device)
+    bank = features_of(settings, encoder, train, center, device)
+    queries = None if test is None else features_of(settings, encoder, test, center, device)
     ks = neighbours_of(settings.k, bank.labels, leave_one_out=queries is None)
     temperatures = tuple(dict.fromkeys(settings.temperature))
     found = knn_hits(bank, queries, ks, temperatures, settings.backend, device)
@@ -116,4 +90,4 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
     return Evaluated(results)
 
 
-STAGE = Stage(run=run_knn, defaults=lambda path, protocol: KNN(data=data_of(path)))
+STAGE = Stage(run=run_knn, defaults=lambda path, protocol: KNN(data=data_of(path)), help=HELP["knn"])

@@ -14,10 +14,11 @@ from selfsup.data.identity import identity
 from selfsup.data.labelled import choice_digest
 from selfsup.data.opening import labelled_part, open_part
 from selfsup.data.overlap import about_shared
+from selfsup.data.settings import Data
 from selfsup.data.sources import Source
 from selfsup.evaluation.accuracy import by_name, mean_recall, recalls, top_figures, top_hits
 from selfsup.evaluation.encoder import Exported
-from selfsup.evaluation.features import Features, extract
+from selfsup.evaluation.features import Features, extract, features_of
 from selfsup.evaluation.logistic import FeatureProbe, probe_features, warn
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.output import message
@@ -27,6 +28,7 @@ from selfsup.stages import supervised
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.probes import PROTOCOLS, LinearProbe, Probe, Sweep, probe_settings
 from selfsup.stages.run_data import require_data_of_run
+from selfsup.stages.settings import Help
 from selfsup.stages.supervised import require_labels
 from selfsup.storage import checkpoint
 from selfsup.training.accelerator import stage_device
@@ -98,7 +100,7 @@ def _found(
 def _on_features(stage: str, exported: Exported, parts: _Parts, settings: FeatureProbe) -> Evaluated:
     device = stage_device(settings.device)
     network, center = exported.network(settings.layer).to(device), exported.feed.center()
-    known, asked = (settings.features(network, part, center, device) for part in (parts.train, parts.test))
+    known, asked = (features_of(settings, network, part, center, device) for part in (parts.train, parts.test))
     probed = probe_features(known, asked, settings.l2, settings.iterations, device)
     warn(probed, settings.l2, settings.iterations)
     several = len(settings.l2) > 1
@@ -218,5 +220,7 @@ def _digest(module: nn.Module) -> str:
 
 
 STAGE = Stage(
-    run=run_linear, defaults=lambda path, protocol: probe_settings(protocol, data_of(path)), protocols=PROTOCOLS
+    run=run_linear,
+    defaults=lambda path, protocol: probe_settings(protocol, data_of(path)),
+    help=Help(lambda protocol: probe_settings(protocol, Data()), PROTOCOLS),
 )

@@ -2,22 +2,19 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from selfsup.augment.views import Center
-from selfsup.config.checks import require
 from selfsup.data.collected import Collected, collect
 from selfsup.data.found import named
 from selfsup.data.levels import parse_levels
 from selfsup.data.settings import Data
-from selfsup.evaluation.encoder import Exported, Layer
+from selfsup.evaluation.encoder import Exported
 from selfsup.evaluation.features import Features, encoded, extract
-from selfsup.evaluation.knn import check_temperature
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.output import image_progress, message
 from selfsup.stages.deciders import (
@@ -29,47 +26,11 @@ from selfsup.stages.deciders import (
     require_classifier,
 )
 from selfsup.stages.predictions import SUFFIXES, Layout, Row, require_writable, table
+from selfsup.stages.settings import Predict
 from selfsup.storage.whole_file import whole_file
 from selfsup.training.accelerator import stage_device
 
-EXAMPLE = """example: a row for each image below holiday/, with its five most probable classes
-  selfsup predict runs/birds/finetune_10pct holiday/ --out birds.csv --top 5
-IMAGES are files, folders, .zip archives, or - for paths on standard input; they stand before the flags.
-Without a classifier, by the nearest images of a labelled folder, of any encoder:
-  selfsup predict runs/birds holiday/ --out birds.csv --bank labelled/
-"""
 _CHUNK = 4096  # images whose rows are in memory at once
-
-
-@dataclass(frozen=True, kw_only=True)
-class Predict:
-    """Settings of the command `predict`."""
-
-    out: str = ""  # FILE.csv, FILE.jsonl or FILE.parquet
-    top: int = 1  # classes of each image, the most probable first
-    embedding: bool = False  # also the features, as selfsup embed has them
-    bank: str = ""  # labelled images whose nearest neighbours decide, in place of a classifier
-    k: int | None = None  # neighbours that vote; None: 200, or fewer where the bank is small
-    temperature: float = 0.1  # T of the bank's vote: each neighbour votes exp(similarity / T)
-    layer: Layer = "backbone"  # what is compared with the bank: the features, or what the loss was about
-    batch_size: int = 64
-    workers: int = 2  # processes that decode
-    device: Literal["auto", "cpu"] = "auto"
-
-    def __post_init__(self) -> None:
-        require(
-            not self.out or Path(self.out).suffix in SUFFIXES,
-            f"out is {self.out!r}; give the name of a file that ends in {', '.join(SUFFIXES)}",
-        )
-        for name, least in (("top", 1), ("batch_size", 1), ("workers", 0)):
-            require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; it must be at least {least}")
-        require(self.k is None or self.k >= 1, f"k is {self.k}; give a number of neighbours of at least 1, or None")
-        check_temperature(self.temperature)
-        for name, usual in (("k", None), ("temperature", 0.1), ("layer", "backbone")):
-            value = getattr(self, name)
-            require(
-                bool(self.bank) or value == usual, f"{name} is {value}, and belongs to --bank PATH, which is not given"
-            )
 
 
 class _Work(NamedTuple):

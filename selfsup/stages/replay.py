@@ -7,9 +7,9 @@ facts of the data that the method was built from. The step is run in one process
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from selfsup import distributed
 from selfsup.batch import Batch
 from selfsup.catalogue import import_encoders, import_methods
-from selfsup.config.settings import dump, execution, restore
+from selfsup.config.settings import dump, restore
 from selfsup.config.stored_names import answers_to, descendants
 from selfsup.data.base import Source
 from selfsup.evaluation.built import built
@@ -30,20 +30,12 @@ from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime import arithmetic
 from selfsup.runtime.device import device_for
 from selfsup.stages.captured import check_captured, limits_of
+from selfsup.stages.settings import Replay
 from selfsup.storage import checkpoint
 from selfsup.storage.untrusted import plain_name
 from selfsup.training.state import check_state, load_whole_state
 
 _LARGEST = 5  # that are listed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Replay:
-    """How a captured step is run again."""
-
-    # fp32 shows whether half precision is to blame.
-    precision: Literal["as-captured", "fp32", "tf32", "bf16", "fp16"] = execution("as-captured")
-    device: Literal["auto", "cpu"] = execution("auto")  # auto: a GPU where there is one
 
 
 class _Facts(Source):

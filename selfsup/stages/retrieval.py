@@ -5,48 +5,23 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from selfsup.config.checks import require
 from selfsup.data.identity import identity
 from selfsup.data.layout import Split
 from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.settings import Data
 from selfsup.data.sources import Source
-from selfsup.evaluation.encoder import Layer
-from selfsup.evaluation.features import Features, Reading
+from selfsup.evaluation.features import Features, features_of
 from selfsup.evaluation.newest import newest_encoder
-from selfsup.evaluation.retrieval import RECALL_AT, check_identities, random_queries, retrieval_figures
+from selfsup.evaluation.retrieval import check_identities, random_queries, retrieval_figures
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.run_data import require_data_of_run
+from selfsup.stages.settings import HELP, Retrieval
 from selfsup.training.accelerator import stage_device
-
-
-@dataclass(frozen=True, kw_only=True)
-class Retrieval(Reading):
-    """Settings of the retrieval evaluation."""
-
-    # leave_one_out: every image asks all others. query_gallery: queries ask the gallery, as index.csv beside the data
-    # tells them apart by its column `role`, or without one a random image of each identity is its query.
-    # auto: query_gallery where such an index.csv is, else leave_one_out.
-    mode: Literal["auto", "leave_one_out", "query_gallery"] = "auto"
-    layer: Layer = "backbone"  # embedding: what the loss was about, as metric learning reports it
-    recall_at: tuple[int, ...] = RECALL_AT
-    # What becomes of gallery images by the query's own camera and of its identity, where the column `camera` of
-    # index.csv tells cameras: as re-identification excludes them from the query's ranking, or not.
-    same_camera: Literal["exclude", "keep"] = "exclude"
-    seed: int = 0  # of the random queries
-
-    def __post_init__(self) -> None:
-        require(
-            min(self.recall_at, default=0) >= 1,
-            f"recall_at is {min(self.recall_at, default='empty')}; give one rank or more, each at least 1",
-        )
 
 
 @contextlib.contextmanager
@@ -158,7 +133,7 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
     if asks_gallery:
         asking, split = _asking(source.labels, torch.arange(len(source)), roles, settings.seed)
     check_identities(source.labels[asking], source.labels[~asking if asks_gallery else asking])
-    images = settings.features(exported.network(settings.layer).to(device), source, exported.feed.center(), device)
+    images = features_of(settings, exported.network(settings.layer).to(device), source, exported.feed.center(), device)
     queries, gallery, cameras = images, None, None
     if asks_gallery:
         asking, _ = _asking(images.labels, images.indices, roles, settings.seed)
@@ -187,4 +162,4 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
     return Evaluated([Result(stage="retrieval", figures=figures, protocol=protocol, about=about, data_root=root)])
 
 
-STAGE = Stage(run=run_retrieval, defaults=lambda path, protocol: Retrieval(data=data_of(path)))
+STAGE = Stage(run=run_retrieval, defaults=lambda path, protocol: Retrieval(data=data_of(path)), help=HELP["retrieval"])

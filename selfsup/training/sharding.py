@@ -8,6 +8,7 @@ number of processes, or without dividing them.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from selfsup import distributed
 from selfsup.dtensor import is_part
@@ -112,6 +112,8 @@ def _shard(unit: nn.Module, mesh: DeviceMesh) -> None:
     for tensor in [*unit.parameters(), *unit.buffers()]:
         if not is_part(tensor):
             tensor.data = distributed.from_first(tensor.data.contiguous())
+    from torch.distributed.fsdp import fully_shard
+
     # Said, because torch would keep the outermost unit together after a forward pass without a backward pass.
     fully_shard(unit, mesh=mesh, reshard_after_forward=True)
 
@@ -122,7 +124,7 @@ def unsharded(module: nn.Module) -> Iterator[None]:
 
     Collective, at its beginning; takes the memory of the whole weights.
     """
-    units = [unit for unit in module.modules() if isinstance(unit, FSDPModule)]
+    units = _units(module)
     for unit in units:
         unit.set_reshard_after_forward(False, recurse=False)
         unit.unshard()
@@ -141,13 +143,19 @@ def forget_forward_passes(method: Method) -> None:
     momentum encoder, has none, and the notes would pile up for as long as a run lasts.
     """
     for network in _networks(method):
-        if isinstance(network, FSDPModule) and not any(p.requires_grad for p in network.parameters()):
+        units = _units(network)
+        if units[:1] == [network] and not any(p.requires_grad for p in network.parameters()):
             forget = getattr(network, "reset_iter_state", None)
             if forget is not None:
                 forget()
                 continue
-            for unit in network.modules():  # torch before that function
-                if isinstance(unit, FSDPModule):
-                    group: Any = unit._get_fsdp_state()._fsdp_param_group
-                    group.comm_ctx.post_forward_order.clear()
-                    group._post_forward_indices.clear()
+            for unit in units:  # torch before that function
+                group: Any = unit._get_fsdp_state()._fsdp_param_group
+                group.comm_ctx.post_forward_order.clear()
+                group._post_forward_indices.clear()
+
+
+def _units(module: nn.Module) -> list[Any]:  # FSDPModule
+    """The parts of a module that are sharded each by itself. torch's module for them takes a second to import."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return [] if fsdp is None else [unit for unit in module.modules() if isinstance(unit, fsdp.FSDPModule)]

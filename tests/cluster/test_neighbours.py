@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from selfsup.cluster import neighbours
-from selfsup.cluster.neighbours import Backend, has_faiss, nearest_neighbours
+from selfsup.cluster.backends import Backend, has_faiss
+from selfsup.cluster.neighbours import nearest_neighbours
 
 BACKENDS: list[Backend] = ["torch", "faiss"]
 

@@ -22,18 +22,19 @@ from selfsup.pretraining import Run, pretrain
 from selfsup.run_folder.extending import Extend
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import keep, read
-from selfsup.stages.cluster import clustering_settings, run_cluster
+from selfsup.stages.cluster import run_cluster
 from selfsup.stages.distill import run_distill
 from selfsup.stages.distill_settings import distill_settings
 from selfsup.stages.finetune import run_finetune
 from selfsup.stages.finetune_settings import finetune_settings
-from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.knn import run_knn
 from selfsup.stages.linear import run_linear
 from selfsup.stages.probes import probe_settings
 from selfsup.stages.result_table import identity
-from selfsup.stages.retrieval import Retrieval, run_retrieval
+from selfsup.stages.retrieval import run_retrieval
 from selfsup.stages.semi import run_semi
 from selfsup.stages.semi_settings import semi_settings, settle
+from selfsup.stages.settings import KNN, Retrieval, clustering_settings
 from tests.support.sealed_files import rewrite
 from tests.support.stored import Mine, in_places, storable
 from tests.support.tiny import METHODS, tiny_run

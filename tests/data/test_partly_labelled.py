@@ -15,12 +15,13 @@ from selfsup.evaluation.logistic import FeatureProbe
 from selfsup.methods.simclr import SimCLR
 from selfsup.pretraining import learnt_from, pretrain
 from selfsup.stages.base import data_of
-from selfsup.stages.cluster import KMeans, run_cluster
+from selfsup.stages.cluster import run_cluster
 from selfsup.stages.finetune import run_finetune
 from selfsup.stages.finetune_settings import finetune_settings
-from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.knn import run_knn
 from selfsup.stages.linear import run_linear
-from selfsup.stages.retrieval import Retrieval, run_retrieval
+from selfsup.stages.retrieval import run_retrieval
+from selfsup.stages.settings import KNN, KMeans, Retrieval
 from tests.support.encoders import export_untrained
 from tests.support.tiny import tiny_run
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from selfsup.cluster import neighbours
-from selfsup.cluster.neighbours import Backend, nearest_neighbours
+from selfsup.cluster.backends import Backend
+from selfsup.cluster.neighbours import nearest_neighbours
 from selfsup.data.identity import identity
 from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
@@ -20,7 +21,8 @@ from selfsup.evaluation.feed import Preprocessing
 from selfsup.evaluation.knn import knn_accuracies, knn_accuracy, vote
 from selfsup.models.resnet import ResNet
 from selfsup.stages.base import Result
-from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.knn import run_knn
+from selfsup.stages.settings import KNN
 from tests.support.encoders import export_untrained
 from tests.support.figures import golden
 from tools.benchmarks import knn
@@ -161,7 +163,7 @@ def test_results_of_a_list(tmp_path: Path) -> None:
 
 def test_what_cannot_be_judged_is_refused_before_features_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny_encoder(tmp_path)
-    monkeypatch.setattr(KNN, "features", None)
+    monkeypatch.setattr("selfsup.stages.knn.features_of", None)
     lacking = arrays(tmp_path / "lacking.npz", [0, 1, 2] * 3, [2, 5, 0, 3, 5])
     with pytest.raises(ValueError, match=r"2 of the test classes have no training image: 3, 5\n.*retrieval"):
         run(tmp_path, lacking)

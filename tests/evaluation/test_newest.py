@@ -15,17 +15,18 @@ from selfsup.evaluation.newest import newest_encoder
 from selfsup.pretraining import pretrain
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import Result, keep, read
-from selfsup.stages.cluster import clustering_settings, run_cluster
+from selfsup.stages.cluster import run_cluster
 from selfsup.stages.distill import run_distill
 from selfsup.stages.distill_settings import distill_settings
-from selfsup.stages.embed import Embed, run_embed
+from selfsup.stages.embed import run_embed
 from selfsup.stages.finetune import run_finetune
 from selfsup.stages.finetune_settings import finetune_settings
-from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.knn import run_knn
 from selfsup.stages.linear import run_linear
 from selfsup.stages.probes import probe_settings
-from selfsup.stages.retrieval import Retrieval, run_retrieval
+from selfsup.stages.retrieval import run_retrieval
 from selfsup.stages.semi_settings import semi_settings
+from selfsup.stages.settings import KNN, Embed, Retrieval, clustering_settings
 from selfsup.storage import checkpoint
 from tests.support.sealed_files import put, rewrite
 from tests.support.tiny import METHODS, tiny_run

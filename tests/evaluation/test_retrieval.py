@@ -17,7 +17,8 @@ from selfsup.evaluation.features import Features
 from selfsup.evaluation.feed import Preprocessing
 from selfsup.evaluation.retrieval import per_query, random_queries, retrieval_figures
 from selfsup.models.resnet import ResNet
-from selfsup.stages.retrieval import Retrieval, read_index, run_retrieval
+from selfsup.stages.retrieval import read_index, run_retrieval
+from selfsup.stages.settings import Retrieval
 from tests.support.encoders import export_untrained
 
 CPU = torch.device("cpu")

@@ -14,12 +14,13 @@ from selfsup.data.shapes import CLASSES, shapes
 from selfsup.pretraining import pretrain
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import keep, read
-from selfsup.stages.embed import Embed, run_embed
+from selfsup.stages.embed import run_embed
 from selfsup.stages.finetune import run_finetune
 from selfsup.stages.finetune_settings import finetune_settings
-from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.knn import run_knn
 from selfsup.stages.result_table import compare
 from selfsup.stages.resumable_file import Partial
+from selfsup.stages.settings import KNN, Embed
 from tests.reliability.figure import Figure, Measured
 from tests.support.tiny import tiny_run
 

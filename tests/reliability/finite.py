@@ -14,7 +14,8 @@ from selfsup.monitor.health import REPORTS
 from selfsup.monitor.observer import Observer
 from selfsup.pretraining import Run, build_method, pretrain
 from selfsup.run_folder.folder import RunFolder
-from selfsup.stages.replay import Replay, run_replay
+from selfsup.stages.replay import run_replay
+from selfsup.stages.settings import Replay
 from selfsup.training.accelerator import make_accelerator
 from selfsup.training.images import make_loader
 from selfsup.training.nonfinite import Guard

@@ -13,22 +13,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfsup import cli
 from selfsup.data.identity import content_of, fingerprint_before
 from selfsup.data.settings import Data
 from selfsup.data.shapes import shapes
 from selfsup.data.sources import open_source
 from selfsup.pretraining import pretrain
 from selfsup.run_folder.folder import RunFolder
+from selfsup.stages import commands
 from selfsup.stages.base import keep, read
 from selfsup.stages.compare import as_html, as_markdown
 from selfsup.stages.finetune import run_finetune
 from selfsup.stages.finetune_settings import finetune_settings
-from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.knn import run_knn
 from selfsup.stages.result_table import compare
 from selfsup.stages.run_data import named_data, require_data_of_run
 from selfsup.stages.semi import run_semi
 from selfsup.stages.semi_settings import semi_settings
+from selfsup.stages.settings import KNN
 from tests.support.processes import run_processes
 from tests.support.sealed_files import put, rewrite
 from tests.support.tiny import array_file, photographs, tiny_run
@@ -132,7 +133,7 @@ def write(path: Path, known: Path, change: str) -> None:
 
 def command(*words: str) -> dict[str, Any]:
     kind, *rest = words
-    assert cli._stage(kind, [*rest, "--workers", "0", "--device", "cpu"]) == 0
+    assert commands.run_stage(kind, [*rest, "--workers", "0", "--device", "cpu"]) == 0
     return {}
 
 
@@ -252,14 +253,14 @@ def test_of_two_processes_one_looks_and_both_know(begun: tuple[Path, Path]) -> N
 def called(stage: str, run: Path, root: Path) -> Any:
     """A stage's function as a program calls it, on data under this name."""
     found = import_module(f"selfsup.stages.{stage}").STAGE
-    settings = found.defaults(run, found.protocols[-1] if found.protocols else "")
+    settings = found.defaults(run, found.help.protocols[-1] if found.help.protocols else "")
     quick: dict[str, Any] = {"data": replace(settings.data, root=str(root)), "workers": 0, "device": "cpu"}
     if stage == "embed":
         quick["out"] = str(run.parent / "f.npy")
     return found.run(run, replace(settings, **quick))
 
 
-@pytest.mark.parametrize("stage", [*cli._STAGES, "semi"])
+@pytest.mark.parametrize("stage", [*commands.STAGES, "semi"])
 def test_no_program_judges_on_them_either(stage: str, finished: tuple[Path, Path], tmp_path: Path) -> None:
     """Every function of a stage looks for itself, before anything else; what the caller means must be said by him."""
     run, root = Path(shutil.copytree(finished[0], tmp_path / "run")), tmp_path / "data.npz"

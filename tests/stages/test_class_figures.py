@@ -14,9 +14,10 @@ from selfsup.evaluation.features import Features, extract
 from selfsup.evaluation.knn import knn_accuracies, vote
 from selfsup.evaluation.logistic import FeatureProbe, fit_logistic, zeros
 from selfsup.stages.base import Result
-from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.knn import run_knn
 from selfsup.stages.linear import run_linear
 from selfsup.stages.probes import Probe, probe_settings
+from selfsup.stages.settings import KNN
 from tests.support.classified import CLASSES, paintings
 from tests.support.encoders import PLAIN, SMALL, export_untrained
 

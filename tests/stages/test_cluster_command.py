@@ -21,7 +21,8 @@ from selfsup.evaluation.clustering import (
     purity,
 )
 from selfsup.stages import cluster
-from selfsup.stages.cluster import DBSCAN, KMeans, clustering_settings, run_cluster
+from selfsup.stages.cluster import run_cluster
+from selfsup.stages.settings import CLUSTERINGS, DBSCAN, KMeans, clustering_settings
 from tests.stages.test_embed_command import exported
 
 
@@ -144,7 +145,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("protocol", cluster.PROTOCOLS)
+@pytest.mark.parametrize("protocol", CLUSTERINGS)
 def test_the_command_tells_figures_and_writes_clusters(protocol: str, run: Path) -> None:
     settings = clustering_settings(protocol, Data(root="shapes:60", canvas=16))
     result = run_cluster(run, settings).results[0]
@@ -197,7 +198,7 @@ BAD: dict[str, tuple[str, Callable[[Path], KMeans | DBSCAN]]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_named_before_any_work(case: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.Reading, "features", lambda *_: pytest.fail("images were read"))
+    monkeypatch.setattr(cluster, "features_of", lambda *_: pytest.fail("images were read"))
     message, settings = BAD[case]
     with pytest.raises(ValueError, match=message):
         run_cluster(run, settings(run))

@@ -15,8 +15,9 @@ from selfsup.config.settings import result_relevant
 from selfsup.data.labelled import Labelled
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import Result, keep
-from selfsup.stages.compare import Compare, cell, run_compare
+from selfsup.stages.compare import cell, run_compare
 from selfsup.stages.result_table import compare, identity
+from selfsup.stages.settings import Compare
 
 KNN = {"k": 200, "temperature": 0.1, "layer": "backbone"}
 

@@ -19,7 +19,8 @@ from selfsup.evaluation.encoder import load_encoder
 from selfsup.evaluation.features import Features, extract
 from selfsup.evaluation.feed import Preprocessing
 from selfsup.models.resnet import ResNet
-from selfsup.stages.embed import Embed, run_embed
+from selfsup.stages.embed import run_embed
+from selfsup.stages.settings import Embed
 from tests.support.encoders import export_untrained
 
 BROKEN = 3

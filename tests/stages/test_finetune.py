@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfsup import cli
 from selfsup.batch import Batch
 from selfsup.data.labelled import Labelled
 from selfsup.data.settings import Data
@@ -21,6 +20,7 @@ from selfsup.models.heads import Classifier, Head
 from selfsup.optim.optimizers import LARS, SGD
 from selfsup.optim.schedules import Horizon
 from selfsup.pretraining import pretrain
+from selfsup.stages import commands
 from selfsup.stages.base import data_of
 from selfsup.stages.finetune import _build, _resolved, run_finetune
 from selfsup.stages.finetune_settings import PROTOCOLS, Finetune, finetune_settings
@@ -261,7 +261,7 @@ def test_a_batch_is_at_most_all_labelled_images(finished: Path) -> None:
 
 def test_the_command(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = "--protocol sgd --labelled.per-class 3 --epochs 1 --batch-size 10 --device cpu --crop-scale 0.5 1".split()
-    assert cli._stage("finetune", [str(finished), *flags]) == 0
+    assert commands.run_stage("finetune", [str(finished), *flags]) == 0
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert said["run"] == str(finished / "finetune_3_per_class")
     kept = json.loads((finished / "finetune_3_per_class" / "results" / "finetune.json").read_text())["results"]

@@ -21,7 +21,8 @@ from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
 from selfsup.evaluation.features import extract
 from selfsup.stages import predict
-from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.knn import run_knn
+from selfsup.stages.settings import KNN
 from tests.support.classified import CLASSES, classifier, paintings
 from tests.support.encoders import PLAIN, SMALL, export_untrained
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selfsup.cli import _command
 from selfsup.data.sampler import Sampler
 from selfsup.models.resnet import ResNet
 from selfsup.pretraining import Run, pretrain
-from selfsup.stages.replay import Replay, run_replay
+from selfsup.stages.commands import command_of
+from selfsup.stages.replay import run_replay
+from selfsup.stages.settings import Replay
 from selfsup.storage import checkpoint
 from tests.support.planted import MARK, ROW, outcome, planted
 from tests.support.sealed_files import put, rewrite
@@ -99,7 +100,7 @@ def test_precision_may_be_another(tmp_path: Path) -> None:
         again(run, 2, precision="fp16", device="cpu")
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_thecommand_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tiny_run(tmp_path / "run", epochs=1, max_steps=3)
     outcome(run, "input", (1,))
     outcome(replace(run, max_steps=4), "loss", (3,))
@@ -111,7 +112,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert found["reproduced"]
     assert found["precision"] == "bf16"
     capsys.readouterr()
-    command = _command("replay")
+    command = command_of("replay")
     assert command([f"{run.folder}/captured/step_00000004"]) == 3
     assert not json.loads(capsys.readouterr().out)["reproduced"]
     with pytest.raises(ValueError, match="is no captured step; it captured step_00000002, step_00000004"):

@@ -270,7 +270,8 @@ def test_a_loss_scale_that_is_none_is_named(scaler: Any, begun: Any, tmp_path: P
 
 def test_replay_refuses_them_too(begun: Any, tmp_path: Path) -> None:
     """What was captured is a state like any other."""
-    from selfsup.stages.replay import Replay, run_replay
+    from selfsup.stages.replay import run_replay
+    from selfsup.stages.settings import Replay
 
     run = begun("moco", tmp_path / "run")
     held = checkpoint.load(newest(run))

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from selfsup import cli
-from selfsup.stages.compare import Compare, run_compare
+from selfsup.stages import commands
+from selfsup.stages.compare import run_compare
+from selfsup.stages.settings import Compare
 from selfsup.storage.sealed import seal
 from tests.support.hostile_encoders import results_with
 from tests.support.hostile_place import Hostile, Place, Written, judge
@@ -160,7 +161,7 @@ def _images(place: Place) -> Written:
     def use() -> object:
         out = place.inside / "features.npy"
         words = ["--data.root", str(place.inside / "data"), "--out", str(out), "--device", "cpu", "--workers", "0"]
-        cli._stage("embed", [str(place.run), *words])
+        commands.run_stage("embed", [str(place.run), *words])
         _harmless(out.with_suffix(".csv"))
         return out
 

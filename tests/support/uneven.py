@@ -10,10 +10,11 @@ from selfsup.data.sampling import ClassBalanced, Sampling, Shuffled, TwoDomains
 from selfsup.data.settings import Data
 from selfsup.evaluation.logistic import FeatureProbe
 from selfsup.pretraining import pretrain
-from selfsup.stages.cluster import KMeans, run_cluster
-from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.cluster import run_cluster
+from selfsup.stages.knn import run_knn
 from selfsup.stages.linear import run_linear
-from selfsup.stages.retrieval import Retrieval, run_retrieval
+from selfsup.stages.retrieval import run_retrieval
+from selfsup.stages.settings import KNN, KMeans, Retrieval
 from tests.support.encoders import export_untrained
 from tests.support.pictures import encoded, picture
 from tests.support.tiny import tiny_run

@@ -12,7 +12,8 @@ import torch
 
 from selfsup.monitor.observer import Diverged
 from selfsup.pretraining import Run, pretrain
-from selfsup.stages.replay import Replay, run_replay
+from selfsup.stages.replay import run_replay
+from selfsup.stages.settings import Replay
 from selfsup.storage import checkpoint
 from tests.support.planted import PLACES, ROW, Place, outcome, planted
 from tests.support.processes import run_processes

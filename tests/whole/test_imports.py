@@ -18,9 +18,11 @@ ORDER = (
     "training",
     "convert",
     "evaluation",
+    "export",
     "pretraining",
+    "usage",
     "stages",
-    *("usage", "cli", "__main__", "recipes"),
+    *("cli", "__main__", "recipes"),
 )
 LOOSE = 10  # modules at the top, beside __init__ and __main__
 

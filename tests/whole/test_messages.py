@@ -14,14 +14,14 @@ import pytest
 import torch
 
 import selfsup
-from selfsup import cli
 from selfsup.config.flags import parse
 from selfsup.config.recipe_files import load_recipe
 from selfsup.evaluation.knn import neighbours_of
 from selfsup.methods.simclr import SimCLR
 from selfsup.optim.schedules import Cosine, Horizon, SimCLRCosine, SupConCosine
 from selfsup.pretraining import pretrain
-from selfsup.stages.knn import KNN
+from selfsup.stages import commands
+from selfsup.stages.settings import KNN
 from selfsup.storage import checkpoint
 from tests.support.tiny import tiny_run
 
@@ -46,10 +46,10 @@ def test_common_names_of_flags_are_known(flag: str, told: str) -> None:
 
 @pytest.mark.parametrize("command", ["recipes", "methods"])
 def test_help_of_commands_without_flags(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli._command(command)(["--help"]) == 0
+    assert commands.command_of(command)(["--help"]) == 0
     assert capsys.readouterr().out.startswith(f"selfsup {command} ")
     with pytest.raises(ValueError, match=f"selfsup {command} takes no arguments, not x"):
-        cli._command(command)(["x"])
+        commands.command_of(command)(["x"])
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,13 @@ def test_help_of_commands_without_flags(command: str, capsys: pytest.CaptureFixt
         ("embed", "--save-every"),
         ("compare", "--out"),
         ("import", "--layout"),
+        ("export", "--part"),
         ("replay", "--precision"),
     ],
 )
 def test_help_shows_every_flag_without_a_run(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli._command(command)(["--help"])
+        commands.command_of(command)(["--help"])
     assert ended.value.code in (0, None)
     assert flag in capsys.readouterr().out
 

@@ -35,6 +35,29 @@ def test_no_name_is_that_of_a_module() -> None:
     assert not modules & set(selfsup.__all__)
 
 
+HELP = """
+import sys
+from selfsup import cli
+from selfsup.stages.settings import HELP
+for words in ([], *([name] for name in (*HELP, "compare", "replay"))):
+    sys.argv = ["selfsup", *words, "--help"]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert not end.code
+print([module for module in ("torch", "faiss", "matplotlib", "accelerate") if module in sys.modules])
+"""
+
+
+def test_help_of_commands_on_an_encoder_needs_no_torch() -> None:
+    """It takes seconds to import; `selfsup knn --help` is to answer at once, with all flags."""
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    for flag in ("--mode", "--recall-at", "--repeats", "--save-every", "--worst", "--top", "--precision"):
+        assert flag in done.stdout
+
+
 def test_nothing_is_imported_before_it_is_used() -> None:
     program = "import sys, selfsup; dir(selfsup); print([m for m in ('torch', 'numpy', 'tyro') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

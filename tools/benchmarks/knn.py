@@ -23,11 +23,11 @@ import faiss
 import torch
 import torch.nn.functional as F
 
-from selfsup.cluster.neighbours import Backend
+from selfsup.cluster.backends import Backend
 from selfsup.evaluation.features import Features
 from selfsup.evaluation.knn import USUAL_K, knn_accuracies
 from selfsup.output import print_figures, program
-from selfsup.stages.knn import KNN
+from selfsup.stages.settings import KNN
 
 _ROWS = 65_536  # made at a time
 _CLASSES = 1000

@@ -44,8 +44,9 @@ from selfsup.output import message, program
 from selfsup.pretraining import Run, pretrain
 from selfsup.run_folder.environment import environment
 from selfsup.runtime.device import device_for
-from selfsup.stages.knn import KNN, run_knn
-from selfsup.stages.retrieval import Retrieval, run_retrieval
+from selfsup.stages.knn import run_knn
+from selfsup.stages.retrieval import run_retrieval
+from selfsup.stages.settings import KNN, Retrieval
 from tools.benchmarks.jobs import Job, work_off
 from tools.benchmarks.verified import ONCE, START, Figures, table, unmet
 from tools.checkout import ROOT

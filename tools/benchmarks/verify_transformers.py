@@ -31,7 +31,8 @@ from selfsup.evaluation.knn import USUAL_K, knn_accuracy
 from selfsup.output import program
 from selfsup.pretraining import Run, pretrain
 from selfsup.run_folder.environment import environment
-from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.knn import run_knn
+from selfsup.stages.settings import KNN
 from tools.benchmarks.jobs import Job, work_off
 from tools.checkout import ROOT
 

@@ -8,7 +8,8 @@ import pytest
 
 from selfsup.config.settings import dump
 from selfsup.data.settings import Data
-from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.knn import run_knn
+from selfsup.stages.settings import KNN
 from tests.support.tiny import tiny_run
 from tools.benchmarks import verified
 from tools.benchmarks import verify_methods as tool

@@ -1,0 +1,228 @@
+"""What each command does with its words: parse them, carry it out, print its result. torch is imported inside only."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfsup.output import print_figures
+from selfsup.usage import first_word, flags_told, leading_words, only_help
+
+if TYPE_CHECKING:
+    from selfsup.stages.base import Evaluated
+
+# Commands on a run: modules of selfsup.stages, each with a STAGE.
+STAGES = ("knn", "retrieval", "linear", "finetune", "distill", "evaluate", "cluster", "embed")
+
+
+def command_of(name: str) -> Callable[[list[str]], int]:
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "pretrain": _pretrain,
+        **{stage: partial(run_stage, stage) for stage in STAGES},
+        "semi": _semi,
+        "predict": _predict,
+        "compare": _compare,
+        "import": partial(_weights, "import"),
+        "export": partial(_weights, "export"),
+        "replay": _replay,
+        "recipes": _recipes,
+        "methods": _methods,
+    }
+    if name not in commands:
+        from selfsup.config.stored_names import nearest
+
+        raise ValueError(f"unknown command {name!r}{nearest(name, list(commands))}\nsee: selfsup --help")
+    return commands[name]
+
+
+def _print_result(result: dict[str, Any]) -> int:
+    """Print the JSON line, in the main process only; returns the exit code."""
+    from selfsup import distributed
+
+    if distributed.rank() == 0:
+        print_figures(result)
+    code = 0
+    if result.get("signal"):
+        from selfsup.runtime.signals import leave
+
+        code = leave(result["signal"])
+    distributed.shut_down()
+    return code
+
+
+def _pretrain(arguments: list[str]) -> int:
+    usage = "selfsup pretrain RECIPE [flags]   (flags of a recipe: selfsup pretrain RECIPE --help)"
+    name, flags = first_word(arguments, "the recipe", usage)
+    from selfsup.config.flags import parse
+    from selfsup.config.recipe_files import load_recipe
+    from selfsup.pretraining import Run, pretrain
+
+    recipe = load_recipe(name)
+    if not isinstance(recipe, Run):
+        raise ValueError(f"recipe {name} must be a selfsup.pretraining.Run, not a {type(recipe).__name__}")
+    return _print_result(pretrain(parse(recipe, flags, f"selfsup pretrain {name}")))
+
+
+def run_stage(command: str, arguments: list[str]) -> int:
+    """A stage on a run: parse, carry out, keep the results in its folder."""
+    from selfsup.config.flags import parse, pop_flag
+    from selfsup.config.recipe_files import load_recipe
+    from selfsup.stages.settings import help_of
+
+    about = help_of(command)
+    choices = f" [--protocol {'|'.join(about.protocols)}]" if about.protocols else ""
+    usage = f"selfsup {command} RUN{choices} [--data.root PATH] [--recipe FILE.py] [flags]"
+    if arguments[:1] in (["-h"], ["--help"]):
+        protocol, _ = pop_flag(arguments[1:], "--protocol", about.protocols[0] if about.protocols else "")
+        if not about.protocols or protocol in about.protocols:
+            said = f"{usage}\n\n{about.example}" if about.example else usage
+            flags_told(said, lambda: about.settings(protocol), f"selfsup {command} RUN")
+    name, flags = first_word(arguments, "the run folder or encoder file", usage)
+    from selfsup.stages.base import Stage
+
+    stage: Stage = import_module(f"selfsup.stages.{command}").STAGE
+    recipe, flags = pop_flag(flags, "--recipe", "")
+    # Held until the stage has ended: classes that nothing refers to are forgotten.
+    defines_classes = load_recipe(recipe) if recipe else None
+    path, called = Path(name), f"selfsup {command} {name}"
+    protocol = ""
+    if about.protocols:
+        protocol, flags = pop_flag(flags, "--protocol", about.protocols[0])
+        called += f" --protocol {protocol}"
+        if any(flag.partition("=")[0] == "--protocol" for flag in flags):
+            raise ValueError("--protocol is given twice; give it once")
+        if protocol not in about.protocols:
+            raise ValueError(f"there is no protocol {protocol!r}; choose one of {', '.join(about.protocols)}")
+    settings = parse(stage.defaults(path, protocol), flags, called)
+    with _named_data(flags):
+        evaluated = stage.run(path, settings)
+    del defines_classes
+    return _kept(evaluated, path)
+
+
+def _named_data(flags: list[str]) -> AbstractContextManager[None]:
+    """Data that nobody named must still be the run's."""
+    from selfsup.stages.run_data import named_data
+
+    named = any(flag.partition("=")[0].replace("_", "-") == "--data.root" for flag in flags)
+    return named_data() if named else nullcontext()
+
+
+def _kept(evaluated: "Evaluated", path: Path) -> int:
+    """Keep the results in the stage's own folder, or in that of the run; print them."""
+    from selfsup import distributed
+    from selfsup.run_folder.folder import RunFolder
+    from selfsup.stages.base import keep
+
+    where = evaluated.folder or path
+    kept = evaluated.results and where.is_dir() and distributed.rank() == 0
+    try:
+        if kept:
+            keep(RunFolder(where), evaluated.results)
+    finally:  # after they are kept, for output may be lost; but an old file that cannot be read costs no figures
+        code = _print_result(evaluated.line())
+    return code
+
+
+def _semi(arguments: list[str]) -> int:
+    usage = "selfsup semi RECIPE|RUN --label-fraction 0.1 (or --labels-per-class 10) [--data.root PATH] [flags]"
+    name, flags = first_word(arguments, "the recipe or run folder", usage)
+    from selfsup.stages.semi import run_semi
+    from selfsup.stages.semi_settings import parse_semi
+
+    settings = parse_semi(name, flags)
+    with _named_data(flags):
+        evaluated = run_semi(name, settings)
+    return _kept(evaluated, Path(name))
+
+
+def _predict(arguments: list[str]) -> int:
+    usage = (
+        "selfsup predict CLASSIFIER IMAGES ... --out FILE.csv|.jsonl|.parquet [--bank PATH] [--recipe FILE.py] [flags]"
+    )
+    from selfsup.config.flags import parse, pop_flag
+    from selfsup.config.recipe_files import load_recipe
+    from selfsup.stages.settings import HELP, Predict
+
+    if arguments[:1] in (["-h"], ["--help"]):
+        flags_told(f"{usage}\n\n{HELP['predict'].example}", Predict, "selfsup predict CLASSIFIER IMAGES ...")
+    name, rest = first_word(arguments, "the classifier", usage)
+    recipe, rest = pop_flag(rest, "--recipe", "")
+    images, flags = leading_words(rest)
+    if not images:
+        raise ValueError(f"the images are missing; name them before the flags\nusage: {usage}")
+    from selfsup.stages.predict import run_predict
+
+    defines_classes = load_recipe(recipe) if recipe else None
+    result = run_predict(Path(name), images, parse(Predict(), flags, f"selfsup predict {name} IMAGES ..."))
+    del defines_classes
+    return _print_result(result)
+
+
+def _compare(arguments: list[str]) -> int:
+    usage = "selfsup compare RUN RUN ... [--out FILE.html|.md|.csv|.png|.svg]"
+    from selfsup.config.flags import parse
+    from selfsup.stages.settings import Compare
+
+    if arguments[:1] in (["-h"], ["--help"]):
+        flags_told(usage, Compare, "selfsup compare RUN ...")
+    first, rest = first_word(arguments, "the run folder", usage)
+    names, flags = leading_words(rest)
+    from selfsup.stages.compare import run_compare
+
+    runs = [Path(name) for name in (first, *names)]
+    return _print_result(run_compare(runs, parse(Compare(), flags, "selfsup compare RUN ...")))
+
+
+def _weights(command: str, arguments: list[str]) -> int:
+    """Weights that come in or go out: parse and carry out."""
+    from selfsup.config.flags import parse, pop_flag
+    from selfsup.config.recipe_files import load_recipe
+    from selfsup.stages.base import Command
+
+    known: Command = import_module(f"selfsup.stages.{command}ing").COMMAND
+    if arguments[:1] in (["-h"], ["--help"]):
+        flags_told(f"{known.usage}\n\n{known.explained()}", known.settings, f"selfsup {command} {known.word}")
+    name, flags = first_word(arguments, known.what, known.usage)
+    recipe, flags = pop_flag(flags, "--recipe", "")
+    defines_classes = load_recipe(recipe) if recipe else None  # held until the end, as in _stage
+    result = known.run(Path(name), parse(known.settings(), flags, f"selfsup {command} {name}"))
+    del defines_classes
+    return _print_result(result)
+
+
+def _replay(arguments: list[str]) -> int:
+    """Ends with 0 where the step goes wrong again, with 3 where all is finite this time."""
+    usage = "selfsup replay RUN/captured/STEP [--precision as-captured|fp32|tf32|bf16|fp16] [--device auto|cpu]"
+    from selfsup.config.flags import parse
+    from selfsup.stages.settings import Replay
+
+    if arguments[:1] in (["-h"], ["--help"]):
+        flags_told(usage, Replay, "selfsup replay RUN/captured/STEP")
+    name, flags = first_word(arguments, "the captured step", usage)
+    from selfsup.stages.replay import run_replay
+
+    result = run_replay(Path(name), parse(Replay(), flags, f"selfsup replay {name}"))
+    code = _print_result(result)
+    return code if result["reproduced"] else 3
+
+
+def _recipes(arguments: list[str]) -> int:
+    from selfsup.config.recipe_files import recipe_names, recipe_summary
+
+    if only_help(arguments, "selfsup recipes   (lists the shipped recipes, each with its first line)", "recipes"):
+        return 0
+    for name in recipe_names():
+        print(f"{name:24} {recipe_summary(name)}")
+    return 0
+
+
+def _methods(arguments: list[str]) -> int:
+    if only_help(arguments, "selfsup methods   (what each method remembers and minimises)", "methods"):
+        return 0
+    from selfsup.catalogue import table
+
+    print(table(), end="")
+    return 0
