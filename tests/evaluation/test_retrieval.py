@@ -239,7 +239,7 @@ def test_rows_of_an_index_that_end_early_are_named(tmp_path: Path) -> None:
 def test_what_cannot_be_judged_is_refused_before_features_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = write_images(tmp_path / "zoo")
     save_tiny_encoder(tmp_path)
-    monkeypatch.setattr(Retrieval, "features", None)
+    monkeypatch.setattr("selfsup.stages.retrieval.features_of", None)
 
     def refused(why: str, root: Path = tmp_path / "zoo", labels: Any = "auto", **settings: Any) -> None:
         with pytest.raises(ValueError, match=why):
