@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from selfsup.augment.geometry import Fit, center_boxes, keys_
-from selfsup.augment.parameters import Interpolation, Size, height_and_width
+from selfsup.augment.parameters import Interpolation
+from selfsup.augment.size import Size, height_and_width
 
 _RESAMPLING = {"bilinear": PIL.Image.Resampling.BILINEAR, "bicubic": PIL.Image.Resampling.BICUBIC}
 

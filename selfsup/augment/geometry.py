@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfsup.augment.parameters import Interpolation, Size, height_and_width
+from selfsup.augment.parameters import Interpolation
+from selfsup.augment.size import Size, height_and_width
 
 Border = Literal["reflect", "zero"]
 Fit = Literal["center", "whole"]

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from selfsup.augment.crops import LEAST_COVERED, Sampler, between, corners, shapes
+from selfsup.augment.size import Size, height_and_width
 from selfsup.config.checks import require
 from selfsup.randomness import Stream, uniform
 
-Size = int | tuple[int, int]  # pixels: the side of a square, or height and width
 # Resizing is antialiased as PIL's is, but for bicubic_aliased: four pixels of each axis whatever the scale, as
 # TensorFlow's tf.image.resize does it.
 Interpolation = Literal["bilinear", "bicubic", "bicubic_aliased"]
@@ -23,11 +23,6 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # torchvision's numbering of t
 _ORDERS = tuple(itertools.permutations(range(4)))
 _FIRST_ATTEMPTS = 10  # enough for all but one sample in a million; the others draw on
 _ERASE_ATTEMPTS = 10  # of which about one in twenty fails; the published code has 100
-
-
-def height_and_width(size: Size) -> tuple[int, int]:
-    """Of a size in either form."""
-    return (size, size) if isinstance(size, int) else size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ picture; and all resizing is antialiased, as PIL's is, but SimCLR's, as TensorFl
 from collections.abc import Callable
 from dataclasses import replace
 
-from selfsup.augment.parameters import Blur, Erase, Jitter, Size, View
+from selfsup.augment.parameters import Blur, Erase, Jitter, View
+from selfsup.augment.size import Size
 from selfsup.augment.views import Augment
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -22,7 +22,8 @@ from selfsup.augment.geometry import (
     to_planes,
 )
 from selfsup.augment.kornia_reference import kornia_view, library
-from selfsup.augment.parameters import Interpolation, Parameters, Size, View, draw, height_and_width
+from selfsup.augment.parameters import Interpolation, Parameters, View, draw
+from selfsup.augment.size import Size, height_and_width
 from selfsup.batch import Batch
 from selfsup.config.checks import require
 from selfsup.randomness import counter

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from selfsup.augment.geometry import Fit
-from selfsup.augment.parameters import Interpolation, Size
+from selfsup.augment.parameters import Interpolation
+from selfsup.augment.size import LARGEST, Size, can_be_fed
 from selfsup.augment.views import Augment, Center
 from selfsup.config.checks import require
 from selfsup.config.settings import dump
 from selfsup.data.levels import parse_levels
-
-_LARGEST = 4096  # pixels of a side that an encoder is fed with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +26,10 @@ class Preprocessing:
     range: str = "type"  # data.range of training, which stages take where they are given no other
 
     def __post_init__(self) -> None:
-        sides = self.size if isinstance(self.size, tuple) else (self.size,)
         require(
-            all(1 <= side <= _LARGEST for side in sides) and 0 < self.fraction <= 1 and (min(self.std) > 0),
+            can_be_fed(self.size) and 0 < self.fraction <= 1 and (min(self.std) > 0),
             f"an encoder cannot be fed with size {self.size}, fraction {self.fraction} and std {self.std}; wanted "
-            f"1 to {_LARGEST} pixels, a fraction above 0 and at most 1, and positive standard deviations",
+            f"1 to {LARGEST} pixels, a fraction above 0 and at most 1, and positive standard deviations",
         )
         parse_levels(self.range)
 

@@ -26,10 +26,15 @@ from selfsup.storage.untrusted import plain_name
 _OURS = "encoder.safetensors"
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a path means an encoder that was exported: a folder with one, or its file."""
+    described = path.suffix == ".safetensors" and path.with_suffix(".json").is_file()
+    return (path / _OURS).exists() or path.name == _OURS or described
+
+
 def is_foreign(path: Path) -> bool:
     """Whether a path means weights of another project, and neither a run folder nor an encoder of ours."""
-    described = path.suffix == ".safetensors" and path.with_suffix(".json").is_file()
-    if (path / _OURS).exists() or path.name == _OURS or described:
+    if is_ours(path):
         return False
     return not (path / "checkpoints").is_dir() and weights_in(path) is not None
 

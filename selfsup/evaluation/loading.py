@@ -11,6 +11,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from selfsup.augment.size import Size, check_size
 from selfsup.data.decode import as_rgb, decode
 from selfsup.data.levels import parse_levels
 from selfsup.evaluation.encoder import Exported
@@ -99,17 +100,20 @@ class LoadedEncoder:
         return decode(Path(picture), str(picture), levels=levels)[0]
 
 
-def load(path: str | PathLike[str], device: Literal["auto", "cpu"] = "auto") -> LoadedEncoder:
+def load(path: str | PathLike[str], device: Literal["auto", "cpu"] = "auto", size: Size | None = None) -> LoadedEncoder:
     """Read an encoder, ready for use.
 
     Args:
         path: a run folder, also of a run that is not finished, or an encoder.safetensors.
         device: "auto", a GPU where there is one; or "cpu".
+        size: of the images that the network is fed with, in pixels, a side or (height, width), in place of that of
+            training: the same central box of an image, resized to it.
 
     Raises:
-        ValueError: there is no encoder, or it is damaged.
+        ValueError: there is no encoder, it is damaged, or it takes no images of this size.
     """
-    exported = newest_encoder(Path(path))
+    check_size(size)
+    exported = newest_encoder(Path(path), size=size)
     place = device_for(device)
     for network in (exported.encoder, exported.head):
         if network is not None:

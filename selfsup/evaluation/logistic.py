@@ -45,6 +45,7 @@ class FeatureProbe(Reading):
     iterations: int = 1000  # of each fit, at most
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             min(self.l2, default=-1.0) >= 0,
             f"l2 is {min(self.l2, default='empty')}; give one or more values of at least 0",

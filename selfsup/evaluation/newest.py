@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from selfsup.augment.parameters import Interpolation
+from selfsup.augment.size import Size, height_and_width
 from selfsup.augment.views import Augment
 from selfsup.catalogue import import_methods, restore_encoder
 from selfsup.config.settings import dump, restore
@@ -18,6 +19,7 @@ from selfsup.evaluation.built import built
 from selfsup.evaluation.encoder import Exported, load_encoder
 from selfsup.evaluation.feed import Preprocessing, feed_of
 from selfsup.evaluation.foreign import any_encoder, is_foreign
+from selfsup.evaluation.sized import said, sized
 from selfsup.evaluation.unfinished import Described, at_checkpoint, encoder_of_stage
 from selfsup.methods.base import Method, RunContext
 from selfsup.models.encoder import Encoder
@@ -32,7 +34,7 @@ _SMALL = 1 << 14  # of a side of a tensor that may be allocated in any case
 _CLASSES = 16  # of the labels that a method is shown to be built
 
 
-def newest_encoder(path: Path, told: bool = True) -> Exported:
+def newest_encoder(path: Path, told: bool = True, size: Size | None = None) -> Exported:
     """Read the encoder that every stage judges. Nothing is written.
 
     What a finished run has exported comes first. Where there is nothing yet, because a run was stopped or is still
@@ -42,10 +44,21 @@ def newest_encoder(path: Path, told: bool = True) -> Exported:
         path: a run folder, an encoder.safetensors, or a file of another project's weights (docs/weights.md).
         told: whether to say of which step the encoder is, where that is not the end of the run, and what was made of
             another project's file.
+        size: of the images that it is fed with, see `selfsup.evaluation.sized.sized`; None: as it says itself.
 
     Raises:
-        ValueError: there is neither an encoder nor a checkpoint of one that was trained, or files are damaged.
+        ValueError: there is neither an encoder nor a checkpoint of one that was trained, files are damaged, or it takes
+            no images of this size.
     """
+    found = _found(path, told)
+    fed = sized(found, size, path)
+    if told and fed is not found and int(os.environ.get("RANK", "0")) == 0:
+        other, own = (said(height_and_width(of.feed.size)) for of in (fed, found))
+        message(f"images are fed at {other} pixels; the encoder was trained at {own}")
+    return fed
+
+
+def _found(path: Path, told: bool) -> Exported:
     if not (path.is_dir() and RunFolder(path).holds_run) or is_foreign(path):
         return any_encoder(path, told)
     exported = os.path.lexists(RunFolder(path).encoder)  # whatever it is: what is no file is refused by name

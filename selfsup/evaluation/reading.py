@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from selfsup.augment.size import Size, check_size
 from selfsup.config.checks import require
 from selfsup.data.settings import Data
 
@@ -19,6 +20,10 @@ class Reading:
     batch_size: int = 512
     workers: int = 2  # processes that decode photographs
     device: Literal["auto", "cpu"] = "auto"
+    size: Size | None = None  # of the images that the encoder is fed with, in pixels; None: as it was trained
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
 
 
 def check_temperature(temperature: float) -> None:

@@ -63,8 +63,14 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__qualname__} does not say what its features are")
 
+    def unfit(self, size: tuple[int, int]) -> str:
+        """Why the network takes no images of this height and width, in pixels; empty where nothing is known."""
+        return ""
+
     def require_size(self, size: tuple[int, int]) -> None:
-        """Raise ValueError for images, height and width in pixels, that the network is not built for."""
+        """Raise ValueError for views, height and width in pixels, that the network is not built for."""
+        if reason := self.unfit(size):
+            raise ValueError(f"{reason}; give views of another size, or another encoder")
 
     @property
     def stages(self) -> tuple[tuple[str, ...], ...]:

@@ -36,6 +36,8 @@ class Timm(Encoder):
         # Weights that training starts from: hub, those that timm downloads; or a file of timm's, .safetensors or .pth.
         pretrained: str = execution("", path=True)
         image_size: int | None = None  # pixels of a side, of networks that are built for one size; None: timm's
+        # A vision transformer takes images of other sizes, too: its positions are resampled to theirs (bicubic).
+        any_size: bool = False
         drop_path: float = 0.0  # the share of residual branches that are left out in training, in the last block
         dropout: float = 0.0  # the share of features that are left out in training, where timm has a layer for it
         patch_size: int | None = None  # of a vision transformer, in pixels; None: as its name says
@@ -88,6 +90,8 @@ class Timm(Encoder):
             return self.name.replace(".", "_")
 
     network: Any  # of timm, which has no types
+    fixed_size: tuple[int, int] | None  # the height and width that it is built for; None: others do, too
+    _patch: tuple[int, int] | None  # height and width of a patch, where only whole ones are taken
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -97,8 +101,10 @@ class Timm(Encoder):
         self.feature_dim = int(getattr(self.network, "head_hidden_size", None) or self.network.num_features)
         described = self.network.pretrained_cfg
         side = config.image_size
-        self.fixed_size = None
-        if described.get("fixed_input_size"):
+        self.fixed_size = self._patch = None
+        if config.any_size:
+            self._patch = self.network.patch_embed.patch_size
+        elif described.get("fixed_input_size"):
             self.fixed_size = (side, side) if side else tuple(described["input_size"][1:])
         if config.pretrained and (mean := described.get("mean")):
             self.normalisation = tuple(mean), tuple(described["std"])
@@ -112,19 +118,25 @@ class Timm(Encoder):
     def stages(self) -> tuple[tuple[str, ...], ...]:
         return self._stages
 
-    def require_size(self, size: tuple[int, int]) -> None:
+    def unfit(self, size: tuple[int, int]) -> str:
         if self.fixed_size and size != self.fixed_size:
             height, width = self.fixed_size
-            raise ValueError(
-                f"the encoder is built for images of {height} x {width} pixels, and views are {size[0]} x {size[1]}; "
-                f"give --encoder.image-size {size[0]}, or views of its size"
-            )
-        stride = _stride(self.network)
-        if min(size) < stride:
-            raise ValueError(
-                f"the encoder makes images {stride} times smaller, more than the {min(size)} pixels of a view; give "
-                f"larger views, by --augment.views.0.size {stride} or more, or another encoder"
-            )
+            return f"the encoder is built for images of {height} x {width} pixels"
+        if self._patch and any(side % patch for side, patch in zip(size, self._patch, strict=True)):
+            return f"the encoder's patches are of {self._patch[0]} pixels, and the sides of images are multiples of it"
+        if min(size) < (stride := _stride(self.network)):
+            return f"the encoder makes images {stride} times smaller, more than the {min(size)} pixels of their side"
+        return ""
+
+    def require_size(self, size: tuple[int, int]) -> None:
+        if not (reason := self.unfit(size)):
+            return
+        if self.fixed_size and size != self.fixed_size:
+            remedy = f"give --encoder.image-size {size[0]}, or views of its size, or --encoder.any-size"
+        else:
+            stride = _stride(self.network)
+            remedy = f"give views of another size, such as --size {-(-min(size) // stride) * stride}"
+        raise ValueError(f"{reason}, and views are {size[0]} x {size[1]}; {remedy}")
 
 
 def _set_epsilon(network: nn.Module, epsilon: float) -> None:
@@ -142,6 +154,8 @@ def create_options(config: Timm.Config) -> dict[str, int]:
     options = {name: getattr(config, name) for name in _OF_TRANSFORMERS if getattr(config, name) is not None}
     if config.image_size is not None and _fixed(timm, config.name):
         options["img_size"] = config.image_size
+    if config.any_size:
+        options["dynamic_img_size"] = True
     return options
 
 
@@ -164,6 +178,8 @@ def _created(config: Timm.Config, pretrained: bool = False) -> Any:
     try:
         network = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
     except (TypeError, AssertionError) as error:
+        if "dynamic_img_size" in str(error):
+            raise ValueError(f"{config.name} is no vision transformer of timm; leave any_size out") from error
         if "weight_init" in str(error):
             raise ValueError(_no_transformer(config.name)) from error
         raise ValueError(f"timm cannot build {config.name} with {options}: {plain_name(error, 200)}") from error

@@ -42,7 +42,7 @@ def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
         ValueError: no images, only one class, k cannot be known or is too large, or the features are not finite.
     """
     require_data_of_run(path, settings.data)
-    exported = newest_encoder(path)
+    exported = newest_encoder(path, size=settings.size)
     device = stage_device(settings.device)
     part, source = _open(settings)
     labelled = _has_labels(source)

@@ -110,7 +110,7 @@ def run_embed(path: Path, settings: Embed) -> Evaluated:
     """
     require_data_of_run(path, settings.data)
     out = _checked(settings)
-    exported = newest_encoder(path)
+    exported = newest_encoder(path, size=settings.size)
     device = stage_device(settings.device)
     encoder = exported.network(settings.layer).to(device)
     parts = _parts(settings)

@@ -63,7 +63,7 @@ def run_evaluate(path: Path, settings: Evaluate) -> Evaluated:
         ValueError: there is no classifier, there are no labels, or no class is one of the classifier's.
     """
     require_data_of_run(path, settings.data)
-    exported = newest_encoder(path)
+    exported = newest_encoder(path, size=settings.size)
     head = require_classifier(exported, path, f"or judge the encoder: selfsup knn {path}, selfsup linear {path}")
     names = class_names(head)
     device = stage_device(settings.device)

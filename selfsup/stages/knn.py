@@ -44,7 +44,7 @@ def run_knn(path: Path, settings: KNN) -> Evaluated:
         ValueError: there are no labels, one class only, test classes without a training image, or no test part.
     """
     require_data_of_run(path, settings.data)
-    exported = newest_encoder(path)
+    exported = newest_encoder(path, size=settings.size)
     device = stage_device(settings.device)
     encoder, center = exported.network(settings.layer).to(device), exported.feed.center()
     data = settings.data

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from selfsup import distributed
+from selfsup.augment.size import height_and_width
 from selfsup.augment.views import Center
 from selfsup.config.settings import dump
 from selfsup.data.identity import identity
@@ -46,7 +47,7 @@ def run_linear(path: Path, settings: Probe | FeatureProbe) -> Evaluated:
         ValueError: no labels, no test part, or the data do not fit the settings.
     """
     require_data_of_run(path, settings.data)
-    exported = newest_encoder(path)
+    exported = newest_encoder(path, size=settings.size)
     data, labelled = settings.data, settings.labelled
     whole = labelled_part(open_part(data, "train"), "train")
     test = labelled_part(open_part(data, "test"), "test")
@@ -127,7 +128,9 @@ def _on_features(stage: str, exported: Exported, parts: _Parts, settings: Featur
 def _with_augmentation(path: Path, stage: str, exported: Exported, parts: _Parts, settings: Probe) -> Evaluated:
     train = parts.train
     parent = path if path.is_dir() else path.parent
-    folder = RunFolder(Path(settings.folder) if settings.folder else parent / f"{stage}{exported.suffix}")
+    folder = RunFolder(
+        Path(settings.folder) if settings.folder else parent / f"{stage}{_sized(settings)}{exported.suffix}"
+    )
     settings = settled(settings, folder)
     num_classes = int(train.labels.max()) + 1
     learnt, held = split(settings, train)
@@ -174,6 +177,11 @@ def _with_augmentation(path: Path, stage: str, exported: Exported, parts: _Parts
         about |= choice
     root = place_of(settings.data)
     return Evaluated([Result(stage=stage, figures=figures, protocol=protocol, about=about | classes, data_root=root)])
+
+
+def _sized(settings: Probe) -> str:
+    """Ends the name of the folder of a probe at another size."""
+    return "" if settings.size is None else "_size" + "x".join(map(str, dict.fromkeys(height_and_width(settings.size))))
 
 
 # The choice among rates

@@ -57,7 +57,7 @@ def run_predict(path: Path, images: Sequence[str], settings: Predict) -> dict[st
         ValueError: there is no classifier and no bank, no such images, or no image that can be read.
     """
     out = _checked(settings)
-    exported = newest_encoder(path)
+    exported = newest_encoder(path, size=settings.size)
     if not settings.bank:
         require_classifier(exported, path, "or let labelled images decide: --bank LABELLED")
     source = collect(images, parse_levels(exported.feed.range))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfsup.augment.size import Size, check_size
 from selfsup.batch import Batch
 from selfsup.config.checks import require
 from selfsup.data.labelled import Labelled
@@ -31,6 +32,11 @@ class Probe(Supervised):
     # Of the classifier. normal: weights N(0, 0.01^2), bias 0; uniform: both within 1 / sqrt(D), as torch draws them.
     initialisation: Literal["zeros", "normal", "uniform"] = "zeros"
     labelled: Labelled = Labelled()  # the training images whose labels are used
+    size: Size | None = None  # of the crops and of the test images, in pixels; None: as the encoder was trained
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size(self.size)
 
 
 @dataclass(frozen=True, kw_only=True)

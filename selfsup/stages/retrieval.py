@@ -118,7 +118,7 @@ def run_retrieval(path: Path, settings: Retrieval) -> Evaluated:
             fit the data.
     """
     require_data_of_run(path, settings.data)
-    exported = newest_encoder(path)
+    exported = newest_encoder(path, size=settings.size)
     device = stage_device(settings.device)
     data = settings.data
     test = open_test_part(data)

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from selfsup.augment.size import Size, check_size
 from selfsup.cluster.backends import Backend
 from selfsup.config.checks import require
 from selfsup.config.settings import execution
@@ -43,6 +44,7 @@ class KNN(Reading):
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for k in self.k:
             require(k >= 1, f"k is {k}; give numbers of neighbours of at least 1, such as 20")
         require(len(self.temperature) > 0, "there is no kNN temperature; give one or more (0.07 and 0.1 are usual)")
@@ -66,6 +68,7 @@ class Retrieval(Reading):
     seed: int = 0  # of the random queries
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             min(self.recall_at, default=0) >= 1,
             f"recall_at is {min(self.recall_at, default='empty')}; give one rank or more, each at least 1",
@@ -90,6 +93,7 @@ class KMeans(Clustering):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, least in (("repeats", 1), ("iterations", 1), ("seed", 0)):
             require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; it must be at least {least}")
         require(
@@ -105,6 +109,7 @@ class DBSCAN(Clustering):
     min_samples: int = 5  # neighbours of a core, itself included
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 < self.eps < 2, f"eps is {self.eps}; it is a cosine distance, above 0 and below 2")
         require(self.min_samples >= 1, f"min_samples is {self.min_samples}; it must be at least 1")
 
@@ -124,6 +129,7 @@ class Embed(Reading):
     save_every: int = 8192  # images after which an interrupted command can go on
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.save_every >= 1, f"save_every is {self.save_every}; it must be at least 1")
 
 
@@ -135,6 +141,7 @@ class Evaluate(Reading):
     worst: int = 50  # of the mistakes, so many most confident ones are written down
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.worst >= 0, f"worst is {self.worst}; give a number of mistakes of at least 0")
 
 
@@ -152,6 +159,7 @@ class Predict:
     batch_size: int = 64
     workers: int = 2  # processes that decode
     device: Literal["auto", "cpu"] = "auto"
+    size: Size | None = None  # of the images that the encoder is fed with, in pixels; None: as it was trained
 
     def __post_init__(self) -> None:
         require(
@@ -161,6 +169,7 @@ class Predict:
         for name, least in (("top", 1), ("batch_size", 1), ("workers", 0)):
             require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; it must be at least {least}")
         require(self.k is None or self.k >= 1, f"k is {self.k}; give a number of neighbours of at least 1, or None")
+        check_size(self.size)
         check_temperature(self.temperature)
         for name, usual in (("k", None), ("temperature", 0.1), ("layer", "backbone")):
             value = getattr(self, name)

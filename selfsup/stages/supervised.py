@@ -9,7 +9,8 @@ from torch import nn
 
 from selfsup import distributed
 from selfsup.augment.crops import Sampler
-from selfsup.augment.parameters import View, height_and_width
+from selfsup.augment.parameters import View
+from selfsup.augment.size import height_and_width
 from selfsup.augment.views import Augment, Center, Views
 from selfsup.data.identity import content_of, fingerprint_before
 from selfsup.data.labelled import choice_digest, image_names, names_digest

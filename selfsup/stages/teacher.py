@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import nn
 
-from selfsup.augment.parameters import height_and_width
+from selfsup.augment.size import height_and_width
 from selfsup.config.settings import differences, dump
 from selfsup.data.sources import Source
 from selfsup.evaluation.encoder import Exported

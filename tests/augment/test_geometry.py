@@ -11,7 +11,8 @@ from torchvision.transforms.v2 import functional as TF
 
 from selfsup.augment.files import crop_files
 from selfsup.augment.geometry import blur_planes, erase_, resized_crop, shift_planes
-from selfsup.augment.parameters import Interpolation, Size
+from selfsup.augment.parameters import Interpolation
+from selfsup.augment.size import Size
 from tests.support.places import GOLDEN
 
 MODES = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}

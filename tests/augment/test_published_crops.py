@@ -12,8 +12,9 @@ from torch import Tensor
 from selfsup.augment.color import jitter_
 from selfsup.augment.files import crop_files
 from selfsup.augment.geometry import resized_crop
-from selfsup.augment.parameters import Jitter, Size, View, draw
+from selfsup.augment.parameters import Jitter, View, draw
 from selfsup.augment.presets import multi_crop, simclr, simclr_cifar
+from selfsup.augment.size import Size
 from selfsup.augment.views import Augment, Center, Views
 from selfsup.batch import Batch
 from selfsup.randomness import Stream, uniform
