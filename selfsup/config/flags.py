@@ -33,6 +33,8 @@ def flag_names(config: Any, prefix: str = "") -> list[str]:
     return names
 
 
+SIZE = "--size"  # of commands on an encoder; of pretraining it stands for several flags, and is taken off before them
+_VIEWS = "--augment.views.0.size"
 # What people call some flags; of several the first that there is.
 _SHORT = {
     **dict.fromkeys(("--lr", "--learning-rate", "--rate"), ("--optimizer.learning-rate",)),
@@ -40,7 +42,7 @@ _SHORT = {
     **dict.fromkeys(("--bs", "--batch"), ("--batch-size",)),
     **dict.fromkeys(("--data", "--data-dir", "--dataset", "--root", "--path"), ("--data.root",)),
     **dict.fromkeys(("--out-dir", "--output", "--output-dir", "--run"), ("--folder", "--out")),
-    **dict.fromkeys(("--size", "--image-size"), ("--augment.views.0.size",)),
+    **dict.fromkeys(("--image-size", "--img-size", "--resolution"), (SIZE,)),
     **dict.fromkeys(("--tau", "--temp", "--temperature", "-t"), ("--method.temperature", "--temperature")),
     **dict.fromkeys(("--epoch", "--num-epochs", "--max-epochs"), ("--epochs",)),
     **dict.fromkeys(("--num-workers", "--jobs"), ("--workers",)),
@@ -54,6 +56,7 @@ def _meant(name: str, known: list[str]) -> str:
     """A sentence part that says which flag an unknown one stands for, or nothing."""
     if name in _PROCESSES:
         return "; several GPUs are named to the launcher: accelerate launch --num_processes N -m selfsup ..."
+    known = [*known, SIZE] if _VIEWS in known else known
     meant = [flag for flag in _SHORT.get(name, ()) if flag in known]
     return f"; did you mean {meant[0]}?" if meant else nearest(name, known)
 
@@ -66,6 +69,29 @@ def pop_flag(flags: list[str], name: str, default: str) -> tuple[str, list[str]]
         if flag.startswith(f"{name}="):
             return flag.partition("=")[2], flags[:position] + flags[position + 1 :]
     return default, flags
+
+
+def pop_size(flags: list[str]) -> tuple[int | tuple[int, int] | None, list[str]]:
+    """The size that `--size N` or `--size HEIGHT WIDTH` says, in pixels; None without it; and the flags without it.
+
+    Raises:
+        ValueError: it is given twice, or is not one whole number or two.
+    """
+    places = [place for place, flag in enumerate(flags) if flag.partition("=")[0] == SIZE]
+    if not places:
+        return None, flags
+    if places[1:]:
+        raise ValueError(f"{SIZE} is given twice; give it once")
+    first, equals, value = flags[places[0]].partition("=")
+    values = list(itertools.takewhile(lambda flag: not flag.startswith("--"), flags[places[0] + 1 :]))
+    rest = flags[: places[0]] + flags[places[0] + 1 + len(values) :]
+    values = [value, *values] if equals else values
+    if len(values) not in (1, 2) or not all(re.fullmatch(r"[0-9]{1,9}", number) for number in values):
+        raise ValueError(
+            f"{first} is {plain_name(' '.join(values)) or 'empty'}; wanted a side in pixels, or height and width"
+        )
+    height, *width = map(int, values)
+    return (height, width[0]) if width else height, rest
 
 
 def parse(default: Config, flags: list[str], command: str) -> Config:

@@ -43,6 +43,10 @@ class Encoder(nn.Module):
             """By how much the last feature map is smaller than the image, each way; 1 where nothing is known of it."""
             return 1
 
+        def for_size(self, size: tuple[int, int]) -> "Encoder.Config":
+            """Of the same network for images of this height and width, where it is built for one size."""
+            return self
+
         @property
         def label(self) -> str:
             """Names folders of what is made of this encoder: letters, digits, _ and -."""

@@ -3,7 +3,7 @@
 import math
 import os
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -68,6 +68,10 @@ class Timm(Encoder):
         def build(self) -> "Timm":
             return Timm(self)
 
+        def for_size(self, size: tuple[int, int]) -> "Timm.Config":
+            height, width = size
+            return replace(self, image_size=height) if height == width and _fixed(self.name) else self
+
         def freeze(self, encoder: Encoder) -> None:
             if self.variant == "moco_v3":
                 encoder.network.patch_embed.requires_grad_(False)  # type: ignore[union-attr]  # a network of timm
@@ -97,7 +101,9 @@ class Timm(Encoder):
         super().__init__()
         self.network = _created(config)
         if (epsilon := config.norm_eps) is not None:
-            _set_epsilon(self.network, epsilon)
+            for module in self.network.modules():
+                if isinstance(module, nn.LayerNorm):
+                    module.eps = epsilon
         self.feature_dim = int(getattr(self.network, "head_hidden_size", None) or self.network.num_features)
         described = self.network.pretrained_cfg
         side = config.image_size
@@ -129,20 +135,12 @@ class Timm(Encoder):
         return ""
 
     def require_size(self, size: tuple[int, int]) -> None:
-        if not (reason := self.unfit(size)):
-            return
-        if self.fixed_size and size != self.fixed_size:
-            remedy = f"give --encoder.image-size {size[0]}, or views of its size, or --encoder.any-size"
-        else:
+        if reason := self.unfit(size):
             stride = _stride(self.network)
             remedy = f"give views of another size, such as --size {-(-min(size) // stride) * stride}"
-        raise ValueError(f"{reason}, and views are {size[0]} x {size[1]}; {remedy}")
-
-
-def _set_epsilon(network: nn.Module, epsilon: float) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.eps = epsilon
+            if self.fixed_size:
+                remedy = f"give --encoder.image-size {size[0]}, or views of its size, or --encoder.any-size"
+            raise ValueError(f"{reason}, and views are {size[0]} x {size[1]}; {remedy}")
 
 
 _OF_TRANSFORMERS = ("patch_size", "embed_dim", "depth", "num_heads")
@@ -150,9 +148,8 @@ _OF_TRANSFORMERS = ("patch_size", "embed_dim", "depth", "num_heads")
 
 def create_options(config: Timm.Config) -> dict[str, int]:
     """What `timm.create_model` is told, beside the name, for a network of these shapes."""
-    timm = optional("timm", "an encoder of timm")
     options = {name: getattr(config, name) for name in _OF_TRANSFORMERS if getattr(config, name) is not None}
-    if config.image_size is not None and _fixed(timm, config.name):
+    if config.image_size is not None and _fixed(config.name):
         options["img_size"] = config.image_size
     if config.any_size:
         options["dynamic_img_size"] = True
@@ -236,8 +233,10 @@ def sine_cosine_positions(grid: tuple[int, int], dim: int) -> Tensor:
     return torch.cat([waves for part in parts for waves in (part.sin(), part.cos())], dim=1)
 
 
-def _fixed(timm: Any, name: str) -> bool:
-    described = timm.get_pretrained_cfg(name)
+def _fixed(name: str) -> bool:
+    """Whether a network of timm is built for one size."""
+    timm = optional("timm", "an encoder of timm")
+    described = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     return bool(described and described.fixed_input_size)
 
 

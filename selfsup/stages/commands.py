@@ -1,5 +1,6 @@
 """What each command does with its words: parse them, carry it out, print its result. torch is imported inside only."""
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -7,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfsup.output import print_figures
+from selfsup.output import message, print_figures
 from selfsup.usage import first_word, flags_told, leading_words, only_help
 
 if TYPE_CHECKING:
@@ -53,16 +54,25 @@ def _print_result(result: dict[str, Any]) -> int:
 
 
 def _pretrain(arguments: list[str]) -> int:
-    usage = "selfsup pretrain RECIPE [flags]   (flags of a recipe: selfsup pretrain RECIPE --help)"
+    usage = "selfsup pretrain RECIPE [--size N] [flags]   (flags of a recipe: selfsup pretrain RECIPE --help)"
     name, flags = first_word(arguments, "the recipe", usage)
-    from selfsup.config.flags import parse
+    from selfsup.config.flags import parse, pop_size
     from selfsup.config.recipe_files import load_recipe
     from selfsup.pretraining import Run, pretrain
+    from selfsup.stages.view_size import resized, told
 
     recipe = load_recipe(name)
     if not isinstance(recipe, Run):
         raise ValueError(f"recipe {name} must be a selfsup.pretraining.Run, not a {type(recipe).__name__}")
-    return _print_result(pretrain(parse(recipe, flags, f"selfsup pretrain {name}")))
+    size, flags = pop_size(flags)
+    if {"-h", "--help"} & set(flags):
+        print("--size N, or HEIGHT WIDTH: pixels of the first view; all that follows from it is changed with it\n")
+    begun = recipe if size is None else resized(recipe, size)
+    run = parse(begun, flags, f"selfsup pretrain {name}")
+    if size is not None and os.environ.get("RANK", "0") == "0":
+        for line in told(recipe, begun, run):
+            message(line)
+    return _print_result(pretrain(run))
 
 
 def run_stage(command: str, arguments: list[str]) -> int:

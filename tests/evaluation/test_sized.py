@@ -13,21 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import selfsup
-from selfsup.augment.parameters import Size
+from selfsup.augment.size import Size
 from selfsup.data.settings import Data
 from selfsup.evaluation.encoder import load_encoder, save_encoder
 from selfsup.evaluation.sized import sized
 from selfsup.models.encoder import Encoder
 from selfsup.stages.base import Result
-from selfsup.stages.cluster import KMeans, run_cluster
-from selfsup.stages.embed import Embed, run_embed
-from selfsup.stages.evaluate import Evaluate, run_evaluate
+from selfsup.stages.cluster import run_cluster
+from selfsup.stages.embed import run_embed
+from selfsup.stages.evaluate import run_evaluate
 from selfsup.stages.importing import Import, run_import
-from selfsup.stages.knn import KNN, run_knn
+from selfsup.stages.knn import run_knn
 from selfsup.stages.linear import run_linear
-from selfsup.stages.predict import Predict, run_predict
+from selfsup.stages.predict import run_predict
 from selfsup.stages.probes import Probe, probe_settings
-from selfsup.stages.retrieval import Retrieval, run_retrieval
+from selfsup.stages.retrieval import run_retrieval
+from selfsup.stages.settings import KNN, Embed, Evaluate, KMeans, Predict, Retrieval
 from tests.support.classified import classifier, painting, paintings
 from tests.support.encoders import PLAIN, export_untrained
 
@@ -162,14 +163,14 @@ def test_sizes_that_cannot_be_are_refused(trained: tuple[Path, Path], data: Path
     flat = export_untrained(tmp_path / "flat", Flat.Config(), upright)
     with pytest.raises(
         ValueError,
-        match=r"^size is 32, and the encoder is fed with images of 16 x 8 pixels; give height and width, such as --size "
-        "32 16$",
+        match=r"^size is 32, and the encoder is fed with images of 16 x 8 pixels; give height and width, such as "
+        "--size 32 16$",
     ):
         selfsup.load(flat, size=32)
     with pytest.raises(
         ValueError,
-        match=r"^the encoder takes no images of 32 x 16 pixels, for its features would be \(1, 1536\) and not \(1, 384\)"
-        r"; leave --size out, for 16 x 8$",
+        match=r"^the encoder takes no images of 32 x 16 pixels, for its features would be \(1, 1536\) and not "
+        r"\(1, 384\); leave --size out, for 16 x 8$",
     ):
         selfsup.load(flat, size=(32, 16))
     assert selfsup.load(flat, size=(16, 8)).exported.feed == upright
