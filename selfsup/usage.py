@@ -28,6 +28,7 @@ USAGE = """selfsup: self-supervised contrastive pretraining
 CLASSIFIER is a folder that finetune, distill or semi made (docs/predict.md).
 RUN is a run folder, an encoder.safetensors, or a file of another project's weights (.pth, .safetensors).
 Every command explains its flags with --help.
+--size N: pretraining with views of N pixels; commands on a RUN: the images that the encoder is fed with.
 Of an encoder of your own, the commands on a RUN are told where it is defined: --recipe FILE.py.
 On several GPUs: accelerate launch --num_processes N -m selfsup pretrain RECIPE [flags]
 The last line on standard output is a JSON object with the figures; messages go to standard error.
