@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from selfsup.augment.parameters import height_and_width
+from selfsup.augment.size import height_and_width
 from selfsup.convert.outline import described
 from selfsup.evaluation.encoder import Exported
 from selfsup.evaluation.feed import Preprocessing
