@@ -37,6 +37,7 @@ class Operations(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.names: Counter[str] = Counter()
+        self.in_double = 0  # operations with a tensor of double precision on the device
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -45,7 +46,9 @@ class Operations(TorchDispatchMode):
             if not function.is_view and function.overloadpacket != torch.ops.aten.lift_fresh:
                 self.names[function.overloadpacket.__name__ + _of_what(args)] += 1
             self._refuse_waits(function, args, kwargs)
-        return function(*args, **kwargs)
+        answer = function(*args, **kwargs)
+        self.in_double += any(_is_double(value) for value in tree_leaves((args, kwargs, answer)))
+        return answer
 
     def _refuse_waits(self, function: Any, args: Any, kwargs: Any) -> None:
         given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
@@ -59,6 +62,10 @@ class Operations(TorchDispatchMode):
             raise AssertionError(f"{function} between {sorted(devices)} waits for the device")
         if function in _INDEXING:
             raise AssertionError(f"{function} by numbers of the CPU waits for the device")
+
+
+def _is_double(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.device.type == DEVICE.type and value.dtype == torch.float64
 
 
 def _of_what(args: Any) -> str:
@@ -96,20 +103,20 @@ class Step:
             return [_fake(view) for view in views], Batch((), *on_device)
 
 
-def operations_of(case: Case) -> dict[str, Counter[str]]:
+def operations_of(case: Case) -> dict[str, Operations]:
     """What forward, backward and after_step ask the device for; raises where they wait for it."""
     step = Step(case)
     views, batch = step.batch()
     found = {}
     with step.counting() as operations:
         out = step.run.method(views, batch)
-    found["forward"] = operations.names
+    found["forward"] = operations
     with step.counting() as operations:
         out.loss.backward()
-    found["backward"] = operations.names
+    found["backward"] = operations
     with step.counting() as operations:
         step.run.method.after_step(out.update, 0.5)
-    found["after_step"] = operations.names
+    found["after_step"] = operations
     return found
 
 
