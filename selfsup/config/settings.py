@@ -168,11 +168,16 @@ def placed(config: Any) -> Any:
     return tuple(placed(item) for item in config) if isinstance(config, tuple) else config
 
 
+def is_no_path(root: str) -> bool:
+    """Whether a name is empty, or a word for data and weights that are generated or fetched: `shapes`, `hf:NAME`."""
+    return root.partition(":")[0] in ("", "shapes", "hub", "hf", "torchvision")
+
+
 def _absolute(path: Any, words: tuple[str, ...]) -> Any:
     """Empty, and the words for generated data and for what is downloaded, stay as they are."""
     if isinstance(path, tuple):
         return tuple(_absolute(one, words) for one in path)
-    known = path in words or path.partition(":")[0] in ("", "shapes", "hub", "hf")
+    known = path in words or is_no_path(path)
     return path if known else os.path.abspath(os.path.expanduser(path))
 
 

@@ -26,6 +26,7 @@ from selfsup.data.shapes import shapes
 from selfsup.data.shards import SHARDS, Shards, alone, expand, is_pattern, part_of, shards_among
 from selfsup.data.tables import TableSource, open_tables
 from selfsup.data.tar import TarSource, open_tars
+from selfsup.data.torchvision_sets import open_torchvision
 from selfsup.data.truncated import CutShort
 from selfsup.randomness import Stream
 from selfsup.storage.untrusted import plain_name, require_file
@@ -72,12 +73,12 @@ def open_source(
     """Find the data that `root` names.
 
     In this order: the word `shapes` or `shapes:COUNT`, a generated data set (write `./shapes` for a folder of that
-    name); `hf:NAME`, a data set of Hugging Face's hub; a `.npz`, `.npy`, `.zip`, `.tar`, `.parquet` or `.arrow` file,
-    or a pattern of shards (`train-{000..146}.tar`); a folder with `cifar10.npz`, or with exactly one npz file of
-    images; with CIFAR-10 or CIFAR-100 as published; a folder of exactly one zip archive and no folder; a folder without
-    images of their own and with `.tar`, `.parquet` or `.arrow` files; else the folder itself. What parts and classes a
-    folder or an archive has is told by `layout.arrange`, those of shards by `shards.part_of`. What was left out is in
-    `Source.found`.
+    name); `hf:NAME`, a data set of Hugging Face's hub; `torchvision:NAME`, one that torchvision fetches; a `.npz`,
+    `.npy`, `.zip`, `.tar`, `.parquet` or `.arrow` file, or a pattern of shards (`train-{000..146}.tar`); a folder with
+    `cifar10.npz`, or with exactly one npz file of images; with CIFAR-10 or CIFAR-100 as published; a folder of exactly
+    one zip archive and no folder; a folder without images of their own and with `.tar`, `.parquet` or `.arrow` files;
+    else the folder itself. What parts and classes a folder or an archive has is told by `layout.arrange`, those of
+    shards by `shards.part_of`. What was left out is in `Source.found`.
 
     Args:
         root: word, file or folder.
@@ -105,6 +106,8 @@ def open_source(
     word, _, count = root.partition(":")
     if word == "shapes":
         source: Source = _open_shapes(root, count, split)
+    elif word == "torchvision":
+        source = open_torchvision(root, split)
     elif word == "hf":
         source = open_tables(hub_shards(root, split), split, columns, reading.levels)
     else:

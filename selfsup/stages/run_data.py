@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfsup import distributed
-from selfsup.config.settings import placed
+from selfsup.config.settings import is_no_path, placed
 from selfsup.data.identity import content_of, fingerprint_before
 from selfsup.data.opening import open_training
 from selfsup.data.parts import open_data
@@ -60,7 +60,7 @@ def require_data_of_run(path: Path, given: Data) -> None:
     if data.table and Data(labels=given.labels).table:
         data = replace(data, labels=given.labels)  # which may have been moved: what it says is told by content
     for root in (*data.roots, data.labelled_root, data.table):
-        if root and not Path(root).expanduser().exists():
+        if not is_no_path(root) and not Path(root).expanduser().exists():
             raise ValueError(
                 f"the data of {path} were at {root}, and nothing is there any more\n"
                 "where they have been moved, say it by --data.root (labels: --data.labels), else give other data"
