@@ -94,6 +94,21 @@ def pop_size(flags: list[str]) -> tuple[int | tuple[int, int] | None, list[str]]
     return (height, width[0]) if width else height, rest
 
 
+def flags_in(flags: list[str]) -> set[str]:
+    """The names of the flags that are given, with hyphens."""
+    return {flag.partition("=")[0].replace("_", "-") for flag in flags if flag.startswith("--")}
+
+
+def values_of(flags: list[str], name: str) -> list[str]:
+    """The words that follow a flag, as --data.root A B or --data.root=A; none where it is not given."""
+    places = [place for place, flag in enumerate(flags) if flag.partition("=")[0].replace("_", "-") == name]
+    if not places:
+        return []
+    _, equals, value = flags[places[-1]].partition("=")  # the last counts
+    following = itertools.takewhile(lambda flag: not flag.startswith("--"), flags[places[-1] + 1 :])
+    return [value] if equals else list(following)
+
+
 def parse(default: Config, flags: list[str], command: str) -> Config:
     """The configuration `default` with the changes that the command line asks for.
 
@@ -159,13 +174,8 @@ def _wanted(told: str, flags: list[str]) -> str:
     kind = next((kind for words, kind in _KINDS.items() if wrong and re.search(words, wrong[2])), None)
     if wrong is None or kind is None:
         return ""
-    given = [flag.replace("_", "-") for flag in flags]
-    start = max(place for place, flag in enumerate(given) if flag.partition("=")[0] == wrong[1])  # the last counts
-    _, equals, value = flags[start].partition("=")
-    following = itertools.takewhile(lambda flag: not flag.startswith("--"), flags[start + 1 :])
-    values = [value] if equals else list(following)
     choice = " or None" if "{None}" in wrong[2] else ""
-    return f"{wrong[1]} is {plain_name(' '.join(values))}; wanted {kind}{choice}"
+    return f"{wrong[1]} is {plain_name(' '.join(values_of(flags, wrong[1])))}; wanted {kind}{choice}"
 
 
 def tyro_error_text(box: str) -> str:

@@ -131,7 +131,7 @@ def _names(path: Path, file: Mapping[str, np.ndarray], split: Split) -> tuple[st
         if pair[0] in file:
             return pair
     if split == "test" and any(images in file for images, _ in _NAMES["train"]):
-        raise NoTestPart(f"{path} has no test part; add x_test and y_test to it, or evaluate on other data")
+        raise NoTestPart(f"{path} has no test part; add x_test and y_test to it")
     raise ValueError(
         f"{path} holds {', '.join(sorted(file)) or 'nothing'}; "
         "wanted x_train, y_train, x_test, y_test, or train_images, train_labels, ..., or images and labels"
@@ -141,7 +141,7 @@ def _names(path: Path, file: Mapping[str, np.ndarray], split: Split) -> tuple[st
 def open_npy(path: Path, split: Split, levels: Levels = FULL) -> ArraySource:
     """The images of one array, without labels; it has no test part."""
     if split == "test":
-        raise NoTestPart(f"{path} has no test part; save an npz with x_train and x_test, or evaluate on other data")
+        raise NoTestPart(f"{path} has no test part; save an npz with x_train and x_test")
     with _reading(path):
         # Mapped, because numpy then compares the file's length with its header before anything is allocated.
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)

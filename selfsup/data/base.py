@@ -30,7 +30,14 @@ class UnreadableImage(ValueError):
 
 
 class NoTestPart(ValueError):
-    """The data are not divided into training and test images."""
+    """The data are not divided into training and test images.
+
+    Args:
+        where: what has no test part, and what was looked for.
+    """
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"{where}; or name test images by --data.test-root PATH, or keep some by --data.holdout 0.2")
 
 
 class TooManyUnreadable(ValueError):

@@ -33,7 +33,7 @@ def hub_shards(root: str, split: Split) -> Shards:
     chosen = next((word for word in words if word in parts), "")
     told = plain_name(", ".join(parts), 200)
     if not chosen and split == "test":
-        raise NoTestPart(f"{root} has no test part, its splits are: {told}; name other data to evaluate on")
+        raise NoTestPart(f"{root} has no test part, its splits are: {told}")
     if not chosen:
         raise ValueError(
             f"{root} has no split 'train', its splits are: {told}; save the one you mean and name its folder"

@@ -136,9 +136,7 @@ def folders_wanted(folders: Collection[str], split: Split, where: str) -> Collec
 
 
 def no_test_part(where: str) -> str:
-    return (
-        f"{where} has no test part; wanted a folder 'test' or 'val' beside 'train', or name other data to evaluate on"
-    )
+    return f"{where} has no test part; wanted a folder 'test' or 'val' beside 'train'"
 
 
 def _below(prefix: str, paths: Iterable[str]) -> set[str]:

@@ -89,9 +89,7 @@ def shards_among(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def no_test_shards(root: Path) -> str:
-    return (
-        f"{root} has no test part; wanted shards with 'test' or 'val' in their names, or name other data to evaluate on"
-    )
+    return f"{root} has no test part; wanted shards with 'test' or 'val' in their names"
 
 
 def _word(name: str) -> str:

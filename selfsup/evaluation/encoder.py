@@ -14,7 +14,7 @@ from selfsup import distributed
 from selfsup.catalogue import restore_encoder
 from selfsup.config.schema import SCHEMA, in_present_names
 from selfsup.config.settings import dump, restore
-from selfsup.config.stored_names import stored_name
+from selfsup.config.stored_names import nearest, stored_name
 from selfsup.data.levels import parse_levels
 from selfsup.dtensor import full_state
 from selfsup.evaluation.built import built
@@ -142,6 +142,14 @@ def trained_range(path: Path) -> str:
     return str(found)
 
 
+def _beside(path: Path) -> str:
+    """A sentence part on run folders beside a path where nothing is, as finetune_1pct_step3 is beside finetune_1pct."""
+    if path.exists() or not path.parent.is_dir():
+        return ""
+    runs = sorted(folder.name for folder in path.parent.iterdir() if (folder / "config.json").is_file())
+    return nearest(path.name, [plain_name(name) for name in runs]).replace("; did", ", did")
+
+
 def load_encoder(path: Path) -> Exported:
     """Read an encoder from a run folder or from its encoder.safetensors.
 
@@ -154,7 +162,7 @@ def load_encoder(path: Path) -> Exported:
     if not weights.is_file():
         unfinished = path.is_dir() and (path / "config.json").is_file()
         remedy = "run the same pretrain command again to finish it" if unfinished else "give a run folder or the file"
-        raise ValueError(f"there is no encoder at {weights}; {remedy}")
+        raise ValueError(f"there is no encoder at {weights}; {remedy}{_beside(path)}")
     beside = weights.with_suffix(".json")
     about = _read_about(beside)
     try:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -77,7 +78,7 @@ def _pretrain(arguments: list[str]) -> int:
 
 def run_stage(command: str, arguments: list[str]) -> int:
     """A stage on a run: parse, carry out, keep the results in its folder."""
-    from selfsup.config.flags import parse, pop_flag
+    from selfsup.config.flags import flags_in, parse, pop_flag, values_of
     from selfsup.config.recipe_files import load_recipe
     from selfsup.stages.settings import help_of
 
@@ -91,6 +92,7 @@ def run_stage(command: str, arguments: list[str]) -> int:
             flags_told(said, lambda: about.settings(protocol), f"selfsup {command} RUN")
     name, flags = first_word(arguments, "the run folder or encoder file", usage)
     from selfsup.stages.base import Stage
+    from selfsup.stages.run_data import beside_named_data
 
     stage: Stage = import_module(f"selfsup.stages.{command}").STAGE
     recipe, flags = pop_flag(flags, "--recipe", "")
@@ -105,7 +107,9 @@ def run_stage(command: str, arguments: list[str]) -> int:
             raise ValueError("--protocol is given twice; give it once")
         if protocol not in about.protocols:
             raise ValueError(f"there is no protocol {protocol!r}; choose one of {', '.join(about.protocols)}")
-    settings = parse(stage.defaults(path, protocol), flags, called)
+    defaults = stage.defaults(path, protocol)
+    data = beside_named_data(defaults.data, values_of(flags, "--data.root"), flags_in(flags))
+    settings = parse(replace(defaults, data=data), flags, called)
     with _named_data(flags):
         evaluated = stage.run(path, settings)
     del defines_classes
@@ -114,10 +118,10 @@ def run_stage(command: str, arguments: list[str]) -> int:
 
 def _named_data(flags: list[str]) -> AbstractContextManager[None]:
     """Data that nobody named must still be the run's."""
+    from selfsup.config.flags import flags_in
     from selfsup.stages.run_data import named_data
 
-    named = any(flag.partition("=")[0].replace("_", "-") == "--data.root" for flag in flags)
-    return named_data() if named else nullcontext()
+    return named_data() if "--data.root" in flags_in(flags) else nullcontext()
 
 
 def _kept(evaluated: "Evaluated", path: Path) -> int:

@@ -1,7 +1,7 @@
 """Whether the data that a stage takes from a run are still the ones that the run was trained on."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -11,7 +11,7 @@ from typing import Any
 from selfsup import distributed
 from selfsup.config.settings import is_no_path, placed
 from selfsup.data.identity import content_of, fingerprint_before
-from selfsup.data.opening import open_training
+from selfsup.data.opening import open_training, with_labels
 from selfsup.data.parts import open_data
 from selfsup.data.settings import Data, Verify
 from selfsup.evaluation.foreign import is_foreign
@@ -19,7 +19,9 @@ from selfsup.output import message
 from selfsup.run_folder.folder import RunFolder
 from selfsup.run_folder.same_data import brought_up, data_differences, from_before_content, with_content
 from selfsup.stages.base import data_of
+from selfsup.storage.untrusted import plain_name
 
+_ON_LABELS = ("finetune", "linear", "linear_sweep")  # what is stored of stages that know images with a label alone
 _named = ContextVar("named", default=False)
 
 
@@ -34,6 +36,37 @@ def named_data() -> Iterator[None]:
         yield
     finally:
         _named.reset(before)
+
+
+def beside_named_data(data: Data, named: Sequence[str], flags: Container[str]) -> Data:
+    """What is taken from the data of a run where the flags of a stage name other ones, with a word on the rest.
+
+    A table of labels and test images of their own are of the run's images: they stay behind, and would else be those
+    that are judged. How images are read, and the share that is held out, come along.
+
+    Args:
+        data: those of the run.
+        named: by --data.root; none where it is not given.
+        flags: the names of all flags that are given, as --data.labels.
+    """
+    if not named or placed(Data(root=tuple(named))).roots == placed(data).roots:
+        return data
+    stay: dict[str, Any] = {}
+    if data.table and "--data.labels" not in flags:
+        stay["labels"] = "auto"
+    stay |= {name: "" for name in ("test_root", "labelled_root") if getattr(data, name)}
+    stay = {name: value for name, value in stay.items() if f"--data.{name.replace('_', '-')}" not in flags}
+    if os.environ.get("RANK", "0") == "0":
+        told = [f"--data.{name.replace('_', '-')} {plain_name(getattr(data, name))}" for name in stay]
+        if told:
+            message(f"of the run's data, and not taken along to those that --data.root names: {', '.join(told)}")
+        if data.holdout is not None and not {"--data.holdout", "--data.test-root"} & set(flags):
+            message(f"as of the run's data {data.holdout:g} are held out to test; of none: --data.holdout None")
+    if "labels" in stay:
+        stay |= {name: getattr(Data(), name) for name in ("path_column", "split_column", "label_column")}
+    if data.holdout is not None and "--data.test-root" in flags:
+        stay["holdout"] = None
+    return replace(data, **stay)
 
 
 def require_data_of_run(path: Path, given: Data) -> None:
@@ -78,6 +111,8 @@ def _differing(path: Path, data: Data, facts: dict[str, Any], verify: Verify) ->
     pretrained = "method" in facts  # stages have no second domain
     # Without a word, but for two domains: the stage says what it finds there.
     source = open_training(data) if pretrained and data.labelled_root else open_data(data, "train")
+    if RunFolder(path).saved_run().get("class") in _ON_LABELS:
+        source = with_labels(source)
     content = content_of(source, verify, {"images": fingerprint_before(source)})
     contents = {"images": content}
     if from_before_content(facts["images"]) and not pretrained:

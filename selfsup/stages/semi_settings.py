@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from selfsup.catalogue import catalogue
-from selfsup.config.flags import parse, pop_flag
+from selfsup.config.flags import flags_in, parse, pop_flag, values_of
 from selfsup.config.recipe_files import load_recipe, recipe_names
 from selfsup.config.settings import execution, restore
 from selfsup.data.base import Source
@@ -22,6 +22,7 @@ from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime.arithmetic import Precision
 from selfsup.stages.distill_settings import Distill, distill_settings, with_student
 from selfsup.stages.finetune_settings import Finetune, finetune_settings
+from selfsup.stages.run_data import beside_named_data
 from selfsup.stages.supervised import require_labels
 from selfsup.stages.teacher import check_student
 from selfsup.training.settings import Training
@@ -95,6 +96,9 @@ def parse_semi(name: str, flags: list[str]) -> Semi:
         pop_flag(words, "--distill.protocol", "self")[0],
     )
     settings = semi_settings(name, *protocols)
+    if not isinstance(settings, SemiFromRecipe):
+        named = beside_named_data(settings.data, values_of(words, "--data.root"), flags_in(words))
+        settings = settle(name, replace(settings, data=named))
     for _ in range(2):  # the baseline follows from fine-tuning, which follows from the labels
         settings = settle(name, parse(settings, words, f"selfsup semi {name}"))
     return parse(settings, words, f"selfsup semi {name}")
