@@ -2,8 +2,8 @@
 
     python -m tools.journey FOLDER [--images 400] [--epochs 4]
 
-FOLDER, which must not be there yet, gets everything: photographs of shapes, drawn as JPEG and PNG files, with a table of
-labels for one in twenty; a ResNet-18 of torchvision with random weights; and what six commands make of them. They
+FOLDER, which must not be there yet, gets everything: photographs of shapes, drawn as JPEG and PNG files, with a table
+of labels for one in twenty; a ResNet-18 of torchvision with random weights; and what six commands make of them. They
 import the weights, pretrain from them, fine-tune on the labels of the table, evaluate on another folder, predict new
 images and export the classifier as ONNX. The program that docs/export.md shows then classifies the new images in a
 process that has neither selfsup nor torch. Ends with 1 where it decides otherwise than `selfsup predict` did.
@@ -91,7 +91,7 @@ class Journey:
         line = self.command(*words, *flags, *sizes)
         self.note(f"{line['step']} steps on {self.images} photographs")
         data = ("--data.labels", "labels.csv", "--data.test-root", "tested")
-        words = ("finetune", "run", "--protocol", "sgd", "--batch-size", 20, "--epochs", 10, "--workers", 0)
+        words = ("finetune", "run", "--optimizer.learning-rate", 0.04, "--epochs", 10, "--workers", 0)
         line = self.command(*words, *data, "--folder", "classifier")
         self.note(f"{line['labelled_images']} labels, {line['finetune_top1']:.3f} of {line['test_images']} right")
         line = self.command("evaluate", "classifier", "--data.root", "judged", "--workers", 0)

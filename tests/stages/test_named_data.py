@@ -62,7 +62,7 @@ def test_what_a_table_labelled_in_part_is_known_again(tuned: Path, capsys: pytes
     table = tuned / "labels.csv"
     before = table.read_text()
     table.write_text(before.replace("0000.png,ant", "0000.png,bee"))
-    with pytest.raises(ValueError, match="is not what .* was trained on; images: 1 labels changed"):
+    with pytest.raises(ValueError, match=r"is not what .* was trained on; images: 1 labels changed"):
         stage("evaluate", tuned / "birds")
     table.write_text(before)
 
@@ -92,10 +92,12 @@ def test_semi_of_a_run_does_the_same(tuned: Path) -> None:
 
 
 def test_data_without_a_test_part_say_where_one_may_come_from(tuned: Path) -> None:
-    with pytest.raises(ValueError, match=r"or name test images by --data\.test-root PATH, or keep some by --data\.hold"):
+    with pytest.raises(
+        ValueError, match=r"or name test images by --data\.test-root PATH, or keep some by --data\.hold"
+    ):
         stage("finetune", tuned / "run", "--data.root", tuned / "judge")
 
 
 def test_a_folder_that_is_not_there_is_told_with_the_one_beside_it(tuned: Path) -> None:
-    with pytest.raises(ValueError, match="there is no encoder at .*bird; .*, did you mean birds"):
+    with pytest.raises(ValueError, match=r"there is no encoder at .*bird; .*, did you mean birds"):
         stage("evaluate", tuned / "bird")

@@ -14,7 +14,7 @@ from tools.benchmarks import identity
 def run(tool: str, *words: object) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", f"tools.{tool}", *map(str, words)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
 
 def test_quickstart_ends_with_its_table_and_figures(tmp_path: Path) -> None:

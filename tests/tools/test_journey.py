@@ -1,0 +1,32 @@
+"""The whole way of a user, from weights of torchvision to a classifier that runs without selfsup."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.tools.test_tools import run
+
+
+def test_all_commands_lead_to_a_program_that_decides_alike(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("torchvision")
+    done: subprocess.CompletedProcess[str] = run("journey", tmp_path / "way", "--images", 64, "--epochs", 1)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["same_class"] == figures["images"] == 24
+    assert 0 < figures["difference"] < 1e-4  # other arithmetic, the same function
+    for step in ("import", "pretrain", "finetune", "evaluate", "predict", "export", "classify.py"):
+        assert f" {step} " in done.stderr
+    lines = (tmp_path / "way" / "predicted.csv").read_text().splitlines()
+    assert len(lines) == 25
+    assert max(float(line.split(",")[2]) for line in lines[1:]) < 0.99  # so that a difference would be seen
+
+
+def test_a_folder_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    done = run("journey", tmp_path)
+    assert done.returncode == 2
+    assert "is there already; name a folder that is not, or remove it" in done.stderr
+    assert not list(tmp_path.iterdir())
