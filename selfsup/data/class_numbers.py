@@ -12,6 +12,7 @@ from selfsup.storage.untrusted import plain_name
 
 _MOST = 1_000_000  # classes
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
+_DECIMAL = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{0,18})?(e[+-]?[0-9]{1,2})?")
 
 S = TypeVar("S", bound=Source)
 
@@ -73,3 +74,20 @@ def chosen(candidates: Sequence[str], wanted: str, setting: str, where: str) -> 
     if len(candidates) > 1:
         raise ValueError(f"{where}: {setting} could be one of several: {listed}; give --{setting.replace('_', '-')}")
     return candidates[0] if candidates else ""
+
+
+def doubts(names: Sequence[str]) -> list[str]:
+    """What could be meant otherwise in the names of classes: twins by case or spaces, and numbers with fractions."""
+    told, seen = [], dict[str, str]()
+    for name in names:
+        if (twin := seen.setdefault(name.strip().casefold(), name)) != name:
+            told.append(f"the classes {plain_name(twin, 80)} and {plain_name(name, 80)} differ by case or spaces alone")
+            break
+    if len(names) > 1 and all(_DECIMAL.fullmatch(name) for name in names) and not all(map(_equals_whole, names)):
+        shown = ", ".join(names[:3]) + (", ..." if names[3:] else "")
+        told.append(f"the labels are numbers with fractions ({plain_name(shown, 80)}), and each is a class of its own")
+    return told
+
+
+def _equals_whole(number: str) -> bool:
+    return float(number).is_integer()

@@ -18,6 +18,7 @@ from selfsup.data.listing import Listing
 from selfsup.storage.untrusted import plain_name, read_bytes
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_OTHERS = {"semicolons": ";", "tabs": "\t", "commas": ","}  # what may stand between the words of a wrong one
 _LARGEST = 1 << 30  # bytes
 
 
@@ -48,7 +49,11 @@ class LabelFile:
         self.file = file
         lines, self.divides = read_lines(file, columns)
         known, here = set(images), os.path.abspath(root)
-        readings = [(base, [(_below(here, base, line.path), line) for line in lines]) for base in _bases(file, root)]
+        bases = _bases(file, root)
+        readings = [(base, [(_below(here, base, line.path), line) for line in lines]) for base in bases]
+        if any("\\" in line.path for line in lines):  # paths of Windows; where these fit no better, as they stand
+            slashed = [line._replace(path=line.path.replace("\\", "/")) for line in lines]
+            readings += [(base, [(_below(here, base, line.path), line) for line in slashed]) for base in bases]
         base, placed = min(readings, key=lambda reading: sum(place not in known for place, _ in reading[1]))
         if missing := [line for place, line in placed if place not in known]:
             raise ValueError(
@@ -125,9 +130,12 @@ def read_lines(file: Path, columns: Columns) -> tuple[list[Line], bool]:
         ValueError: it cannot be read, lacks a column, or a line is cut short or empty.
     """
     try:
-        text = read_bytes(file, _LARGEST).decode("utf-8-sig", "surrogateescape")
+        content = read_bytes(file, _LARGEST)
     except OSError as error:
         raise ValueError(f"cannot read data.labels {file}: {error.strerror}; wanted auto, none or a table") from error
+    if b"\0" in content:
+        raise ValueError(f"{file} is no text in UTF-8; wanted a table: save it as CSV (UTF-8), its name ending in .csv")
+    text = content.decode("utf-8-sig", "surrogateescape")
     delimiter = _DELIMITERS.get(file.suffix.lower())
     if delimiter is None:
         lines, divides = list(_plain_lines(file, text)), False
@@ -159,11 +167,7 @@ def _table(file: Path, rows: "csv.DictReader[str]", columns: Columns) -> tuple[l
         wanted["split"] = columns.split
     for what, name in wanted.items():
         if names.count(name) != 1:
-            held = plain_name(", ".join(names), 200) or "nothing"
-            raise ValueError(
-                f"{file} has {names.count(name)} columns {plain_name(name, 80)} (its first line is {held}); name the "
-                f"one that holds the {what} by --data.{what}-column"
-            )
+            raise ValueError(f"{file} has {names.count(name)} columns {plain_name(name, 80)} {_remedy(names, what)}")
     lines = []
     for row in rows:
         path, label = row[wanted["path"]], row[wanted["label"]]
@@ -172,6 +176,17 @@ def _table(file: Path, rows: "csv.DictReader[str]", columns: Columns) -> tuple[l
             raise ValueError(f"{file}, line {rows.line_num}: it has no path, or ends before all columns are there")
         lines.append(Line(rows.line_num, path.strip(), label.strip(), split.strip()))
     return lines, divides
+
+
+def _remedy(names: list[str], what: str) -> str:
+    """What to do where a table has not one column that holds `what`: its first line begins the sentence part."""
+    if not names:
+        return "(it is empty); wanted a first line path,label and a line for each image"
+    told = f"(its first line is {plain_name(', '.join(names), 200)}); "
+    parted = next((other for other, mark in _OTHERS.items() if len(names) == 1 and mark in names[0]), "")
+    if parted:
+        return f"{told}it is parted by {parted}: save it with commas as .csv, or with tabs as .tsv"
+    return f"{told}name the one that holds the {what} by --data.{what}-column, or begin with a line path,label"
 
 
 def _bases(file: Path, root: Path) -> list[str]:

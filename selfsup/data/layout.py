@@ -123,7 +123,7 @@ def arrange(listing: Listing, split: Split, where: str, labelled: "Labelling | N
     if split == "test":
         raise NoTestPart(no_test_part(where))
     paths = _inside(listing.images, prefix)
-    classes = labelled([prefix + path for path in paths], ()) if labelled else class_labels(paths)
+    classes = labelled([prefix + path for path in paths], ()) if labelled else class_labels(paths, (), prefix[:-1])
     return _arranged(listing, prefix, [prefix], paths, classes, notes, [])
 
 
@@ -248,7 +248,7 @@ Labelling = Callable[[Sequence[str], Sequence[str]], Classes]
 """(paths from the root, class names of the training part) -> their labels."""
 
 
-def class_labels(paths: Sequence[str], known: Sequence[str] = ()) -> Classes:
+def class_labels(paths: Sequence[str], known: Sequence[str] = (), within: str = "") -> Classes:
     """Labels by folder: the first folder of an image is its class, however deep it lies below, as in torchvision.
 
     There have to be two such folders at least. An image that lies in no folder, or in one called `unlabeled` or
@@ -258,13 +258,15 @@ def class_labels(paths: Sequence[str], known: Sequence[str] = ()) -> Classes:
         paths: relative POSIX paths.
         known: class names of the training part. They keep their numbers here if any of them turns up, so that a test
             part that lacks a class is still labelled as the training part is.
+        within: the folder that all of them lie in, for messages.
     """
     tops = [path.partition("/")[0] if "/" in path else "" for path in paths]
     apart = {name for name in set(tops) if part_word(name) in _UNLABELLED}
     found = sorted(set(tops) - apart - {""})
     same = bool(set(known) & set(found))
     if len(found) < 2 and not same:
-        only = f"{plain_name(found[0], 80)} is the only folder with images" if found else "they lie in no folders"
+        one = found[0] if found else within
+        only = f"{plain_name(one, 80)} is the only folder with images" if one else "they lie in no folders"
         return Classes(torch.full((len(paths),), -1), (), [], f"{only}; put the images of each class in {_OWN}")
     names = (*known, *(name for name in found if name not in known)) if same else tuple(found)
     number = {name: label for label, name in enumerate(names)} | dict.fromkeys((*apart, ""), -1)

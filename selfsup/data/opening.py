@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from selfsup import distributed
 from selfsup.data.base import NoTestPart, Source
+from selfsup.data.class_numbers import doubts
 from selfsup.data.joined import two_domains
 from selfsup.data.layout import Split
 from selfsup.data.levels import FULL, Levels, parse_levels
@@ -89,8 +90,9 @@ def told(source: Source, split: Split) -> str:
         line += f", {classes:,} class{'' if classes == 1 else 'es'}"
         if len(labelled) < len(source):
             line += f", {len(source) - len(labelled):,} without a label"
-    if source.found.read_as:
-        line += f"; {'; '.join(source.found.read_as)}"
+    doubtful = doubts([source.class_name(label) for label in labelled.unique().tolist()])
+    if read_as := (*source.found.read_as, *doubtful):
+        line += f"; {'; '.join(read_as)}"
     if source.found.left_out:
         line += f"; left out: {'; '.join(source.found.left_out)}"
     return line

@@ -205,7 +205,9 @@ def test_parts_within_a_class_folder_are_named(place: Place) -> None:
 def test_without_labels_it_is_said_why(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "1.png").write_bytes(PNG)
-    assert open_source(str(tmp_path)).found.no_labels.startswith("they lie in no folders; put the images of each class")
+    alone = open_source(str(tmp_path / "x")).found.no_labels
+    assert alone.startswith("they lie in no folders; put the images of each class")
+    assert open_source(str(tmp_path)).found.no_labels.startswith("x is the only folder with images; put")
     (tmp_path / "2.png").write_bytes(PNG)
     assert open_source(str(tmp_path)).found.no_labels.startswith("x is the only folder with images; put")
     assert open_source(str(tmp_path), labels="none").found.no_labels == "data.labels is none; give --data.labels auto"

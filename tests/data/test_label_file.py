@@ -150,6 +150,20 @@ def test_stages_judge_by_a_table_as_by_folders(tmp_path: Path) -> None:
     assert learnt_from(tiny_run(tmp_path, "supcon"), open_data(data, "train")).labels.min() >= 0
 
 
+def test_paths_of_windows_fit_where_those_of_the_folder_do_not(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "data", 4, ("a", "b"))
+    words = "".join(
+        f".\\{path.parent.name}\\{path.name},{path.parent.name}\r\n" for path in sorted(root.rglob("*.png"))
+    )
+    (tmp_path / "l.csv").write_bytes(f"path,label\r\n{words}".encode())
+    source = open_source(str(root), labels=str(tmp_path / "l.csv"))
+    assert source.labels.tolist() == open_source(str(root)).labels.tolist() == [0, 0, 1, 1]
+    own = folder_of(tmp_path / "own", 1)
+    (own / "0000.png").rename(own / "a\\b.png")  # a name that has one stays what it is
+    (tmp_path / "l.csv").write_text("path,label\na\\b.png,x\n")
+    assert open_source(str(own), labels=str(tmp_path / "l.csv")).classes == ("x",)
+
+
 def refused_tables(root: Path) -> dict[str, tuple[str, bytes, str]]:
     return {
         "missing": (
@@ -177,7 +191,17 @@ def refused_tables(root: Path) -> dict[str, tuple[str, bytes, str]]:
         "no file": ("m.csv", b"", "cannot read data.labels .*wanted auto, none or a table"),
         "unknown part": ("l.csv", b"path,label,split\n0000.png,a,fold3\n", "line 2: the split is fold3; wanted train"),
         "no training": ("l.csv", b"path,label,split\n0000.png,a,test\n", "no line of the training part"),
-        "a large cell": ("l.csv", b"path,label\n" + bytes(200_000), "not a readable table"),
+        "a large cell": ("l.csv", b"path,label\n" + b"x" * 200_000, "not a readable table"),
+        "two bytes a letter": (
+            "l.csv",
+            "path,label\n0000.png,a\n".encode("utf-16"),
+            "is no text in UTF-8",
+        ),
+        "a picture": ("l.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is no text in UTF-8; wanted a table"),
+        "nothing": ("l.csv", b"", r"it is empty\); wanted a first line path,label"),
+        "semicolons": ("l.csv", b"path;label\n0000.png;a\n", "parted by semicolons: save it with commas"),
+        "commas": ("l.tsv", b"path,label\n0000.png,a\n", "parted by commas: save it with commas as .csv"),
+        "no heading": ("l.csv", b"0000.png,a\n", "or begin with a line path,label"),
     }
 
 
