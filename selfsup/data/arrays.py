@@ -201,4 +201,6 @@ class _reading:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception) and str(self.path) not in str(error):
-            raise ValueError(f"{self.path} is not a readable array file: {error}") from error
+            no_numpy = "pickled" in str(error)  # which numpy says of any bytes it does not know
+            told = "no file of numpy's, or one of Python objects, which are never loaded" if no_numpy else error
+            raise ValueError(f"{self.path} is not a readable array file: {told}") from error

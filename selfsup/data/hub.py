@@ -28,7 +28,10 @@ def hub_shards(root: str, split: Split) -> Shards:
     try:
         parts = datasets.load_dataset(name, configuration or None)
     except Exception as error:  # no network, no such name, a broken file: nearly every class there is
-        raise ValueError(f"{root} cannot be loaded: {type(error).__name__}: {plain_name(str(error), 300)}") from error
+        raise ValueError(
+            f"{root} cannot be loaded: {type(error).__name__}: {plain_name(str(error), 300)}\n"
+            "check its name and the network; of a copy on this machine name the folder"
+        ) from error
     words = TRAIN_WORDS if split == "train" else TEST_WORDS
     chosen = next((word for word in words if word in parts), "")
     told = plain_name(", ".join(parts), 200)

@@ -112,6 +112,8 @@ def open_source(
         source = open_tables(hub_shards(root, split), split, columns, reading.levels)
     else:
         source = _open_path(Path(root).expanduser(), split, reading)
+    if not len(source):
+        raise ValueError(f"{plain_name(root)} holds no image")
     _check_columns(source, root, reading)
     if truncated and isinstance(source, Decoded):
         source.cut_short = CutShort(len(source))

@@ -151,9 +151,10 @@ def open_tables(shards: Shards, split: Split, columns: Columns, levels: Levels) 
     if not image:
         raise ValueError(
             f"{shards.root} has no column of image files (bytes of PNG, JPEG and the like); its columns are "
-            f"{plain_name(', '.join(schema.names[:12]))}"
+            f"{plain_name(', '.join(schema.names[:12]))}; where one holds paths, name the folder of the images by "
+            "--data.root and the table, saved as CSV, by --data.labels"
         )
-    fitting = _labels(schema, features, image, columns.label)
+    fitting = _labels(schema, features, columns.label, shards.root)
     label = chosen(fitting, columns.label, "data.label_column", str(shards.root))
     files = [as_arrow(file, [name for name in (image, label) if name]) for file in shards.files]
     tables = [table_of(file) for file in files]
@@ -215,10 +216,22 @@ def _holds_bytes(kind: Any) -> bool:
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
-def _labels(schema: Any, features: dict[str, dict[str, Any]], image: str, wanted: str) -> list[str]:
+def _holds_labels(kind: Any) -> bool:
     import pyarrow.types as types
 
-    fit = [field.name for field in schema if types.is_integer(field.type) or types.is_string(field.type)]
+    if types.is_dictionary(kind):  # pandas' categories
+        return _holds_labels(kind.value_type)
+    return bool(types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind))
+
+
+def _labels(schema: Any, features: dict[str, dict[str, Any]], wanted: str, where: Path) -> list[str]:
+    fit = [field.name for field in schema if _holds_labels(field.type)]
+    named = [field for field in schema if field.name == wanted or (not wanted and field.name in _LABELS)]
+    if not set(fit) & {field.name for field in named} and named:
+        raise ValueError(
+            f"{where}: the column {plain_name(named[0].name, 80)} holds {plain_name(named[0].type, 80)}, which is no "
+            "class; save it as whole numbers or words, or name another by --data.label-column"
+        )
     if wanted:
         return fit
     said = [name for name in fit if features.get(name, {}).get("_type") == "ClassLabel"]

@@ -135,7 +135,9 @@ def _of_folders(shards: Shards, entries: Entries, split: Split, levels: Levels) 
     places = entries.places[[where[part.prefix + path] for path in part.paths]]
     source = TarSource(shards.files, part.paths, places, part.labels, part.classes, levels)
     found = part.found
-    source.found = Found((*shards.notes, *found.read_as), (*shards.left_out, *found.left_out), found.no_labels)
+    source.found = Found(
+        (*shards.notes, *found.read_as), (*shards.left_out, *entries.left_out, *found.left_out), found.no_labels
+    )
     return source
 
 
@@ -165,7 +167,7 @@ def _of_samples(shards: Shards, entries: Entries, columns: Columns, levels: Leve
     others = [name for name, end in zip(entries.names, extensions, strict=True) if end not in kinds and end != label]
     source.found = Found(
         read_as=(*shards.notes, f"labels from {field}" if classes else f"samples without {field}"),
-        left_out=(*shards.left_out, *([f"of samples: {by_suffix(others)}"] if others else [])),
+        left_out=(*shards.left_out, *entries.left_out, *([f"of samples: {by_suffix(others)}"] if others else [])),
         no_labels=f"no sample has {field}",
     )
     return source

@@ -29,6 +29,7 @@ class Entries(NamedTuple):
     names: list[str]  # no two are equal
     places: np.ndarray  # (M, 3) int64: shard, offset, bytes
     shared: str = ""  # a name that two archives hold: all have that of their archive before them then
+    left_out: tuple[str, ...] = ()  # what is not among them
 
 
 def entries_of(shards: Shards) -> Entries:
@@ -56,7 +57,14 @@ def entries_of(shards: Shards) -> Entries:
     if shared:
         titles = [path.relative_to(shards.root).as_posix() for path in shards.files]
         names = [f"{titles[shard]}/{name}" for shard, name in zip(places[:, 0].tolist(), names, strict=True)]
-    return Entries(names, places, shared)
+    return Entries(names, places, shared, _left_out(found))
+
+
+def _left_out(found: list["Index"]) -> tuple[str, ...]:
+    links, replaced = np.sum([index.passed for index in found], axis=0).tolist()
+    told = [f"{links:,} link{'' if links == 1 else 's'} and the like within archives"] if links else []
+    again = f"{replaced:,} file{'' if replaced == 1 else 's'} that a later one of the same name in the archive replaces"
+    return (*told, again) if replaced else tuple(told)
 
 
 class Index(NamedTuple):
@@ -64,23 +72,27 @@ class Index(NamedTuple):
 
     names: np.ndarray  # (M,) bytes
     places: np.ndarray  # (M, 2) int64: offset, bytes
+    passed: np.ndarray  # (2,) int64: links and the like, and files that one of the same name replaces
 
 
 def _look(path: Path) -> Index:
     """All plain files in an archive; of those of one name the last, as when it is unpacked."""
     began, status = time.time_ns(), _status(path)
     places: dict[str, tuple[int, int]] = {}
+    passed = np.zeros(2, np.int64)
     try:
         with tarfile.open(path, "r:") as archive:
             kept: Any = archive
             for member in archive:
-                if member.isreg() and not member.issparse():
+                plain = member.isreg() and not member.issparse()
+                passed += (not plain and not member.isdir(), plain and member.name in places)
+                if plain:
                     places[member.name] = (member.offset_data, member.size)
                 kept.members.clear()
     except Exception as error:  # damaged archives raise nearly every class there is
         packed = ", or it is compressed: unpack it to .tar, since images are read from the middle of it"
         raise ValueError(f"{path} is not a readable tar archive: {error}{packed}") from error
-    index = Index(pack_names(list(places)), np.array(list(places.values()), np.int64).reshape(-1, 2))
+    index = Index(pack_names(list(places)), np.array(list(places.values()), np.int64).reshape(-1, 2), passed)
     if len(places) >= _LISTED and int(status[1:3].max()) < began - SETTLED:
         _remember(path, status, index)
     return index
@@ -106,8 +118,9 @@ def _remembered(path: Path) -> Index | None:
         with open(kept, "rb") as content, np.load(content, allow_pickle=False) as file:
             if not np.array_equal(file["status"], _status(path)):
                 return None
-            index = Index(file["names"], file["places"])
-        if index.names.dtype.kind != "S" or index.places.shape != (len(index.names), 2):
+            index = Index(file["names"], file["places"], file["passed"])
+        shapes = index.places.shape, index.passed.shape
+        if index.names.dtype.kind != "S" or shapes != ((len(index.names), 2), (2,)):
             return None
         with contextlib.suppress(OSError):
             os.utime(kept)  # it is in use

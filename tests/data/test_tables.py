@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -143,6 +144,29 @@ def test_what_is_no_table_is_named(tmp_path: Path) -> None:
     parquet_file(tmp_path / "d" / "train.parquet", table(IMAGES, LABELS, NAMES))
     with pytest.raises(ValueError, match=r"shards are \.arrow and \.parquet; wanted one kind"):
         open_source(str(tmp_path / "d"))
+
+
+def test_columns_that_cannot_serve_are_told_with_what_they_hold(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    refused = {
+        r"the column label holds double, which is no class; save it as": {"image": IMAGES[:2], "label": [0.5, 1.5]},
+        r"where one holds paths, name the folder of the images by": {"image": ["a.png", "b.png"], "label": ["a", "b"]},
+        "x.parquet holds no image": {"image": pyarrow.array([], pyarrow.binary())},
+    }
+    for words, columns in refused.items():
+        pyarrow.parquet.write_table(pyarrow.table(columns), path)
+        with pytest.raises(ValueError, match=words):
+            open_source(str(path))
+
+
+def test_words_are_labels_in_every_form_that_arrow_has_for_them(tmp_path: Path) -> None:
+    words = pyarrow.array(["dog", "ant", None, "dog"])
+    for number, label in enumerate([words, words.cast(pyarrow.large_string()), words.dictionary_encode()]):
+        path = tmp_path / f"{number}.parquet"
+        pyarrow.parquet.write_table(pyarrow.table({"image": IMAGES[:4], "label": label}), path)
+        source = open_source(str(path))
+        assert source.classes == ("ant", "dog")
+        assert source.labels.tolist() == [1, 0, -1, 1]
 
 
 def test_one_table_has_no_test_part(tmp_path: Path) -> None:

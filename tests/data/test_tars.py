@@ -161,9 +161,23 @@ def test_links_and_names_that_climb_do_no_harm(tmp_path: Path) -> None:
         link = tarfile.TarInfo("b.png")
         link.type, link.linkname = tarfile.SYMTYPE, str(secret)
         archive.addfile(link)
+        archive.add(tmp_path / "secret", "../../d.png", recursive=False)  # a folder, of which nothing is to be told
     source = open_source(str(tmp_path / "x.tar"))
+    assert source.found.left_out == ("1 link and the like within archives",)
     assert source.paths.tolist() == [b"a.png"]  # a name, no more; what a link points to is not in the archive
     assert sorted(path.name for path in tmp_path.iterdir()) == ["secret", "x.tar"]
+
+
+def test_of_two_files_of_one_name_the_last_counts_and_it_is_said(tmp_path: Path) -> None:
+    first, last = (folder_of(tmp_path / name, 2, ("a", "b")) for name in ("first", "last"))
+    (last / "a" / "0000.png").write_bytes((first / "b" / "0001.png").read_bytes())
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for folder in (first, last):
+            archive.add(folder / "a", "a")
+        archive.add(first / "b", "b")
+    source = open_source(str(tmp_path / "x.tar"))
+    assert source.found.left_out == ("1 file that a later one of the same name in the archive replaces",)
+    assert source.load(0).tobytes() == source.load(1).tobytes()
 
 
 def test_an_index_is_kept_and_a_changed_archive_looked_at_again(
