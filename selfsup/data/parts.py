@@ -1,6 +1,7 @@
 """The training part and the test part of the data that settings name, without a word."""
 
 import hashlib
+import math
 from dataclasses import replace
 
 import torch
@@ -81,8 +82,8 @@ def _divided(data: Data, share: float, split: Split) -> Source:
         except NoTestPart:
             continue
         raise ValueError(
-            f"data.holdout {share} draws test images, and {root} has a test part of {count:,}; leave data.holdout out, "
-            "or name by data.root the folder of the training images alone"
+            f"data.holdout {share} draws test images, and {root} has a test part of {count:,}; leave data.holdout out "
+            "(--data.holdout None), or name by data.root the folder of the training images alone"
         )
     whole = _training(data)
     apart = held_out(whole, share, data.holdout_seed)
@@ -111,5 +112,14 @@ def held_out(source: Source, share: float, seed: int) -> Tensor:
             own = order[source.labels[order] == label]
             apart[own[: min(int(share * len(own) + 0.5), len(own) - 1)]] = True
     if not apart.any():
-        raise ValueError(f"data.holdout {share} of {len(source)} images leaves none to test on; give a larger share")
+        labels = source.labels[source.labels >= 0] if int(source.labels.max()) >= 0 else torch.zeros(len(source)).long()
+        largest = int(labels.bincount().max())
+        raise ValueError(
+            f"data.holdout {share} of {len(source)} images leaves none to test on; "
+            + (
+                f"the largest class has {largest}: give {math.ceil(5000 / largest) / 10_000:g} or more"
+                if largest > 1
+                else "no class has two images: name test images by --data.test-root PATH"
+            )
+        )
     return apart

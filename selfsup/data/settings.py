@@ -1,5 +1,6 @@
 """Which images a run or a stage reads, and how."""
 
+import os
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -46,6 +47,8 @@ class Data:
             require(value is None or value >= 1, f"data.{name} is {value}; it must be at least 1, or None")
         parse_levels(self.range)
         require(len(self.roots) > 0, "data.root names nothing; give one or more folders or files")
+        twice = [root for at, root in enumerate(self.roots) if _alike(root) in map(_alike, self.roots[:at])]
+        require(not twice, f"data.root names {' and '.join(twice)} twice; name each once")
         if self.table:
             require(
                 len(self.roots) == 1 and not self.labelled_root,
@@ -60,7 +63,7 @@ class Data:
         require(
             self.holdout is None or not self.test_root,
             f"data.holdout {self.holdout} draws test images and data.test_root {self.test_root} names others; leave "
-            "one out",
+            "one out (--data.holdout None)",
         )
 
     @property
@@ -82,3 +85,7 @@ class Data:
     def columns(self) -> Columns:
         """Which parts of a sample, of a row or of a table of labels are read."""
         return Columns(self.image_column, self.label_column, self.path_column, self.split_column)
+
+
+def _alike(root: str) -> str:
+    return os.path.normpath(root) if root else root

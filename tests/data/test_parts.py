@@ -195,9 +195,15 @@ def test_what_cannot_be_is_refused(case: str) -> None:
 
 def test_too_few_images_and_given_ones_are_refused(tmp_path: Path) -> None:
     root = str(folder_of(tmp_path, 3, ("a", "b", "c")))
-    with pytest.raises(ValueError, match=r"0.2 of 3 images leaves none to test on"):
+    with pytest.raises(ValueError, match=r"0.2 of 3 images leaves none to test on; no class has two images: name test"):
         open_data(Data(root=root, holdout=0.2), "train")
+    some = folder_of(tmp_path / "some", 14, ("a", "b"))
+    with pytest.raises(ValueError, match=r"the largest class has 7: give 0.0715 or more"):
+        open_data(Data(root=str(some), holdout=0.0714), "train")
+    assert len(open_data(Data(root=str(some), holdout=0.0715), "test")) == 2
     with pytest.raises(ValueError, match="images are given, of which"):
         training_images(Data(holdout=0.2), shapes(10))
     with pytest.raises(NoTestPart, match="has no test part"):
-        open_data(Data(root=(root, root)), "test")
+        open_data(Data(root=(root, str(some))), "test")
+    with pytest.raises(ValueError, match=r"data.root names .* twice; name each once"):
+        Data(root=(root, str(some), f"{root}/"))
