@@ -34,7 +34,7 @@ from selfsup.evaluation.feed import Preprocessing, feed_of
 from selfsup.evaluation.foreign import any_encoder
 from selfsup.evaluation.knn import knn_accuracy, neighbours_of
 from selfsup.evaluation.logistic import online_linear
-from selfsup.evaluation.readable import require_readable, require_readable_head
+from selfsup.evaluation.readable import require_encoder, require_readable, require_readable_head
 from selfsup.evaluation.reading import check_temperature
 from selfsup.evaluation.starting import start_encoder, start_head
 from selfsup.methods.base import Extract, Method, RunContext
@@ -245,7 +245,7 @@ def build_method(run: Run, source: Source, pretrained: bool = True, start: Expor
         labels=source.labels,
     )
     torch.manual_seed(run.seed)
-    encoder = run.encoder.build()
+    encoder = require_encoder(run.encoder.build(), run.encoder)
     for view in run.augment.views:
         encoder.require_size(view.shape)
     if pretrained:

@@ -83,6 +83,8 @@ def convert(contents: Contents, options: Options) -> Converted:
     own = {n.removeprefix(match.prefix): t for n, t in contents.tensors.items() if n.startswith(match.prefix)}
     try:
         config = match.network.config(own, asked)
+        if options.heads is not None and getattr(config, "num_heads", None) != options.heads:
+            raise Refused(f"heads is {options.heads}, which plays no part in {described(config)}; leave --heads out")
         tensors, used = _taken(own, config, lambda name: match.network.piece(name, config).names, match)
         head, head_note = _head(layout, contents.tensors, match.prefix, config, options)
         taken = {f"{match.prefix}{name}" for name in used}

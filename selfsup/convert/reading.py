@@ -136,7 +136,10 @@ def _unpickled(path: Path, inert: tuple[str, ...]) -> Any:
                 "whoever trusts its origin can save it anew, in the program that wrote it: "
                 "torch.save(model.state_dict(), FILE)"
             ) from error
-        raise Refused(f"{plain_name(path)} holds no weights that can be read: {plain_name(text, 200)}") from error
+        with open(path, "rb") as file:
+            known = file.read(2) in (b"PK", b"\x80\x02")  # of zip files, and of pickles as torch writes them
+        told = plain_name(text, 200) if known else "it is no file of torch.save, no .safetensors, none of TensorFlow's"
+        raise Refused(f"{plain_name(path)} holds no weights that can be read: {told}") from error
 
 
 def _flat(content: Any, path: Path) -> Iterator[tuple[str, Tensor]]:

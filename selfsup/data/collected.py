@@ -20,6 +20,9 @@ from selfsup.output import message
 from selfsup.storage.untrusted import plain_name, require_file
 
 STANDARD_INPUT = "-"
+_ARCHIVE, _TABLE = "an archive of another kind", "a table"
+_OTHERS = {".tar": _ARCHIVE, ".gz": _ARCHIVE, ".tgz": _ARCHIVE, ".7z": _ARCHIVE, ".rar": _ARCHIVE}
+_OTHERS |= {".parquet": _TABLE, ".arrow": _TABLE, ".csv": _TABLE, ".tsv": _TABLE, ".jsonl": _TABLE}
 
 
 class NamedFiles(FileSource):
@@ -104,6 +107,10 @@ def _check(word: str) -> None:
             f"{plain_name(word)} holds arrays; give image files, folders or .zip archives\n"
             "in a program selfsup.load(RUN).classify(array) takes uint8 arrays (N, H, W, 3)"
         )
+    if path.suffix.lower() in _OTHERS and path.is_file():
+        raise ValueError(
+            f"{plain_name(word)} is {_OTHERS[path.suffix.lower()]}; give image files, folders or .zip archives"
+        )
 
 
 def _is_archive(word: str) -> bool:
@@ -146,7 +153,7 @@ def _paths_from_input() -> list[str]:
     if b"\0" in content:
         raise ValueError("the paths on standard input are parted by zero bytes; give one a line (find without -print0)")
     lines = content.decode("utf-8", "surrogateescape").split("\n")
-    paths = [line for given in lines if (line := given.removesuffix("\r"))]
+    paths = [line for given in lines if (line := given.removesuffix("\r")).strip()]
     if not paths:
         raise ValueError("standard input holds no path; give one a line, such as: find /photos -name '*.jpg'")
     return paths

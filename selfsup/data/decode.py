@@ -69,7 +69,8 @@ def decode(
     except UnidentifiedImageError as error:
         raise UnreadableImage(name, f"it is none of {', '.join(FORMATS)}, or its header is damaged") from error
     except Exception as error:  # decoders of damaged bytes raise nearly every class there is
-        raise UnreadableImage(name, f"{type(error).__name__}: {error}") from error
+        said = error.strerror if isinstance(error, OSError) else None  # of the system, which names no path
+        raise UnreadableImage(name, said or f"{type(error).__name__}: {error}") from error
 
 
 def as_rgb(image: Image.Image, levels: Levels = FULL) -> Image.Image:

@@ -15,6 +15,16 @@ from selfsup.models.heads import HeadConfig
 from selfsup.storage.tensor_file import lay_out
 
 
+def require_encoder(built: nn.Module, config: Encoder.Config) -> Encoder:
+    """What an encoder's settings have built. Raises ValueError where it is none: a user's own may be any module."""
+    if not isinstance(built, Encoder):
+        raise ValueError(
+            f"{type(config).__qualname__} builds a {type(built).__qualname__}, which is no Encoder; derive it from "
+            "selfsup.Encoder, as docs/encoders.md shows"
+        )
+    return built
+
+
 def require_readable(encoder: Encoder, config: Encoder.Config, size: tuple[int, int]) -> None:
     """Raise ValueError where an encoder of the user's own is not what the stages need.
 

@@ -38,8 +38,9 @@ def format_for(name: str, out: Path, part: Part, pixels: bool) -> Format:
     """
     known = table()
     if name not in known:
-        what = f"there is no format {plain_name(name, 80)}{nearest(name, list(known))}" if name else "--to is missing"
-        raise ValueError(f"{what}; give one of {', '.join(sorted(known))}")
+        meant = nearest(name, list(known))
+        what = f"there is no format {plain_name(name, 80)}{meant}" if name else "--to is missing"
+        raise ValueError(f"{what}{chr(10) if meant else '; '}give one of {', '.join(sorted(known))}")
     found = known[name]
     endings = {ending for one in known.values() for ending in one.endings}
     if (out.suffix if out.suffix in endings else FOLDER) not in found.endings:

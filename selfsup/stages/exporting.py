@@ -23,7 +23,9 @@ from selfsup.export.table import format_for, table
 from selfsup.output import message
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import Command, read
+from selfsup.storage.checkpoint import StorageError
 from selfsup.storage.untrusted import plain_name
+from selfsup.storage.whole_file import make_folder
 
 EXAMPLES = """examples:
   selfsup export runs/my_photos --to torchvision --out my_photos.pth
@@ -85,8 +87,11 @@ def run_export(path: Path, settings: Export) -> dict[str, Any]:
 
 def _written(format: Format, leaving: Outgoing, out: Path, pixels: Tensor) -> Compared:
     """Write beside `out`, compare, and only then give it its name."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    make_folder(out)
+    try:
+        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise StorageError(f"cannot write {out}: {error.strerror}; give another --out") from error
     try:
         target = aside / out.name
         format.write(leaving, target)

@@ -1,7 +1,7 @@
 """Whether the data that a stage takes from a run are still the ones that the run was trained on."""
 
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -38,7 +38,7 @@ def named_data() -> Iterator[None]:
         _named.reset(before)
 
 
-def beside_named_data(data: Data, named: Sequence[str], flags: Container[str]) -> Data:
+def beside_named_data(data: Data, named: Sequence[str], flags: Set[str]) -> Data:
     """What is taken from the data of a run where the flags of a stage name other ones, with a word on the rest.
 
     A table of labels and test images of their own are of the run's images: they stay behind, and would else be those
@@ -60,7 +60,7 @@ def beside_named_data(data: Data, named: Sequence[str], flags: Container[str]) -
         told = [f"--data.{name.replace('_', '-')} {plain_name(getattr(data, name))}" for name in stay]
         if told:
             message(f"of the run's data, and not taken along to those that --data.root names: {', '.join(told)}")
-        if data.holdout is not None and not {"--data.holdout", "--data.test-root"} & set(flags):
+        if data.holdout is not None and not {"--data.holdout", "--data.test-root"} & flags:
             message(f"as of the run's data {data.holdout:g} are held out to test; of none: --data.holdout None")
     if "labels" in stay:
         stay |= {name: getattr(Data(), name) for name in ("path_column", "split_column", "label_column")}

@@ -14,6 +14,18 @@ from selfsup.storage.untrusted import create
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
+def make_folder(path: Path) -> None:
+    """Make the folder that `path` is to lie in, where it is not there.
+
+    Raises:
+        StorageError: it cannot be made, or a file has its name.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make the folder {path.parent} for {path.name}: {error.strerror}") from error
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Within, a new file beside `path`, open for writing; afterwards it is `path`, in place of an older one.
@@ -24,8 +36,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         StorageError: the disk has no room or refuses.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    make_folder(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with create(temporary) as file:
             yield file
             file.flush()

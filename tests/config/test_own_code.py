@@ -54,6 +54,17 @@ class Odd(Encoder):
         return (features, features) if self.fault == "two" else features
 
 
+class Bare(nn.Linear):
+    """A module that is no Encoder."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Encoder.Config):
+        stored_as: ClassVar[str] = "bare"
+
+        def build(self) -> Any:
+            return Bare(3, 8)
+
+
 class Fine(Odd):
     """Without a fault, but for those that are asked for."""
 
@@ -77,6 +88,7 @@ class Fine(Odd):
         (Fine.Config(fault="two"), "of 2 images its features are tuple"),
         (Fine.Config(fault="another each time"), "tensors differ, the first is"),
         (Fine.Config(fault="type"), "complex128"),
+        (Bare.Config(), r"Bare.Config builds a Bare, which is no Encoder; derive it from selfsup\.Encoder"),
         (Fine.Config(fault="reads its weights"), "describe no network that can be built"),
         (Fine.Config(anything={"a": 1}), r"configuration has encoder.anything = \{'a': 1\}; wanted"),
     ],

@@ -147,6 +147,7 @@ def test_wrong_uses_are_answered_with_what_to_do(
         ([moco, "--out", "x", "--layot", "moco"], "unknown flag --layot; did you mean --layout?"),
         ([tmp_path / "other.pth", "--out", "x"], "its first names are a, b.weight\nthe nearest layouts:"),
         ([moco, "--out", "x", "--heads", "0"], "heads is 0; give at least 1"),
+        ([moco, "--out", "x", "--heads", "3"], "heads is 3, which plays no part in a ResNet"),
     ]:
         assert call(monkeypatch, "import", *words) == 2
         said = capsys.readouterr().err

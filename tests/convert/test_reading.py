@@ -98,6 +98,8 @@ def test_a_tar_of_old_is_refused(tmp_path: Path) -> None:
     ("content", "told"),
     [
         (b"", "no weights that can be read"),
+        (b"\x89PNG\r\n", "it is no file of torch.save, no .safetensors, none of TensorFlow's"),
+        (b"path,label\n", "it is no file of torch.save, no .safetensors, none of TensorFlow's"),
         (b"PK\x03\x04 and nothing more", "no weights that can be read"),
         (b"\x80\x02}q\x00.", "holds no weights that can be read"),
         (pickle.dumps([1, 2, 3]), "holds no weights that can be read"),

@@ -82,6 +82,10 @@ def test_wrong_uses_are_answered_with_what_to_do(
             "holds weights, and no preprocessing; leave --preprocessing out, or give --to onnx, torch.export",
         ),
         ([tmp_path / "absent", "--to", "timm", "--out", "x.pth"], "there is no encoder at"),
+        (
+            [tuned, "--to", "timm", "--out", tmp_path / "mine.pth" / "x.pth"],
+            f"cannot make the folder {tmp_path / 'mine.pth'} for x.pth: ",
+        ),
     ]:
         assert call(monkeypatch, "export", *words) == 2
         said = capsys.readouterr().err

@@ -173,7 +173,7 @@ def test_files_folders_archives_and_standard_input_in_the_order_of_their_names(
         for name in reversed(rest[:4]):
             archive.write(name, name)
         archive.writestr("broken.jpg", b"no image")
-    listed = f"./{rest[5]}\r\n\nno such file.png\n{rest[5]}"
+    listed = f"./{rest[5]}\r\n\n \t\nno such file.png\n{rest[5]}"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed.encode())))
     rows, line = predicted(
         monkeypatch, capsys, tmp_path / "p.csv", trained, rest[-1], "album.zip", single, "-", "images", single
@@ -193,7 +193,7 @@ def test_files_folders_archives_and_standard_input_in_the_order_of_their_names(
     by_name = {row["path"]: row["class"] for row in rows}
     for name in rest[:4]:
         assert by_name[f"album.zip[{name}]"] == by_name[name]
-    assert "No such file" in next(row["error"] for row in rows if row["path"] == "no such file.png")
+    assert next(row["error"] for row in rows if row["path"] == "no such file.png") == "No such file or directory"
     assert call(monkeypatch, trained, "images", "--out", "q.csv", *QUICK) == 0
     assert "images: 23 images; left out: no images: 1 .txt" in capsys.readouterr().err
 
@@ -282,6 +282,8 @@ def test_wrong_uses_are_answered_with_what_to_do(
     np.save(tmp_path / "array.npy", np.zeros((2, 8, 8, 3), np.uint8))
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.png").write_bytes(b"no image")
+    for name in ("shard.tar", "list.csv"):
+        (tmp_path / name).write_bytes(b"path\n")
     out = tmp_path / "p.csv"
     told: list[tuple[tuple[object, ...], str]] = [
         ((), "the classifier is missing\nusage: selfsup predict CLASSIFIER IMAGES ..."),
@@ -296,6 +298,9 @@ def test_wrong_uses_are_answered_with_what_to_do(
         ((trained, tmp_path / "absent", "--out", out), f"there is no file or folder {tmp_path / 'absent'}\n"),
         ((trained, tmp_path / "empty", "--out", out), f"no image in {tmp_path / 'empty'}; wanted JPEG"),
         ((trained, "array.npy", "--out", out), "array.npy holds arrays; give image files, folders or .zip archives"),
+        ((trained, "broken.png", "--out", "broken.png/p.csv"), "cannot make the folder broken.png for p.csv: "),
+        ((trained, "shard.tar", "--out", out), "shard.tar is an archive of another kind; give image files, folders"),
+        ((trained, "list.csv", "--out", out), "list.csv is a table; give image files, folders or .zip archives"),
         ((trained, "-", images, "-", "--out", out), "standard input, -, is named twice"),
         ((trained, "-", "--out", out), "standard input holds no path; give one a line, such as: find"),
         ((trained, images, "--out", out, "--top", 0), "top is 0; it must be at least 1"),
