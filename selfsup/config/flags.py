@@ -142,7 +142,7 @@ _KINDS = {
     r"Tuple\[float, float\]": "two numbers",
     r"Tuple\[float, float, float\]": "three numbers",
     r"Tuple\[int, int\]": "two whole numbers",
-    r"Tuple\[(int|float), \.\.\.\]": "numbers, with spaces between them",
+    r"Tuple\[(int|float), \.\.\.\]|Could not find valid parse": "numbers, with spaces between them",
 }
 
 
@@ -164,7 +164,8 @@ def _wanted(told: str, flags: list[str]) -> str:
     _, equals, value = flags[start].partition("=")
     following = itertools.takewhile(lambda flag: not flag.startswith("--"), flags[start + 1 :])
     values = [value] if equals else list(following)
-    choice = " or None" if "{None}" in wrong[2] else ""
+    words = re.search(r"\{([\w,]+)\}", wrong[2])
+    choice = f" or {words[1].replace(',', ' or ')}" if words else ""
     return f"{wrong[1]} is {plain_name(' '.join(values))}; wanted {kind}{choice}"
 
 
