@@ -160,7 +160,8 @@ def draw(folder: Path, word: str, start: int, count: int, split: Literal["train"
     files = []
     for number in range(start, start + count):
         path = folder / f"{word}_{number:04d}.{'png' if number % 3 else 'jpg'}"
-        image, exif = source.load(number).resize((72 + number % 9, 64 + number % 7)), Image.Exif()
+        pixels = source.images[number].permute(1, 2, 0).contiguous().numpy()
+        image, exif = Image.fromarray(pixels).resize((72 + number % 9, 64 + number % 7)), Image.Exif()
         if number % 5 == 0:
             image = image.convert("L")
         if number % 6 == 0:

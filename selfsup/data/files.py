@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
+from selfsup.augment.bands import Picture
 from selfsup.data.base import UnreadableImage
-from selfsup.data.decode import measured_depth
+from selfsup.data.decode import measured_depth, stored_channels
 from selfsup.data.deep import Depth
 from selfsup.data.encoded import MAX_BYTES, Decoded, EncodedSource, Holders, pack_names
 from selfsup.data.levels import FULL, Levels
@@ -44,14 +44,17 @@ class FileSource(Decoded):
     def name(self, index: int) -> str:
         return str(self.root / self.paths[index].decode("utf-8", "surrogateescape"))
 
-    def load(self, index: int) -> Image.Image:
+    def load(self, index: int) -> Picture:
         return self._decoded(index, self._file(index))[0]
 
-    def load_for_canvas(self, index: int, side: int) -> tuple[Image.Image, tuple[int, int]]:
+    def load_for_canvas(self, index: int, side: int) -> tuple[Picture, tuple[int, int]]:
         return self._decoded(index, self._file(index), side)
 
     def depth(self, index: int) -> Depth | None:
         return measured_depth(self._file(index))
+
+    def stored_channels(self, index: int) -> int | None:
+        return stored_channels(self._file(index))
 
     def _file(self, index: int) -> Path:
         return self.root / os.fsdecode(self.paths[index])
