@@ -1,4 +1,7 @@
-"""Colour operations with torchvision's semantics, in place on planes (3, B, H, W) of values in [0, 1].
+"""Colour operations with torchvision's semantics, in place on planes (C, B, H, W) of values in [0, 1].
+
+C is 3: red, green and blue. Of any other number of channels the gray picture is their mean, which contrast goes by;
+saturation, hue and grayscale have no meaning then, and `channels.require_views` refuses them.
 
 Numbers that steer the operations stay on the CPU: which samples an operation concerns is known there, so nothing ever
 waits for the device. Samples that share an operation should lie next to each other (`processing_order`): a run of them
@@ -52,7 +55,7 @@ def jitter_(planes: Tensor, factors: Tensor, order: Tensor, additive_brightness:
     itself: one pass serves samples that are at different operations. The hue falls before, between or after them.
 
     Args:
-        planes: (3, B, H, W) float32 in [0, 1], changed in place.
+        planes: (C, B, H, W) float32 in [0, 1], changed in place.
         factors: (B, 4) float32 on the CPU: brightness, contrast, saturation, and the hue's shift in turns.
         order: (B, 4) int64 on the CPU: 0 brightness, 1 contrast, 2 saturation, 3 hue, in the order to apply them.
         additive_brightness: the first of the factors is not multiplied by but added.
@@ -70,7 +73,7 @@ def jitter_(planes: Tensor, factors: Tensor, order: Tensor, additive_brightness:
     turns = send(factors[:, HUE].contiguous(), planes.device)
     for slot in range(4):
         for place, run in hues:
-            if place == slot:
+            if place == slot and len(planes) == len(_LUMA):
                 hue_(planes[:, run], turns[run])
         if slot < 3:
             kept, of_mean, of_gray, added = table[slot]
@@ -98,7 +101,9 @@ def _blend_(planes: Tensor, kept: Tensor, of_mean: Tensor | None, of_gray: Tenso
 
 
 def luma(planes: Tensor) -> Tensor:
-    """The gray picture, (3, B, H, W) -> (B, H, W)."""
+    """The gray picture, (C, B, H, W) -> (B, H, W); of others than three channels their mean."""
+    if len(planes) != len(_LUMA):
+        return planes.mean(dim=0)
     red, green, blue = planes
     gray: Tensor = red.mul(_LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
     return gray

@@ -11,6 +11,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from selfsup.augment.bands import Picture, in_channels
 from selfsup.augment.geometry import Fit, center_boxes, keys_
 from selfsup.augment.parameters import Interpolation
 from selfsup.augment.size import Size, height_and_width
@@ -18,23 +19,23 @@ from selfsup.augment.size import Size, height_and_width
 _RESAMPLING = {"bilinear": PIL.Image.Resampling.BILINEAR, "bicubic": PIL.Image.Resampling.BICUBIC}
 
 
-def crop_files(images: Sequence[PIL.Image.Image], boxes: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
+def crop_files(images: Sequence[Picture], boxes: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
     """`resized_crop` without the flip for pictures of any size, by PIL, in a loader's worker.
 
     Args:
-        images: B pictures; any mode, read as RGB.
+        images: B pictures; Pillow's, of any mode, are read as RGB.
         boxes: (B, 4) int64 top, left, height, width.
         size: the side, or height and width S, T.
         interpolation: as in `geometry.resized_crop`.
 
     Returns:
-        (B, 3, S, T) uint8.
+        (B, C, S, T) uint8.
     """
     wanted_height, wanted_width = height_and_width(size)
     crops = []
     for image, (top, left, height, width) in zip(images, boxes.tolist(), strict=True):
         # Cut first: PIL's resize(box=...) would let the pixels around the box in.
-        part = image.crop((left, top, left + width, top + height)).convert("RGB")
+        part = in_channels(image.crop((left, top, left + width, top + height)))
         if interpolation == "bicubic_aliased":
             crops.append(_sampled(part, (0, 0, height, width), (wanted_height, wanted_width)))
         else:
@@ -43,14 +44,14 @@ def crop_files(images: Sequence[PIL.Image.Image], boxes: Tensor, size: Size, int
 
 
 def center_files(
-    images: Sequence[PIL.Image.Image], size: Size, fraction: float, interpolation: Interpolation, fit: Fit
+    images: Sequence[Picture], size: Size, fraction: float, interpolation: Interpolation, fit: Fit
 ) -> Tensor:
-    """The box of `center_boxes` of each picture, resized: (B, 3, S, T) uint8."""
+    """The box of `center_boxes` of each picture, resized: (B, C, S, T) uint8."""
     wanted_height, wanted_width = height_and_width(size)
     boxes = center_boxes(torch.tensor([(image.height, image.width) for image in images]), size, fraction, fit)
     crops = []
     for image, (top, left, height, width) in zip(images, boxes.tolist(), strict=True):
-        picture = image.convert("RGB")
+        picture = in_channels(image)
         if interpolation == "bicubic_aliased":
             crops.append(_sampled(picture, (top, left, height, width), (wanted_height, wanted_width)))
         else:
@@ -59,7 +60,7 @@ def center_files(
     return to_tensor(crops)
 
 
-def _sampled(picture: PIL.Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+def _sampled(picture: Picture, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
     values = sample(torch.from_numpy(np.array(picture)), box, size)
     return values.round().clamp(0, 255).to(torch.uint8).numpy()
 
@@ -68,12 +69,12 @@ def sample(pixels: Tensor, box: tuple[float, float, float, float], size: tuple[i
     """A box resized with four pixels of each axis to a new one, cubic and without antialiasing ("bicubic_aliased").
 
     Args:
-        pixels: (H, W, 3) of any type.
+        pixels: (H, W, C) of any type.
         box: top, left, height, width in pixels; those around it count too.
         size: height and width S, T of the result.
 
     Returns:
-        (S, T, 3) float32, not clamped.
+        (S, T, C) float32, not clamped.
     """
     top, left, height, width = box
     rows, row_weights = _taps(top, height, size[0], pixels.shape[0])
@@ -106,5 +107,5 @@ def _taps(start: float, length: float, size: int, extent: int) -> tuple[Tensor, 
 
 
 def to_tensor(pictures: list[np.ndarray]) -> Tensor:
-    """B pictures (S, T, 3) uint8 as one contiguous tensor (B, 3, S, T)."""
+    """B pictures (S, T, C) uint8 as one contiguous tensor (B, C, S, T)."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()

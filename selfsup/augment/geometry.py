@@ -1,7 +1,7 @@
 """Crop, flip, resize and blur: linear maps along the rows and along the columns of an image.
 
 Crop, flip and resize of a sample are one matrix (S, H) for its rows and one (T, W) for its columns, so that a batch is
-two batched matrix products. Pictures are held as planes, (3, B, H, W): each colour of a batch is one contiguous block,
+two batched matrix products. Pictures are held as planes, (C, B, H, W): each channel of a batch is one contiguous block,
 which is what both the matrix products and the element-wise colour operations run fastest on.
 """
 
@@ -32,7 +32,7 @@ def resized_crop(
     """Each image's box, flipped where told, resized as torchvision's `resized_crop` does it with antialiasing.
 
     Args:
-        images: (B, 3, H, W) uint8 or floating point.
+        images: (B, C, H, W) uint8 or floating point.
         boxes: (B, 4) top, left, height, width in pixels of the original image, on the CPU.
         flip: (B,) bool, reverse the columns of the result, on the CPU.
         size: of the result: its side, or height and width S, T.
@@ -41,7 +41,7 @@ def resized_crop(
         sizes: (B, 2) original height and width where each image was squeezed to H x W; None where it was not.
 
     Returns:
-        (B, 3, S, T) float32 in the scale of `images`; of uint8 images clamped to [0, 255], as cubic weights overshoot.
+        (B, C, S, T) float32 in the scale of `images`; of uint8 images clamped to [0, 255], as cubic weights overshoot.
     """
     boxes = canvas_boxes(boxes, sizes, images.shape[-2], images.shape[-1])
     planes = crop_planes(images, boxes, flip, size, interpolation)
@@ -64,7 +64,7 @@ def crop_planes(
     """The two batched matrix products of `resized_crop`.
 
     Args:
-        images: (B, 3, H, W).
+        images: (B, C, H, W).
         boxes: (B, 4) float32 top, left, height, width in pixels of `images`, on the CPU.
         flip: (B,) bool, on the CPU.
         size: the side, or height and width S, T.
@@ -73,7 +73,7 @@ def crop_planes(
             that no box is empty. Otherwise the pixels around it count too, as if the image were resized and cut after.
 
     Returns:
-        (3, B, S, T) float32 planes, not clamped.
+        (C, B, S, T) float32 planes, not clamped.
     """
     count, (height, width) = len(images), images.shape[-2:]
     shape = height_and_width(size)
@@ -112,9 +112,9 @@ Part = tuple[slice, slice, Tensor]
 
 
 def multiply_rows(planes: Tensor, parts: Sequence[Part], height: int) -> Tensor:
-    """matrix @ picture: (3, B, H, W) -> (3, B, height, W)."""
+    """matrix @ picture: (C, B, H, W) -> (C, B, height, W)."""
     result = planes.new_empty(*planes.shape[:2], height, planes.shape[-1])
-    # One product takes all pictures of one colour, or all colours of one picture.
+    # One product takes all pictures of one channel, or all channels of one picture.
     sources, targets = (x.transpose(0, 1) if planes.shape[1] == 1 else x for x in (planes, result))
     for source, target in zip(sources.unbind(), targets.unbind(), strict=True):
         for new, old, matrix in parts:
@@ -123,7 +123,7 @@ def multiply_rows(planes: Tensor, parts: Sequence[Part], height: int) -> Tensor:
 
 
 def multiply_columns(planes: Tensor, parts: Sequence[Part], width: int) -> Tensor:
-    """picture @ matrix^T: (3, B, H, W) -> (3, B, H, width)."""
+    """picture @ matrix^T: (C, B, H, W) -> (C, B, H, width)."""
     result = planes.new_empty(*planes.shape[:3], width)
     sources, targets = (x.reshape(1, 1, -1, x.shape[-1]) if planes.shape[1] == 1 else x for x in (planes, result))
     for source, target in zip(sources.unbind(), targets.unbind(), strict=True):
@@ -138,7 +138,7 @@ def send(values: Tensor, device: torch.device) -> Tensor:
 
 
 def to_planes(images: Tensor) -> Tensor:
-    """(B, 3, H, W) of any type to contiguous (3, B, H, W) float32."""
+    """(B, C, H, W) of any type to contiguous (C, B, H, W) float32."""
     planes = torch.empty_like(images.transpose(0, 1), dtype=torch.float32, memory_format=torch.contiguous_format)
     return planes.copy_(images.transpose(0, 1))
 
@@ -176,7 +176,7 @@ def shift_planes(planes: Tensor, shift: Tensor, reach: int) -> Tensor:
     """Each sample moved by whole pixels, as if padded with black and cut again.
 
     Args:
-        planes: (3, B, H, W).
+        planes: (C, B, H, W).
         shift: (B, 2) int64, down and to the right, on the device of `planes`.
         reach: the largest shift.
     """
@@ -186,7 +186,7 @@ def shift_planes(planes: Tensor, shift: Tensor, reach: int) -> Tensor:
 
 
 def erase_(planes: Tensor, boxes: Tensor) -> None:
-    """Set a box of each sample to 0; planes (3, B, H, W), boxes (B, 4) top, left, height, width on their device."""
+    """Set a box of each sample to 0; planes (C, B, H, W), boxes (B, 4) top, left, height, width on their device."""
     edges = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)  # top, left, bottom, right
     top, left, bottom, right = edges.T[:, :, None]
     rows, columns = (torch.arange(extent, device=planes.device) for extent in planes.shape[-2:])
@@ -242,13 +242,13 @@ def blur_planes(planes: Tensor, sigma: Tensor, kernel_size: int, border: Border)
     """Gaussian blur, a width for each sample, as two passes of banded matrix products.
 
     Args:
-        planes: (3, B, H, W) float32.
+        planes: (C, B, H, W) float32.
         sigma: (B,) float32 in pixels, on the device of `planes`.
         kernel_size: number of taps, odd; the taps sum to one.
         border: "reflect" as torchvision's `gaussian_blur`; "zero" as SimCLR's code, where borders darken.
 
     Returns:
-        (3, B, H, W) float32.
+        (C, B, H, W) float32.
     """
     radius = kernel_size // 2
     offsets = torch.arange(-radius, radius + 1, device=planes.device)

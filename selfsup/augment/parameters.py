@@ -5,7 +5,7 @@ the epoch, so no batch, process or device has a say in them, and any training im
 """
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -108,8 +108,8 @@ class View:
     grayscale_first: bool = False  # grayscale before the jitter, as InstDisc and MoCo v1 have it
     blur: Blur = field(default_factory=Blur)
     solarize: float = 0.0  # probability; values of one half and above are inverted
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # subtracted last, of values in [0, 1]
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)  # divided by last
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)  # of each channel, subtracted last, of values in [0, 1]
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)  # of each channel, divided by last
     erase: Erase = field(default_factory=Erase)
 
     def __post_init__(self) -> None:
@@ -138,12 +138,20 @@ class View:
         )
         for name in ("flip", "grayscale", "solarize"):
             _check_probability(f"View.{name}", getattr(self, name))
-        require(min(self.std) > 0, f"View.std is {self.std}; give three values above 0.")
+        require(
+            len(self.mean) == len(self.std) > 0,
+            f"View.mean has {len(self.mean)} values and View.std {len(self.std)}; give both one for each channel.",
+        )
+        require(min(self.std) > 0, f"View.std is {self.std}; give values above 0, one for each channel.")
         require(
             self.blur.probability == 0 or self.blur.border == "zero" or self.blur.kernel_size // 2 < least,
             f"Blur.kernel_size is {self.blur.kernel_size} for a view of {self.size} pixels; a reflected border "
             f"holds at most {2 * least - 1} taps. Give fewer, or border='zero'.",
         )
+
+    def without_colour(self) -> "View":
+        """The same without what has a meaning for red, green and blue alone: saturation, hue and grayscale."""
+        return replace(self, jitter=replace(self.jitter, saturation=0.0, hue=0.0), grayscale=0.0)
 
     @property
     def shape(self) -> tuple[int, int]:

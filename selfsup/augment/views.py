@@ -1,13 +1,13 @@
 """From a batch of uint8 pictures to the views that a method sees, and to the one view that is seen at test time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
-import PIL.Image
 import torch
 from torch import Tensor
 
+from selfsup.augment.bands import Picture, require_channels
 from selfsup.augment.color import grayscale_, jitter_, processing_order, runs_of_true, solarize_
 from selfsup.augment.files import center_files, crop_files
 from selfsup.augment.geometry import (
@@ -40,12 +40,19 @@ class Augment:
     stored_as: ClassVar[str] = "augment"
     views: tuple[View, ...] = field(default_factory=lambda: (View(), View()))
     backend: Literal["fused", "kornia"] = "fused"  # kornia: the slow reference
+    # False: saturation, hue and grayscale of every view are left out, for images whose channels are no colours.
+    colour: bool = True
 
     def __post_init__(self) -> None:
         require(
             1 <= len(self.views) <= 1024,
             f"Augment.views holds {len(self.views)} views; give 1 to 1024, most methods want 2.",
         )
+
+    @property
+    def applied(self) -> tuple[View, ...]:
+        """The views as they are made."""
+        return self.views if self.colour else tuple(view.without_colour() for view in self.views)
 
 
 class Views:
@@ -60,7 +67,7 @@ class Views:
     def __init__(self, augment: Augment, seed: int):
         if augment.backend == "kornia":
             library()
-        self.augment = augment
+        self.augment = replace(augment, views=augment.applied)
         self.seed = seed
 
     @torch.no_grad()
@@ -68,12 +75,12 @@ class Views:
         """The views of a batch.
 
         Args:
-            batch: whole images (B, 3, H, W) uint8, or what `crop` made of them; indices on the CPU.
+            batch: whole images (B, C, H, W) uint8, or what `crop` made of them; indices on the CPU.
             epoch: counted from 0.
             device: where the views are made.
 
         Returns:
-            One (B, 3, S, T) float32 for each view, of its height and width, normalised, channels_last, on `device`.
+            One (B, C, S, T) float32 for each view, of its height and width, normalised, channels_last, on `device`.
         """
         views = self.augment.views
         cropped = isinstance(batch.images, tuple)
@@ -93,8 +100,8 @@ class Views:
             self._view(number, images, batch.indices, sizes, when, cropped) for number, images in enumerate(sources)
         ]
 
-    def crop(self, images: Sequence[PIL.Image.Image], indices: Tensor, epoch: int | Tensor) -> tuple[Tensor, ...]:
-        """The crops of pictures of any size, for a loader's worker: per view (B, 3, S, T) uint8, not yet flipped.
+    def crop(self, images: Sequence[Picture], indices: Tensor, epoch: int | Tensor) -> tuple[Tensor, ...]:
+        """The crops of pictures of any size, for a loader's worker: per view (B, C, S, T) uint8, not yet flipped.
 
         Args:
             images: B pictures.
@@ -129,20 +136,21 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
 
     Args:
         view: its configuration.
-        images: (B, 3, H, W) uint8.
+        images: (B, C, H, W) uint8.
         parameters: of the B samples, on the CPU.
         sizes: (B, 2) original height and width where images were squeezed to H x W, on the CPU.
         cropped: `images` are crops of the view's size already.
 
     Returns:
-        (B, 3, S, T) float32, normalised, channels_last.
+        (B, C, S, T) float32, normalised, channels_last.
     """
+    require_channels(images, view.mean)
     chunk = _chunk_size(images.device, view.shape)
     # A sample alone in its chunk needs no like neighbours, and so no reordering.
     order = processing_order(parameters) if chunk > 1 else torch.arange(len(images))
     parameters = parameters.select(order)
     boxes = canvas_boxes(parameters.boxes, None if sizes is None else sizes[order], *images.shape[-2:])
-    result = torch.empty(len(images), *view.shape, 3, device=images.device)
+    result = torch.empty(len(images), *view.shape, len(view.mean), device=images.device)
     for start in range(0, len(order), chunk):
         part = slice(start, min(start + chunk, len(order)))
         chosen = parameters.select(part)
@@ -172,7 +180,7 @@ def _chunk_size(device: torch.device, shape: tuple[int, int]) -> int:
 
 
 def _cropped(view: View, images: Tensor, samples: Tensor, boxes: Tensor, chosen: Parameters) -> Tensor:
-    """Crop, flip and resize of some samples to planes (3, n, S, T) in [0, 1]."""
+    """Crop, flip and resize of some samples to planes (C, n, S, T) in [0, 1]."""
     if _chunk_size(images.device, view.shape) > 1:
         images = images.index_select(0, send(samples, images.device))
     else:
@@ -195,7 +203,7 @@ def _flipped(crops: Tensor, samples: Tensor, chosen: Parameters) -> Tensor:
 
 
 def _color_(view: View, planes: Tensor, chosen: Parameters) -> None:
-    """Everything between the geometry and the normalisation, in place; (3, n, S, T) in [0, 1]."""
+    """Everything between the geometry and the normalisation, in place; (C, n, S, T) in [0, 1]."""
     grays = runs_of_true(chosen.grayscale)
     if view.grayscale_first:
         for run in grays:
@@ -219,8 +227,8 @@ class Center:
         self,
         size: Size,
         fraction: float,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
         interpolation: Interpolation = "bilinear",
         fit: Fit = "center",
     ):
@@ -229,8 +237,8 @@ class Center:
             size: of the result in pixels: its side, or height and width S, T.
             fraction: side of the box over that of the largest central one: 224 / 256 is the usual resize to 256 and
                 crop of 224; 1 takes the whole short side.
-            mean: subtracted from values in [0, 1].
-            std: divided by.
+            mean: of each channel, subtracted from values in [0, 1].
+            std: of each channel, divided by.
             interpolation: "bilinear" or "bicubic", antialiased; or "bicubic_aliased", as tf.image.resize: SimCLR's code
                 cuts its box out at whole pixels first, here it is resized where it lies.
             fit: "center" keeps the aspect ratio: the box has the view's, the central square for a square view;
@@ -241,7 +249,9 @@ class Center:
         if not 0 < fraction <= 1:
             raise ValueError(f"Center's fraction is {fraction}; give a share of the short side, above 0 and up to 1.")
         if min(std) <= 0:
-            raise ValueError(f"Center's std is {std}; give three values above 0.")
+            raise ValueError(f"Center's std is {std}; give values above 0, one for each channel.")
+        if len(mean) != len(std):
+            raise ValueError(f"Center has {len(mean)} means and {len(std)} std; give both one for each channel.")
         self.size, self.fraction, self.interpolation, self.fit = size, fraction, interpolation, fit
         self.mean, self.std = mean, std
 
@@ -250,17 +260,18 @@ class Center:
         """The views of a batch.
 
         Args:
-            images: (B, 3, H, W) uint8 whole images; or a tuple with what `crop` made of them, which is only normalised.
+            images: (B, C, H, W) uint8 whole images; or a tuple with what `crop` made of them, which is only normalised.
             sizes: (B, 2) original height and width where images were squeezed to H x W, on the CPU, else None.
             device: where the work is done.
 
         Returns:
-            (B, 3, S, T) float32, normalised, channels_last, on `device`.
+            (B, C, S, T) float32, normalised, channels_last, on `device`.
         """
         shape = height_and_width(self.size)
         cropped = isinstance(images, tuple)
         source = (images[0] if isinstance(images, tuple) else images).to(device, non_blocking=True)
-        result = torch.empty(len(source), *shape, 3, device=device)
+        require_channels(source, self.mean)
+        result = torch.empty(len(source), *shape, len(self.mean), device=device)
         whole = self.fraction == 1 and sizes is None and source.shape[-2:] == shape
         chunk = _chunk_size(source.device, shape)
         with torch.autocast(source.device.type, enabled=False):
@@ -276,8 +287,8 @@ class Center:
                 result[part] = planes.permute(1, 2, 3, 0)
         return result.permute(0, 3, 1, 2)
 
-    def crop(self, images: Sequence[PIL.Image.Image]) -> Tensor:
-        """The central boxes of pictures of any size, for a loader's worker: (B, 3, S, T) uint8."""
+    def crop(self, images: Sequence[Picture]) -> Tensor:
+        """The central boxes of pictures of any size, for a loader's worker: (B, C, S, T) uint8."""
         return center_files(images, self.size, self.fraction, self.interpolation, self.fit)
 
     def _box(self, images: Tensor, sizes: Tensor | None) -> Tensor:

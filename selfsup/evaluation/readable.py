@@ -43,7 +43,7 @@ def require_readable(encoder: Encoder, config: Encoder.Config, size: tuple[int, 
             if restore_encoder(dump(config)) != config:
                 raise ValueError(f"its settings come back from a file as others: {dump(config)}")
             _require_same(encoder, config)
-            _require_features(encoder, size)
+            _require_features(encoder, (config.channels, *size))
         except ValueError as error:
             raise ValueError(_refusal(config, error)) from error
 
@@ -76,12 +76,12 @@ def _require_same(encoder: nn.Module, config: Encoder.Config) -> None:
     filled(config.build, config, tensors, Path("its own file"))
 
 
-def _require_features(encoder: Encoder, size: tuple[int, int]) -> None:
+def _require_features(encoder: Encoder, size: tuple[int, int, int]) -> None:
     dim = getattr(encoder, "feature_dim", None)
     if type(dim) is not int or dim < 1:
         raise ValueError(f"feature_dim is {dim!r}; it must be the number of features, 1 or more")
     trial = copy.deepcopy(encoder).eval()
-    features = trial(torch.zeros(2, 3, *size))
+    features = trial(torch.zeros(2, *size))
     if not isinstance(features, Tensor) or features.shape != (2, dim):
         found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ValueError(f"of 2 images its features are {found}, and (2, {dim}) was promised by feature_dim")

@@ -3,11 +3,14 @@
 from selfsup.config.settings import differences, dump, result_relevant
 from selfsup.evaluation.encoder import Exported
 from selfsup.methods.base import Method
+from selfsup.models.channels import with_channels
 from selfsup.models.encoder import Encoder
 
 
 def start_encoder(encoder: Encoder, config: Encoder.Config, exported: Exported, name: str) -> None:
     """Load the weights of an encoder that was trained before.
+
+    One of three channels may start one of another number: its first convolution is adapted, which is said.
 
     Args:
         encoder: that is filled.
@@ -18,9 +21,12 @@ def start_encoder(encoder: Encoder, config: Encoder.Config, exported: Exported, 
     Raises:
         ValueError: the two are not of the same settings.
     """
-    if lines := differences(result_relevant(exported.config), result_relevant(config), "encoder"):
+    before, now = (result_relevant(settings) for settings in (exported.config, config))
+    if exported.config.channels == 3 and "in_channels" in now:
+        before["in_channels"] = config.channels
+    if lines := differences(before, now, "encoder"):
         raise ValueError(f"the encoder of {name} is not the one of this run: {'; '.join(lines)}")
-    encoder.load_state_dict(exported.encoder.state_dict())
+    encoder.load_state_dict(with_channels(exported.encoder.state_dict(), encoder.state_dict(), name))
 
 
 def start_head(method: Method, exported: Exported, name: str) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Encoder(nn.Module):
-    """A network without a classifier: images (B, 3, H, W) -> features (B, feature_dim).
+    """A network without a classifier: images (B, C, H, W) -> features (B, feature_dim), of colour images C is 3.
 
     One of your own needs three things: `feature_dim`, `forward`, and a `Config` whose `build` makes it. The rest has
     defaults, which fit a network of one piece.
@@ -37,6 +37,11 @@ class Encoder(nn.Module):
 
         def freeze(self, encoder: "Encoder") -> None:
             """Freeze what stays as it was drawn throughout pretraining; fine-tuning trains it. Without any: nothing."""
+
+        @property
+        def channels(self) -> int:
+            """C, how many channels images have; 3 but for classes whose settings say it."""
+            return 3
 
         @property
         def stride(self) -> int:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from selfsup.config.checks import require
 from selfsup.models.blocks import BasicBlock, Bottleneck, SameMaxPool, projection
+from selfsup.models.channels import channels_label, require_channels
 from selfsup.models.encoder import Encoder
 from selfsup.models.selective import SelectiveBottleneck, deep_stem, pooled_projection
 
@@ -31,7 +32,7 @@ LAYOUTS: dict[Depth, Layout] = {
 
 
 class ResNet(Encoder):
-    """Residual network without a classifier (He et al. 2016): (B, 3, S, S) -> (B, feature_dim).
+    """Residual network without a classifier (He et al. 2016): (B, C, S, S) -> (B, feature_dim).
 
     State keys and outputs are those of torchvision's `resnet18` to `resnet152` with `fc` taken off; with
     variant="simclr" outputs are those of the published SimCLR and SimCLRv2 (Chen et al. 2020). Weights are drawn from
@@ -54,6 +55,7 @@ class ResNet(Encoder):
         sk_ratio: float = 0.0
         last_stride: Literal[1, 2] = 2  # 1: a finer last stage, as in SpCL and other re-identification work
         zero_init_residual: bool = False  # last scale of each branch starts at 0, as in variant="simclr"; MoCo: not
+        in_channels: int = 3  # of the images: those that data.channels keeps
 
         def __post_init__(self) -> None:
             require(self.depth in LAYOUTS, f"depth is {self.depth!r}; allowed are {', '.join(map(repr, LAYOUTS))}")
@@ -61,6 +63,7 @@ class ResNet(Encoder):
                 round(LAYOUTS[self.depth].channels * self.width) >= (2 if self.sk_ratio else 1),
                 f"width is {self.width}, which leaves no channel; give a larger one, such as 1.0",
             )
+            require_channels(self.in_channels)
             self._check_selective_kernels()
 
         def _check_selective_kernels(self) -> None:
@@ -83,6 +86,10 @@ class ResNet(Encoder):
             return ResNet(self)
 
         @property
+        def channels(self) -> int:
+            return self.in_channels
+
+        @property
         def stride(self) -> int:
             stem = {"imagenet": 4, "small": 2, "cifar": 1, "cifar_padded": 1}[self.stem]
             stages = len(LAYOUTS[self.depth].counts)
@@ -90,7 +97,7 @@ class ResNet(Encoder):
 
         @property
         def label(self) -> str:
-            return f"{self.depth}x{self.width:g}_{self.stem}"
+            return f"{self.depth}x{self.width:g}_{self.stem}{channels_label(self.in_channels)}"
 
         def smaller(self) -> "ResNet.Config":
             """Half as wide."""
@@ -144,7 +151,7 @@ class ResNet(Encoder):
                     nn.init.zeros_(module.last_norm.weight)
 
     def feature_map(self, x: Tensor) -> Tensor:
-        """Output of the last stage, before pooling: (B, 3, S, S) -> (B, feature_dim, s, s)."""
+        """Output of the last stage, before pooling: (B, C, S, S) -> (B, feature_dim, s, s)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for (stage,) in self.stages:
             x = self.get_submodule(stage)(x)
@@ -160,14 +167,14 @@ class ResNet(Encoder):
 
 def _stem(config: ResNet.Config, channels: int) -> nn.Module:
     if config.sk_ratio and config.stem == "imagenet":
-        return deep_stem(channels)
+        return deep_stem(config.in_channels, channels)
     kernel, stride, padding = {
         "imagenet": (7, 2, 3),
         "cifar": (3, 1, 1),
         "cifar_padded": (3, 1, 2),
         "small": (3, 2, 1),
     }[config.stem]
-    return nn.Conv2d(3, channels, kernel, stride, padding, bias=False)
+    return nn.Conv2d(config.in_channels, channels, kernel, stride, padding, bias=False)
 
 
 def _max_pool(config: ResNet.Config) -> nn.Module:

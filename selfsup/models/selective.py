@@ -86,11 +86,11 @@ def pooled_projection(in_channels: int, out_channels: int, stride: int) -> nn.Mo
     )
 
 
-def deep_stem(channels: int) -> nn.Module:
-    """Three 3x3 convolutions in place of the 7x7 one, stride 2 (He et al. 2019, ResNet-D): 3 -> `channels`."""
+def deep_stem(in_channels: int, channels: int) -> nn.Module:
+    """Three 3x3 convolutions in place of the 7x7 one, stride 2 (He et al. 2019, ResNet-D): `in_channels` -> `channels`."""
     narrow = channels // 2
     return nn.Sequential(
-        nn.Conv2d(3, narrow, 3, 2, padding=1, bias=False),
+        nn.Conv2d(in_channels, narrow, 3, 2, padding=1, bias=False),
         nn.BatchNorm2d(narrow),
         nn.ReLU(inplace=True),
         nn.Conv2d(narrow, narrow, 3, padding=1, bias=False),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from selfsup.config.checks import require
 from selfsup.config.settings import execution
 from selfsup.config.stored_names import nearest
+from selfsup.models.channels import channels_label, require_channels, with_channels
 from selfsup.models.encoder import Encoder
 from selfsup.models.positions import sine_cosine_positions
 from selfsup.packages import optional
@@ -24,7 +25,7 @@ _CLASSIFIER = ("head.", "fc.", "classifier.", "head_dist.")
 
 
 class Timm(Encoder):
-    """A network of timm without its classifier: (B, 3, H, W) -> (B, feature_dim), pooled as timm pools it.
+    """A network of timm without its classifier: (B, C, H, W) -> (B, feature_dim), pooled as timm pools it.
 
     The tensors are timm's, with "network." before their names. Parts are timm's layers: the blocks of a transformer,
     the stages of a convolutional network, and what follows them.
@@ -50,6 +51,7 @@ class Timm(Encoder):
         # was drawn. ViT-S there: num_heads=12.
         variant: Literal["timm", "moco_v3"] = "timm"
         norm_eps: float | None = None  # what every layer norm adds to the variance; None: as timm has it
+        in_channels: int = 3  # of the images: those that data.channels keeps
 
         def __post_init__(self) -> None:
             for name in ("drop_path", "dropout"):
@@ -65,6 +67,7 @@ class Timm(Encoder):
                 self.norm_eps is None or self.norm_eps > 0,
                 f"norm_eps is {self.norm_eps}; give a number above 0, or None for timm's own",
             )
+            require_channels(self.in_channels)
 
         def build(self) -> "Timm":
             return Timm(self)
@@ -81,10 +84,14 @@ class Timm(Encoder):
             if not self.pretrained:
                 return
             if self.pretrained == HUB:
-                tensors = _created(self, pretrained=True).state_dict()
+                tensors = _created(replace(self, in_channels=3), pretrained=True).state_dict()
             else:
                 tensors = _read(Path(self.pretrained))
             _fill(encoder.network, tensors, self)  # type: ignore[arg-type]
+
+        @property
+        def channels(self) -> int:
+            return self.in_channels
 
         @property
         def weights(self) -> str:
@@ -92,7 +99,7 @@ class Timm(Encoder):
 
         @property
         def label(self) -> str:
-            return self.name.replace(".", "_")
+            return self.name.replace(".", "_") + channels_label(self.in_channels)
 
     network: Any  # of timm, which has no types
     fixed_size: tuple[int, int] | None  # the height and width that it is built for; None: others do, too
@@ -113,7 +120,7 @@ class Timm(Encoder):
             self._patch = self.network.patch_embed.patch_size
         elif described.get("fixed_input_size"):
             self.fixed_size = (side, side) if side else tuple(described["input_size"][1:])
-        if config.pretrained and (mean := described.get("mean")):
+        if config.pretrained and config.in_channels == 3 and (mean := described.get("mean")):
             self.normalisation = tuple(mean), tuple(described["std"])
         self._stages = tuple(_parts(self.network))
 
@@ -154,6 +161,8 @@ def create_options(config: Timm.Config) -> dict[str, int]:
         options["img_size"] = config.image_size
     if config.any_size:
         options["dynamic_img_size"] = True
+    if config.in_channels != 3:
+        options["in_chans"] = config.in_channels
     return options
 
 
@@ -278,6 +287,7 @@ def _fill(network: nn.Module, tensors: dict[str, Tensor], config: Timm.Config) -
     where = config.pretrained if config.pretrained != HUB else f"timm's hub for {config.name}"
     tensors = {name.removeprefix("network."): value for name, value in tensors.items()}
     wanted = network.state_dict()
+    tensors = with_channels(tensors, wanted, where)
     missing = [name for name in wanted if name not in tensors or tensors[name].shape != wanted[name].shape]
     stray = [name for name in tensors if name not in wanted and not name.startswith(_CLASSIFIER)]
     if missing or stray:

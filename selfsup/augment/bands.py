@@ -1,0 +1,84 @@
+"""Pictures of any number of channels, each held as a gray picture of Pillow's, which knows none of five."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import PIL.Image
+from torch import Tensor
+
+
+class Bands:
+    """A picture of C channels of 8 bits, as far as loaders and views need one.
+
+    It does to each channel what Pillow does to a gray picture, and so to none what Pillow does to transparency.
+
+    Args:
+        bands: C gray pictures (mode L) of one size.
+    """
+
+    def __init__(self, bands: Sequence[PIL.Image.Image]) -> None:
+        self.bands = tuple(bands)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, as Pillow has them."""
+        return self.bands[0].size
+
+    @property
+    def width(self) -> int:
+        return self.bands[0].width
+
+    @property
+    def height(self) -> int:
+        return self.bands[0].height
+
+    def crop(self, box: tuple[int, int, int, int]) -> "Bands":
+        """What lies within left, top, right and bottom; outside of the picture it is black."""
+        return self._each(lambda band: band.crop(box))
+
+    def resize(
+        self,
+        size: tuple[int, int],
+        resample: PIL.Image.Resampling,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> "Bands":
+        """Width and height `size`, of the whole picture or of left, top, right and bottom of it."""
+        return self._each(lambda band: band.resize(size, resample, box=box))
+
+    def transpose(self, method: PIL.Image.Transpose) -> "Bands":
+        """Turned or mirrored."""
+        return self._each(lambda band: band.transpose(method))
+
+    def tobytes(self) -> bytes:
+        """All pixels of the first channel, then those of the others."""
+        return b"".join(band.tobytes() for band in self.bands)
+
+    def _each(self, change: Callable[[PIL.Image.Image], PIL.Image.Image]) -> "Bands":
+        return Bands([change(band) for band in self.bands])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # (H, W, C) uint8
+        pixels = np.stack([np.asarray(band) for band in self.bands], axis=-1)
+        return pixels if dtype is None else pixels.astype(dtype)
+
+
+Picture: TypeAlias = PIL.Image.Image | Bands
+
+
+def require_channels(images: Tensor, mean: Sequence[float]) -> None:
+    """Raise ValueError where images (B, C, H, W) are not of as many channels as there are means to subtract."""
+    if images.shape[1] != len(mean):
+        raise ValueError(
+            f"images have {images.shape[1]} channels and are normalised by {len(mean)} values; give a mean and a std "
+            "for each channel"
+        )
+
+
+def bands_of(pixels: np.ndarray) -> Bands:
+    """The picture of (H, W, C) uint8."""
+    return Bands([PIL.Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(pixels, -1, 0)])
+
+
+def in_channels(picture: Picture) -> Picture:
+    """A picture whose pixels are (H, W, C): Pillow's become RGB."""
+    return picture if isinstance(picture, Bands) else picture.convert("RGB")
