@@ -47,6 +47,7 @@ from selfsup.runtime import arithmetic
 from selfsup.runtime.signals import caught_signals
 from selfsup.storage import checkpoint
 from selfsup.training.accelerator import make_accelerator
+from selfsup.training.channels import fitted
 from selfsup.training.fitting import fit
 from selfsup.training.gradient_cache import check_chunks
 from selfsup.training.images import make_loader, report_unreadable
@@ -122,6 +123,7 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
     device = accelerator.device
     tested = partial(held_out_images, run.data, alone=source is not None, test=test)
     source = learnt_from(run, training_images(run.data, source))
+    run = fitted(run, source)
     views = Views(run.augment, run.seed)
     begun = bool(checkpoint.steps(folder.checkpoints))
     start = any_encoder(Path(run.start)) if run.start else None
@@ -144,8 +146,7 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
     with exactness, folder.claimed(run, facts, device, contents), caught_signals():
         if distributed.rank() == 0:
             message(f"{len(source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
-            message(described(asked, run))
-            for line in worth_saying(run, method):
+            for line in (described(asked, run), *worth_saying(run, method)):
                 message(line)
         result = _trained(extended(run, history), method, loader, views, folder, accelerator, tested)
     return result | {"seconds": round(time.monotonic() - begin, 1)}
@@ -241,6 +242,7 @@ def build_method(run: Run, source: Source, pretrained: bool = True, start: Expor
         view_size=run.augment.views[0].shape,
         steps_per_epoch=run.sampling.build(source.labels, run.batch_size, run.seed).steps_per_epoch,
         two_domains=isinstance(run.sampling, TwoDomains),
+        channels=run.encoder.channels,
         per_class=run.sampling.images_per_class,
         labels=source.labels,
     )

@@ -40,7 +40,7 @@ class Bands:
     def resize(
         self,
         size: tuple[int, int],
-        resample: PIL.Image.Resampling,
+        resample: PIL.Image.Resampling = PIL.Image.Resampling.BICUBIC,
         box: tuple[float, float, float, float] | None = None,
     ) -> "Bands":
         """Width and height `size`, of the whole picture or of left, top, right and bottom of it."""

@@ -19,12 +19,17 @@ def described(config: Encoder.Config) -> str:
         selective = ", selective kernels" if config.sk_ratio else ""
         stride = ", last stage with stride 1" if config.last_stride == 1 else ""
         simclr = " of SimCLR" if config.variant == "simclr" else ""
-        return f"a ResNet-{config.depth}{simclr} of width {config.width:g}, {config.stem} stem{selective}{stride}"
+        kind = f"a ResNet-{config.depth}{simclr} of width {config.width:g}, {config.stem} stem{selective}{stride}"
+        return kind + _of_channels(config)
     if isinstance(config, Timm.Config):
         sizes = {n: getattr(config, n) for n in ("image_size", "patch_size", "embed_dim", "depth", "num_heads")}
         told = ", ".join(f"{name} {value}" for name, value in sizes.items() if value is not None)
-        return f"timm's {config.name}" + (f" ({told})" if told else "")
+        return f"timm's {config.name}" + (f" ({told})" if told else "") + _of_channels(config)
     return config.label
+
+
+def _of_channels(config: Encoder.Config) -> str:
+    return "" if config.channels == 3 else f", for images of {config.channels} channel{'s'[: config.channels > 1]}"
 
 
 class Outline(NamedTuple):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from selfsup.data.base import ArraySource, NoTestPart
+from selfsup.data.channels import Channels
 from selfsup.data.deep_arrays import Ends, deep_array, told, with_eight_bits
 from selfsup.data.found import Found, named
 from selfsup.data.free_memory import free_memory
@@ -28,12 +29,14 @@ _NAMES: dict[Split, tuple[tuple[str, str], ...]] = {  # of images and of labels;
 class Read(NamedTuple):
     """Images of an array, and how they were read."""
 
-    images: Tensor  # (N, 3, H, W) uint8
+    images: Tensor  # (N, C, H, W) uint8
     ends: Ends | None = None  # of more than 8 bits a pixel
     told: tuple[str, ...] = ()
 
 
-def read_images(array: np.ndarray, origin: str, levels: Levels, count: int | None = None) -> Read:
+def read_images(
+    array: np.ndarray, origin: str, levels: Levels, count: int | None = None, channels: Channels = "rgb"
+) -> Read:
     """An array of images of any numbers: those that are not uint8 become it by `levels`.
 
     Raises:
@@ -41,19 +44,30 @@ def read_images(array: np.ndarray, origin: str, levels: Levels, count: int | Non
     """
     deep = deep_array(array)
     if deep is None or array.ndim not in (3, 4) or 0 in array.shape:
-        return Read(images_from_array(array, origin, count))
+        images = images_from_array(array, origin, count, channels)
+        return Read(images, told=_told(images, channels))
     flat, ends = with_eight_bits(array, deep, levels, origin)
-    return Read(images_from_array(flat, origin, count), ends, (told(array, deep, levels),))
+    images = images_from_array(flat, origin, count, channels)
+    return Read(images, ends, (told(array, deep, levels), *_told(images, channels)))
 
 
-def images_from_array(array: np.ndarray, origin: str, count: int | None = None) -> Tensor:
-    """An array of images as (N, 3, H, W) uint8.
+def _told(images: Tensor, channels: Channels) -> tuple[str, ...]:
+    """What became of the channels."""
+    if channels != "rgb":
+        return (f"{channels} channel{'' if channels == 1 else 's'} kept",)
+    repeated = images.stride(1) == 0
+    return ("one channel, repeated to three (--data.channels 1 keeps one)",) if repeated else ()
+
+
+def images_from_array(array: np.ndarray, origin: str, count: int | None = None, channels: Channels = "rgb") -> Tensor:
+    """An array of images as (N, C, H, W) uint8.
 
     Args:
         array: (N, H, W, 3), (N, 3, H, W), (N, H, W), (N, H, W, 1) or (N, 1, H, W) uint8. Gray is repeated to three
             channels, as a view that takes no memory.
         origin: for the message.
         count: number of the labels, where there are any.
+        channels: "rgb" as above; or C, of (N, H, W, C), (N, C, H, W) or, for 1, (N, H, W): these are kept.
 
     Raises:
         ValueError: another type or shape, one that can be read in two ways, or no image.
@@ -62,29 +76,43 @@ def images_from_array(array: np.ndarray, origin: str, count: int | None = None) 
         raise ValueError(
             f"{origin} is {array.dtype}; wanted numbers: uint8 in 0..255, or others with --data.range LOW:HIGH"
         )
-    if reading := _second_reading(array.shape, count):
+    wanted = (1, 3) if channels == "rgb" else (channels,)
+    if reading := _second_reading(array.shape, count, wanted):
         raise ValueError(f"{origin} has shape {array.shape}, which can be read in two ways: {reading}")
-    if array.ndim == 3:
+    shape = array.shape
+    if array.ndim == 3 and 1 in wanted:
         array = array[..., None]
-    if array.ndim == 4 and array.shape[-1] in (1, 3):
+    if array.ndim == 4 and array.shape[-1] in wanted:
         array = array.transpose(0, 3, 1, 2)
-    if array.ndim != 4 or array.shape[1] not in (1, 3) or 0 in array.shape:
-        raise ValueError(
-            f"{origin} has shape {array.shape}; wanted (N, H, W, 3), (N, 3, H, W) or (N, H, W), with at least one image"
-        )
+    if array.ndim != 4 or array.shape[1] not in wanted or 0 in array.shape:
+        raise ValueError(f"{origin} has shape {shape}; {_wanted(shape, channels)}")
     images = torch.from_numpy(np.ascontiguousarray(array))
-    return images.expand(-1, 3, -1, -1)
+    return images.expand(-1, 3, -1, -1) if channels == "rgb" else images
 
 
-def _second_reading(shape: tuple[int, ...], count: int | None) -> str:
+def _wanted(shape: tuple[int, ...], channels: Channels) -> str:
+    """Which shapes would do, and which setting for this one."""
+    if channels != "rgb":
+        gray = " or (N, H, W)" if channels == 1 else ""
+        shapes = f"(N, H, W, {channels}), (N, {channels}, H, W){gray}"
+        return f"data.channels is {channels}, so wanted {shapes}, with at least one image"
+    other = (
+        f"; --data.channels {min(shape[1], shape[3])} keeps other channels" if len(shape) == 4 and all(shape) else ""
+    )
+    return f"wanted (N, H, W, 3), (N, 3, H, W) or (N, H, W), with at least one image{other}"
+
+
+def _second_reading(shape: tuple[int, ...], count: int | None, wanted: tuple[int, ...]) -> str:
     """Two ways to read an array of this shape, and what to do; "" where there is one."""
-    if len(shape) == 4 and shape[1] in (1, 3) and shape[3] in (1, 3):
+    if len(shape) == 4 and shape[1] in wanted and shape[3] in wanted:
         images, rows, columns, last = shape
+        sides = " or ".join(map(str, wanted))
         return (
             f"{images} images of {rows} x {columns} pixels and {last} channel(s), or of {columns} x {last} pixels with "
-            f"{rows} channel(s) first; pad or resize the images, so that no side is 1 or 3 pixels"
+            f"{rows} channel(s) first; pad or resize the images, so that no side is {sides} pixels"
         )
-    if len(shape) == 3 and count != shape[0] and (shape[0] == 3 or shape[2] in (1, 3)):
+    gray = 1 in wanted and len(shape) == 3 and count != shape[0]
+    if gray and (shape[2] == 1 or (3 in wanted and 3 in (shape[0], shape[2]))):
         first, second, third = shape
         one = f"{second} x {third} pixels, channels first" if first == 3 else f"{first} x {second} pixels"
         return (
@@ -94,7 +122,7 @@ def _second_reading(shape: tuple[int, ...], count: int | None) -> str:
     return ""
 
 
-def open_npz(path: Path, split: Split, levels: Levels = FULL) -> ArraySource:
+def open_npz(path: Path, split: Split, levels: Levels = FULL, channels: Channels = "rgb") -> ArraySource:
     """The images `x_train` or `x_test` with labels `y_train`, `y_test`; or `images` with `labels`, for training.
 
     Or, as MedMNIST names them, `train_images` with `train_labels`, and so `test` or, where that is missing, `val`.
@@ -111,7 +139,7 @@ def open_npz(path: Path, split: Split, levels: Levels = FULL) -> ArraySource:
         names = tuple(str(name) for name in file["classes"]) if "classes" in file else ()
         numbers = file.get(labels)
         count = None if numbers is None else next(iter(numbers.shape), 0)
-        read = read_images(file[images], f"{path}[{images}]", levels, count)
+        read = read_images(file[images], f"{path}[{images}]", levels, count, channels)
         given = None if numbers is None else _labels(numbers, f"{path}[{labels}]")
         source = ArraySource(read.images, given, names if given is not None else (), str(path))
         source.ends = read.ends
@@ -138,14 +166,14 @@ def _names(path: Path, file: Mapping[str, np.ndarray], split: Split) -> tuple[st
     )
 
 
-def open_npy(path: Path, split: Split, levels: Levels = FULL) -> ArraySource:
+def open_npy(path: Path, split: Split, levels: Levels = FULL, channels: Channels = "rgb") -> ArraySource:
     """The images of one array, without labels; it has no test part."""
     if split == "test":
         raise NoTestPart(f"{path} has no test part; save an npz with x_train and x_test")
     with _reading(path):
         # Mapped, because numpy then compares the file's length with its header before anything is allocated.
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        read = read_images(np.array(mapped), str(path), levels)
+        read = read_images(np.array(mapped), str(path), levels, channels=channels)
         source = ArraySource(read.images, origin=str(path))
         source.ends = read.ends
         source.found = Found(read_as=read.told, no_labels="a .npy file has none; save an npz with images and labels")

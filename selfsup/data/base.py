@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from selfsup.augment.bands import Picture, bands_of
 from selfsup.data.deep import Depth
 from selfsup.data.deep_arrays import Ends
 from selfsup.data.formats import FORMATS
@@ -45,7 +46,10 @@ class TooManyUnreadable(ValueError):
 
 
 class Source(ABC):
-    """A numbered set of RGB images with labels. The numbering is the same on every machine."""
+    """A numbered set of images with labels, RGB but where `channels` says otherwise.
+
+    The numbering is the same on every machine.
+    """
 
     labels: Tensor  # (N,) int64; -1 where there is none
     classes: tuple[str, ...]  # class names in the order of labels; () where there are no labels
@@ -55,15 +59,20 @@ class Source(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def channels(self) -> int:
+        """C of every image."""
+        return 3
+
     @abstractmethod
     def name(self, index: int) -> str:
         """Where image `index` comes from, for messages: a path, or `file.npz[17]`."""
 
     @abstractmethod
-    def load(self, index: int) -> Image.Image:
-        """Image `index`, RGB, whole and upright. Raises UnreadableImage."""
+    def load(self, index: int) -> Picture:
+        """Image `index`, RGB or in its channels, whole and upright. Raises UnreadableImage."""
 
-    def load_for_canvas(self, index: int, side: int) -> tuple[Image.Image, tuple[int, int]]:
+    def load_for_canvas(self, index: int, side: int) -> tuple[Picture, tuple[int, int]]:
         """Image `index` in a resolution that suffices for `side` x `side` pixels, and its original (height, width)."""
         image = self.load(index)
         return image, (image.height, image.width)
@@ -97,7 +106,7 @@ class ArraySource(Source):
     """Images of one size, held as one tensor.
 
     Args:
-        images: (N, 3, H, W) uint8.
+        images: (N, C, H, W) uint8; C is 3 for red, green and blue.
         labels: (N,) integers, or None where there are none.
         classes: names in the order of labels; the numbers themselves where none are given.
         origin: where the array comes from, for messages.
@@ -106,8 +115,8 @@ class ArraySource(Source):
     def __init__(
         self, images: Tensor, labels: Tensor | None = None, classes: tuple[str, ...] = (), origin: str = "array"
     ) -> None:
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"{origin}: images are {images.dtype} {tuple(images.shape)}; wanted (N, 3, H, W) uint8")
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] < 1:
+            raise ValueError(f"{origin}: images are {images.dtype} {tuple(images.shape)}; wanted (N, C, H, W) uint8")
         if labels is not None and labels.shape != images.shape[:1]:
             raise ValueError(f"{origin}: {len(images)} images but labels of shape {tuple(labels.shape)}")
         self.images = images
@@ -123,8 +132,13 @@ class ArraySource(Source):
     def name(self, index: int) -> str:
         return f"{self.origin}[{int(self.rows[index])}]"
 
-    def load(self, index: int) -> Image.Image:
-        return Image.fromarray(self.images[index].permute(1, 2, 0).contiguous().numpy())
+    @property
+    def channels(self) -> int:
+        return self.images.shape[1]
+
+    def load(self, index: int) -> Picture:
+        pixels = self.images[index].permute(1, 2, 0).contiguous().numpy()
+        return Image.fromarray(pixels) if self.channels == 3 else bands_of(pixels)
 
     def depth(self, index: int) -> Depth | None:
         return self.ends.depth(int(self.rows[index])) if self.ends else None

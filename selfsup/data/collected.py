@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 
+from selfsup.augment.bands import Picture
 from selfsup.data.base import Source
+from selfsup.data.channels import Channels
 from selfsup.data.deep import Depth
+from selfsup.data.encoded import Decoded
 from selfsup.data.files import FileSource, ZipSource
 from selfsup.data.formats import FORMATS
 from selfsup.data.found import by_suffix, named
@@ -51,6 +53,10 @@ class Collected(Source):
         self.labels = torch.full((self.ends[-1],), -1)
         self.classes = ()
 
+    @property
+    def channels(self) -> int:
+        return self.parts[0].channels
+
     def _part(self, index: int) -> tuple[Source, int]:
         number = bisect.bisect_right(self.ends, index)
         return self.parts[number], index - (self.ends[number - 1] if number else 0)
@@ -59,7 +65,7 @@ class Collected(Source):
         part, row = self._part(index)
         return part.name(row)
 
-    def load(self, index: int) -> Image.Image:
+    def load(self, index: int) -> Picture:
         part, row = self._part(index)
         return part.load(row)
 
@@ -68,13 +74,14 @@ class Collected(Source):
         return part.depth(row)
 
 
-def collect(words: Sequence[str], levels: Levels) -> Collected:
+def collect(words: Sequence[str], levels: Levels, channels: Channels = "rgb") -> Collected:
     """The images that these words name.
 
     Args:
         words: paths of files, of folders (all images below), of .zip archives; and once `-`, for a list of paths of
             files on standard input, one a line.
         levels: what becomes black and white, of pixels of more than 8 bits.
+        channels: that images are read with.
 
     Raises:
         ValueError: there is nothing under a name, or no image in it; arrays; standard input is empty or named twice.
@@ -83,7 +90,7 @@ def collect(words: Sequence[str], levels: Levels) -> Collected:
         raise ValueError("standard input, -, is named twice; it can be read only once")
     for word in words:
         _check(word)
-    parts: list[Source] = []
+    parts: list[Decoded] = []
     for single, group in itertools.groupby(words, key=_is_single):
         if single:
             parts.append(NamedFiles(list(group), levels))
@@ -93,6 +100,8 @@ def collect(words: Sequence[str], levels: Levels) -> Collected:
                 parts.append(NamedFiles(_paths_from_input(), levels))
             else:
                 parts.append(_archive(Path(word), levels) if _is_archive(word) else _folder(Path(word), levels))
+    for part in parts:
+        part.kept = channels
     return Collected(parts)
 
 
@@ -105,7 +114,7 @@ def _check(word: str) -> None:
     if path.suffix.lower() in (".npz", ".npy") and path.is_file():
         raise ValueError(
             f"{plain_name(word)} holds arrays; give image files, folders or .zip archives\n"
-            "in a program selfsup.load(RUN).classify(array) takes uint8 arrays (N, H, W, 3)"
+            "in a program selfsup.load(RUN).classify(array) takes uint8 arrays (N, H, W, C)"
         )
     if path.suffix.lower() in _OTHERS and path.is_file():
         raise ValueError(

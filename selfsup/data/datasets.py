@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from selfsup.augment.bands import Picture, bands_of
 from selfsup.data.base import Source, UnreadableImage
-from selfsup.data.decode import as_rgb
+from selfsup.data.channels import Channels, channel_count
+from selfsup.data.decode import as_picture
 
 _LOOKED_AT = 256  # images that tell one data set from another, spread evenly
 
@@ -30,12 +32,15 @@ class DatasetSource(Source):
     or (H, W), uint8 tensors (3, H, W) or (1, H, W), or floats of these forms between 0 and 1. Two data sets are told
     apart by their number, labels and the pixels of 256 images, since reading all of them might take long.
 
+    With `channels` C, arrays are (H, W, C), tensors (C, H, W), and both or PIL images of another number are unreadable.
+
     Args:
         dataset: with `len` and `[index]`; each item an image, or a tuple that begins with one.
         labels: (N,) whole numbers from 0, -1 where an image has none. None: the data set's `targets` or `labels`, as
             torchvision names them, or none at all.
         classes: names in the order of labels. None: the data set's `classes`, or the numbers.
         name: of the data set, for messages.
+        channels: "rgb", gray is repeated; or the number of channels that images have and keep.
 
     Raises:
         ValueError: there are no images, or the labels do not fit.
@@ -47,7 +52,9 @@ class DatasetSource(Source):
         labels: Sequence[int] | Tensor | np.ndarray | None = None,
         classes: Sequence[str] | None = None,
         name: str = "",
+        channels: Channels = "rgb",
     ) -> None:
+        self.kept = channels
         self.dataset = dataset
         self.title = name or type(dataset).__name__
         if len(dataset) < 1:
@@ -61,13 +68,17 @@ class DatasetSource(Source):
         if classes is not None and len(named) <= highest:
             raise ValueError(f"{self.title}: a label is {highest}, but there are {len(named)} class names")
 
+    @property
+    def channels(self) -> int:
+        return channel_count(self.kept)
+
     def name(self, index: int) -> str:
         return f"{self.title}[{int(self.rows[index])}]"
 
-    def load(self, index: int) -> Image.Image:
+    def load(self, index: int) -> Picture:
         try:
             item = self.dataset[int(self.rows[index])]
-            return _picture(item[0] if isinstance(item, tuple | list) else item)
+            return _picture(item[0] if isinstance(item, tuple | list) else item, self.kept)
         except (OSError, ValueError, SyntaxError) as error:
             raise UnreadableImage(self.name(index), str(error)) from error
 
@@ -89,9 +100,9 @@ class DatasetSource(Source):
         return found
 
 
-def as_source(images: "Source | Dataset") -> Source:
-    """A source as it is, any other data set as `DatasetSource`."""
-    return images if isinstance(images, Source) else DatasetSource(images)
+def as_source(images: "Source | Dataset", channels: Channels = "rgb") -> Source:
+    """A source as it is, any other data set as `DatasetSource` with these channels."""
+    return images if isinstance(images, Source) else DatasetSource(images, channels=channels)
 
 
 def _root(dataset: Any) -> Any:
@@ -125,10 +136,10 @@ def _checked(labels: Any, count: int, title: str) -> Tensor:
     return found.long()
 
 
-def _picture(image: Any) -> Image.Image:
-    """The image in RGB. Raises ValueError for what is none."""
+def _picture(image: Any, channels: Channels) -> Picture:
+    """The image in RGB, or with its channels. Raises ValueError for what is none."""
     if isinstance(image, Image.Image):
-        return as_rgb(image)
+        return as_picture(image, channels=channels)
     if isinstance(image, Tensor):
         image = image.detach().cpu().numpy()
         image = np.moveaxis(image, 0, -1) if image.ndim == 3 else image
@@ -141,7 +152,20 @@ def _picture(image: Any) -> Image.Image:
                 "normalisation to the views"
             )
         image = np.rint(image * 255).astype(np.uint8)
+    if channels != "rgb":
+        return _in_channels(image, channels)
     image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 3):
         raise ValueError(f"the data set gives {image.dtype} {image.shape}; wanted uint8 with 1 or 3 channels")
     return Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
+
+
+def _in_channels(image: np.ndarray, channels: int) -> Picture:
+    """(H, W, C) or, of one channel, (H, W) uint8 with its channels."""
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != channels:
+        raise ValueError(
+            f"the data set gives {image.dtype} {image.shape}; wanted uint8 (H, W, {channels}), as data.channels says"
+        )
+    return bands_of(image)

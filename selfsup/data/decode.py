@@ -9,7 +9,9 @@ from typing import BinaryIO
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from selfsup.augment.bands import Bands, Picture
 from selfsup.data.base import UnreadableImage
+from selfsup.data.channels import Channels
 from selfsup.data.deep import Deep, Depth, deep_pixels, to_bytes
 from selfsup.data.formats import FORMATS
 from selfsup.data.levels import FULL, Levels
@@ -22,6 +24,8 @@ MAX_SCANS = 64  # passes over the pixels of a JPEG
 MAX_SCANNED = 1_500_000_000  # pixels in all passes
 _BACKGROUND = (128, 128, 128)
 _ORIENTATION = 0x0112  # EXIF tag
+_ARRAY = "(N, H, W, C)"  # how images of any number of channels are saved
+_PLAIN = ("L", "LA", "RGB", "RGBX", "RGBA", "CMYK")  # modes whose bands are pixels of 8 bits
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -34,8 +38,8 @@ _UPRIGHT = {
 
 
 def decode(
-    file: Path | BinaryIO, name: str, side: int | None = None, levels: Levels = FULL
-) -> tuple[Image.Image, tuple[int, int]]:
+    file: Path | BinaryIO, name: str, side: int | None = None, levels: Levels = FULL, channels: Channels = "rgb"
+) -> tuple[Picture, tuple[int, int]]:
     """Decode the first frame of an image, whatever its name ends in.
 
     The EXIF orientation is applied, which torchvision's data sets of files leave out: what is upright for a viewer is
@@ -49,13 +53,15 @@ def decode(
         side: where the image will be squeezed to `side` x `side`: a JPEG is then decoded at the smallest of libjpeg's
             resolutions (1/2, 1/4, 1/8) that leaves at least twice as many pixels each way.
         levels: what becomes black and white, of pixels of more than 8 bits.
+        channels: "rgb", or the number of those that are kept as they are: gray, red, green, blue and alpha, or the
+            pages of a TIFF. Nothing is laid over gray then.
 
     Returns:
-        The image, mode RGB, and its original (height, width) after orientation.
+        The image, mode RGB or in its channels, and its original (height, width) after orientation.
 
     Raises:
         UnreadableImage: it is none of FORMATS, damaged, cut short, of more than MAX_PIXELS or MAX_SCANS, or of float
-            pixels whose range is not given; or no file at all, but a pipe or a device.
+            pixels whose range is not given, or of other channels; or no file at all, but a pipe or a device.
     """
     try:
         with _quiet(), _opened(file) as content, Image.open(content, formats=FORMATS) as image:
@@ -64,10 +70,11 @@ def decode(
             _check_scans(content, image)
             if side is not None:
                 image.draft("RGB", (2 * side, 2 * side))
-            picture, orientation = _upright(image, levels)
+            picture, orientation = _upright(image, levels) if channels == "rgb" else _in_bands(image, levels, channels)
             return picture, ((width, height) if orientation >= 5 else (height, width))
     except UnidentifiedImageError as error:
-        raise UnreadableImage(name, f"it is none of {', '.join(FORMATS)}, or its header is damaged") from error
+        kept = "" if channels == "rgb" else f"; more channels than Pillow reads go into one .npy, {_ARRAY}"
+        raise UnreadableImage(name, f"it is none of {', '.join(FORMATS)}, or its header is damaged{kept}") from error
     except Exception as error:  # decoders of damaged bytes raise nearly every class there is
         said = error.strerror if isinstance(error, OSError) else None  # of the system, which names no path
         raise UnreadableImage(name, said or f"{type(error).__name__}: {error}") from error
@@ -80,6 +87,46 @@ def as_rgb(image: Image.Image, levels: Levels = FULL) -> Image.Image:
         ValueError: float pixels whose range is not given.
     """
     return _upright(image, levels)[0]
+
+
+def as_picture(image: Image.Image, levels: Levels = FULL, channels: Channels = "rgb") -> Picture:
+    """`as_rgb`, or the image with the channels that it has, which must be so many.
+
+    Raises:
+        ValueError: float pixels whose range is not given, or another number of channels.
+    """
+    return as_rgb(image, levels) if channels == "rgb" else _in_bands(image, levels, channels)[0]
+
+
+def _in_bands(image: Image.Image, levels: Levels, channels: int) -> tuple[Bands, int]:
+    """The image with its channels, and how it was oriented. A TIFF of as many gray pages has one in each."""
+    pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+    if pages != channels:
+        pages = 1
+    bands: list[Image.Image] = []
+    for page in range(pages):
+        if pages > 1:
+            image.seek(page)
+            _check_size(image.width * pages, image.height)
+        deep = deep_pixels(image)
+        image.load()
+        orientation = _orientation(image)
+        flat = _flat(image, deep, levels)
+        if flat.mode not in _PLAIN or (pages == 1 and len(flat.getbands()) != channels):
+            raise ValueError(_other_channels(flat, channels))
+        bands += (flat.transpose(_UPRIGHT[orientation]) if orientation > 1 else flat).split()
+    if len(bands) != channels or len({band.size for band in bands}) > 1:
+        raise ValueError(f"its {pages} pages are not one channel each, all of one size; save them as .npy, {_ARRAY}")
+    return Bands(bands), orientation
+
+
+def _other_channels(image: Image.Image, channels: int) -> str:
+    count = len(image.getbands())
+    said = f"{count} channel{'' if count == 1 else 's'} ({image.mode})"
+    return (
+        f"it has {said} and data.channels is {channels}; save images of {channels} as one .npy, {_ARRAY}, or give "
+        f"--data.channels {'rgb' if image.mode not in _PLAIN or count == 3 else count}"
+    )
 
 
 def _upright(image: Image.Image, levels: Levels) -> tuple[Image.Image, int]:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
+from selfsup.augment.bands import Picture
 from selfsup.data.base import Source, UnreadableImage
+from selfsup.data.channels import Channels, channel_count
 from selfsup.data.decode import decode, measured_depth
 from selfsup.data.deep import Depth
 from selfsup.data.levels import Levels
@@ -36,14 +37,17 @@ class Decoded(Source):
 
     paths: np.ndarray
     levels: Levels
+    kept: Channels = "rgb"  # the channels that files are read with
     cut_short: CutShort | None = None  # where files that are cut short are read as far as they go, an account of them
 
-    def _decoded(
-        self, index: int, file: Path | io.BytesIO, side: int | None = None
-    ) -> tuple[Image.Image, tuple[int, int]]:
+    @property
+    def channels(self) -> int:
+        return channel_count(self.kept)
+
+    def _decoded(self, index: int, file: Path | io.BytesIO, side: int | None = None) -> tuple[Picture, tuple[int, int]]:
         if self.cut_short is None:
-            return decode(file, self.name(index), side, self.levels)
-        return self.cut_short.decoded(index, file, self.name(index), side, self.levels)
+            return decode(file, self.name(index), side, self.levels, self.kept)
+        return self.cut_short.decoded(index, file, self.name(index), side, self.levels, self.kept)
 
     def select(self, rows: Tensor) -> Self:
         part = super().select(rows)
@@ -70,10 +74,10 @@ class EncodedSource(Decoded):
     def holders(self) -> Holders:
         """The files that hold the images: where one is unchanged, so are the images in it."""
 
-    def load(self, index: int) -> Image.Image:
+    def load(self, index: int) -> Picture:
         return self._decoded(index, io.BytesIO(self.content(index)))[0]
 
-    def load_for_canvas(self, index: int, side: int) -> tuple[Image.Image, tuple[int, int]]:
+    def load_for_canvas(self, index: int, side: int) -> tuple[Picture, tuple[int, int]]:
         return self._decoded(index, io.BytesIO(self.content(index)), side)
 
     def depth(self, index: int) -> Depth | None:

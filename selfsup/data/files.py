@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
+from selfsup.augment.bands import Picture
 from selfsup.data.base import UnreadableImage
 from selfsup.data.decode import measured_depth
 from selfsup.data.deep import Depth
@@ -44,10 +44,10 @@ class FileSource(Decoded):
     def name(self, index: int) -> str:
         return str(self.root / self.paths[index].decode("utf-8", "surrogateescape"))
 
-    def load(self, index: int) -> Image.Image:
+    def load(self, index: int) -> Picture:
         return self._decoded(index, self._file(index))[0]
 
-    def load_for_canvas(self, index: int, side: int) -> tuple[Image.Image, tuple[int, int]]:
+    def load_for_canvas(self, index: int, side: int) -> tuple[Picture, tuple[int, int]]:
         return self._decoded(index, self._file(index), side)
 
     def depth(self, index: int) -> Depth | None:

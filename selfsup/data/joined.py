@@ -5,9 +5,9 @@ from dataclasses import replace
 from itertools import pairwise
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from selfsup.augment.bands import Picture
 from selfsup.data.base import Source
 from selfsup.data.class_numbers import renumbered
 from selfsup.data.deep import Depth
@@ -32,6 +32,10 @@ class JoinedSource(Source):
         self.ends = torch.tensor([len(part) for part in parts]).cumsum(0)
         self.rows = torch.arange(len(labels))  # positions in all parts together, kept by `select`
 
+    @property
+    def channels(self) -> int:
+        return self.parts[0].channels
+
     def place(self, index: int) -> tuple[int, int]:
         """The number of the part that image `index` is from, and its position there."""
         row = int(self.rows[index])
@@ -52,11 +56,11 @@ class JoinedSource(Source):
         part, row = self._part(index)
         return part.name(row)
 
-    def load(self, index: int) -> Image.Image:
+    def load(self, index: int) -> Picture:
         part, row = self._part(index)
         return part.load(row)
 
-    def load_for_canvas(self, index: int, side: int) -> tuple[Image.Image, tuple[int, int]]:
+    def load_for_canvas(self, index: int, side: int) -> tuple[Picture, tuple[int, int]]:
         part, row = self._part(index)
         return part.load_for_canvas(row, side)
 

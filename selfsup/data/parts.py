@@ -42,7 +42,15 @@ def open_data(data: Data, split: Split) -> Source:
 
 def _open(data: Data, root: str, split: Split) -> Source:
     labels, cut_short = data.table or "auto", data.truncated == "allow"
-    return open_source(root, split, labels, range=data.range, columns=data.columns, truncated=cut_short)
+    return open_source(
+        root,
+        split,
+        labels,
+        range=data.range,
+        columns=data.columns,
+        truncated=cut_short,
+        channels=data.channels,
+    )
 
 
 def _training(data: Data) -> Source:

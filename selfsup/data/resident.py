@@ -31,7 +31,7 @@ class CanvasSource(ArraySource):
     """
 
     def __init__(self, source: Source, canvas: int) -> None:
-        _check_memory(len(source), canvas)
+        _check_memory(len(source), source.channels, canvas)
         images, self.sizes, self.unreadable = squeeze(source, torch.arange(len(source)), canvas)
         super().__init__(images, source.labels, source.classes)
         self.files = source
@@ -61,10 +61,10 @@ def squeeze(source: Source, rows: Tensor, canvas: int) -> tuple[Tensor, Tensor, 
     """Decode the images of `rows`, (B,) int64, and squeeze them to canvas x canvas.
 
     Returns:
-        (B, 3, canvas, canvas) uint8, (B, 2) int64 original heights and widths, and number -> reason of the unreadable
+        (B, C, canvas, canvas) uint8, (B, 2) int64 original heights and widths, and number -> reason of the unreadable
         ones, in order, whose rows are black.
     """
-    images = torch.zeros(len(rows), 3, canvas, canvas, dtype=torch.uint8)
+    images = torch.zeros(len(rows), source.channels, canvas, canvas, dtype=torch.uint8)
     sizes = torch.zeros(len(rows), 2, dtype=torch.int64)
     unreadable: dict[int, str] = {}
 
@@ -167,8 +167,8 @@ def _next_readable(length: int, unreadable: dict[int, str]) -> Tensor:
     return substitute
 
 
-def _check_memory(count: int, canvas: int) -> None:
-    needed = count * 3 * canvas * canvas * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+def _check_memory(count: int, channels: int, canvas: int) -> None:
+    needed = count * channels * canvas * canvas * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     free = free_memory()
     if needed > free:
         raise ValueError(

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from selfsup.config.checks import require
 from selfsup.config.settings import execution, word_or_path
+from selfsup.data.channels import Channels, check_channels
 from selfsup.data.columns import Columns
 from selfsup.data.levels import parse_levels
 
@@ -37,6 +38,9 @@ class Data:
     # What becomes black and white, of images of more than 8 bits a pixel. type: the ends of the pixels' type; file:
     # each file's lowest and highest pixel; p1: its 1st percentile and its 99th; 0:4095: these values.
     range: str = "type"
+    # rgb: images become red, green and blue: one channel is repeated, a fourth of files is laid over gray or converted.
+    # A number: images have so many channels, which are kept as they are; see docs/data.md.
+    channels: Channels = "rgb"
     truncated: Literal["refuse", "allow"] = "refuse"  # allow: files that are cut short are read as far as they go
     # auto: files whose size, times and inode are those of the last look are taken as unchanged; full: all are read.
     verify: Verify = execution("auto")
@@ -46,6 +50,7 @@ class Data:
             value = getattr(self, name)
             require(value is None or value >= 1, f"data.{name} is {value}; it must be at least 1, or None")
         parse_levels(self.range)
+        check_channels(self.channels)
         require(len(self.roots) > 0, "data.root names nothing; give one or more folders or files")
         twice = [root for at, root in enumerate(self.roots) if _alike(root) in map(_alike, self.roots[:at])]
         require(not twice, f"data.root names {' and '.join(twice)} twice; name each once")

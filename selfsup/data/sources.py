@@ -10,6 +10,7 @@ import torch
 from selfsup import randomness
 from selfsup.data.arrays import holds_images, images_from_array, open_npy, open_npz
 from selfsup.data.base import ArraySource, NoTestPart, Source, TooManyUnreadable, UnreadableImage
+from selfsup.data.channels import Channels, channel_count
 from selfsup.data.cifar import read_cifar
 from selfsup.data.class_numbers import renumbered
 from selfsup.data.columns import NO_COLUMNS, Columns
@@ -47,6 +48,7 @@ class Reading(NamedTuple):
 
     levels: Levels
     table: Path | None = None  # of labels
+    channels: Channels = "rgb"
     columns: Columns = NO_COLUMNS
 
     def arranged(self, listing: Listing, split: Split, where: Path) -> Arranged:
@@ -69,6 +71,7 @@ def open_source(
     range: str = "type",
     columns: Columns = NO_COLUMNS,
     truncated: bool = False,
+    channels: Channels = "rgb",
 ) -> Source:
     """Find the data that `root` names.
 
@@ -90,12 +93,13 @@ def open_source(
         range: what becomes black and white, of files of more than 8 bits a pixel; see `levels.parse_levels`.
         columns: which hold the image and the label, of samples, of tables and of a table of labels.
         truncated: whether image files that are cut short are read as far as they go, instead of as unreadable.
+        channels: "rgb", or the number of channels that images have and keep.
 
     Raises:
         ValueError: nothing there, no image, no such part, a file of the wrong kind, or a table that does not fit.
     """
     table = None if labels in ("auto", "none") else Path(labels).expanduser()
-    reading = Reading(parse_levels(range), table, columns)
+    reading = Reading(parse_levels(range), table, channels, columns)
     if limit is not None and limit < 1:
         raise ValueError(f"the limit is {limit}; wanted at least 1, or none for all images")
     if not root:
@@ -115,6 +119,10 @@ def open_source(
     if not len(source):
         raise ValueError(f"{plain_name(root)} holds no image")
     _check_columns(source, root, reading)
+    if isinstance(source, Decoded):
+        source.kept = channels
+    elif source.channels != channel_count(channels):
+        raise ValueError(f"{root} has {source.channels} channels and data.channels is {channels}; leave it out")
     if truncated and isinstance(source, Decoded):
         source.cut_short = CutShort(len(source))
     if labels == "none":
@@ -187,7 +195,7 @@ def _open_path(path: Path, split: Split, reading: Reading) -> Source:
         return _opened(alone(path), split, reading)
     if suffix == ".zip":
         return _open_zip(path, split, reading)
-    return (open_npz if suffix == ".npz" else open_npy)(path, split, reading.levels)
+    return (open_npz if suffix == ".npz" else open_npy)(path, split, reading.levels, reading.channels)
 
 
 def _open_shards(root: Path, names: list[str], split: Split, reading: Reading) -> Source:
@@ -210,13 +218,13 @@ def _open_folder(folder: Path, split: Split, reading: Reading) -> Source:
     if not os.access(folder, os.R_OK | os.X_OK):  # before a file is looked for in it that may not be there
         raise ValueError(f"the folder {folder} may not be read; change its permissions, or name other data")
     if (folder / "cifar10.npz").is_file():
-        return _alone(open_npz(folder / "cifar10.npz", split, reading.levels), folder, "cifar10.npz")
+        return _alone(open_npz(folder / "cifar10.npz", split, reading.levels, reading.channels), folder, "cifar10.npz")
     archives = sorted(path for path in folder.glob("*.npz") if path.is_file())
     if len(archives) == 1 and holds_images(archives[0]):
-        return _alone(open_npz(archives[0], split, reading.levels), folder, archives[0].name)
+        return _alone(open_npz(archives[0], split, reading.levels, reading.channels), folder, archives[0].name)
     if (arrays := read_cifar(folder)) is not None:
         return ArraySource(
-            images_from_array(arrays[f"x_{split}"], str(folder)),
+            images_from_array(arrays[f"x_{split}"], str(folder), channels=reading.channels),
             torch.from_numpy(arrays[f"y_{split}"]),
             tuple(str(name) for name in arrays["classes"]),
             str(folder),

@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from selfsup import distributed
+from selfsup.augment.bands import Picture
 from selfsup.batch import Batch, Key
 from selfsup.data.base import Source, TooManyUnreadable, UnreadableImage, check_unreadable
 from selfsup.output import message
 from selfsup.randomness import counter
 from selfsup.runtime.parent_death import end_with_parent
 
-Crop = Callable[[list[Image.Image], Tensor, Any], tuple[Tensor, ...]]
-"""(images, (B,) int64 positions in the data set, epoch) -> for each view (B, 3, S, S) uint8. Must not use a GPU.
+Crop = Callable[[list[Picture], Tensor, Any], tuple[Tensor, ...]]
+"""(images, (B,) int64 positions in the data set, epoch) -> for each view (B, C, S, S) uint8. Must not use a GPU.
 
 The epoch is an int or, where images come several times in an epoch, what `randomness.counter` makes of it.
 """
@@ -69,7 +69,7 @@ class _Rows(Dataset[_Item]):
             return _Item(tuple(view.numpy() for view in item.images), item.labels.numpy(), indices.numpy(), met)
         return item
 
-    def _readable(self, index: int, met: dict[int, str]) -> tuple[int, Image.Image] | None:
+    def _readable(self, index: int, met: dict[int, str]) -> tuple[int, Picture] | None:
         """The first readable image from `index` on, cyclically: a pure function of the files, never of timing."""
         while True:
             if index not in self.unreadable:

@@ -1,10 +1,11 @@
 """Image files that are cut short, read as far as they go: only where it is asked for, and counted."""
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from selfsup.augment.bands import Picture
 from selfsup.data.base import UnreadableImage
+from selfsup.data.channels import Channels
 from selfsup.data.decode import Content, decode, tolerant
 from selfsup.data.levels import Levels
 
@@ -27,15 +28,15 @@ class CutShort:
         return part
 
     def decoded(
-        self, index: int, file: Content, name: str, side: int | None, levels: Levels
-    ) -> tuple[Image.Image, tuple[int, int]]:
+        self, index: int, file: Content, name: str, side: int | None, levels: Levels, channels: Channels
+    ) -> tuple[Picture, tuple[int, int]]:
         """As `decode`, but what Pillow can read of a damaged file is taken, and the image is noted."""
         try:
-            return decode(file, name, side, levels)
+            return decode(file, name, side, levels, channels)
         except UnreadableImage as error:
             try:
                 with tolerant():
-                    found = decode(file, name, side, levels)
+                    found = decode(file, name, side, levels, channels)
             except UnreadableImage:
                 raise error from None
             self.flags[self.rows[index]] = 1

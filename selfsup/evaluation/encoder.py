@@ -15,6 +15,7 @@ from selfsup.catalogue import restore_encoder
 from selfsup.config.schema import SCHEMA, in_present_names
 from selfsup.config.settings import dump, restore
 from selfsup.config.stored_names import nearest, stored_name
+from selfsup.data.channels import MOST, Channels, reading_of
 from selfsup.data.levels import parse_levels
 from selfsup.dtensor import full_state
 from selfsup.evaluation.built import built
@@ -148,6 +149,15 @@ def _beside(path: Path) -> str:
         return ""
     runs = sorted(folder.name for folder in path.parent.iterdir() if (folder / "config.json").is_file())
     return nearest(path.name, [plain_name(name) for name in runs]).replace("; did", ", did")
+
+
+def trained_channels(path: Path) -> Channels:
+    """`data.channels` of the images that an encoder was trained on; "rgb" where none can be read."""
+    try:
+        count = len(unseal(_weights(path).with_suffix(".json"), _ABOUT)["feed"]["mean"])
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):  # load_encoder tells what is wrong
+        return "rgb"
+    return reading_of(count) if 1 <= count <= MOST else "rgb"
 
 
 def load_encoder(path: Path) -> Exported:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from PIL.Image import Image
 from torch import Tensor, nn
 
 from selfsup import distributed
+from selfsup.augment.bands import Picture
 from selfsup.augment.views import Center
 from selfsup.data.loader import evaluation_batches
 from selfsup.data.opening import tell_cut_short
@@ -17,6 +17,7 @@ from selfsup.evaluation.reading import Reading
 from selfsup.output import message
 from selfsup.runtime import arithmetic
 from selfsup.storage.untrusted import plain_name
+from selfsup.training.channels import require_fed
 from selfsup.training.sharding import unsharded
 
 _ROWS = 16_384  # of features looked through at a time
@@ -56,7 +57,7 @@ class _OneView:
 
     center: Center
 
-    def __call__(self, images: Sequence[Image], indices: Tensor, epoch: int) -> tuple[Tensor, ...]:
+    def __call__(self, images: Sequence[Picture], indices: Tensor, epoch: int) -> tuple[Tensor, ...]:
         return (self.center.crop(images),)
 
 
@@ -76,6 +77,7 @@ def encoded(
 
     Features are on `device`. Images that cannot be read are left out and added to `unreadable`.
     """
+    require_fed(source, center.mean)
     for batch in evaluation_batches(
         source,
         batch_size=batch_size,
@@ -106,7 +108,7 @@ def extract(
     """Encode every readable image of `source` once, in evaluation mode and full precision, shared among processes.
 
     Args:
-        encoder: (B, 3, S, S) -> (B, D); its training mode is put back afterwards.
+        encoder: (B, C, S, S) -> (B, D); its training mode is put back afterwards.
         source: N images.
         center: the test-time transform.
         device: where to compute.

@@ -9,6 +9,7 @@ from selfsup.augment.size import LARGEST, Size, can_be_fed
 from selfsup.augment.views import Augment, Center
 from selfsup.config.checks import require
 from selfsup.config.settings import dump
+from selfsup.data.channels import Channels, reading_of
 from selfsup.data.levels import parse_levels
 
 
@@ -19,8 +20,8 @@ class Preprocessing:
     stored_as: ClassVar[str] = "feed"
     size: Size
     fraction: float  # side of the central box that is kept over that of the largest one
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]  # of each channel; as many as the images have
+    std: tuple[float, ...]
     fit: Fit = "center"  # whole: the whole image squeezed to the size, as training by shifts sees it
     interpolation: Interpolation = "bilinear"  # what all encoders were fed by before there was a choice
     range: str = "type"  # data.range of training, which stages take where they are given no other
@@ -31,7 +32,17 @@ class Preprocessing:
             f"an encoder cannot be fed with size {self.size}, fraction {self.fraction} and std {self.std}; wanted "
             f"1 to {LARGEST} pixels, a fraction above 0 and at most 1, and positive standard deviations",
         )
+        require(
+            len(self.mean) == len(self.std),
+            f"an encoder cannot be fed with {len(self.mean)} means and {len(self.std)} standard deviations; wanted one "
+            "of each for every channel",
+        )
         parse_levels(self.range)
+
+    @property
+    def channels(self) -> Channels:
+        """data.channels of the images that it is fed with."""
+        return reading_of(len(self.mean))
 
     def center(self) -> Center:
         return Center(self.size, self.fraction, self.mean, self.std, self.interpolation, self.fit)

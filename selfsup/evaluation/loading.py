@@ -11,8 +11,9 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from selfsup.augment.bands import Picture as Decoded
 from selfsup.augment.size import Size, check_size
-from selfsup.data.decode import as_rgb, decode
+from selfsup.data.decode import as_picture, decode
 from selfsup.data.levels import parse_levels
 from selfsup.evaluation.encoder import Exported
 from selfsup.evaluation.newest import newest_encoder
@@ -46,16 +47,16 @@ class LoadedEncoder:
 
         Args:
             images: a path, a PIL image or a sequence of them, of any sizes; or N images of one size as uint8: a tensor
-                (N, 3, H, W), or an array (N, H, W, 3), as PIL and torchvision's data sets have them.
+                (N, C, H, W), or an array (N, H, W, C), as PIL and torchvision's data sets have them.
 
         Returns:
-            (N, 3, S, T) float32 on the encoder's device.
+            (N, C, S, T) float32 on the encoder's device.
 
         Raises:
             ValueError: no images, or of another form.
             UnreadableImage: a file is no image, or a damaged one; the message names it.
         """
-        center, given = self.exported.feed.center(), _checked(images)
+        center, given = self.exported.feed.center(), self._checked(images)
         if isinstance(given, Tensor):
             return center(given, None, self.device)
         return center((center.crop([self._picture(picture) for picture in given]),), None, self.device)
@@ -87,17 +88,21 @@ class LoadedEncoder:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; give at least 1")
         rows = []
-        given = _checked(images)
+        given = self._checked(images)
         for start in range(0, len(given), batch_size):
             with arithmetic.full_precision():
                 rows.append(network(self.preprocess(given[start : start + batch_size])).float().cpu())
         return torch.cat(rows)
 
-    def _picture(self, picture: Picture) -> PIL.Image.Image:
-        levels = parse_levels(self.exported.feed.range)
+    def _checked(self, images: Images) -> Tensor | list[Picture]:
+        return checked(images, len(self.exported.feed.mean))
+
+    def _picture(self, picture: Picture) -> Decoded:
+        feed = self.exported.feed
+        levels = parse_levels(feed.range)
         if isinstance(picture, PIL.Image.Image):
-            return as_rgb(picture, levels)
-        return decode(Path(picture), str(picture), levels=levels)[0]
+            return as_picture(picture, levels, feed.channels)
+        return decode(Path(picture), str(picture), levels=levels, channels=feed.channels)[0]
 
 
 def load(path: str | PathLike[str], device: Literal["auto", "cpu"] = "auto", size: Size | None = None) -> LoadedEncoder:
@@ -121,12 +126,12 @@ def load(path: str | PathLike[str], device: Literal["auto", "cpu"] = "auto", siz
     return LoadedEncoder(exported, place)
 
 
-def _checked(images: Images) -> Tensor | list[Picture]:
-    """All images as one tensor (N, 3, H, W), or as a list. Raises ValueError for what is neither."""
+def checked(images: Images, channels: int = 3) -> Tensor | list[Picture]:
+    """All images as one tensor (N, C, H, W), or as a list. Raises ValueError for what is neither."""
     if isinstance(images, np.ndarray):
-        images = _from_array(images)
+        images = _from_array(images, channels)
     if isinstance(images, Tensor):
-        _require_pixels(images)
+        _require_pixels(images, channels)
         return images
     return _listed(images)
 
@@ -142,17 +147,17 @@ def _listed(images: Picture | Sequence[Picture]) -> list[Picture]:
     return listed
 
 
-def _from_array(images: np.ndarray) -> Tensor:
+def _from_array(images: np.ndarray, channels: int) -> Tensor:
     if images.ndim == 3:
         images = images[None]
-    if images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"an array of shape {images.shape} is no images; give (N, H, W, 3), uint8")
+    if images.ndim != 4 or images.shape[-1] != channels:
+        raise ValueError(f"an array of shape {images.shape} is no images; give (N, H, W, {channels}), uint8")
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
 
 
-def _require_pixels(images: Tensor) -> None:
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or not len(images):
+def _require_pixels(images: Tensor, channels: int) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != channels or not len(images):
         raise ValueError(
-            f"a tensor of {images.dtype} and shape {tuple(images.shape)} is no images; give (N, 3, H, W), uint8, not "
-            "normalised: that is done here"
+            f"a tensor of {images.dtype} and shape {tuple(images.shape)} is no images; give (N, {channels}, H, W), "
+            "uint8, not normalised: that is done here"
         )

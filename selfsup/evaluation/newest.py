@@ -203,6 +203,7 @@ def _run_context(run: _Saved, batch_size: int, images: int) -> RunContext:
         num_views=len(run.augment.views),
         view_size=run.augment.views[0].shape,
         two_domains=two,
+        channels=run.encoder.channels,
         per_class=run.sampling.images_per_class,
         labels=labels,
     )

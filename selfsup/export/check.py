@@ -32,7 +32,7 @@ def compared(outgoing: Outgoing, forward: Callable[[Tensor], Tensor], pixels: Te
     Args:
         outgoing: what was written.
         forward: the written network, as its own library has it.
-        pixels: (N, 3, S, T) uint8 images, resized to what the encoder wants.
+        pixels: (N, C, S, T) uint8 images, resized to what the encoder wants.
 
     Raises:
         ValueError: the encoder computes what is not finite.

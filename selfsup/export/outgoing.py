@@ -18,7 +18,7 @@ OUTPUTS: dict[Part, str] = {"backbone": "features", "head": "embeddings", "class
 
 
 class FromPixels(nn.Module):
-    """A network that takes pixels: (B, 3, S, T) uint8, scaled to [0, 1] and normalised before it sees them."""
+    """A network that takes pixels: (B, C, S, T) uint8, scaled to [0, 1] and normalised before it sees them."""
 
     def __init__(self, network: nn.Module, feed: Preprocessing) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Outgoing:
 
     @property
     def network(self) -> nn.Module:
-        """Images (B, 3, S, T), normalised float32 or uint8 pixels -> features, embeddings or logits (B, D)."""
+        """Images (B, C, S, T), normalised float32 or uint8 pixels -> features, embeddings or logits (B, D)."""
         whole = self.encoder if self.head is None else nn.Sequential(self.encoder, self.head)
         return (FromPixels(whole, self.exported.feed) if self.pixels else whole).eval()
 
@@ -80,7 +80,8 @@ class Outgoing:
 
     def example(self, count: int) -> Tensor:
         """A batch of black images of the kind that the network takes, to trace it by."""
-        return torch.zeros(count, 3, *self.shape, dtype=torch.uint8 if self.pixels else torch.float32)
+        kind = torch.uint8 if self.pixels else torch.float32
+        return torch.zeros(count, self.exported.config.channels, *self.shape, dtype=kind)
 
     @property
     def about(self) -> dict[str, Any]:

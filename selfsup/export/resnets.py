@@ -9,20 +9,21 @@ from selfsup.export.outgoing import Outgoing, plain
 from selfsup.models.resnet import Depth, ResNet
 
 
-def resnet_name(format: str, outgoing: Outgoing, depths: tuple[Depth, ...]) -> str:
+def resnet_name(format: str, outgoing: Outgoing, depths: tuple[Depth, ...], any_channels: bool = False) -> str:
     """The name of the function or network that builds this ResNet, such as resnet50.
 
     Args:
         format: its name, for messages.
         outgoing: what goes out.
         depths: that there are.
+        any_channels: whether it builds them for images of any number of channels, not three alone.
 
     Raises:
         NotWritten: it is no ResNet, or one that has no such name.
     """
     config = outgoing.exported.config
     if isinstance(config, ResNet.Config) and config.depth in depths:
-        usual = ResNet.Config(depth=config.depth)
+        usual = ResNet.Config(depth=config.depth, in_channels=config.in_channels if any_channels else 3)
         if (
             replace(config, zero_init_residual=usual.zero_init_residual) == usual
         ):  # how it was drawn makes no difference
@@ -32,7 +33,7 @@ def resnet_name(format: str, outgoing: Outgoing, depths: tuple[Depth, ...]) -> s
         format,
         outgoing,
         f"its ResNets have {listed} layers, width 1, the imagenet stem and neither SimCLR's padding nor selective "
-        "kernels",
+        f"kernels{'' if any_channels else ', and take three channels'}",
     )
 
 

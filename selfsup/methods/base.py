@@ -35,6 +35,7 @@ class RunContext(NamedTuple):
     steps_per_epoch: int = 1
     two_domains: bool = False  # rows of a batch are of a labelled and of an unlabelled domain in turn
     per_class: int = 0  # images of each class in every batch; 0: batches are drawn without regard to classes
+    channels: int = 3  # of the images
     labels: Tensor | None = None  # (num_images,) int64 of the whole data set, -1 where an image has none
 
 

@@ -74,7 +74,7 @@ class XBM(Metric):
         self.queue = FeatureQueue(config.memory_size, config.output_dim, context.seed)
         if config.drift_every:
             count = min(config.drift_images, context.batch_size)
-            self.register_buffer("drift_views", torch.zeros(count, 3, *context.view_size))
+            self.register_buffer("drift_views", torch.zeros(count, context.channels, *context.view_size))
             self.register_buffer("drift_features", torch.zeros(count, config.output_dim))
             self.register_buffer("feature_drift", torch.tensor(0.0))
         # `steps` as a number, to decide by without asking the device: read from the buffer once, then counted along.

@@ -27,7 +27,7 @@ def adapted(weight: Tensor, channels: int) -> Tensor:
     """The first convolution of a network for colours, (O, 3, h, w), for images of C channels: (O, C, h, w).
 
     As timm does it (`adapt_input_conv`): for one channel the three are added up, so that a gray image gives what it
-    gave as colours; for more they are repeated in turn, times 3 / C, so that an image whose channels are all alike does.
+    gave as colours; for more they are repeated in turn, times 3 / C, so that features stay of the same size.
     """
     if channels == 1:
         return weight.sum(dim=1, keepdim=True)

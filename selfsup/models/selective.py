@@ -87,7 +87,7 @@ def pooled_projection(in_channels: int, out_channels: int, stride: int) -> nn.Mo
 
 
 def deep_stem(in_channels: int, channels: int) -> nn.Module:
-    """Three 3x3 convolutions in place of the 7x7 one, stride 2 (He et al. 2019, ResNet-D): `in_channels` -> `channels`."""
+    """Three 3x3 convolutions in place of the 7x7 one, stride 2 (ResNet-D, He et al. 2019): C -> `channels`."""
     narrow = channels // 2
     return nn.Sequential(
         nn.Conv2d(in_channels, narrow, 3, 2, padding=1, bias=False),

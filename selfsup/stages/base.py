@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from selfsup.config.schema import SCHEMA, in_present_names
 from selfsup.config.settings import placed, restore
 from selfsup.data.settings import Data
-from selfsup.evaluation.encoder import trained_range
+from selfsup.evaluation.encoder import trained_channels, trained_range
 from selfsup.evaluation.foreign import is_foreign
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.settings import Help
@@ -78,7 +78,7 @@ def data_of(path: Path) -> Data:
     """The data that a run was trained on; of an encoder alone only how they were read."""
     folder = RunFolder(path)
     if not folder.holds_run or is_foreign(path):
-        return Data(range=trained_range(path))
+        return Data(range=trained_range(path), channels=trained_channels(path))
     data: Data = restore(folder.saved_run().get("data", {}), Data)
     return data
 
@@ -87,7 +87,9 @@ def as_read(data: Data) -> dict[str, Any]:
     """What a protocol says of how images are read."""
     held_out = {} if data.holdout is None else {"holdout": data.holdout, "holdout_seed": data.holdout_seed}
     cut_short = {} if data.truncated == "refuse" else {"truncated": data.truncated}
-    return {"canvas": data.canvas} | ({} if data.range == "type" else {"range": data.range}) | held_out | cut_short
+    channels = {} if data.channels == "rgb" else {"channels": data.channels}
+    ranged = {} if data.range == "type" else {"range": data.range}
+    return {"canvas": data.canvas} | ranged | channels | held_out | cut_short
 
 
 def place_of(data: Data) -> str:

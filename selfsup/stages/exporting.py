@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 import torch
 from torch import Tensor
 
+from selfsup.data.base import ArraySource
 from selfsup.data.decode import decode
 from selfsup.data.levels import parse_levels
 from selfsup.data.shapes import shapes
@@ -129,13 +129,13 @@ def _sync(path: Path) -> None:
 
 
 def _pixels(exported: Exported, images: tuple[str, ...]) -> Tensor:
-    """(N, 3, S, T) uint8 images as the encoder is fed with, but not normalised."""
-    pictures: list[PIL.Image.Image]
+    """(N, C, S, T) uint8 images as the encoder is fed with, but not normalised."""
     if images:
-        levels = parse_levels(exported.feed.range)
-        pictures = [decode(Path(name), name, levels=levels)[0] for name in images]
+        levels, channels = parse_levels(exported.feed.range), exported.feed.channels
+        pictures = [decode(Path(name), name, levels=levels, channels=channels)[0] for name in images]
     else:
-        source = shapes(_SHAPES, 64)
+        drawn = shapes(_SHAPES, 64).images
+        source = ArraySource(drawn[:, torch.arange(len(exported.feed.mean)) % drawn.shape[1]])
         pictures = [source.load(number) for number in range(len(source))]
     return exported.feed.center().crop(pictures).cpu().to(torch.uint8)
 

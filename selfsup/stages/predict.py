@@ -60,7 +60,7 @@ def run_predict(path: Path, images: Sequence[str], settings: Predict) -> dict[st
     exported = newest_encoder(path, size=settings.size)
     if not settings.bank:
         require_classifier(exported, path, "or let labelled images decide: --bank LABELLED")
-    source = collect(images, parse_levels(exported.feed.range))
+    source = collect(images, parse_levels(exported.feed.range), exported.feed.channels)
     device = stage_device(settings.device)
     decider, about = _decider(path, exported, settings, device)
     if settings.top > len(decider.names):
@@ -104,7 +104,7 @@ def _decider(path: Path, exported: Exported, settings: Predict, device: torch.de
     if not settings.bank:
         head = require_classifier(exported, path, "")
         return ByClassifier(head.to(device)), {"by": "classifier"}
-    labelled = open_bank(Data(root=settings.bank, range=exported.feed.range))
+    labelled = open_bank(Data(root=settings.bank, range=exported.feed.range, channels=exported.feed.channels))
     network, center = exported.network(settings.layer).to(device), exported.feed.center()
     bank = extract(network, labelled, center, device, batch_size=settings.batch_size, workers=settings.workers)
     bank.require_finite()

@@ -24,6 +24,7 @@ from selfsup.methods.base import Method
 from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime import arithmetic
 from selfsup.training.accelerator import make_accelerator
+from selfsup.training.channels import require_fed
 from selfsup.training.fitting import fit
 from selfsup.training.gradient_cache import check_chunks
 from selfsup.training.images import make_loader, report_unreadable
@@ -96,6 +97,7 @@ def train(
     Raises:
         ValueError: the folder belongs to another configuration, or the data do not fit.
     """
+    require_fed(source, augment.views[0].mean)
     accelerator = make_accelerator(settings)
     views = Views(augment, settings.seed)
     before: dict[str, Any] = {"images": fingerprint_before(source)}

@@ -65,6 +65,11 @@ def check_student(settings: Distill, teacher: Encoder.Config, feed: Preprocessin
         raise ValueError(f"the student cannot start from its teacher: {'; '.join(unlike)}; give --start random")
     if unlike and settings.protocol == "self":
         raise ValueError(f"the student is not like its teacher: {'; '.join(unlike)}; give --protocol smaller")
+    if settings.student.channels != teacher.channels:
+        raise ValueError(
+            f"the student takes {settings.student.channels} channels and its teacher {teacher.channels}; give "
+            f"--student.in-channels {teacher.channels}"
+        )
     with torch.device("meta"):
         settings.student.build().require_size(height_and_width(feed.size))
     stride, side = settings.student.stride, min(height_and_width(feed.size))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 
 from selfsup.augment import presets
 from selfsup.augment.views import Augment
@@ -110,5 +111,6 @@ def photographs(folder: Path, count: int = 64) -> Path:
     for number in range(count):
         place = folder / CLASSES[int(source.labels[number])]
         place.mkdir(parents=True, exist_ok=True)
-        source.load(number).resize((40 + number % 7, 30 + number % 5)).save(place / f"{number:03}.jpg")
+        picture = PIL.Image.fromarray(np.array(source.load(number)))
+        picture.resize((40 + number % 7, 30 + number % 5)).save(place / f"{number:03}.jpg")
     return folder

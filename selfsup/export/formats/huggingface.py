@@ -92,6 +92,8 @@ def _vit(outgoing: Outgoing, config: Timm.Config) -> tuple[Encoder.Config, dict[
 def _described(outgoing: Outgoing) -> tuple[_Kind, Encoder.Config, dict[str, Any]]:
     """The kind of network, its settings with every size, and config.json."""
     config = outgoing.exported.config
+    if config.channels != 3:
+        raise no_such_network("huggingface", outgoing, "its networks and processors are written for three channels")
     if isinstance(config, ResNet.Config):
         return _RESNET, *_resnet(outgoing, config)
     if isinstance(config, Timm.Config):

@@ -25,7 +25,8 @@ def _named(outgoing: Outgoing) -> tuple[str, dict[str, int]]:
     """What `timm.create_model` is told: the name and options."""
     config = outgoing.exported.config
     if not isinstance(config, Timm.Config):
-        return resnet_name("timm", outgoing, _DEPTHS), {}
+        name = resnet_name("timm", outgoing, _DEPTHS, any_channels=True)
+        return name, {} if config.channels == 3 else {"in_chans": config.channels}
     if config.norm_eps is not None:
         raise no_such_network(
             "timm", outgoing, f"its layer norms add no {config.norm_eps:g} to the variance; --to huggingface says so"
@@ -78,7 +79,7 @@ def _config(outgoing: Outgoing, name: str, options: dict[str, int]) -> dict[str,
     if options:
         config["model_args"] = options
     config["pretrained_cfg"] = {
-        "input_size": [3, *outgoing.shape],
+        "input_size": [outgoing.exported.config.channels, *outgoing.shape],
         "crop_pct": feed.fraction,
         "crop_mode": "squash" if feed.fit == "whole" else "center",
         "interpolation": feed.interpolation.removesuffix("_aliased"),
