@@ -40,6 +40,9 @@ def fitted(run: T, source: Source) -> T:
     if told:
         images = f"images have {channels} channel{'s'[: channels > 1]} (data.channels)"
         raise ValueError(f"{images}, which these settings are not for: " + "; ".join(told))
+    if channels != 3 and distributed.rank() == 0:
+        shown = f"the first {'three' if channels > 3 else ''}".strip() + f" of {channels} channels"
+        message(f"pictures of views show {'the channel in gray' if channels == 1 else shown}")
     if told_for_colours(augment, channels):
         mean, std = same_of_all(augment, channels) or _measured(source)
         augment = normalised_by(augment, mean, std)
