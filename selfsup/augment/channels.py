@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from selfsup.augment.parameters import View
 from selfsup.augment.views import Augment
 
 _COLOURS = 3
@@ -14,17 +15,21 @@ def meaningless(augment: Augment, channels: int) -> Iterator[str]:
         return
     if augment.backend == "kornia":
         yield 'augment.backend "kornia" makes views of three channels; give --augment.backend fused'
-    found = []
-    for number, view in enumerate(augment.applied):
-        settings = {"jitter.saturation": view.jitter.saturation, "jitter.hue": view.jitter.hue}
-        settings["grayscale"] = view.grayscale
-        found += [f"augment.views.{number}.{name} {value:g}" for name, value in settings.items() if value]
-    if found:
+    changing = [named for number, view in enumerate(augment.applied) if (named := _of_colours(number, view))]
+    if changing:
+        first, *more = changing
+        others = f" (and of {len(more)} more view{'s'[: len(more) > 1]})" if more else ""
         kind = "gray already" if channels == 1 else "no red, green and blue"
         yield (
-            f"{', '.join(found)} change{'s' if len(found) == 1 else ''} colours, and these images are {kind}; give "
-            "--augment.no-colour, which leaves saturation, hue and grayscale out of every view"
+            f"{', '.join(first)}{others} change{'s' if len(first) == 1 else ''} colours, and these images are {kind}; "
+            "give --augment.no-colour, which leaves saturation, hue and grayscale out of every view"
         )
+
+
+def _of_colours(number: int, view: View) -> list[str]:
+    """What a view does to red, green and blue alone."""
+    settings = {"jitter.saturation": view.jitter.saturation, "jitter.hue": view.jitter.hue, "grayscale": view.grayscale}
+    return [f"augment.views.{number}.{name} {value:g}" for name, value in settings.items() if value]
 
 
 def told_for_colours(augment: Augment, channels: int) -> bool:

@@ -157,7 +157,7 @@ _KINDS = {
     r"Tuple\[float, float\]": "two numbers",
     r"Tuple\[float, float, float\]": "three numbers",
     r"Tuple\[int, int\]": "two whole numbers",
-    r"Tuple\[(int|float), \.\.\.\]": "numbers, with spaces between them",
+    r"Tuple\[(int|float), \.\.\.\]|Could not find valid parse": "numbers, with spaces between them",
 }
 
 
@@ -174,7 +174,8 @@ def _wanted(told: str, flags: list[str]) -> str:
     kind = next((kind for words, kind in _KINDS.items() if wrong and re.search(words, wrong[2])), None)
     if wrong is None or kind is None:
         return ""
-    choice = " or None" if "{None}" in wrong[2] else ""
+    words = re.search(r"\{([\w,]+)\}", wrong[2])
+    choice = f" or {words[1].replace(',', ' or ')}" if words else ""
     return f"{wrong[1]} is {plain_name(' '.join(values_of(flags, wrong[1])))}; wanted {kind}{choice}"
 
 

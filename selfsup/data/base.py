@@ -81,6 +81,10 @@ class Source(ABC):
         """Of an image whose file has more than 8 bits a pixel, what range they fill."""
         return None
 
+    def stored_channels(self, index: int) -> int | None:
+        """How many channels the file of an image has, whatever it is read with; None where there is none to ask."""
+        return None
+
     def names_cut_short(self) -> list[str]:
         """Of the images that were read in part, because their files are cut short and `data.truncated` allows it."""
         return []

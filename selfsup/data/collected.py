@@ -73,6 +73,10 @@ class Collected(Source):
         part, row = self._part(index)
         return part.depth(row)
 
+    def stored_channels(self, index: int) -> int | None:
+        part, row = self._part(index)
+        return part.stored_channels(row)
+
 
 def collect(words: Sequence[str], levels: Levels, channels: Channels = "rgb") -> Collected:
     """The images that these words name.

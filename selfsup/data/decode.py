@@ -216,6 +216,16 @@ def measured_depth(file: Path | BinaryIO) -> Depth | None:
         return None
 
 
+def stored_channels(file: Path | BinaryIO) -> int | None:
+    """How many channels a file has, by its header; None where they are no pixels, or it cannot be read."""
+    try:
+        with _quiet(), _opened(file) as content, Image.open(content, formats=FORMATS) as image:
+            pixels = image.mode in (*_PLAIN, "I", "F") or image.mode.startswith("I;16")
+            return len(image.getbands()) if pixels else None
+    except Exception:  # which is told where it is read
+        return None
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image.convert("RGB")

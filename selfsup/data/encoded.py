@@ -12,7 +12,7 @@ from torch import Tensor
 from selfsup.augment.bands import Picture
 from selfsup.data.base import Source, UnreadableImage
 from selfsup.data.channels import Channels, channel_count
-from selfsup.data.decode import decode, measured_depth
+from selfsup.data.decode import decode, measured_depth, stored_channels
 from selfsup.data.deep import Depth
 from selfsup.data.levels import Levels
 from selfsup.data.truncated import CutShort
@@ -83,6 +83,12 @@ class EncodedSource(Decoded):
     def depth(self, index: int) -> Depth | None:
         try:
             return measured_depth(io.BytesIO(self.content(index)))
+        except UnreadableImage:  # counted where it is decoded
+            return None
+
+    def stored_channels(self, index: int) -> int | None:
+        try:
+            return stored_channels(io.BytesIO(self.content(index)))
         except UnreadableImage:  # counted where it is decoded
             return None
 

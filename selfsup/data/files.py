@@ -11,7 +11,7 @@ from torch import Tensor
 
 from selfsup.augment.bands import Picture
 from selfsup.data.base import UnreadableImage
-from selfsup.data.decode import measured_depth
+from selfsup.data.decode import measured_depth, stored_channels
 from selfsup.data.deep import Depth
 from selfsup.data.encoded import MAX_BYTES, Decoded, EncodedSource, Holders, pack_names
 from selfsup.data.levels import FULL, Levels
@@ -52,6 +52,9 @@ class FileSource(Decoded):
 
     def depth(self, index: int) -> Depth | None:
         return measured_depth(self._file(index))
+
+    def stored_channels(self, index: int) -> int | None:
+        return stored_channels(self._file(index))
 
     def _file(self, index: int) -> Path:
         return self.root / os.fsdecode(self.paths[index])

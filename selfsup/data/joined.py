@@ -68,6 +68,10 @@ class JoinedSource(Source):
         part, row = self._part(index)
         return part.depth(row)
 
+    def stored_channels(self, index: int) -> int | None:
+        part, row = self._part(index)
+        return part.stored_channels(row)
+
     def names_cut_short(self) -> list[str]:
         return [name for part in self.chosen() for name in part.names_cut_short()]
 

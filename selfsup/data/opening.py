@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from selfsup import distributed
 from selfsup.data.base import NoTestPart, Source
+from selfsup.data.channels import Channels
 from selfsup.data.class_numbers import doubts
 from selfsup.data.joined import two_domains
 from selfsup.data.layout import Split
@@ -30,7 +31,7 @@ def open_part(data: Data, split: Split) -> Source:
     source = open_data(data, split)
     if distributed.rank() == 0:
         message(f"{data.test_root if split == 'test' and data.test_root else data.place}: {told(source, split)}")
-        for remark in _of_depth(source, parse_levels(data.range)):
+        for remark in [*_of_depth(source, parse_levels(data.range)), *_of_channels(source, data.channels)]:
             message(remark)
     return source
 
@@ -98,15 +99,34 @@ def told(source: Source, split: Split) -> str:
     return line
 
 
+def _looked_at(source: Source) -> list[int]:
+    """The places of a few images, spread evenly."""
+    count = min(_LOOKED_AT, len(source))
+    return [number * len(source) // count for number in range(count)]
+
+
+def _of_channels(source: Source, channels: Channels) -> list[str]:
+    """What becomes of channels where all files that are looked at have other than three."""
+    if channels != "rgb":
+        return []
+    places = _looked_at(source)
+    found = {source.stored_channels(place) for place in places}
+    count = next(iter(found), None)
+    if len(found) != 1 or count in (None, 3):
+        return []
+    become = "which is repeated to three" if count == 1 else "which become red, green and blue"
+    some = f"{len(places)} image{' looked at has' if len(places) == 1 else 's looked at have'}"
+    return [f"{some} {count} channel{'' if count == 1 else 's'}, {become}; --data.channels {count} keeps what is there"]
+
+
 def _of_depth(source: Source, levels: Levels) -> list[str]:
     """What is to be said of pixels of more than 8 bits, by looking at a few of the files."""
-    count = min(_LOOKED_AT, len(source))
-    places = [number * len(source) // count for number in range(count)]
+    places = _looked_at(source)
     found = [depth for place in places if (depth := source.depth(place)) is not None]
     if not found:
         if levels == FULL:
             return []
-        return [f"data.range plays no part: of {count} images looked at none has more than 8 bits a pixel"]
+        return [f"data.range plays no part: of {len(places)} images looked at none has more than 8 bits a pixel"]
     kinds = ", ".join(sorted({depth.kind for depth in found}))
     lowest, highest = min(depth.lowest for depth in found), max(depth.highest for depth in found)
     seen = f"{kinds} pixels, which are from {lowest:g} to {highest:g} in {len(found)} images looked at"

@@ -101,7 +101,7 @@ def test_views_equal_a_naive_loop(channels: int) -> None:
     sizes = torch.tensor([17, 14]).expand(24, 2)
     drawn = draw(view, 5, 2, data.indices, 0, sizes)
     for part in (drawn.flip, drawn.jitter, drawn.blur, drawn.solarize):
-        assert part.any() and not part.all(), "the samples do not show all operations"
+        assert 0 < int(part.sum()) < 24, "the samples do not show all operations"
     for row in range(24):
         wanted = torch.from_numpy(naive_view(view, data.images[row].numpy(), drawn, row))
         near_edge = (

@@ -141,6 +141,26 @@ def test_folders_and_canvases_keep_channels(tmp_path: Path) -> None:
     assert open_source(str(tmp_path)).channels == 3
 
 
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [
+        ("L", "4 images looked at have 1 channel, which is repeated to three; --data.channels 1 keeps what is there"),
+        ("RGBA", "4 images looked at have 4 channels, which become red, green and blue; --data.channels 4 keeps what"),
+        ("RGB", ""),
+        ("P", ""),
+    ],
+)
+def test_what_becomes_of_channels_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str, told: str
+) -> None:
+    for number in range(4):
+        Image.fromarray(FIVE[number, ..., :3]).convert(mode).save(tmp_path / f"{number}.png")
+    open_part(Data(root=str(tmp_path)), "train")
+    said = " ".join(capsys.readouterr().err.split())
+    assert told in said
+    assert ("--data.channels" in said) == bool(told)
+
+
 def test_several_roots_keep_channels(tmp_path: Path) -> None:
     for number in range(2):
         np.save(tmp_path / f"{number}.npy", FIVE)
@@ -150,7 +170,7 @@ def test_several_roots_keep_channels(tmp_path: Path) -> None:
 
 
 def test_generated_shapes_are_colours() -> None:
-    with pytest.raises(ValueError, match="shapes:10 has 3 channels and data.channels is 5; leave it out"):
+    with pytest.raises(ValueError, match=r"shapes:10 has 3 channels and data.channels is 5; leave it out"):
         open_part(Data(root="shapes:10", channels=5), "train")
     for wrong in (0, 5000):
         with pytest.raises(ValueError, match=rf"data.channels is {wrong}; give rgb, or the number of channels"):

@@ -187,7 +187,7 @@ def test_all_that_does_not_fit_is_said_at_once(tmp_path: Path) -> None:
     told = str(refused.value)
     assert told.startswith("images have 5 channels (data.channels), which these settings are not for: the encoder")
     assert "give --encoder.in-channels 5" in told
-    assert "augment.views.1.jitter.hue 0.1" in told
+    assert "augment.views.0.jitter.hue 0.1, augment.views.0.grayscale 0.2 (and of 1 more view) change colours" in told
     assert "give --augment.no-colour, which leaves saturation, hue and grayscale out" in told
     run = replace(run, encoder=replace(SMALL, in_channels=5), augment=replace(run.augment, colour=False))
     four = tuple(replace(view, mean=(0.0,) * 4, std=(1.0,) * 4) for view in run.augment.views)

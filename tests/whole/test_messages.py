@@ -128,6 +128,8 @@ def test_what_a_check_says_of_a_flag_is_said_as_it_is() -> None:
         ("--seed 0 --epochs=1.5", "--epochs is 1.5; wanted a whole number"),
         ("--optimizer.learning_rate fast --seed 0", "--optimizer.learning-rate is fast; wanted a number"),
         ("--max-steps x", "--max-steps is x; wanted a whole number or None"),
+        ("--data.channels five", "--data.channels is five; wanted a whole number or rgb"),
+        ("--augment.views.0.mean x", "--augment.views.0.mean is x; wanted numbers, with spaces between them"),
         ("--augment.views.0.crop-scale a b --seed 0", "--augment.views.0.crop-scale is a b; wanted two numbers"),
         ("--compile x", "x belongs to no flag"),
         ("--epochs", "--epochs has no value"),
