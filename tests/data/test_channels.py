@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from selfsup.augment.bands import Bands
+from selfsup.data import resident
 from selfsup.data.arrays import images_from_array
 from selfsup.data.base import ArraySource, UnreadableImage
 from selfsup.data.channels import Channels
@@ -129,7 +130,7 @@ def test_files_of_other_channels_are_refused() -> None:
         decode(mixed, "a.tif", channels=2)
 
 
-def test_folders_and_canvases_keep_channels(tmp_path: Path) -> None:
+def test_folders_and_canvases_keep_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
         Image.fromarray(FIVE[number, ..., :4], "RGBA").save(tmp_path / f"{number}.png")
     source = open_source(str(tmp_path), channels=4)
@@ -139,6 +140,9 @@ def test_folders_and_canvases_keep_channels(tmp_path: Path) -> None:
     band = Image.fromarray(FIVE[1, ..., 3]).resize((7, 7), Image.Resampling.BILINEAR)
     assert np.array_equal(whole.images[1, 3].numpy(), np.asarray(band))
     assert open_source(str(tmp_path)).channels == 3
+    monkeypatch.setattr(resident, "free_memory", lambda: 4 * 4 * 7 * 7 - 1)
+    with pytest.raises(ValueError, match=r"4 images of 7 x 7 pixels need"):
+        CanvasSource(source, 7)
 
 
 @pytest.mark.parametrize(

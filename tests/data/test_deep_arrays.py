@@ -125,7 +125,8 @@ def test_names_as_medmnist_has_them(tmp_path: Path) -> None:
 
 def test_validation_images_are_the_test_part_where_there_is_no_other_which_is_said(tmp_path: Path) -> None:
     test = open_source(medical(tmp_path, "train", "val"), "test")
-    assert test.found.read_as == ("the test part is val_images",)
+    repeated = "one channel, repeated to three (--data.channels 1 keeps one)"
+    assert test.found.read_as == ("the test part is val_images", repeated)
     assert test.found.left_out == ()
     with pytest.raises(NoTestPart):
         open_source(medical(tmp_path, "train"), "test")
