@@ -111,7 +111,7 @@ def open_source(
     if word == "shapes":
         source: Source = _open_shapes(root, count, split)
     elif word == "torchvision":
-        source = open_torchvision(root, split)
+        source = open_torchvision(root, split, channels)
     elif word == "hf":
         source = open_tables(hub_shards(root, split), split, columns, reading.levels)
     else:

@@ -12,6 +12,7 @@ import torch
 from selfsup.config.stored_names import nearest
 from selfsup.data.arrays import images_from_array
 from selfsup.data.base import ArraySource, NoTestPart, Source
+from selfsup.data.channels import Channels
 from selfsup.data.datasets import DatasetSource
 from selfsup.data.layout import Split
 from selfsup.data.looked import list_folder
@@ -24,7 +25,7 @@ _WORDS = {
 }
 
 
-def open_torchvision(root: str, split: Split) -> Source:
+def open_torchvision(root: str, split: Split, channels: Channels = "rgb") -> Source:
     """A part of `torchvision:NAME` or `torchvision:NAME:FOLDER`, a class of torchvision.datasets.
 
     It lies in FOLDER, or in `selfsup/torchvision` of `$XDG_CACHE_HOME` (by default `~/.cache`); what is not there is
@@ -55,7 +56,8 @@ def open_torchvision(root: str, split: Split) -> Source:
             "torchvision's documentation says whether it can be fetched; else put its files there"
         ) from error
     labels = _labels(dataset)
-    return _as_array(dataset, labels, name) or DatasetSource(dataset, labels, name=name)
+    array = _as_array(dataset, labels, name, channels)
+    return array or DatasetSource(dataset, labels, name=name, channels=channels)
 
 
 def _place(root: str, given: str) -> Path:
@@ -104,7 +106,7 @@ def _labels(dataset: Any) -> Sequence[int] | torch.Tensor | np.ndarray | None:
     return None
 
 
-def _as_array(dataset: Any, labels: Any, name: str) -> Source | None:
+def _as_array(dataset: Any, labels: Any, name: str, channels: Channels) -> Source | None:
     """One that holds its images as an array, as MNIST and CIFAR do; None of others."""
     images = getattr(dataset, "data", None)
     if images is None or labels is None or len(images) != len(labels):
@@ -114,4 +116,4 @@ def _as_array(dataset: Any, labels: Any, name: str) -> Source | None:
         return None
     classes = getattr(dataset, "classes", ())
     names = tuple(str(word) for word in classes) if isinstance(classes, Sequence) else ()
-    return ArraySource(images_from_array(pixels, name), torch.as_tensor(labels).long(), names, name)
+    return ArraySource(images_from_array(pixels, name, channels=channels), torch.as_tensor(labels).long(), names, name)

@@ -62,7 +62,7 @@ def _require_features(exported: Exported, size: tuple[int, int]) -> None:
     """Raise ValueError where the network fails on such an image, or makes other features of it."""
     encoder, wanted = exported.encoder, (1, exported.encoder.feature_dim)
     try:
-        features = encoder(torch.zeros(1, 3, *size))
+        features = encoder(torch.zeros(1, exported.config.channels, *size))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = f"it fails: {plain_name(error, 200)}"
     else:

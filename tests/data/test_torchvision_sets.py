@@ -102,3 +102,37 @@ def test_what_cannot_be_had_is_named() -> None:
         open_source("torchvision:Gone")
     with pytest.raises(ValueError, match=r"torchvision:EMNIST cannot be had in .*wants a split"):
         open_source("torchvision:EMNIST")
+
+
+class Gray(Divided):
+    """As MNIST: gray images."""
+
+    def __init__(self, root: str, train: bool = True, download: bool = False) -> None:
+        super().__init__(root, train, download)
+        self.data = self.data[..., 0]
+
+
+class GrayFiles(Gray):
+    """As one whose gray images are opened one by one."""
+
+    def __init__(self, root: str, train: bool = True, download: bool = False) -> None:
+        super().__init__(root, train, download)
+        self.pixels = self.data
+        del self.data
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.pixels[index]), self.targets[index]
+
+
+@pytest.mark.parametrize("kind", [Gray, GrayFiles])
+def test_channels_are_kept_where_it_is_said(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision.datasets, "Worded", kind)
+    spread, kept = (open_source("torchvision:Worded"), open_source("torchvision:Worded", channels=1))
+    assert (spread.channels, kept.channels) == (3, 1)
+    np.testing.assert_array_equal(np.asarray(spread.load(2)), np.repeat(PIXELS[2, ..., :1], 3, axis=2))
+    np.testing.assert_array_equal(np.asarray(kept.load(2)), PIXELS[2, ..., :1])
+    with pytest.raises(ValueError, match="data.channels is 5" if kind is Gray else "as data.channels says"):
+        open_source("torchvision:Worded", channels=5).load(0)

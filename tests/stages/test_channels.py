@@ -132,6 +132,9 @@ def test_features_and_predictions_take_the_channels(trained: tuple[Path, int, An
         bands[0].save(places[-1], save_all=True, append_images=bands[1:])
     from_files = loaded.embed(places)
     assert (from_files - features[:6]).abs().max() < 0.05 * features.abs().max()  # Pillow rounds to whole levels
+    larger = selfsup.load(path, "cpu", size=24).embed(images)
+    assert larger.shape == features.shape
+    assert not torch.equal(larger, features)
     with pytest.raises(ValueError, match=rf"is no images; give \(N, H, W, {channels}\), uint8"):
         loaded.embed(np.zeros((2, 20, 20, 3), np.uint8))
     with pytest.raises(ValueError, match=rf"is no images; give \(N, {channels}, H, W\), uint8"):
