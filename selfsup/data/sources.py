@@ -119,15 +119,20 @@ def open_source(
     if not len(source):
         raise ValueError(f"{plain_name(root)} holds no image")
     _check_columns(source, root, reading)
-    if isinstance(source, Decoded):
-        source.kept = channels
-    elif source.channels != channel_count(channels):
-        raise ValueError(f"{root} has {source.channels} channels and data.channels is {channels}; leave it out")
+    _keep_channels(source, root, channels)
     if truncated and isinstance(source, Decoded):
         source.cut_short = CutShort(len(source))
     if labels == "none":
         source = unlabelled(source)
     return source if limit is None else subset(source, limit)
+
+
+def _keep_channels(source: Source, root: str, channels: Channels) -> None:
+    """Have files read with these channels. Raises ValueError for what has others."""
+    if isinstance(source, Decoded):
+        source.kept = channels
+    elif source.channels != channel_count(channels):
+        raise ValueError(f"{root} has {source.channels} channels and data.channels is {channels}; leave it out")
 
 
 def _check_columns(source: Source, root: str, reading: Reading) -> None:
