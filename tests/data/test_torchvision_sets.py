@@ -134,5 +134,5 @@ def test_channels_are_kept_where_it_is_said(kind: type, monkeypatch: pytest.Monk
     assert (spread.channels, kept.channels) == (3, 1)
     np.testing.assert_array_equal(np.asarray(spread.load(2)), np.repeat(PIXELS[2, ..., :1], 3, axis=2))
     np.testing.assert_array_equal(np.asarray(kept.load(2)), PIXELS[2, ..., :1])
-    with pytest.raises(ValueError, match="data.channels is 5"):
+    with pytest.raises(ValueError, match=r"data.channels is 5"):
         open_source("torchvision:Worded", channels=5).load(0)
