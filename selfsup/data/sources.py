@@ -107,15 +107,7 @@ def open_source(
             "no images are named: give --data.root a folder, a file of images (.zip, .tar, .npz, .npy, .parquet), or "
             "the word shapes"
         )
-    word, _, count = root.partition(":")
-    if word == "shapes":
-        source: Source = _open_shapes(root, count, split)
-    elif word == "torchvision":
-        source = open_torchvision(root, split, channels)
-    elif word == "hf":
-        source = open_tables(hub_shards(root, split), split, columns, reading.levels)
-    else:
-        source = _open_path(Path(root).expanduser(), split, reading)
+    source = _open_named(root, split, reading)
     if not len(source):
         raise ValueError(f"{plain_name(root)} holds no image")
     _check_columns(source, root, reading)
@@ -125,6 +117,17 @@ def open_source(
     if labels == "none":
         source = unlabelled(source)
     return source if limit is None else subset(source, limit)
+
+
+def _open_named(root: str, split: Split, reading: Reading) -> Source:
+    word, _, count = root.partition(":")
+    if word == "shapes":
+        return _open_shapes(root, count, split)
+    if word == "torchvision":
+        return open_torchvision(root, split, reading.channels)
+    if word == "hf":
+        return open_tables(hub_shards(root, split), split, reading.columns, reading.levels)
+    return _open_path(Path(root).expanduser(), split, reading)
 
 
 def _keep_channels(source: Source, root: str, channels: Channels) -> None:
