@@ -64,8 +64,17 @@ def document(known: list[tuple[Figure, dict[str, Any]]], about: dict[str, Any]) 
     return "\n".join(lines) + "\n"
 
 
+def recorded(out: Path) -> dict[str, dict[str, Any]]:
+    """What the record of a folder holds of each figure, by its name."""
+    path = out / "reliability.json"
+    rows = json.loads(path.read_text())["figures"] if path.is_file() else []
+    return {row["name"]: {key: value for key, value in row.items() if key not in ("name", "goal")} for row in rows}
+
+
 def write(wanted: list[Figure], runs: Path, out: Path, quick: bool) -> list[tuple[Figure, dict[str, Any]]]:
-    known = [(figure, found) for figure in wanted if (found := read(figure, runs, quick))]
+    """Write the record: figures of `runs`, and those that it has already and that were not measured there."""
+    before = {} if quick else recorded(out)
+    known = [(figure, found) for figure in wanted if (found := read(figure, runs, quick) or before.get(figure.name))]
     facts = environment(torch.device("cpu"))
     about = {
         "command": "python -m tools.reliability",

@@ -1,6 +1,7 @@
 """The proofs of the record of reliability, on their smallest scale; each of them notices what it is there to notice."""
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -219,6 +220,19 @@ def test_what_is_measured_is_kept_until_it_is_named(tmp_path: Path, monkeypatch:
     assert "2 of 4 kept" in (tmp_path / "docs" / "reliability.md").read_text()
     record(tmp_path, monkeypatch, *out, "A1")
     assert "3 of 4 kept" in (tmp_path / "docs" / "reliability.md").read_text()
+
+
+@pytest.mark.usefixtures("two_figures")
+def test_one_figure_of_a_new_checkout_leaves_the_others_in_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = ("--out", str(tmp_path / "docs"))
+    record(tmp_path, monkeypatch, *out)
+    shutil.rmtree(tmp_path / "runs")
+    record(tmp_path, monkeypatch, *out, "A1")
+    text = (tmp_path / "docs" / "reliability.md").read_text()
+    assert text.index("| A1 | 4 of 4 kept | 3 of 4 kept") < text.index("| A2 | it works |")
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["A1.json"]
 
 
 @pytest.mark.usefixtures("two_figures")
