@@ -30,8 +30,10 @@ def check_learning(asked: Asked) -> bool:
     epochs = Epochs(asked, Path(run.folder) / "metrics.jsonl", Horizon(count, run.batch_size, 1).steps_per_epoch, run)
     with epochs:
         result = pretrain(run)
-    well = result["step"] > 0 and epochs.told > 0
-    asked.tell(ok=well, **result, left_out="" if result["reason"] == "finished" else "the same command goes on")
+    earlier = epochs.before >= run.epochs
+    well = result["step"] > 0 and (epochs.told > 0 or earlier)
+    left = "an earlier call has finished this run" if earlier else "the same command goes on"
+    asked.tell(ok=well, **result, left_out="" if result["reason"] == "finished" and not earlier else left)
     return well
 
 
