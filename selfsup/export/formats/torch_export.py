@@ -34,7 +34,9 @@ def _write(outgoing: Outgoing, path: Path) -> None:
 
 
 def _read(outgoing: Outgoing, path: Path) -> Callable[[Tensor], Tensor]:
-    return torch.export.load(path).module()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a buffer of torch's own that cannot be written to
+        return torch.export.load(path).module()
 
 
 def _usage(outgoing: Outgoing, path: Path) -> str:
