@@ -8,14 +8,13 @@ from pathlib import Path
 
 import torch
 
-from selfsup.augment.bands import Picture
 from selfsup.data.base import Source
 from selfsup.data.channels import Channels
-from selfsup.data.deep import Depth
 from selfsup.data.encoded import Decoded
 from selfsup.data.files import FileSource, ZipSource
 from selfsup.data.formats import FORMATS
 from selfsup.data.found import by_suffix, named
+from selfsup.data.joined import OfParts
 from selfsup.data.levels import Levels
 from selfsup.data.listing import Listing, list_archive, list_folder
 from selfsup.output import message
@@ -38,7 +37,7 @@ class NamedFiles(FileSource):
         return path.decode("utf-8", "surrogateescape")
 
 
-class Collected(Source):
+class Collected(OfParts):
     """The images of several sources, one after the other, without labels. However many are unreadable, none stops it.
 
     Args:
@@ -53,29 +52,9 @@ class Collected(Source):
         self.labels = torch.full((self.ends[-1],), -1)
         self.classes = ()
 
-    @property
-    def channels(self) -> int:
-        return self.parts[0].channels
-
-    def _part(self, index: int) -> tuple[Source, int]:
+    def place(self, index: int) -> tuple[int, int]:
         number = bisect.bisect_right(self.ends, index)
-        return self.parts[number], index - (self.ends[number - 1] if number else 0)
-
-    def name(self, index: int) -> str:
-        part, row = self._part(index)
-        return part.name(row)
-
-    def load(self, index: int) -> Picture:
-        part, row = self._part(index)
-        return part.load(row)
-
-    def depth(self, index: int) -> Depth | None:
-        part, row = self._part(index)
-        return part.depth(row)
-
-    def stored_channels(self, index: int) -> int | None:
-        part, row = self._part(index)
-        return part.stored_channels(row)
+        return number, index - (self.ends[number - 1] if number else 0)
 
 
 def collect(words: Sequence[str], levels: Levels, channels: Channels = "rgb") -> Collected:

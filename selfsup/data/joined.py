@@ -1,5 +1,6 @@
 """Several data sets as one."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -14,39 +15,18 @@ from selfsup.data.deep import Depth
 from selfsup.data.found import Found
 
 
-class JoinedSource(Source):
-    """The images of the first part, then those of the second, and so on.
+class OfParts(Source):
+    """Images that lie in several sources."""
 
-    Args:
-        parts: at least one.
-        labels: (N,) int64 of all images.
-        classes: their names.
-        titles: what each part is called, which stands before the names of its images where content is told.
-    """
+    parts: tuple[Source, ...]  # at least one
 
-    def __init__(
-        self, parts: Sequence[Source], labels: Tensor, classes: tuple[str, ...], titles: Sequence[str]
-    ) -> None:
-        self.parts, self.titles = tuple(parts), tuple(titles)
-        self.labels, self.classes = labels, classes
-        self.ends = torch.tensor([len(part) for part in parts]).cumsum(0)
-        self.rows = torch.arange(len(labels))  # positions in all parts together, kept by `select`
+    @abstractmethod
+    def place(self, index: int) -> tuple[int, int]:
+        """The number of the part that image `index` is from, and its position there."""
 
     @property
     def channels(self) -> int:
         return self.parts[0].channels
-
-    def place(self, index: int) -> tuple[int, int]:
-        """The number of the part that image `index` is from, and its position there."""
-        row = int(self.rows[index])
-        number = int(torch.searchsorted(self.ends, row, right=True))
-        return number, row - (int(self.ends[number - 1]) if number else 0)
-
-    def chosen(self) -> list[Source]:
-        """Of each part the images that are here, in their order here."""
-        starts = torch.cat([torch.tensor([0]), self.ends])
-        rows = [self.rows[(self.rows >= start) & (self.rows < end)] - start for start, end in pairwise(starts)]
-        return [part.select(own) for part, own in zip(self.parts, rows, strict=True)]
 
     def _part(self, index: int) -> tuple[Source, int]:
         number, row = self.place(index)
@@ -71,6 +51,36 @@ class JoinedSource(Source):
     def stored_channels(self, index: int) -> int | None:
         part, row = self._part(index)
         return part.stored_channels(row)
+
+
+class JoinedSource(OfParts):
+    """The images of the first part, then those of the second, and so on.
+
+    Args:
+        parts: at least one.
+        labels: (N,) int64 of all images.
+        classes: their names.
+        titles: what each part is called, which stands before the names of its images where content is told.
+    """
+
+    def __init__(
+        self, parts: Sequence[Source], labels: Tensor, classes: tuple[str, ...], titles: Sequence[str]
+    ) -> None:
+        self.parts, self.titles = tuple(parts), tuple(titles)
+        self.labels, self.classes = labels, classes
+        self.ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+        self.rows = torch.arange(len(labels))  # positions in all parts together, kept by `select`
+
+    def place(self, index: int) -> tuple[int, int]:
+        row = int(self.rows[index])
+        number = int(torch.searchsorted(self.ends, row, right=True))
+        return number, row - (int(self.ends[number - 1]) if number else 0)
+
+    def chosen(self) -> list[Source]:
+        """Of each part the images that are here, in their order here."""
+        starts = torch.cat([torch.tensor([0]), self.ends])
+        rows = [self.rows[(self.rows >= start) & (self.rows < end)] - start for start, end in pairwise(starts)]
+        return [part.select(own) for part, own in zip(self.parts, rows, strict=True)]
 
     def names_cut_short(self) -> list[str]:
         return [name for part in self.chosen() for name in part.names_cut_short()]

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,6 +72,12 @@ class Command(NamedTuple):
     settings: Callable[[], Any]  # with all defaults, each field a flag
     run: Callable[[Path, Any], dict[str, Any]]  # of the path and the settings; the figures
     explained: Callable[[], str]  # examples, and what there is to choose from
+
+
+def examples_and(examples: str, what: str, table: Mapping[str, Any]) -> str:
+    """Examples, and the entries of a table, each with its `title` in a line, for the help."""
+    width = max(map(len, table)) + 2
+    return f"{examples}\n{what}:\n" + "".join(f"  {name:{width}}{table[name].title}\n" for name in sorted(table))
 
 
 def data_of(path: Path) -> Data:

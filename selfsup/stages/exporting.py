@@ -22,7 +22,7 @@ from selfsup.export.outgoing import Outgoing, Part, outgoing
 from selfsup.export.table import format_for, table
 from selfsup.output import message
 from selfsup.run_folder.folder import RunFolder
-from selfsup.stages.base import Command, read
+from selfsup.stages.base import Command, examples_and, read
 from selfsup.storage.checkpoint import StorageError
 from selfsup.storage.untrusted import plain_name
 from selfsup.storage.whole_file import make_folder
@@ -153,18 +153,11 @@ def _results(path: Path, exported: Exported) -> tuple[dict[str, Any], ...]:
     )
 
 
-def _explained() -> str:
-    """Examples and the formats, one a line, for the help."""
-    return f"{EXAMPLES}\nformats:\n" + "".join(
-        f"  {name:14}{format.title}\n" for name, format in sorted(table().items())
-    )
-
-
 COMMAND = Command(
     usage="selfsup export RUN --to FORMAT --out PATH [--part backbone|head|classifier] [--recipe FILE.py] [flags]",
     word="RUN",
     what="the run folder or encoder file",
     settings=Export,
     run=run_export,
-    explained=_explained,
+    explained=lambda: examples_and(EXAMPLES, "formats", table()),
 )

@@ -11,7 +11,7 @@ from selfsup.evaluation.foreign import foreign_encoder, is_ours
 from selfsup.evaluation.sized import resampled_encoder
 from selfsup.models.heads import HeadConfig
 from selfsup.output import message
-from selfsup.stages.base import Command
+from selfsup.stages.base import Command, examples_and
 from selfsup.storage.untrusted import plain_name, require_own_folder
 
 _TOLD = ("layout", "network", "source", "source_sha256", "left_out", "resampled")  # of what made it
@@ -86,18 +86,11 @@ def _resized(path: Path, settings: Import) -> Exported:
     return resampled_encoder(load_encoder(path), settings.size, path)
 
 
-def _explained() -> str:
-    """Examples and the layouts, one a line, for the help."""
-    return f"{EXAMPLES}\nlayouts:\n" + "".join(
-        f"  {name:20}{layout.title}\n" for name, layout in sorted(table().items())
-    )
-
-
 COMMAND = Command(
     usage="selfsup import FILE --out DIR [--layout NAME] [--network NAME] [--size N] [--recipe FILE.py] [flags]",
     word="FILE",
     what="the file of weights",
     settings=Import,
     run=run_import,
-    explained=_explained,
+    explained=lambda: examples_and(EXAMPLES, "layouts", table()),
 )

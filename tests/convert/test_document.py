@@ -3,8 +3,9 @@
 import json
 
 from selfsup.convert.table import table
-from tests.convert.verify import of_trial, with_table
+from tests.convert.verify import of_trial, rows
 from tests.support.places import ROOT
+from tools.documents import with_table
 
 DOCS = ROOT / "docs"
 
@@ -12,7 +13,7 @@ DOCS = ROOT / "docs"
 def test_the_table_is_that_of_the_record_and_has_every_layout() -> None:
     record = json.loads((DOCS / "weights.json").read_text())
     text = (DOCS / "weights.md").read_text()
-    assert with_table(text, record) == text, "write the table anew: python -m tests.convert.verify"
+    assert with_table(text, rows(record)) == text, "write the table anew: python -m tests.convert.verify"
     assert {entry["layout"] for entry in record} == set(table())
 
 

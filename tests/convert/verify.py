@@ -64,9 +64,9 @@ from tests.convert.of_packages import (
 from tests.convert.trial import Absent, Trial, look_in
 from tests.support.foreign_files import FILES
 from tests.support.places import ROOT
+from tools.documents import with_table
 
 RECORD, DOCUMENT = ROOT / "docs" / "weights.json", ROOT / "docs" / "weights.md"
-BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
 
 
 def by_names(layout: str) -> Callable[[Path], Trial]:
@@ -177,13 +177,6 @@ def rows(record: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", *notes, ""])
 
 
-def with_table(text: str, record: list[dict[str, Any]]) -> str:
-    """The document with the table between its marks."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{rows(record)}{END}{after}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("layouts", nargs="*", help="the layouts to try; none: all")
@@ -208,7 +201,7 @@ def main() -> None:
             record = [entry for entry in record if entry["layout"] != layout] + found
     record.sort(key=lambda entry: str(entry["layout"]))
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
-    DOCUMENT.write_text(with_table(DOCUMENT.read_text(), record))
+    DOCUMENT.write_text(with_table(DOCUMENT.read_text(), rows(record)))
 
 
 if __name__ == "__main__":

@@ -34,10 +34,10 @@ from selfsup.models.timm import Timm
 from selfsup.output import program
 from selfsup.stages.exporting import Export, run_export
 from tools.checkout import ROOT
+from tools.documents import with_table
 
 RECORD, DOCUMENT = ROOT / "docs" / "export.json", ROOT / "docs" / "export.md"
 READER = Path(__file__).with_name("exported_reader.py")
-BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
 NAMES = {"torchvision": "x.pth", "torch.export": "x.pt2", "onnx": "x.onnx", "safetensors": "x.safetensors"}
 NO_SUCH = "no such network"
 
@@ -118,20 +118,13 @@ def rows(record: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def with_table(text: str, record: list[dict[str, Any]]) -> str:
-    """The document with the table between its marks."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{rows(record)}{END}{after}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", default=sys.executable, help="the interpreter that reads the exports")
     asked = parser.parse_args()
     record = [entry for name, case in CASES.items() for entry in verified(name, case, asked.python)]
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
-    DOCUMENT.write_text(with_table(DOCUMENT.read_text(), record))
+    DOCUMENT.write_text(with_table(DOCUMENT.read_text(), rows(record)))
 
 
 if __name__ == "__main__":
