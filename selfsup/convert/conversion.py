@@ -22,7 +22,7 @@ from selfsup.convert.layout import (
     shown,
 )
 from selfsup.convert.options import Options
-from selfsup.convert.outline import described, outline
+from selfsup.convert.outline import outline
 from selfsup.convert.reading import Contents
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import HeadConfig
@@ -84,7 +84,7 @@ def convert(contents: Contents, options: Options) -> Converted:
     try:
         config = match.network.config(own, asked)
         if options.heads is not None and getattr(config, "num_heads", None) != options.heads:
-            raise Refused(f"heads is {options.heads}, which plays no part in {described(config)}; leave --heads out")
+            raise Refused(f"heads is {options.heads}, which plays no part in {config.title}; leave --heads out")
         tensors, used = _taken(own, config, lambda name: match.network.piece(name, config).names, match)
         head, head_note = _head(layout, contents.tensors, match.prefix, config, options)
         taken = {f"{match.prefix}{name}" for name in used}
@@ -124,7 +124,7 @@ def _taken(
             continue
         if missing:
             raise Refused(
-                f"{_called(match, missing[0])} is missing; {described(config)} has it"
+                f"{_called(match, missing[0])} is missing; {config.title} has it"
                 + (f", of shape {shape}" if len(piece.names) == 1 else "")
             )
         parts = [own[there] for there in piece.names]
@@ -132,13 +132,12 @@ def _taken(
             value = piece.read(parts)
         except (RuntimeError, IndexError) as error:
             raise Refused(
-                f"{_called(match, piece.names[0])} does not fit {described(config)}: its shape is "
-                f"{tuple(parts[0].shape)}"
+                f"{_called(match, piece.names[0])} does not fit {config.title}: its shape is {tuple(parts[0].shape)}"
             ) from error
         if tuple(value.shape) != shape:
             found = " and ".join(str(tuple(part.shape)) for part in parts)
             raise Refused(
-                f"{_called(match, piece.names[0])} has shape {found}; {described(config)} wants what makes {shape}"
+                f"{_called(match, piece.names[0])} has shape {found}; {config.title} wants what makes {shape}"
             )
         tensors[name] = value.float() if value.is_floating_point() else value
         used.update(piece.names)

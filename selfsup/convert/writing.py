@@ -5,7 +5,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from selfsup.convert.layout import Asked, Layout, Network, Refused, Tensors
-from selfsup.convert.outline import described, outline
+from selfsup.convert.outline import outline
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import HeadConfig
 from selfsup.models.resnet import ResNet
@@ -49,7 +49,7 @@ def written(
         if _same(again, config):
             break
     else:
-        raise Refused(f"{described(config)} cannot be written in the layout {layout.name}, which has no such network")
+        raise Refused(f"{config.title} cannot be written in the layout {layout.name}, which has no such network")
     flat = {f"{prefix}{name}": tensor for name, tensor in found.items()}
     if head is not None:
         for place in layout.heads:

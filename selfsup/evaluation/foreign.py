@@ -13,7 +13,6 @@ from selfsup import distributed
 from selfsup.convert.conversion import Converted, convert
 from selfsup.convert.layout import Refused
 from selfsup.convert.options import Options
-from selfsup.convert.outline import described as outlined
 from selfsup.convert.reading import Contents, read, weights_in
 from selfsup.convert.table import inert
 from selfsup.evaluation.encoder import Exported, filled, load_encoder
@@ -94,7 +93,7 @@ def _described(path: Path, about: dict[str, Any], options: Options, told: bool) 
     exported = described_encoder(path, about, options.head == "keep")
     if told and distributed.rank() == 0 and os.environ.get("RANK", "0") == "0":
         head = "" if exported.head is None else ", with its head"
-        message(f"{plain_name(path)} says itself what it holds: {outlined(exported.config)}{head}")
+        message(f"{plain_name(path)} says itself what it holds: {exported.config.title}{head}")
     return exported
 
 
@@ -116,7 +115,7 @@ def account(found: Converted, contents: Contents) -> list[str]:
     which = f", its {found.which} network" if found.which else ""
     head = f", with its head ({_head(found)})" if found.head is not None else ""
     lines = [
-        f"{plain_name(contents.path)} is of the layout {found.layout.name}{which}: {outlined(found.config)}{head}; "
+        f"{plain_name(contents.path)} is of the layout {found.layout.name}{which}: {found.config.title}{head}; "
         f"{len(contents.tensors)} tensors"
     ]
     if found.left_out:

@@ -16,7 +16,6 @@ from selfsup.config.schema import SCHEMA, in_present_names
 from selfsup.config.settings import dump, restore
 from selfsup.config.stored_names import stored_name
 from selfsup.convert.layout import Refused
-from selfsup.convert.outline import described
 from selfsup.evaluation.encoder import Exported, filled
 from selfsup.evaluation.feed import Preprocessing
 from selfsup.models.encoder import Encoder
@@ -112,7 +111,7 @@ def described_encoder(path: Path, about: dict[str, Any], head: bool = True) -> E
         "source": plain_name(path.name),
         "source_sha256": digest,
         "left_out": {"the head": len(behind)} if behind and not head else {},
-        "notes": [f"{path.name} says itself that it holds {described(config)}"],
+        "notes": [f"{path.name} says itself that it holds {config.title}"],
         "made_by": before,
     }
     return Exported(

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from selfsup.convert.outline import described
 from selfsup.export.outgoing import Outgoing, Part
 
 FOLDER = ""  # the ending of a folder's name
@@ -41,4 +40,4 @@ def no_such_network(format: str, outgoing: Outgoing, reason: str) -> NotWritten:
         outgoing: what should have gone out.
         reason: which networks it has, as a clause.
     """
-    return NotWritten(f"{format} has no network like {described(outgoing.exported.config)}: {reason}\n{ANY_NETWORK}")
+    return NotWritten(f"{format} has no network like {outgoing.exported.config.title}: {reason}\n{ANY_NETWORK}")

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from selfsup.augment.size import height_and_width
-from selfsup.convert.outline import described
 from selfsup.evaluation.encoder import Exported
 from selfsup.evaluation.feed import Preprocessing
 from selfsup.models.heads import Classifier
@@ -88,7 +87,7 @@ class Outgoing:
         """What a file says of itself: plain values by name."""
         feed = asdict(self.exported.feed)
         return {
-            "network": described(self.exported.config),
+            "network": self.exported.config.title,
             "part": self.part,
             "output": self.output,
             "input": "pixels from 0 to 255, uint8" if self.pixels else "images, scaled to [0, 1] and normalised",

@@ -23,6 +23,11 @@ def channels_label(count: int) -> str:
     return "" if count == _COLOURS else f"_{count}ch"
 
 
+def channels_told(count: int) -> str:
+    """What a sentence on a network says of its channels: nothing of three."""
+    return "" if count == _COLOURS else f", for images of {count} channel{'s'[: count > 1]}"
+
+
 def adapted(weight: Tensor, channels: int) -> Tensor:
     """The first convolution of a network for colours, (O, 3, h, w), for images of C channels: (O, C, h, w).
 

@@ -57,6 +57,11 @@ class Encoder(nn.Module):
             """Names folders of what is made of this encoder: letters, digits, _ and -."""
             return type(self).__qualname__.split(".")[0].lower()
 
+        @property
+        def title(self) -> str:
+            """What messages call a network of these settings."""
+            return self.label
+
         def smaller(self) -> "Encoder.Config":
             """Of a network of the same kind with fewer weights, for a student.
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from selfsup.config.checks import require
 from selfsup.models.blocks import BasicBlock, Bottleneck, SameMaxPool, projection
-from selfsup.models.channels import channels_label, require_channels
+from selfsup.models.channels import channels_label, channels_told, require_channels
 from selfsup.models.encoder import Encoder
 from selfsup.models.selective import SelectiveBottleneck, deep_stem, pooled_projection
 
@@ -98,6 +98,14 @@ class ResNet(Encoder):
         @property
         def label(self) -> str:
             return f"{self.depth}x{self.width:g}_{self.stem}{channels_label(self.in_channels)}"
+
+        @property
+        def title(self) -> str:
+            selective = ", selective kernels" if self.sk_ratio else ""
+            stride = ", last stage with stride 1" if self.last_stride == 1 else ""
+            simclr = " of SimCLR" if self.variant == "simclr" else ""
+            kind = f"a ResNet-{self.depth}{simclr} of width {self.width:g}, {self.stem} stem{selective}{stride}"
+            return kind + channels_told(self.in_channels)
 
         def smaller(self) -> "ResNet.Config":
             """Half as wide."""

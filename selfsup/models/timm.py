@@ -1,27 +1,22 @@
 """Backbones of timm (`pip install timm`) by their names: vision transformers, ConvNeXt and hundreds more."""
 
 import math
-import os
-import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from selfsup.config.checks import require
 from selfsup.config.settings import execution
 from selfsup.config.stored_names import nearest
-from selfsup.models.channels import channels_label, require_channels, with_channels
+from selfsup.models.channels import channels_label, channels_told, require_channels
 from selfsup.models.encoder import Encoder
 from selfsup.models.positions import sine_cosine_positions
+from selfsup.models.timm_weights import HUB, fill, read_weights
 from selfsup.packages import optional
 from selfsup.storage.untrusted import plain_name
-
-HUB = "hub"
-_CLASSIFIER = ("head.", "fc.", "classifier.", "head_dist.")
 
 
 class Timm(Encoder):
@@ -86,8 +81,9 @@ class Timm(Encoder):
             if self.pretrained == HUB:
                 tensors = _created(replace(self, in_channels=3), pretrained=True).state_dict()
             else:
-                tensors = _read(Path(self.pretrained))
-            _fill(encoder.network, tensors, self)  # type: ignore[arg-type]
+                tensors = read_weights(Path(self.pretrained))
+            where = f"timm's hub for {self.name}" if self.pretrained == HUB else self.pretrained
+            fill(encoder.network, tensors, where, self.name)  # type: ignore[arg-type]
 
         @property
         def channels(self) -> int:
@@ -100,6 +96,12 @@ class Timm(Encoder):
         @property
         def label(self) -> str:
             return self.name.replace(".", "_") + channels_label(self.in_channels)
+
+        @property
+        def title(self) -> str:
+            sizes = {n: getattr(self, n) for n in ("image_size", "patch_size", "embed_dim", "depth", "num_heads")}
+            told = ", ".join(f"{name} {value}" for name, value in sizes.items() if value is not None)
+            return f"timm's {self.name}" + (f" ({told})" if told else "") + channels_told(self.in_channels)
 
     network: Any  # of timm, which has no types
     fixed_size: tuple[int, int] | None  # the height and width that it is built for; None: others do, too
@@ -263,38 +265,3 @@ def _cover(module: nn.Module, prefix: str, held: set[str]) -> list[str]:
         elif inside & held:
             names += _cover(child, f"{prefix}{name}.", held)
     return names
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ValueError(f"there is no file {path} of pretrained weights; give a path, or {HUB}")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, safetensors.SafetensorError, EOFError, OSError) as error:
-        raise ValueError(f"{path} holds no weights that can be read: {plain_name(error, 200)}") from error
-    for name in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(name), dict):
-            found = found[name]
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ValueError(f"{path} holds no dictionary of tensors")
-    return found
-
-
-def _fill(network: nn.Module, tensors: dict[str, Tensor], config: Timm.Config) -> None:
-    """Load tensors of the same network, whose classifier is left out."""
-    where = config.pretrained if config.pretrained != HUB else f"timm's hub for {config.name}"
-    tensors = {name.removeprefix("network."): value for name, value in tensors.items()}
-    wanted = network.state_dict()
-    tensors = with_channels(tensors, wanted, where)
-    missing = [name for name in wanted if name not in tensors or tensors[name].shape != wanted[name].shape]
-    stray = [name for name in tensors if name not in wanted and not name.startswith(_CLASSIFIER)]
-    if missing or stray:
-        first = missing[0] if missing else stray[0]
-        what = "missing or of another shape" if missing else "not in the network"
-        raise ValueError(
-            f"the weights of {os.fspath(where)} are not of {config.name}: {len(missing) + len(stray)} tensors differ, "
-            f"{plain_name(first)} is {what}"
-        )
-    network.load_state_dict({name: tensors[name] for name in wanted})
