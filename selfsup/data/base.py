@@ -41,6 +41,10 @@ class NoTestPart(ValueError):
         super().__init__(f"{where}; or name test images by --data.test-root PATH, or keep some by --data.holdout 0.2")
 
 
+class NoTrainingPart(ValueError):
+    """There are test images alone."""
+
+
 class TooManyUnreadable(ValueError):
     """More than 1 % of the images (and more than one) cannot be read, or none can."""
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from selfsup.data.base import NoTestPart
+from selfsup.data.base import NoTestPart, NoTrainingPart
 from selfsup.data.found import named
 from selfsup.data.layout import TEST_WORDS, TRAIN_WORDS, Split
 from selfsup.data.shards import Shards
@@ -16,7 +16,8 @@ def hub_shards(root: str, split: Split) -> Shards:
 
     Raises:
         NoTestPart: there is no split for it.
-        ValueError: the library is missing, the data cannot be had, or they have no training split.
+        NoTrainingPart: there are test splits alone.
+        ValueError: the library is missing, or the data cannot be had.
     """
     name, _, configuration = root.removeprefix("hf:").partition(":")
     if not name:
@@ -38,7 +39,7 @@ def hub_shards(root: str, split: Split) -> Shards:
     if not chosen and split == "test":
         raise NoTestPart(f"{root} has no test part, its splits are: {told}")
     if not chosen:
-        raise ValueError(
+        raise NoTrainingPart(
             f"{root} has no split 'train', its splits are: {told}; save the one you mean and name its folder"
         )
     other = TEST_WORDS if split == "train" else TRAIN_WORDS

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from selfsup.data.base import NoTestPart
+from selfsup.data.base import NoTestPart, NoTrainingPart
 from selfsup.data.found import named
 from selfsup.data.layout import TEST_WORDS, TRAIN_WORDS, Split
 from selfsup.storage.untrusted import plain_name, read_json
@@ -41,7 +41,7 @@ def part_of(root: Path, names: Sequence[str], split: Split) -> Shards:
 
     Raises:
         NoTestPart: the test part is asked for, and only the training part has a word.
-        ValueError: the training part is asked for, and there are test shards alone.
+        NoTrainingPart: the training part is asked for, and there are test shards alone.
     """
     words = {name: _word(name) for name in sorted(names)}
     first = next((word for word in TEST_WORDS if word in words.values()), "")
@@ -53,7 +53,7 @@ def part_of(root: Path, names: Sequence[str], split: Split) -> Shards:
     if split == "test" and divided and not test:
         raise NoTestPart(no_test_shards(root))
     if split == "train" and not train:
-        raise ValueError(
+        raise NoTrainingPart(
             f"{root} holds test shards alone ({plain_name(test[0])}); wanted others with 'train' in their names"
         )
     chosen = test if split == "test" and divided else train

@@ -1,6 +1,7 @@
 """From what a user names to a data set: `open_source`."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import torch
 
 from selfsup import randomness
 from selfsup.data.arrays import holds_images, images_from_array, open_npy, open_npz
-from selfsup.data.base import ArraySource, NoTestPart, Source, TooManyUnreadable, UnreadableImage
+from selfsup.data.base import ArraySource, NoTestPart, NoTrainingPart, Source, TooManyUnreadable, UnreadableImage
 from selfsup.data.channels import Channels, channel_count
 from selfsup.data.cifar import read_cifar
 from selfsup.data.class_numbers import renumbered
@@ -126,7 +127,9 @@ def _open_named(root: str, split: Split, reading: Reading) -> Source:
     if word == "torchvision":
         return open_torchvision(root, split, reading.channels)
     if word == "hf":
-        return open_tables(hub_shards(root, split), split, reading.columns, reading.levels)
+        return _numbered_as_trained(
+            split, lambda part: open_tables(hub_shards(root, part), part, reading.columns, reading.levels)
+        )
     return _open_path(Path(root).expanduser(), split, reading)
 
 
@@ -207,11 +210,19 @@ def _open_path(path: Path, split: Split, reading: Reading) -> Source:
 
 
 def _open_shards(root: Path, names: list[str], split: Split, reading: Reading) -> Source:
-    """Shards of one kind; the test part has the class numbers of the training part."""
-    source = _opened(part_of(root, names, split), split, reading)
+    """Shards of one kind."""
+    return _numbered_as_trained(split, lambda part: _opened(part_of(root, names, part), part, reading))
+
+
+def _numbered_as_trained(split: Split, opened: Callable[[Split], Source]) -> Source:
+    """A part of the data; the test part has the class numbers of the training part, where there is one."""
+    source = opened(split)
     if split == "train" or not source.classes:
         return source
-    return renumbered(source, _opened(part_of(root, names, "train"), "train", reading).classes)
+    try:
+        return renumbered(source, opened("train").classes)
+    except NoTrainingPart:
+        return source
 
 
 def _opened(shards: Shards, split: Split, reading: Reading) -> Source:

@@ -210,3 +210,18 @@ def test_a_data_set_by_the_name_of_the_hub(tmp_path: Path, monkeypatch: pytest.M
         open_source(f"hf:{tmp_path}/nothing")
     with pytest.raises(ValueError, match="'hf:' names no data set; give its name on the hub"):
         open_source("hf:")
+
+
+def test_words_have_the_numbers_of_training_wherever_they_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    for part, words in (("train", ["ant", "bee", "cat"]), ("test", ["cat", "bee"])):
+        content = pyarrow.table({"image": IMAGES[: len(words)], "label": words})
+        parquet_file(tmp_path / "zoo" / "data" / f"{part}-00000-of-00001.parquet", content)
+    for root in (str(tmp_path / "zoo"), f"hf:{tmp_path / 'zoo'}"):
+        assert open_source(root, "test").labels.tolist() == [2, 1]
+    (tmp_path / "zoo" / "data" / "train-00000-of-00001.parquet").unlink()
+    alone = open_source(str(tmp_path / "zoo"), "test")  # as with folders, a test part may stand alone
+    assert (alone.labels.tolist(), alone.classes) == ([1, 0], ("bee", "cat"))
