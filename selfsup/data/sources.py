@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 
-class Reading(NamedTuple):
+class _Reading(NamedTuple):
     """How files are read."""
 
     levels: Levels
@@ -100,7 +100,7 @@ def open_source(
         ValueError: nothing there, no image, no such part, a file of the wrong kind, or a table that does not fit.
     """
     table = None if labels in ("auto", "none") else Path(labels).expanduser()
-    reading = Reading(parse_levels(range), table, channels, columns)
+    reading = _Reading(parse_levels(range), table, channels, columns)
     if limit is not None and limit < 1:
         raise ValueError(f"the limit is {limit}; wanted at least 1, or none for all images")
     if not root:
@@ -120,7 +120,7 @@ def open_source(
     return source if limit is None else subset(source, limit)
 
 
-def _open_named(root: str, split: Split, reading: Reading) -> Source:
+def _open_named(root: str, split: Split, reading: _Reading) -> Source:
     word, _, count = root.partition(":")
     if word == "shapes":
         return _open_shapes(root, count, split)
@@ -141,7 +141,7 @@ def _keep_channels(source: Source, root: str, channels: Channels) -> None:
         raise ValueError(f"{root} has {source.channels} channels and data.channels is {channels}; leave it out")
 
 
-def _check_columns(source: Source, root: str, reading: Reading) -> None:
+def _check_columns(source: Source, root: str, reading: _Reading) -> None:
     """Raise ValueError where a table of labels, or names of columns, do not go with this kind of data."""
     if reading.table and not isinstance(source, FileSource | ZipSource):
         raise ValueError(
@@ -188,7 +188,7 @@ def _open_shapes(root: str, count: str, split: Split) -> Source:
     return shapes(int(count), split=split)
 
 
-def _open_path(path: Path, split: Split, reading: Reading) -> Source:
+def _open_path(path: Path, split: Split, reading: _Reading) -> Source:
     if not path.exists():
         if is_pattern(path):
             return _open_shards(path.parent, expand(path), split, reading)
@@ -209,7 +209,7 @@ def _open_path(path: Path, split: Split, reading: Reading) -> Source:
     return (open_npz if suffix == ".npz" else open_npy)(path, split, reading.levels, reading.channels)
 
 
-def _open_shards(root: Path, names: list[str], split: Split, reading: Reading) -> Source:
+def _open_shards(root: Path, names: list[str], split: Split, reading: _Reading) -> Source:
     """Shards of one kind."""
     return _numbered_as_trained(split, lambda part: _opened(part_of(root, names, part), part, reading))
 
@@ -225,7 +225,7 @@ def _numbered_as_trained(split: Split, opened: Callable[[Split], Source]) -> Sou
         return source
 
 
-def _opened(shards: Shards, split: Split, reading: Reading) -> Source:
+def _opened(shards: Shards, split: Split, reading: _Reading) -> Source:
     kinds = sorted({path.suffix.lower() for path in shards.files})
     if len(kinds) > 1 or kinds[0] not in SHARDS:
         raise ValueError(f"{shards.root}: shards are {' and '.join(kinds)}; wanted one kind of {', '.join(SHARDS)}")
@@ -233,7 +233,7 @@ def _opened(shards: Shards, split: Split, reading: Reading) -> Source:
     return read(shards, split, reading.columns, reading.levels)
 
 
-def _open_folder(folder: Path, split: Split, reading: Reading) -> Source:
+def _open_folder(folder: Path, split: Split, reading: _Reading) -> Source:
     if not os.access(folder, os.R_OK | os.X_OK):  # before a file is looked for in it that may not be there
         raise ValueError(f"the folder {folder} may not be read; change its permissions, or name other data")
     if (folder / "cifar10.npz").is_file():
@@ -264,7 +264,7 @@ def _alone(source: Source, folder: Path, taken: str) -> Source:
     return source
 
 
-def _open_files(folder: Path, split: Split, reading: Reading) -> Source:
+def _open_files(folder: Path, split: Split, reading: _Reading) -> Source:
     if reading.table is None:
         listing = list_folder(folder, lambda folders: folders_wanted(folders, split, str(folder)))
     else:  # it names images of every part
@@ -279,7 +279,7 @@ def _open_files(folder: Path, split: Split, reading: Reading) -> Source:
     return source
 
 
-def _open_zip(path: Path, split: Split, reading: Reading) -> ZipSource:
+def _open_zip(path: Path, split: Split, reading: _Reading) -> ZipSource:
     listing = list_archive(path)
     if not listing.images:
         raise ValueError(f"{path} holds no image; wanted {', '.join(FORMATS)} files{_instead(listing)}")
