@@ -25,8 +25,8 @@ from selfsup.stages.deciders import (
     open_bank,
     require_classifier,
 )
-from selfsup.stages.predictions import SUFFIXES, Layout, Row, require_writable, table
-from selfsup.stages.settings import Predict
+from selfsup.stages.predictions import Layout, Row, require_writable, table
+from selfsup.stages.settings import TABLES, Predict
 from selfsup.storage.whole_file import whole_file
 from selfsup.training.accelerator import stage_device
 
@@ -88,7 +88,7 @@ def _checked(settings: Predict) -> Path:
     out = Path(settings.out)
     if not settings.out or out.is_dir():
         raise ValueError(
-            f"--out is {settings.out!r}; give the name of a file that ends in {', '.join(SUFFIXES)}, as --out "
+            f"--out is {settings.out!r}; give the name of a file that ends in {', '.join(TABLES)}, as --out "
             "predictions.csv"
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -12,7 +12,6 @@ import numpy as np
 from selfsup.packages import optional
 from selfsup.storage.untrusted import as_cell
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
 EMBEDDING = "embedding"
 
 
@@ -124,7 +123,7 @@ class AsParquet(Table):
 
 
 def table(suffix: str, file: BinaryIO, layout: Layout) -> Table:
-    """The table for a file whose name ends so, one of SUFFIXES."""
+    """The table for a file whose name ends so, one of `settings.TABLES`."""
     kinds: dict[str, type[Table]] = {".csv": AsCSV, ".jsonl": AsJSONLines, ".parquet": AsParquet}
     return kinds[suffix](file, layout)
 

@@ -15,7 +15,7 @@ from selfsup.evaluation.reading import RECALL_AT, Layer, Reading, check_temperat
 
 CLUSTERINGS = ("kmeans", "dbscan")  # protocols of cluster
 TABLES = (".csv", ".jsonl", ".parquet")  # ends of the files that predict writes
-PICTURES = (".md", ".csv", ".html", ".png", ".svg")  # and compare
+COMPARISONS = (".md", ".csv", ".html", ".png", ".svg")  # and that compare does
 
 _PREDICT = """example: a row for each image below holiday/, with its five most probable classes
   selfsup predict runs/birds/finetune_10pct holiday/ --out birds.csv --top 5
@@ -186,8 +186,8 @@ class Compare:
 
     def __post_init__(self) -> None:
         require(
-            not self.out or Path(self.out).suffix in PICTURES,
-            f"out is {self.out!r}; give a name that ends in {', '.join(PICTURES)}",
+            not self.out or Path(self.out).suffix in COMPARISONS,
+            f"out is {self.out!r}; give a name that ends in {', '.join(COMPARISONS)}",
         )
 
 

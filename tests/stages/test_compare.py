@@ -15,9 +15,9 @@ from selfsup.config.settings import result_relevant
 from selfsup.data.labelled import Labelled
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import Result, keep
-from selfsup.stages.compare import cell, run_compare
+from selfsup.stages.compare import _FORMS, cell, run_compare
 from selfsup.stages.result_table import compare, identity
-from selfsup.stages.settings import Compare
+from selfsup.stages.settings import COMPARISONS, Compare
 
 KNN = {"k": 200, "temperature": 0.1, "layer": "backbone"}
 
@@ -278,3 +278,7 @@ def test_the_command(runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: 
     assert stop.value.code == 0
     line = json.loads(capsys.readouterr().out)
     assert [row["runs"] for row in line["rows"]] == [[str(run) for run in part] for part in (runs[:2], runs[2:])]
+
+
+def test_every_form_that_the_settings_allow_is_written() -> None:
+    assert set(_FORMS) == set(COMPARISONS)
