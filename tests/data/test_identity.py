@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -194,6 +195,33 @@ def test_a_second_look_opens_what_has_changed(listed: Path, monkeypatch: pytest.
     part = open_source(str(listed), limit=6)  # a part of what is listed; the rest stays in the list
     manifest_of(part)
     assert opened(listed, monkeypatch)[0] == []
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_files_are_read_in_threads_where_they_are_waited_for(waits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In threads or not, the rows come in order; what answers at once is read by one thread, which is faster."""
+    threads: set[int] = set()
+    clock = {"wall": 0.0, "computed": 0.0}
+    monkeypatch.setattr(looked.time, "perf_counter", lambda: clock["wall"])
+    monkeypatch.setattr(looked.time, "thread_time", lambda: clock["computed"])
+
+    def work(rows: np.ndarray) -> np.ndarray:
+        threads.add(threading.get_ident())
+        clock["wall"] += 5.0 if waits else 1.5
+        clock["computed"] += 1.0
+        return rows * 2
+
+    rows = np.arange(20_000)
+    found = list(looked.in_threads(work, looked._chunks(rows), 4))
+    assert (np.concatenate(found) == rows * 2).all()
+    assert (len(threads) > 1) == waits
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 64 + 2048, 64 + 2049])
+def test_chunks_are_all_rows_in_order(count: int) -> None:
+    chunks = looked._chunks(np.arange(count))
+    assert np.concatenate([np.arange(0), *chunks]).tolist() == list(range(count))
+    assert all(len(chunk) for chunk in chunks)
 
 
 def test_files_of_a_moment_ago_are_not_trusted(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
