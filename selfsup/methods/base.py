@@ -127,6 +127,12 @@ class Method(nn.Module):
     def after_step(self, update: dict[str, Tensor], progress: float) -> None:
         """Write memory: called once after every optimiser step that was applied, with this process's `update`."""
 
+    def taken_back(self) -> None:
+        """The last steps were taken back, and all parameters and buffers are as they were before them.
+
+        A method that counts along on the host, so as not to ask the device, forgets what it knows.
+        """
+
     def encoder_state(self) -> dict[str, Tensor]:
         """The tensors that are exported, under the names of a plain encoder."""
         return self.encoder.state_dict()

@@ -125,6 +125,9 @@ class XBM(Metric):
         self.queue.filled.mul_(started)
         super().after_step(update, progress)
 
+    def taken_back(self) -> None:
+        self._step = None
+
     @torch.no_grad()
     def _measure_drift(self, view: Tensor) -> None:
         every = self.config.drift_every

@@ -45,6 +45,8 @@ class Observer:
     in every process. What one raises ends the run.
     """
 
+    behind: int = 0  # steps that may follow one before `left_out` says that it is to be left out
+
     def __enter__(self) -> Self:
         return self
 
@@ -65,6 +67,19 @@ class Observer:
     def allows(self, taken: Taken) -> bool:
         """Whether the step may change anything; the same in every process. Else it must be as if it had not been."""
         return True
+
+    def written(self, taken: Taken) -> None:
+        """The step has written what it writes."""
+
+    def left_out(self, everything: bool) -> int | None:
+        """The first step, of those that were allowed, that is left out after all; the first one is 0.
+
+        Everything is then as it was before that step, and those after it are to be taken again. None: there is none.
+
+        Args:
+            everything: whether to wait until all steps are known; else the last `behind` ones may stay open.
+        """
+        return None
 
     def report(self, report: Report) -> None:
         """Figures may be added to `report.figures`; what an observer before this one has added is there."""
@@ -94,6 +109,7 @@ class Observers(Observer):
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self.all = tuple(observers)
+        self.behind = max((observer.behind for observer in self.all), default=0)
         self._entered = ExitStack()
 
     def __enter__(self) -> Self:
@@ -122,6 +138,14 @@ class Observers(Observer):
 
     def allows(self, taken: Taken) -> bool:
         return all([observer.allows(taken) for observer in self.all])  # each is asked
+
+    def written(self, taken: Taken) -> None:
+        for observer in self.all:
+            observer.written(taken)
+
+    def left_out(self, everything: bool) -> int | None:
+        found = [observer.left_out(everything) for observer in self.all]
+        return min((step for step in found if step is not None), default=None)
 
     def report(self, report: Report) -> None:
         for observer in self.all:

@@ -73,7 +73,7 @@ def fit(
     observers: list[Observer] = [FiniteRun(method), _health(method, training), checkpoints]
     observers.append(Watch(training.hang_minutes, folder.path))
     if training.max_bad_steps is not None:
-        observers.insert(0, Guard(method, training, folder, loader.source, accelerator, step))
+        observers.insert(0, Guard(method, training, folder, loader.source, accelerator, step, optimizer))
     if distributed.rank() == 0:
         log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps)
         observers.insert(0, Reporter(log, horizon, views.augment, step))

@@ -1,12 +1,10 @@
-"""Numbers that are not finite: such steps are skipped on all ranks, counted, and captured to be run again;
-and where the loss or the weights are not finite all the same, the run ends before they are saved.
+"""Numbers that are not finite: such steps are left out on all ranks; and where the loss or the weights are not finite
+all the same, the run ends before they are saved.
 """
 
-import contextlib
-import json
 import math
-import shutil
-from typing import Any, NamedTuple
+from collections import deque
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -15,42 +13,23 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import get_total_norm
 
 from selfsup import distributed
-from selfsup.batch import Batch
 from selfsup.data.base import Source
 from selfsup.dtensor import local_tensors
 from selfsup.methods.base import Method
 from selfsup.monitor.observer import Diverged, Observer, Report, Taken
-from selfsup.output import message
 from selfsup.run_folder.folder import RunFolder
-from selfsup.storage import checkpoint
-from selfsup.storage.untrusted import open_own, parse_json, plain_name, read_bytes
+from selfsup.training.left_out import LOOKED_AT, REMEDY, LeftOut
 from selfsup.training.settings import Training
-from selfsup.training.state import whole_state
-
-CAPTURED = 3  # batches that a run keeps; the first ones tell most, and disks are not endless
-_LOOKED_AT = ("loss", "gradient", "memory or running statistics")
-_REMEDY = "try a lower --optimizer.learning-rate, a longer warm-up, or --clip-norm 1, with a new --folder"
-_ROWS = 64  # images of each process that are brought together at a time
+from selfsup.training.sharding import sharding_requested
+from selfsup.training.undo import ToHost, Undo
 
 
-class _Bad(NamedTuple):
-    """A step that is left out."""
+class _Open(NamedTuple):
+    """A step of which the device knows whether it was finite, and the host not yet."""
 
-    step: int  # as it is logged: the first one is 1
-    wrong: list[list[str]]  # by process: which of _LOOKED_AT are not finite
-    indices: Tensor  # (N,) of the global batch, on the CPU
-    finite: Tensor  # (N,) bool: whether all views of an image are finite
-
-    @property
-    def what(self) -> str:
-        by_kind = {kind: [rank for rank, kinds in enumerate(self.wrong) if kind in kinds] for kind in _LOOKED_AT}
-        several = len(self.wrong) > 1
-        words = [
-            kind + (f" (process {', '.join(map(str, ranks))})" if several and len(ranks) < len(self.wrong) else "")
-            for kind, ranks in by_kind.items()
-            if ranks
-        ]
-        return ", ".join(words)
+    taken: Taken
+    looked: ToHost  # (processes, 3), as `_looked_at`
+    elsewhere: list[Tensor]  # as `Undo.keep` has returned it
 
 
 class Guard(Observer):
@@ -61,8 +40,11 @@ class Guard(Observer):
     a forward pass writes, are put back, and nothing else has been written yet. So training goes on as if the batch had
     not been, except that position and learning rate move on.
 
-    To decide is to wait for the device once in a step. With fp16 the gradient is left to the loss scaler, which skips
-    what overflows and tries a smaller scale.
+    On a GPU nothing waits for this: the device itself takes back what the step has written, and what follows it until
+    the host has read of it, one step later; those steps are then taken again, and the batch is captured, exactly as if
+    the host had waited. That takes a copy of all that a step may write. Where there is little room for one, with a
+    sharded encoder, and with fp16, the host waits for the device once in a step. With fp16 the gradient is left to the
+    loss scaler, which skips what overflows and tries a smaller scale.
 
     Args:
         method: on its device, in the state that the run goes on from, and wrapped by a `Trainer` already: to wrap it
@@ -72,49 +54,42 @@ class Guard(Observer):
         source: names images, and has the facts that the method was built from.
         accelerator: whose scaler and device are used.
         step: that the run goes on from; what was left out up to there is counted on.
+        optimizer: of the method's parameters; None has the host wait.
     """
 
     def __init__(
-        self, method: Method, training: Training, folder: RunFolder, source: Source, accelerator: Accelerator, step: int
+        self,
+        method: Method,
+        training: Training,
+        folder: RunFolder,
+        source: Source,
+        accelerator: Accelerator,
+        step: int,
+        optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
-        self.method, self.training, self.source, self.accelerator = method, training, source, accelerator
-        self.record, self.captured = folder.path / "skipped.jsonl", folder.path / "captured"
+        self.method, self.training, self.accelerator = method, training, accelerator
+        self.steps = LeftOut(method, training, folder, source, accelerator, step)
         norms = [module for module in method.modules() if isinstance(module, _BatchNorm)]
         buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
         self._floats = [buffer for buffer in buffers if buffer.is_floating_point()]
         self._counts = [buffer for buffer in buffers if not buffer.is_floating_point()]  # copied apart: that is faster
         self._kept = [[buffer.clone() for buffer in part] for part in (self._floats, self._counts)]
         self._parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
-        self.skipped, self._in_a_row = distributed.gather_json(self._counted(step), accelerator.device)[0]
+        self._undo = None if optimizer is None else _undo(method, optimizer, training, accelerator.device)
+        self.behind = 1 if self._undo else 0
+        self._good = torch.ones((), dtype=torch.bool, device=accelerator.device)  # no step is left out that is open
+        self._elsewhere: list[Tensor] = []
+        self._open: deque[_Open] = deque()
 
-    def _counted(self, step: int) -> list[int]:
-        """How many steps up to this one were left out, and how many of them just before it; forgets later ones."""
-        if distributed.rank() > 0 or not self.record.is_file():
-            return [0, 0]
-        *lines, _ = read_bytes(self.record).split(b"\n")  # what follows the last one was cut off
-        known = {self._noted(line, number): line for number, line in enumerate(lines, start=1)}
-        steps = {noted: line for noted, line in known.items() if noted <= step}
-        checkpoint.write_atomically(self.record, b"".join(line + b"\n" for line in steps.values()))
-        in_a_row = 0
-        while step - in_a_row in steps:
-            in_a_row += 1
-        return [len(steps), in_a_row]
-
-    def _noted(self, line: bytes, number: int) -> int:
-        """The step that a line of the record is about. Raises ValueError for what `_tell` has not written."""
-        step = None
-        with contextlib.suppress(ValueError):
-            step = parse_json(line, self.record).get("step")
-        if type(step) is not int or step < 1:
-            shown = plain_name(line.decode(errors="replace"), 80)
-            raise ValueError(
-                f"{self.record} does not say in line {number} which step was left out: {shown}\n"
-                "remove that line; only the count of skipped steps follows from it"
-            )
-        return step
+    def before_epoch(self, step: int, figures: dict[str, float]) -> None:
+        if self._undo:
+            self._undo.refresh()  # clusters may lie in other tensors than those of the last epoch
 
     def before_step(self, step: int, views: list[Tensor]) -> None:
-        self._copy(self._kept, [self._floats, self._counts])
+        if self._undo:
+            self._elsewhere = self._undo.keep()
+        else:
+            self._copy(self._kept, [self._floats, self._counts])
 
     @staticmethod
     @torch.no_grad()
@@ -124,7 +99,7 @@ class Guard(Observer):
                 torch._foreach_copy_(target, source)
 
     def report(self, report: Report) -> None:
-        report.figures["skipped_steps"] = self.skipped
+        report.figures["skipped_steps"] = self.steps.count
 
     def allows(self, taken: Taken) -> bool:
         """Whether all is finite; if not, the running statistics are again as they were before the step.
@@ -132,21 +107,44 @@ class Guard(Observer):
         Raises:
             Diverged: it is not, at more than `max_bad_steps` steps in a row.
         """
-        rows = distributed.gather(self._looked_at(taken)).view(-1, len(_LOOKED_AT)).tolist()
-        wrong = [[kind for kind, x in zip(_LOOKED_AT, row, strict=True) if not math.isfinite(x)] for row in rows]
-        if not any(wrong):
-            self._in_a_row = 0
+        looked = distributed.gather(self._looked_at(taken)).view(-1, len(LOOKED_AT))
+        if self._undo:
+            self._good = self._good & looked.isfinite().all()
+            self._open.append(_Open(taken, ToHost(looked), self._elsewhere))
+            return True
+        wrong = _wrong(looked.tolist())
+        if wrong is None:
+            self.steps.in_a_row = 0
             return True
         self._copy([self._floats, self._counts], self._kept)
         if self.accelerator.scaler is not None:  # forgets that the gradients of this step may be unscaled already
             self.accelerator.scaler.update(self.accelerator.scaler.get_scale())
-        finite = torch.stack([view.flatten(1).isfinite().all(dim=1) for view in taken.views]).all(dim=0)
-        indices = distributed.gather(taken.batch.indices.to(self.accelerator.device)).cpu()
-        bad = _Bad(taken.step + 1, wrong, indices, distributed.gather(finite).cpu())
-        self.skipped += 1
-        self._in_a_row += 1
-        self._tell(bad, self._capture(bad, taken.views, taken.batch))
+        self.steps.add(taken, wrong)
         return False
+
+    def written(self, taken: Taken) -> None:
+        if self._undo:
+            self._undo.where_bad(self._good)
+
+    def left_out(self, everything: bool) -> int | None:
+        """The first open step that was not finite; all is as it was before it.
+
+        Raises:
+            Diverged: as `allows`.
+        """
+        while self._undo and len(self._open) > (0 if everything else self.behind):
+            oldest = self._open.popleft()
+            wrong = _wrong(oldest.looked.read())
+            if wrong is None:
+                self.steps.in_a_row = 0
+                continue
+            self._open.clear()
+            self._good = torch.ones_like(self._good)
+            self._undo.put_back(oldest.elsewhere)  # the device has taken back the rest
+            self.method.taken_back()
+            self.steps.add(oldest.taken, wrong)
+            return oldest.taken.step
+        return None
 
     def _looked_at(self, taken: Taken) -> Tensor:
         """(3,) what must be finite: loss, norm of the gradient, largest number of what is handed on."""
@@ -159,72 +157,30 @@ class Guard(Observer):
         largest = get_total_norm(kept, torch.inf) if kept else torch.zeros_like(loss)
         return torch.stack([loss, norm.to(loss), largest.to(loss)])
 
-    def _tell(self, bad: _Bad, captured: str) -> None:
-        """Record and say what happened; every process raises where it was once too often."""
-        names = [plain_name(self.source.name(int(index))) for index in bad.indices[~bad.finite].tolist()]
-        named = f"; views that are not finite: {', '.join(names[:3])}" + (", ..." if len(names) > 3 else "")
-        again = f"\nsee where: selfsup replay {captured}" if captured else ""
-        if distributed.rank() == 0:
-            line = {"step": bad.step, "wrong": bad.wrong, "images": names}
-            try:
-                with open_own(self.record, "a") as file:
-                    file.write(json.dumps(line) + "\n")
-            except OSError as error:
-                message(f"step {bad.step} could not be noted in {self.record}: {error.strerror}")
-        if self._in_a_row > (self.training.max_bad_steps or 0):
-            before = f", nor were the {self._in_a_row - 1} before it" if self._in_a_row > 1 else ""
-            raise Diverged(
-                f"the loss or the weights at step {bad.step} are not finite ({bad.what}){before}"
-                f"{named if names else ''}; the last checkpoint is from before{again}\n{_REMEDY}"
-            )
-        if distributed.rank() == 0:
-            message(f"step {bad.step} is left out: not finite are {bad.what}{named if names else ''}{again}")
 
-    def _capture(self, bad: _Bad, views: list[Tensor], batch: Batch) -> str:
-        """Keep what is needed to run the step again in one process; returns the folder, empty where there is none."""
-        earlier = [step for step in checkpoint.steps(self.captured) if step < bad.step]
-        if not distributed.gather_json(len(earlier) < CAPTURED, self.accelerator.device)[0]:
-            return ""
-        # The first process writes; the others have their parts in it.
-        tensors = {"labels": gather_to_cpu(batch.labels), "indices": bad.indices, "all_labels": self.source.labels}
-        tensors |= {f"view_{number}": gather_to_cpu(view) for number, view in enumerate(views)}
-        groups = {"method": whole_state(self.method), "batch": tensors}
-        folder = self.captured / f"step_{bad.step:08d}"
-        if distributed.rank() == 0:
-            try:
-                self._require_room(groups)
-                checkpoint.clean(self.captured)
-                checkpoint.save(self.captured, bad.step, groups, self._facts(bad), CAPTURED)
-            except (OSError, RuntimeError) as error:  # training goes on all the same
-                message(f"the batch of step {bad.step} could not be kept: {error}")
-        return str(folder) if folder.is_dir() else ""
-
-    def _facts(self, bad: _Bad) -> dict[str, Any]:
-        return {
-            "wrong": bad.wrong,
-            "seed": self.training.seed,
-            "precision": self.training.precision,
-            "processes": distributed.world_size(),
-            "resolved": self.method.resolved,
-            "classes": list(self.source.classes),
-            "images": [self.source.name(int(index)) for index in bad.indices.tolist()],
-        }
-
-    def _require_room(self, groups: dict[str, dict[str, Tensor]]) -> None:
-        """Checkpoints come first: the room of two of them must stay free, of weights and two numbers for each."""
-        needed, state = (sum(value.nbytes for value in part.values()) for part in (groups["batch"], groups["method"]))
-        free = shutil.disk_usage(self.record.parent).free
-        if free < needed + 7 * state:
-            raise checkpoint.StorageError(
-                f"{needed + state} bytes needed in {self.captured}, beside the room of two checkpoints; {free} free"
-            )
+def _wrong(rows: list[list[float]]) -> list[list[str]] | None:
+    """By process, which of LOOKED_AT are not finite; None where all are."""
+    wrong = [[kind for kind, x in zip(LOOKED_AT, row, strict=True) if not math.isfinite(x)] for row in rows]
+    return wrong if any(wrong) else None
 
 
-def gather_to_cpu(rows: Tensor) -> Tensor:
-    """(B, ...) -> (N, ...) on the CPU, in the order of processes, with few of them on the device at a time."""
-    world = distributed.world_size()
-    parts = [distributed.gather(part.detach()).cpu().unflatten(0, (world, -1)) for part in rows.split(_ROWS)]
-    return torch.cat(parts, dim=1).flatten(0, 1)
+def _undo(method: Method, optimizer: torch.optim.Optimizer, training: Training, device: torch.device) -> Undo | None:
+    """What takes steps back on the device; None where the host decides, which is the same in all processes."""
+    if not may_fall_behind(device) or training.precision == "fp16" or sharding_requested(training):
+        return None
+    undo = Undo(method, optimizer)
+    fits = distributed.gather_json(undo.nbytes <= _share(device), device)
+    return undo if all(fits) else None
+
+
+def may_fall_behind(device: torch.device) -> bool:
+    """Whether to wait for this device costs time."""
+    return device.type == "cuda"
+
+
+def _share(device: torch.device) -> float:
+    """Bytes of the device that copies of what a step writes may take."""
+    return torch.cuda.get_device_properties(device).total_memory / 8 if device.type == "cuda" else math.inf
 
 
 class FiniteRun(Observer):
@@ -252,5 +208,5 @@ class FiniteRun(Observer):
         if not math.isfinite(number):
             raise Diverged(
                 f"the loss or the weights at step {step} are not finite ({number}); the last checkpoint is from before"
-                f"\n{_REMEDY}"
+                f"\n{REMEDY}"
             )

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,6 +31,16 @@ from selfsup.training.sharding import forget_forward_passes
 
 Evaluate = Callable[[], dict[str, float]]
 _NOTHING = Observer()
+
+
+@dataclass(eq=False)
+class _Recent:
+    """What a step is taken of, and taken again."""
+
+    step: int  # the first one is 0
+    views: list[Tensor]
+    batch: Batch
+    before: Step | None = None  # the last step before it that was not left out
 
 
 @dataclass(kw_only=True, eq=False)
@@ -77,30 +88,31 @@ class Trainer:
             caught: signals, as they come in.
         """
         begin, first = time.monotonic(), step
-        counted: Step | None = None  # the last step that was not left out
+        self.counted: Step | None = None  # the last step that was not left out
+        self.recent: deque[_Recent] = deque(maxlen=self.observer.behind + 1)
         self.method.train()
         (signal,) = self.agree(max(caught, default=0))  # to a process that was still starting
         if signal and step < self.limit:
             return self._outcome(step, "signal", signal)
         for epoch, batch in self.batches(step):
             self.observer.at("compiling" if self.training.compile and step == first else "step", step)
-            counted = self.step(step, self.views(batch, epoch, self.device), batch) or counted
+            self.advance(_Recent(step, self.views(batch, epoch, self.device), batch))
             step += 1
-            self.observer.after_step(step, self.report(step, counted, batch))
+            self.observer.after_step(step, self.report(step, batch))
             self.observer.at("deciding", step)
             signal, overtime, due = self.agree(max(caught, default=0), self._overtime(begin), self.observer.due(step))
             if step % self.horizon.steps_per_epoch == 0:
                 if signal and step < self.limit:  # the evaluation may take longer than is granted
-                    self.save(step, counted)
+                    self.save(step)
                 self.end_epoch(step)
                 (signal,) = self.agree(max(caught, default=0))
             if step < self.limit and (signal or overtime):
-                self.save(step, counted, last=True)
+                self.save(step, last=True)
                 return self._outcome(step, "signal" if signal else "max-minutes", signal)
             if step < self.limit and due:
-                self.save(step, counted)
+                self.save(step)
         if step > first:
-            self.save(step, counted, last=True)
+            self.save(step, last=True)
         return self._outcome(step, "finished" if step >= self.horizon.total_steps else "max-steps")
 
     def batches(self, step: int) -> Iterator[tuple[int, Batch]]:
@@ -116,8 +128,26 @@ class Trainer:
                     return
                 self.observer.at("loading", step)
 
+    def advance(self, recent: "_Recent") -> None:
+        """Take a step; and again those after one that turns out to be left out."""
+        self.recent.append(recent)
+        self._take(recent)
+        self.settle(everything=False)
+
+    def settle(self, everything: bool = True) -> None:
+        """Have what was left out made good; afterwards all steps are known, or all but the last few."""
+        while (bad := self.observer.left_out(everything)) is not None:
+            wrong, *after = [recent for recent in self.recent if recent.step >= bad]
+            self.counted = wrong.before
+            for recent in after:
+                self._take(recent)
+
+    def _take(self, recent: "_Recent") -> None:
+        recent.before = self.counted
+        self.counted = self.step(recent.step, recent.views, recent.batch) or self.counted
+
     def step(self, step: int, views: list[Tensor], batch: Batch) -> Step | None:
-        """One optimizer step; None where an observer has it left out.
+        """One optimizer step; None where an observer has it left out at once.
 
         Args:
             step: the first one is 0.
@@ -144,6 +174,7 @@ class Trainer:
         average_running_statistics(method)
         if not self.accelerator.optimizer_step_was_skipped:
             method.after_step(out.update, schedule.progress(step, self.horizon))
+        self.observer.written(taken)
         if self.sharded:
             forget_forward_passes(method)
         return out
@@ -169,12 +200,13 @@ class Trainer:
         norm: Tensor = clip(self.method.parameters(), self.training.clip_norm)
         return norm
 
-    def report(self, step: int, counted: Step | None, batch: Batch) -> dict[str, float] | None:
+    def report(self, step: int, batch: Batch) -> dict[str, float] | None:
         """Figures of the last step that counted, as means over processes; None where this step is not reported."""
         if step % self.training.log_every and step % self.horizon.steps_per_epoch and step != self.limit:
             return None
+        self.settle()
         figures: dict[str, float] = {}
-        if counted is not None:
+        if (counted := self.counted) is not None:
             values = [counted.loss.detach().float(), *(value.float() for value in counted.metrics.values())]
             means = distributed.mean_over_processes(torch.stack(values)).tolist()
             figures = dict(zip(["loss", *counted.metrics], means, strict=True))
@@ -183,9 +215,10 @@ class Trainer:
         self.observer.report(Report(step=step, labels=batch.labels.to(self.device), figures=figures))
         return figures
 
-    def save(self, step: int, counted: Step | None, last: bool = False) -> None:
+    def save(self, step: int, last: bool = False) -> None:
         self.observer.at("saving", step)
-        self.observer.at_checkpoint(step, None if counted is None else counted.loss, last)
+        self.settle()
+        self.observer.at_checkpoint(step, None if self.counted is None else self.counted.loss, last)
 
     def begin_epoch(self, step: int, epoch: int, position: int) -> None:
         """What a method does once per epoch, at its beginning; a run that goes on later has that in its buffers."""

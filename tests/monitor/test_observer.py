@@ -22,6 +22,8 @@ GIVEN: dict[str, tuple[Any, ...]] = {
     "before_epoch": (0, {}),
     "before_step": (0, []),
     "allows": (TAKEN,),
+    "written": (TAKEN,),
+    "left_out": (True,),
     "report": (Report(step=1, labels=torch.zeros(1), figures={}),),
     "after_step": (1, None),
     "due": (1,),
@@ -64,7 +66,7 @@ def test_each_is_told_in_order_and_all_answers_count(moment: str, answers: tuple
     several = Observers(Noting(name, told, answer) for name, answer in zip("ab", answers, strict=True))
     answer = getattr(several, moment)(*GIVEN[moment])
     assert told == [f"{moment} a", f"{moment} b"]
-    assert answer == {"allows": all(answers), "due": any(answers)}.get(moment)
+    assert answer == {"allows": all(answers), "due": any(answers), "left_out": min(answers)}.get(moment)
 
 
 def test_one_that_looks_at_nothing_lets_everything_pass() -> None:

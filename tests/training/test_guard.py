@@ -5,19 +5,28 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
-from selfsup.monitor.observer import Diverged
+from selfsup.monitor.observer import Diverged, Taken
+from selfsup.optim.optimizers import AdamW
 from selfsup.pretraining import Run, pretrain
+from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.replay import run_replay
 from selfsup.stages.settings import Replay
 from selfsup.storage import checkpoint
+from selfsup.training import nonfinite
+from selfsup.training.undo import Undo
+from tests.contracts import on_device
+from tests.contracts.case import Case
+from tests.contracts.cases import CASES
 from tests.support.planted import PLACES, ROW, Place, outcome, planted
 from tests.support.processes import run_processes
-from tests.support.tiny import QUICK, tiny_run
+from tests.support.tiny import METHODS, QUICK, tiny_run
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -45,6 +54,102 @@ def test_a_step_that_is_not_finite_changes_nothing(method: str, tmp_path: Path) 
         assert kind in noted["wrong"][0]
         assert len(noted["images"]) == (1 if place == "input" else 0)
         assert checkpoint.steps(tmp_path / place / "captured") == [4]
+
+
+def kept_of(folder: Path) -> list[Any]:
+    """What a run leaves behind of its steps, as plain data."""
+    found = [(folder / kind, step) for kind in ("checkpoints", "captured") for step in checkpoint.steps(folder / kind)]
+    states = [checkpoint.load(place / f"step_{step:08d}") for place, step in found]
+    tensors = [
+        {f"{group}/{name}": value.tolist() for group, part in state.tensors.items() for name, value in part.items()}
+        for state in states
+    ]
+    clock = ("time", "images_per_second", "seconds")
+    logged = [{k: v for k, v in line.items() if k not in clock} for line in lines(folder / "metrics.jsonl")]
+    return [tensors, logged, (folder / "skipped.jsonl").read_text()]
+
+
+@pytest.mark.parametrize("method", [*QUICK, "metric_proxy", "moco_v3"])
+def test_the_device_decides_as_the_host_would(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step behind: steps in a row, the first one, the last one, and with a report between: the same to the bit."""
+    changes: dict[str, Any] = {"epochs": 1, "max_steps": 8, "log_every": 3, "max_bad_steps": 3}
+    changes |= {"save_steps": 2, "keep_last": 9}
+    if method == "moco_v3":
+        changes["optimizer"] = AdamW.Config(learning_rate=1e-3)  # which counts its steps on the CPU
+    runs = {name: tiny_run(tmp_path / name, method, **changes) for name in ("host", "device")}
+    steps = (0, 2, 3, 5, 7)
+    waited = outcome(runs["host"], "loss", steps)
+    monkeypatch.setattr(nonfinite, "may_fall_behind", lambda device: True)
+    behind = outcome(runs["device"], "loss", steps)
+    assert waited["left_out"] == list(steps)
+    assert behind["left_out"] == []  # none of them at once
+    assert behind["finite"]
+    assert behind["after"] == waited["after"]
+    assert kept_of(tmp_path / "device") == kept_of(tmp_path / "host")
+
+
+def test_what_the_optimizer_keeps_on_the_host_is_put_back() -> None:
+    """As Adam's count of steps is beside parameters on a GPU."""
+    layer = torch.nn.Linear(3, 2, device="meta")
+    optimizer = torch.optim.AdamW(layer.parameters(), foreach=True)
+    optimizer.state[layer.weight] = {"step": torch.tensor(4.0), "exp_avg": torch.zeros_like(layer.weight)}
+    undo = Undo(layer, optimizer)
+    kept = undo.keep()
+    optimizer.state[layer.weight]["step"] += 1
+    undo.where_bad(torch.tensor(False, device="meta"))
+    assert optimizer.state[layer.weight]["step"] == 5
+    undo.put_back(kept)
+    assert optimizer.state[layer.weight]["step"] == 4
+
+
+def outcomes_behind(runs: list[tuple[Run, Place, int]]) -> list[dict[str, Any]]:
+    with mock.patch.object(nonfinite, "may_fall_behind", return_value=True):
+        return [outcome(run, place, (1, 10), rank) for run, place, rank in runs]
+
+
+def test_two_processes_decide_alike_on_the_device(tmp_path: Path) -> None:
+    """Memory that each epoch's clusters put into other tensors, too."""
+    sharded: Any = replace(METHODS["spcl"], shard_memory=True)  # type: ignore[type-var]
+    runs: list[tuple[Run, Place, int]] = [
+        (tiny_run(tmp_path / "moco", "moco", max_steps=12, log_every=9), "loss", 1),
+        (replace(tiny_run(tmp_path / "spcl", "spcl", max_steps=12, log_every=9), method=sharded), "input", 0),
+    ]
+    first, second = run_processes(2, outcomes_behind, runs)
+    for one, other, (run, _, _) in zip(first, second, runs, strict=True):
+        assert one["finite"]
+        assert other["finite"]
+        assert [line["step"] for line in lines(Path(run.folder) / "skipped.jsonl")] == [2, 11]
+    assert first[0] == second[0]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_to_decide_is_not_to_wait_for_the_device(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole step with the guard, on a device where asking for a value raises: how much is copied is its only cost."""
+    monkeypatch.setattr(nonfinite, "may_fall_behind", lambda device: True)
+    run, step = tiny_run(tmp_path), on_device.Step(case)
+    method = step.run.method
+    optimizer = run.optimizer.build(method.named_parameters(), run.batch_size)
+    views, batch = step.batch()
+    with step.counting():  # the first step begins the optimizer's state
+        method(views, batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        accelerator: Any = SimpleNamespace(device=on_device.DEVICE, scaler=None)
+        source: Any = SimpleNamespace(labels=torch.zeros(0), classes=())
+        guard = nonfinite.Guard(method, run, RunFolder(tmp_path), source, accelerator, 0, optimizer)
+    assert guard.behind == 1
+    views, batch = step.batch()
+    with step.counting() as operations:
+        guard.before_step(0, views)
+        out = method(views, batch)
+        out.loss.backward()
+        taken = Taken(step=0, views=views, batch=batch, loss=out.loss, update=out.update, norm=None)
+        assert guard.allows(taken)
+        optimizer.step()
+        method.after_step(out.update, 0.5)
+        guard.written(taken)
+        assert guard.left_out(everything=False) is None
+    assert operations.names["_foreach_copy_"] + operations.names["_foreach_copy_ of whole numbers"] <= 4
 
 
 @pytest.mark.parametrize("changes", [{"clip_norm": 1.0}, {"precision": "bf16"}, {"grad_cache_chunk": 8}])

@@ -29,6 +29,8 @@ from selfsup.training.accelerator import make_accelerator
 from selfsup.training.nonfinite import Guard
 from tools.gpu.asked import Asked
 
+_NOT_FINITE = "the loss or the gradient of a measured step is not finite"
+
 
 def median_seconds(work: Callable[[], object], device: torch.device, runs: int) -> dict[str, float]:
     """Median, minimum and maximum of the seconds that `work` takes, after three runs that do not count."""
@@ -136,7 +138,7 @@ class Steps:
         self.method.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = run.optimizer.build(self.method.named_parameters(), run.batch_size)
         self.model = self.accelerator.prepare_model(self.method)
-        self.guard = Guard(self.method, run, RunFolder(folder), source, self.accelerator, 0)
+        self.guard = Guard(self.method, run, RunFolder(folder), source, self.accelerator, 0, self.optimizer)
         self.stream = self._batches()
         self.cached = next(self.stream)
         self.made = self.views(self.cached, 0, self.device)
@@ -160,10 +162,13 @@ class Steps:
         out, handed = self._forward_and_backward(views, batch)
         taken = Taken(step=0, views=views, batch=handed, loss=out.loss, update=out.update, norm=None)
         if not self.guard.allows(taken):
-            raise ArithmeticError("the loss or the gradient of a measured step is not finite")
+            raise ArithmeticError(_NOT_FINITE)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.method.after_step(out.update, 0.0)
+        self.guard.written(taken)
+        if self.guard.left_out(everything=False) is not None:
+            raise ArithmeticError(_NOT_FINITE)
 
     def bare(self) -> None:
         self._forward_and_backward(self.made, self.cached)
