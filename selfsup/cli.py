@@ -21,6 +21,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     # Threads that wait by spinning take the core from the ones they wait for; must be set before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if sys.platform == "darwin":  # the CPU computes what MPS does not know; must be set before torch is imported
+        os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     try:
         with program():
             if not arguments or arguments[0] in ("-h", "--help", "help"):

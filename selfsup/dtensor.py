@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from selfsup import distributed
+from selfsup.devices.double import back, to_double
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -54,7 +55,7 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
     if not divided:
         return torch.stack(found)
     # Squares in double precision: those of large and of small norms are none in single.
-    joined = distributed.sum_over_processes(torch.stack(divided).double().square()).sqrt().to(divided[0])
+    joined = back(distributed.sum_over_processes(to_double(torch.stack(divided)).square()).sqrt(), like=divided[0])
     whole = iter(joined.unbind())
     return torch.stack([next(whole) if is_part(t) else norm for norm, t in zip(found, tensors, strict=True)])
 

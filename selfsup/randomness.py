@@ -10,6 +10,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from selfsup.devices.double import double_device
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -77,6 +79,12 @@ def random_bits(
     Returns:
         (B, count) int64 on the device of `indices`, values in [0, 2**32).
     """
+    return _words(seed, stream, indices, count, epoch, view).to(indices.device)
+
+
+def _words(seed: int, stream: Stream, indices: Tensor, count: int, epoch: int | Tensor, view: int) -> Tensor:
+    """`random_bits` where they are exact: on the device of `indices`, or on the CPU (`selfsup.devices.double`)."""
+    indices = indices.to(double_device(indices.device))
     blocks = torch.arange(-(-count // 4), device=indices.device)
     where = (int(stream) << 10 | view) << 16
     epoch = torch.as_tensor(epoch, dtype=torch.int64, device=indices.device)
@@ -103,9 +111,9 @@ def uniform(seed: int, stream: Stream, indices: Tensor, count: int, epoch: int |
     """(B, count) float64 in [0, 1), multiples of 2**-32; arguments as for `random_bits`.
 
     Double precision, so that what is computed from them (a logarithm, say) rounds to the same float32 or the same
-    pixel on every device.
+    pixel on every device. On the device of `indices`, or on the CPU where that has no double precision.
     """
-    return random_bits(seed, stream, indices, count, epoch, view).double() * 2.0**-32
+    return _words(seed, stream, indices, count, epoch, view).double() * 2.0**-32
 
 
 def permutation(seed: int, stream: Stream, length: int, epoch: int | Tensor = 0) -> Tensor:
@@ -113,8 +121,10 @@ def permutation(seed: int, stream: Stream, length: int, epoch: int | Tensor = 0)
 
     The device is that of `epoch` where it is a tensor, else the CPU.
     """
-    device = epoch.device if isinstance(epoch, Tensor) else None
-    return _sorted_by_chance(random_bits(seed, stream, torch.arange(length, device=device), 2, epoch))
+    if not isinstance(epoch, Tensor):
+        return _sorted_by_chance(random_bits(seed, stream, torch.arange(length), 2, epoch))
+    things = torch.arange(length, device=double_device(epoch.device))
+    return _sorted_by_chance(random_bits(seed, stream, things, 2, epoch)).to(epoch.device)
 
 
 def permutations(seed: int, stream: Stream, length: int, epochs: Tensor) -> Tensor:

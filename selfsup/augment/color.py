@@ -13,8 +13,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from selfsup.augment.geometry import send
 from selfsup.augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, Parameters
+from selfsup.devices.moving import send
 
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
 _SOLARIZE_THRESHOLD = 0.5

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from selfsup.augment.parameters import Interpolation
 from selfsup.augment.size import Size, height_and_width
+from selfsup.devices.moving import send
 
 Border = Literal["reflect", "zero"]
 Fit = Literal["center", "whole"]
@@ -118,7 +119,7 @@ def multiply_rows(planes: Tensor, parts: Sequence[Part], height: int) -> Tensor:
     sources, targets = (x.transpose(0, 1) if planes.shape[1] == 1 else x for x in (planes, result))
     for source, target in zip(sources.unbind(), targets.unbind(), strict=True):
         for new, old, matrix in parts:
-            torch.bmm(matrix.expand(len(source), -1, -1), source[:, old], out=target[:, new])
+            _multiply_into(target[:, new], matrix.expand(len(source), -1, -1), source[:, old])
     return result
 
 
@@ -128,13 +129,15 @@ def multiply_columns(planes: Tensor, parts: Sequence[Part], width: int) -> Tenso
     sources, targets = (x.reshape(1, 1, -1, x.shape[-1]) if planes.shape[1] == 1 else x for x in (planes, result))
     for source, target in zip(sources.unbind(), targets.unbind(), strict=True):
         for new, old, matrix in parts:
-            torch.bmm(source[:, :, old], matrix.transpose(1, 2), out=target[:, :, new])
+            _multiply_into(target[:, :, new], source[:, :, old], matrix.transpose(1, 2))
     return result
 
 
-def send(values: Tensor, device: torch.device) -> Tensor:
-    """A small tensor from the CPU to a device, without waiting for what the device is doing."""
-    return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
+def _multiply_into(target: Tensor, first: Tensor, second: Tensor) -> None:
+    if target.device.type == "mps":  # whose products are not trusted to be written with gaps
+        target.copy_(torch.bmm(first, second))
+    else:
+        torch.bmm(first, second, out=target)
 
 
 def to_planes(images: Tensor) -> Tensor:

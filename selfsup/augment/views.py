@@ -17,7 +17,6 @@ from selfsup.augment.geometry import (
     center_boxes,
     crop_planes,
     erase_,
-    send,
     shift_planes,
     to_planes,
 )
@@ -26,10 +25,11 @@ from selfsup.augment.parameters import Interpolation, Parameters, View, draw
 from selfsup.augment.size import Size, height_and_width
 from selfsup.batch import Batch
 from selfsup.config.checks import require
+from selfsup.devices.moving import image_format, send, to_device
 from selfsup.randomness import counter
 
 # Pixels of the views worked on at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
-_CHUNK_PIXELS = {"cpu": 192 * 32**2, "cuda": 2**25}
+_CPU_CHUNK, _GPU_CHUNK = 192 * 32**2, 2**25
 _LONE_PIXELS = 128**2  # on a CPU, views of as many and more are worked on one by one, as their matrices are banded then
 
 
@@ -80,7 +80,8 @@ class Views:
             device: where the views are made.
 
         Returns:
-            One (B, C, S, T) float32 for each view, of its height and width, normalised, channels_last, on `device`.
+            One (B, C, S, T) float32 for each view, of its height and width, normalised, on `device` and in its
+            `image_format`.
         """
         views = self.augment.views
         cropped = isinstance(batch.images, tuple)
@@ -90,9 +91,9 @@ class Views:
                     f"The batch holds crops for {len(batch.images)} views, and {len(views)} are configured; "
                     "crop with the same Augment."
                 )
-            sources = [images.to(device, non_blocking=True) for images in batch.images]
+            sources = [to_device(images, device) for images in batch.images]
         else:
-            sources = [batch.images.to(device, non_blocking=True)] * len(views)
+            sources = [to_device(batch.images, device)] * len(views)
         # Crops were boxed by the worker, which knew the sizes; all other parameters do not depend on them.
         sizes = None if cropped else batch.sizes
         when = counter(epoch, batch.draws)
@@ -128,7 +129,7 @@ class Views:
                 return fused_view(view, images, parameters, sizes, cropped)
             if sizes is not None:
                 raise ValueError("The kornia backend takes images of one size, not squeezed ones; use backend='fused'.")
-            return kornia_view(view, images, parameters, cropped).contiguous(memory_format=torch.channels_last)
+            return kornia_view(view, images, parameters, cropped).contiguous(memory_format=image_format(images.device))
 
 
 def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor | None, cropped: bool) -> Tensor:
@@ -142,7 +143,7 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
         cropped: `images` are crops of the view's size already.
 
     Returns:
-        (B, C, S, T) float32, normalised, channels_last.
+        (B, C, S, T) float32, normalised, in the `image_format` of the device.
     """
     require_channels(images, view.mean)
     chunk = _chunk_size(images.device, view.shape)
@@ -169,14 +170,19 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
         result[part] = planes.permute(1, 2, 3, 0)
     if chunk > 1:  # Whole rows are moved much faster at the end than by indexed assignments on the way.
         result = result.index_select(0, send(torch.argsort(order), images.device))
-    return result.permute(0, 3, 1, 2)
+    return _laid_out(result)
+
+
+def _laid_out(pictures: Tensor) -> Tensor:
+    """(B, S, T, C), contiguous -> (B, C, S, T) in the layout of images on the device, channels last but for MPS."""
+    return pictures.permute(0, 3, 1, 2).contiguous(memory_format=image_format(pictures.device))
 
 
 def _chunk_size(device: torch.device, shape: tuple[int, int]) -> int:
     pixels = shape[0] * shape[1]
     if device.type == "cpu" and pixels >= _LONE_PIXELS:
         return 1
-    return max(1, _CHUNK_PIXELS[device.type] // pixels)
+    return max(1, (_CPU_CHUNK if device.type == "cpu" else _GPU_CHUNK) // pixels)
 
 
 def _cropped(view: View, images: Tensor, samples: Tensor, boxes: Tensor, chosen: Parameters) -> Tensor:
@@ -265,11 +271,11 @@ class Center:
             device: where the work is done.
 
         Returns:
-            (B, C, S, T) float32, normalised, channels_last, on `device`.
+            (B, C, S, T) float32, normalised, in its `image_format`, on `device`.
         """
         shape = height_and_width(self.size)
         cropped = isinstance(images, tuple)
-        source = (images[0] if isinstance(images, tuple) else images).to(device, non_blocking=True)
+        source = to_device(images[0] if isinstance(images, tuple) else images, device)
         require_channels(source, self.mean)
         result = torch.empty(len(source), *shape, len(self.mean), device=device)
         whole = self.fraction == 1 and sizes is None and source.shape[-2:] == shape
@@ -285,7 +291,7 @@ class Center:
                 for plane, mean, std in zip(planes, self.mean, self.std, strict=True):
                     plane.sub_(mean).mul_(1 / std)
                 result[part] = planes.permute(1, 2, 3, 0)
-        return result.permute(0, 3, 1, 2)
+        return _laid_out(result)
 
     def crop(self, images: Sequence[Picture]) -> Tensor:
         """The central boxes of pictures of any size, for a loader's worker: (B, C, S, T) uint8."""

@@ -8,6 +8,8 @@ no table of all pairs of images is needed.
 import torch
 from torch import Tensor
 
+from selfsup.devices.double import to_double
+
 
 def set_apart(labels: Tensor) -> Tensor:
     """Give each image of no cluster, -1, a label of its own after those of the clusters: (N,) -> (N,)."""
@@ -33,7 +35,8 @@ def disagreement(labels: Tensor, others: Tensor) -> Tensor:
     _, pair, shared = torch.stack([labels, others]).unique(dim=1, return_inverse=True, return_counts=True)
     both: Tensor = shared[pair]
     either = _sizes(labels) + _sizes(others) - both
-    return 1 - both.double() / either
+    both = to_double(both)
+    return 1 - both / either.to(both.device)
 
 
 def independence_threshold(labels: Tensor, loose: Tensor) -> Tensor | None:

@@ -6,6 +6,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from selfsup.devices.double import to_double
+
 
 def dbscan(graph: csr_array, radius: float, min_samples: int) -> Tensor:
     """Clusters of density (Ester et al. 1996): the labels of scikit-learn's DBSCAN on the same distances.
@@ -59,10 +61,10 @@ def cosine_graph(features: Tensor, radius: float) -> csr_array:
     Raises:
         ValueError: too many pairs are close.
     """
-    size, double = len(features), features.double()
+    size, double = len(features), to_double(features)
     found: list[tuple[np.ndarray, np.ndarray]] = []
     pairs = 0
-    for tile in torch.arange(size, device=features.device).split(max(1, _CELLS // size)):
+    for tile in torch.arange(size, device=double.device).split(max(1, _CELLS // size)):
         start = int(tile[0])
         close = 1 - double[tile] @ double[start:].T <= radius
         # Each pair once, and mirrored below: products of both orders may differ in their last bit.

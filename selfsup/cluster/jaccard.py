@@ -7,6 +7,7 @@ from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 from selfsup.cluster.neighbours import nearest_neighbours
+from selfsup.devices.double import double_device
 
 _ROWS = 4096  # rows of sets that are intersected at once
 _PAIRS = 512  # pairs of features alive at once
@@ -38,6 +39,7 @@ def jaccard_graph(features: Tensor, radius: float, k1: int = 30, k2: int = 6) ->
         (N, N) sparse symmetric float64 on the CPU; what is not stored is further apart, and each image is stored with
         itself. A stored 0 is a distance.
     """
+    features = features.to(double_device(features.device))
     _, found = nearest_neighbours(features, features, min(k1, len(features)))
     ranks = found.cpu().numpy().astype(np.int32)  # (N, k1), oneself among them
     weights = _weighed(features, _expanded(ranks, k1))
@@ -84,7 +86,7 @@ def _weighed(features: Tensor, support: csr_array) -> csr_array:
     rows = np.repeat(np.arange(support.shape[0]), np.diff(support.indptr))
     pairs = torch.from_numpy(np.stack([rows, support.indices.astype(np.int64)])).to(features.device)
     products = [torch.linalg.vecdot(features[i], features[j]) for i, j in pairs.split(_PAIRS, dim=1)]
-    distances = 2 - 2 * torch.cat(products).double().cpu().numpy()
+    distances = 2 - 2 * torch.cat(products).cpu().double().numpy()
     weights = np.exp(-distances)  # distances lie in [0, 4]
     sums = np.bincount(rows, weights, minlength=support.shape[0])
     return csr_array((weights / sums[rows], support.indices, support.indptr), shape=support.shape)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from selfsup.cluster.backends import Backend, has_faiss
+from selfsup.devices.double import double_device
 
 _SPARE = 16  # candidates beyond k, so that rounding in single precision cannot hide a true neighbour
 _QUERIES = 1024  # rows per tile
@@ -42,7 +43,8 @@ def nearest_neighbours(
         cosine: compare directions only; neither side has to be normalised. A row of zeros has the cosine 0.
 
     Returns:
-        similarities (Q, k) float64 and bank numbers (Q, k) int64, best first.
+        similarities (Q, k) float64 and bank numbers (Q, k) int64, best first. All of it is done on the CPU, and
+        they lie there, where the device of the queries has no double precision.
 
     Raises:
         ValueError: k is not in its range, or faiss was asked for and is not installed.
@@ -66,7 +68,9 @@ def neighbour_tiles(
         raise ValueError(f"k is {k}; it must be between 1 and the number of bank images, {available}")
     if backend == "faiss" and not has_faiss():
         raise ValueError("faiss is not installed; use the torch backend, which gives the same answer")
-    search = _Search(queries, bank, k, backend, exclude, cosine)
+    place = double_device(queries.device)
+    exclude = None if exclude is None else exclude.to(place)
+    search = _Search(queries.to(place), bank.to(place), k, backend, exclude, cosine)
     for start in range(0, len(queries), _QUERIES):
         yield search(slice(start, start + _QUERIES))
 

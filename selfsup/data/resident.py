@@ -13,6 +13,7 @@ from torch import Tensor
 from selfsup.batch import Batch, Key
 from selfsup.data.base import ArraySource, Source, UnreadableImage, check_unreadable
 from selfsup.data.free_memory import free_memory
+from selfsup.devices.moving import send, to_device
 
 
 class CanvasSource(ArraySource):
@@ -86,9 +87,9 @@ def squeeze(source: Source, rows: Tensor, canvas: int) -> tuple[Tensor, Tensor, 
 
 
 class Resident:
-    """Batches of an array of images, which is on the device if it fits in half of what is free there.
+    """Batches of an array of images, which is on a CUDA device if it fits in half of what is free there.
 
-    Else it is in pinned memory.
+    Else it is in pinned memory; for MPS in that of the CPU, which is the same.
 
     Args:
         source: the images.
@@ -123,8 +124,9 @@ class Resident:
     def _images(self, rows: Tensor, where: Tensor) -> Tensor:
         if self.images.device.type == self.device.type:
             return self.images.index_select(0, where)
-        buffer = torch.empty(len(rows), *self.images.shape[1:], dtype=torch.uint8, pin_memory=True)
-        return torch.index_select(self.images, 0, rows, out=buffer).to(self.device, non_blocking=True)
+        pinned = self.images.is_pinned()
+        buffer = torch.empty(len(rows), *self.images.shape[1:], dtype=torch.uint8, pin_memory=pinned)
+        return to_device(torch.index_select(self.images, 0, rows, out=buffer), self.device)
 
 
 class CanvasStream:
@@ -149,14 +151,14 @@ class CanvasStream:
 
 
 def _place(images: Tensor, device: torch.device) -> Tensor:
-    if device.type != "cuda":
-        return images.to(device)
+    if device.type != "cuda":  # MPS shares the memory of the CPU, and cannot be handed 4 GiB at once
+        return images
     free, _ = torch.cuda.mem_get_info(device)
     return images.to(device) if images.numel() <= free // 2 else images.pin_memory()
 
 
 def _upload(rows: Tensor, device: torch.device) -> Tensor:
-    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows.to(device)
+    return send(rows, device)
 
 
 def _next_readable(length: int, unreadable: dict[int, str]) -> Tensor:

@@ -21,6 +21,7 @@ from selfsup import distributed
 from selfsup.augment.bands import Picture
 from selfsup.batch import Batch, Key
 from selfsup.data.base import Source, TooManyUnreadable, UnreadableImage, check_unreadable
+from selfsup.devices.moving import to_device
 from selfsup.output import message
 from selfsup.randomness import counter
 from selfsup.runtime.parent_death import end_with_parent
@@ -117,7 +118,7 @@ class Streaming:
                 yield Batch(images, self._move(item.labels), torch.as_tensor(item.indices), draws=key.draws)
 
     def _move(self, values: Any) -> Tensor:
-        return torch.as_tensor(values).to(self.device, non_blocking=True)
+        return to_device(torch.as_tensor(values), self.device)
 
     def _started(self, keys: Sequence[Key]) -> Iterator[_Item]:
         """What the workers make, which are started here."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from selfsup.cluster.criterion import set_apart
+from selfsup.devices.double import to_double
 
 
 class Contingency(NamedTuple):
@@ -38,7 +39,7 @@ def contingency(labels: Tensor, clusters: Tensor) -> Contingency:
 
 
 def _entropy(sizes: Tensor) -> float:
-    shares = sizes.double() / sizes.sum()
+    shares = to_double(sizes) / int(sizes.sum())
     return float(-(shares * shares.log()).sum())
 
 
@@ -47,8 +48,8 @@ def normalised_mutual_information(table: Contingency) -> float:
     if len(table.class_sizes) == len(table.cluster_sizes) == 1:
         return 1.0
     count = int(table.class_sizes.sum())
-    shares = table.both.double() / count
-    expected = (table.classes.double() / count) * (table.clusters.double() / count)
+    shares = to_double(table.both) / count
+    expected = (to_double(table.classes) / count) * (to_double(table.clusters) / count)
     information = float((shares * (shares / expected).log()).sum())
     mean = (_entropy(table.class_sizes) + _entropy(table.cluster_sizes)) / 2
     return max(0.0, information / mean)

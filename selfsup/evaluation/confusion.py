@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from selfsup.devices.double import to_double
+
 BINS = 15  # of the calibration error, as Guo et al. have it
 
 
@@ -40,9 +42,9 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int = BINS) -> fl
         right: (N,) bool, whether its class is the true one.
         bins: M.
     """
-    confidence = confidence.double()
+    confidence = to_double(confidence)
     edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
     number = torch.bucketize(confidence, edges)  # edges[n - 1] < confidence <= edges[n]
     gaps = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
-    gaps.index_add_(0, number, right.double() - confidence)
+    gaps.index_add_(0, number, to_double(right) - confidence)
     return float(gaps.abs().sum()) / len(confidence)

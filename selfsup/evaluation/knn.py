@@ -8,6 +8,7 @@ from torch import Tensor
 from selfsup import distributed
 from selfsup.cluster.backends import Backend
 from selfsup.cluster.neighbours import neighbour_tiles
+from selfsup.devices.double import double_device
 from selfsup.evaluation.accuracy import Hits
 from selfsup.evaluation.features import Features
 from selfsup.output import message
@@ -83,7 +84,8 @@ def knn_hits(
         bank, queries: features of any length with labels from 0, in any number and however far apart.
         ks, temperatures: all pairs of them are judged.
         backend: of the search; both give the same answer.
-        device: where neighbours are found by torch, by default the CPU. faiss searches on the CPU.
+        device: where neighbours are found by torch, by default the CPU; that too where the device has no double
+            precision. faiss searches on the CPU.
 
     Raises:
         ValueError: there are no labels, features are not finite, or k is larger than the bank.
@@ -93,7 +95,7 @@ def knn_hits(
         raise ValueError("kNN needs labels: put the images of each class in a folder of its own")
     for part in (bank, asked):
         part.require_finite()
-    place = torch.device("cpu") if device is None or backend == "faiss" else device
+    place = torch.device("cpu") if device is None or backend == "faiss" else double_device(device)
     exclude = torch.arange(len(bank.labels), device=place) if queries is None else None
     tiles = neighbour_tiles(asked.features.to(place), bank.features.to(place), max(ks), backend, exclude, cosine=True)
     found: dict[tuple[int, float], list[Hits]] = {pair: [] for pair in product(ks, temperatures)}

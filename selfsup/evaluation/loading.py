@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -15,6 +15,8 @@ from selfsup.augment.bands import Picture as Decoded
 from selfsup.augment.size import Size, check_size
 from selfsup.data.decode import as_picture, decode
 from selfsup.data.levels import parse_levels
+from selfsup.devices.choice import Device
+from selfsup.devices.moving import image_format
 from selfsup.evaluation.encoder import Exported
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.evaluation.reading import Layer
@@ -105,24 +107,24 @@ class LoadedEncoder:
         return decode(Path(picture), str(picture), levels=levels, channels=feed.channels)[0]
 
 
-def load(path: str | PathLike[str], device: Literal["auto", "cpu"] = "auto", size: Size | None = None) -> LoadedEncoder:
+def load(path: str | PathLike[str], device: Device = "auto", size: Size | None = None) -> LoadedEncoder:
     """Read an encoder, ready for use.
 
     Args:
         path: a run folder, also of a run that is not finished, or an encoder.safetensors.
-        device: "auto", a GPU where there is one; or "cpu".
+        device: "auto", a CUDA GPU, else an Apple GPU, else the CPU; "mps", the Apple GPU; or "cpu".
         size: of the images that the network is fed with, in pixels, a side or (height, width), in place of that of
             training: the same central box of an image, resized to it.
 
     Raises:
-        ValueError: there is no encoder, it is damaged, or it takes no images of this size.
+        ValueError: there is no encoder, it is damaged, it takes no images of this size, or there is no such device.
     """
     check_size(size)
     exported = newest_encoder(Path(path), size=size)
     place = device_for(device)
     for network in (exported.encoder, exported.head):
         if network is not None:
-            network.to(place)
+            network.to(place).to(memory_format=image_format(place))
     return LoadedEncoder(exported, place)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from selfsup import distributed
 from selfsup.config.checks import require
 from selfsup.data.labelled import Labelled
+from selfsup.devices.double import to_double
 from selfsup.evaluation.accuracy import Hits, top_hits
 from selfsup.evaluation.features import Features
 from selfsup.evaluation.reading import Layer, Reading
@@ -201,7 +202,7 @@ def fit_logistic(x: Tensor, targets: Tensor, start: Logistic, l2: float, iterati
         optimizer.param_groups[0]["max_iter"] = min(_LOOK_EVERY, iterations - done)
         optimizer.step(closure)
         value = float(closure())
-        slope = sum(float(part.grad.double().square().sum()) for part in (weight, bias) if part.grad is not None)
+        slope = sum(float(to_double(part.grad).square().sum()) for part in (weight, bias) if part.grad is not None)
         converged = slope <= 2 * l2 * value * _EXCESS or not value < before
         if converged:
             break

@@ -6,6 +6,7 @@ from typing import Literal
 from selfsup.augment.size import Size, check_size
 from selfsup.config.checks import require
 from selfsup.data.settings import Data
+from selfsup.devices.choice import Device
 
 Layer = Literal["backbone", "embedding"]
 
@@ -19,7 +20,7 @@ class Reading:
     data: Data = Data()
     batch_size: int = 512
     workers: int = 2  # processes that decode photographs
-    device: Literal["auto", "cpu"] = "auto"
+    device: Device = "auto"
     size: Size | None = None  # of the images that the encoder is fed with, in pixels; None: as it was trained
 
     def __post_init__(self) -> None:

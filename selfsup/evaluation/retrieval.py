@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfsup.cluster.neighbours import first_equal_rows
+from selfsup.devices.double import double_device
 from selfsup.evaluation.features import Features
 from selfsup.evaluation.reading import RECALL_AT
 from selfsup.randomness import Stream, permutation
@@ -37,7 +38,7 @@ def retrieval_figures(
         queries: Q images with their identities as labels.
         gallery: G images, or None.
         recall_at: the ranks k.
-        device: where to rank, by default the CPU.
+        device: where to rank, by default the CPU; that too where the device has no double precision.
         cameras: (Q,) and (G,) int64 numbers of cameras, for queries with a gallery.
 
     Returns:
@@ -86,6 +87,7 @@ def per_query(
     Figures of a query without a relevant image are 0.
     """
     bank = queries if gallery is None else gallery
+    device = double_device(device)
     unit_asked = F.normalize(queries.features.to(device).double())
     unit_bank = unit_asked if gallery is None else F.normalize(gallery.features.to(device).double())
     labels, bank_labels = queries.labels.to(device), bank.labels.to(device)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from selfsup.devices.double import double_device, to_double
+
 UNIFORMITY_ROWS = 256  # pairs grow with the square; 32,640 of them are enough for a logged figure
 # Who wants to see the rows of each step, for figures that cost too much to be computed at all of them.
 WATCHERS: list[Callable[[Tensor], None]] = []
@@ -26,12 +28,12 @@ def feature_health(a: Tensor, b: Tensor) -> dict[str, Tensor]:
     for watcher in WATCHERS:
         watcher(a.detach())
     a, b = a.float(), b.float()
-    few = a[:UNIFORMITY_ROWS]
+    few = a[:UNIFORMITY_ROWS].to(double_device(a.device))  # MPS has no `pdist` either
     squared = torch.pdist(few).square()  # (n (n - 1) / 2,)
     return {
         "feature_std": a.std(dim=0).mean() * a.shape[1] ** 0.5,
         "alignment": (a - b).square().sum(dim=1).mean(),
-        "uniformity": squared.mul(-2).exp().mean().log(),
+        "uniformity": squared.mul(-2).exp().mean().log().to(a.device),
     }
 
 
@@ -46,7 +48,7 @@ def effective_rank(rows: Tensor) -> float:
     Returns:
         A number in [1, min(n, D)].
     """
-    rows = rows.double()
+    rows = to_double(rows)
     gram = rows @ rows.T if rows.shape[0] < rows.shape[1] else rows.T @ rows
     singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     shares = singular / singular.sum().clamp(min=torch.finfo(singular.dtype).tiny) + 1e-7

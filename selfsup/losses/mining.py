@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from selfsup.devices.double import to_double
 from selfsup.losses.pairs import distances
 
 _WHOLE = 2**52  # what probabilities of sum 1 are counted in: double precision has no finer steps just below 1
@@ -24,11 +25,11 @@ def distance_weights(
         dim: of the embedding, D.
 
     Returns:
-        (B, M) float64. Rows sum to 1; rows without a usable negative are 0, and drop out of the loss. (There the
-        authors' code draws from the whole batch, positives included.)
+        (B, M) float64, on the CPU where the device has none. Rows sum to 1; rows without a usable negative are 0, and
+        drop out of the loss. (There the authors' code draws from the whole batch, positives included.)
     """
-    distance = distances(similarity.double())
-    usable = negative & (distance < farthest)
+    distance = distances(to_double(similarity))
+    usable = negative.to(distance.device) & (distance < farthest)
     distance = distance.clamp(min=cutoff, max=farthest)
     log_weights = (2 - dim) * distance.log() - (dim - 3) / 2 * (1 - distance.square() / 4).log()
     probabilities = log_weights.masked_fill(~usable, -torch.inf).softmax(dim=1)  # nan where nothing is usable

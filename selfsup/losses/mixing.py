@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from selfsup.devices.double import back
+
 _ALIVE = 2**24  # numbers of gathered features alive at once
 _NOISE = 16  # roundings of sums of a few hundred products
 
@@ -20,7 +22,8 @@ def mixed_scores(
         queries: (B, D) unit rows, with gradient.
         negatives: (M, D) rows of any norm, normally 1.
         scores: (B, M) inner products of both, with gradient; -inf where a negative does not count.
-        numbers: (B, 3 pairs + 2 queries_mixed) uniform in [0, 1): which are mixed, and how.
+        numbers: (B, 3 pairs + 2 queries_mixed) uniform in [0, 1): which are mixed, and how; on the same device, or
+            on the CPU where that has no double precision.
         hardest: N, at most M.
         pairs: s, number of mixtures of two negatives.
         queries_mixed: s', number of mixtures of the query with a negative.
@@ -32,17 +35,17 @@ def mixed_scores(
     chosen = scores.detach().topk(hardest, dim=1).indices  # (B, N)
     squares = negatives.square().sum(dim=1)  # (M,)
     first, second, alpha = numbers[:, : 3 * pairs].unflatten(1, (3, pairs)).unbind(1)  # (B, s) each
-    i = _below(first, hardest)
-    j = (i + 1 + _below(second, hardest - 1)) % hardest  # any of the others
+    i = _below(first, hardest).to(chosen.device)
+    j = (i + 1 + _below(second, hardest - 1).to(chosen.device)) % hardest  # any of the others
     i, j = chosen.gather(1, i), chosen.gather(1, j)
     between = _products(negatives, i, j)  # (B, s)
-    alpha = alpha.to(scores.dtype)
+    alpha = back(alpha, like=scores)
     norm = _norm(alpha, squares[i], squares[j], between)
     pair_scores = _mixed(alpha, scores.gather(1, i), scores.gather(1, j), norm)
 
     picked, beta = numbers[:, 3 * pairs :].unflatten(1, (2, queries_mixed)).unbind(1)  # (B, s') each
-    j = chosen.gather(1, _below(picked, hardest))
-    beta = beta.to(scores.dtype) / 2
+    j = chosen.gather(1, _below(picked, hardest).to(chosen.device))
+    beta = back(beta, like=scores) / 2
     score = scores.gather(1, j)
     own = (queries * queries.detach()).sum(dim=1, keepdim=True)  # (B, 1), the gradient is the constant query
     norm = _norm(beta, own.detach(), squares[j], score.detach())

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from selfsup.devices.double import to_double
 from selfsup.losses.contrastive import similarity as inner_products
 
 _ROUNDING = 8 * torch.finfo(torch.float64).eps  # of a squared distance of unit rows
@@ -33,8 +34,9 @@ def distance_similarity(a: Tensor, b: Tensor) -> Tensor:
 
     In double precision, whatever the rows have: there `distances` are right to single precision for unit rows that are
     1e-4 apart or more, and to three digits down to 1e-6. The gradient is that of the rows' own precision.
+    On the CPU where the rows' device has no double precision.
     """
-    a, b = a.double(), b.double()
+    a, b = to_double(a), to_double(b)
     lengths = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1)  # (B, M)
     return 1 - lengths / 2 + inner_products(a, b)
 
@@ -178,6 +180,8 @@ def margin_loss(
     """
     usable = ((positive > 0).any(dim=1) & (negative > 0).any(dim=1))[:, None]
     positive, negative = (torch.where(usable, pairs, 0).to(similarity.dtype) for pairs in (positive, negative))
+    if isinstance(beta, Tensor):  # moved before it is converted: where it lies there may be no double precision
+        beta = beta.to(similarity.device)
     beta = torch.as_tensor(beta, dtype=similarity.dtype, device=similarity.device).expand(len(similarity))
     gap = distances(similarity) - beta[:, None]
     pull, push = (margin + gap).relu(), (margin - gap).relu()  # (B, M)

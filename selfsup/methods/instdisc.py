@@ -10,6 +10,7 @@ from torch import Tensor
 from selfsup.batch import Batch
 from selfsup.config.checks import require
 from selfsup.config.settings import changed_default, execution
+from selfsup.devices.moving import to_device
 from selfsup.distributed import gather
 from selfsup.losses.contrastive import first_is_positive, l2_normalize
 from selfsup.losses.diagnostics import feature_health
@@ -109,7 +110,7 @@ class InstDisc(Method):
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         features = embeddings[0]  # (B, D)
-        indices = batch.indices.to(features.device, non_blocking=True)
+        indices = to_device(batch.indices, features.device)
         before = self.bank.rows(indices)  # (B, D)
         update = {"features": features.detach(), "indices": indices}
         if self.config.num_negatives == 0:

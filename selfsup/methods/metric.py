@@ -9,6 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsup.batch import Batch
 from selfsup.config.settings import changed_default
+from selfsup.devices.double import back, double_device
+from selfsup.devices.moving import to_device
 from selfsup.distributed import gather, rank, world_size
 from selfsup.losses.contrastive import at_least_float32, l2_normalize, similarity
 from selfsup.losses.diagnostics import feature_health
@@ -96,18 +98,23 @@ class Metric(Method):
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         pairs = self.pairs(embeddings, batch)
-        loss = self.loss(pairs).to(pairs.anchors.dtype)  # distances come in double precision
+        loss = back(self.loss(pairs), like=embeddings[0])  # distances come in double precision
         return Step(loss, detached(self.figures(pairs)), {})
 
     def pairs(self, embeddings: list[Tensor], batch: Batch) -> Pairs:
-        """The rows of all views of this process's images against those of all processes, view after view."""
+        """The rows of all views of this process's images against those of all processes, view after view.
+
+        All is on the device of the embeddings; on the CPU where that has no double precision for a loss of distances.
+        """
         count, device = len(embeddings[0]), embeddings[0].device
+        if self.loss.by_distance:
+            device = double_device(device)
 
         def everyone(rows: Tensor) -> Tensor:
             return torch.cat([gather(part) for part in rows.chunk(len(embeddings))])
 
-        anchors = torch.cat(embeddings)  # (V B, D)
-        labels = batch.labels.to(device, non_blocking=True).repeat(len(embeddings))
+        anchors = torch.cat(embeddings).to(device)  # (V B, D)
+        labels = to_device(batch.labels, device).repeat(len(embeddings))
         first = torch.arange(len(embeddings), device=device) * count * world_size() + rank() * count  # of each view
         rows = (first[:, None] + torch.arange(count, device=device)).flatten()
         references, reference_labels = everyone(anchors), everyone(labels)  # (V N, D), (V N,)
@@ -123,7 +130,7 @@ class Metric(Method):
             reference_labels=reference_labels,
             rows=rows,
             mutual=True,
-            step=self.steps,
+            step=self.steps.to(device),
             gather=everyone,
         )
 
@@ -141,12 +148,13 @@ class Metric(Method):
         partners = pairs.references[pairs.positive.int().argmax(dim=1)]  # each anchor's first positive
         partners = torch.where(alone[:, None], pairs.anchors, partners)
         health = feature_health(l2_normalize(pairs.anchors), l2_normalize(partners))
-        return {
+        figures = {
             "accuracy": hits.float().mean(),
             "anchors_alone": alone.float().mean(),
             "anchors_without_negatives": unopposed.float().mean(),
             **health,
         }
+        return {name: figure.to(self.steps.device) for name, figure in figures.items()}
 
     def after_step(self, update: dict[str, Tensor], progress: float) -> None:
         self.steps += 1

@@ -10,6 +10,7 @@ from torch import Tensor
 from selfsup.batch import Batch
 from selfsup.config.checks import require
 from selfsup.config.settings import changed_default
+from selfsup.devices.moving import to_device
 from selfsup.distributed import gather, rank, world_size
 from selfsup.losses.contrastive import info_nce, l2_normalize
 from selfsup.losses.diagnostics import feature_health
@@ -106,7 +107,7 @@ class MoCo(Method):
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         # Query from view 1, key from view 2; where symmetric, also the other way round.
         keys = self.all_keys([views[0], views[1]] if self.config.symmetric else [views[1]])  # (B, D) each
-        indices, labels = (part.to(keys[0].device, non_blocking=True) for part in (batch.indices, batch.labels))
+        indices, labels = (to_device(part, keys[0].device) for part in (batch.indices, batch.labels))
         batch = batch._replace(indices=indices, labels=labels)
         references = self.references(keys, batch)
         results = [

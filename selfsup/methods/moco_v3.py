@@ -9,6 +9,7 @@ from torch import Tensor
 
 from selfsup.batch import Batch
 from selfsup.config.checks import require
+from selfsup.devices.moving import to_device
 from selfsup.distributed import gather
 from selfsup.losses.contrastive import info_nce, l2_normalize
 from selfsup.losses.diagnostics import feature_health
@@ -73,7 +74,7 @@ class MoCoV3(Method):
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         keys = self.without_gradient(self.embed_key, views)  # (B, D) each
-        indices = batch.indices.to(keys[0].device, non_blocking=True)
+        indices = to_device(batch.indices, keys[0].device)
         own = gather(indices) == indices[:, None]  # (B, N): the key of the same image is the positive, no negative
         results = [
             info_nce(queries, key, gather(key), self.config.temperature, mask=own)

@@ -10,7 +10,11 @@ from selfsup.methods.base import RunContext
 
 
 class Pairs(NamedTuple):
-    """Anchors of this process against references: all that a loss may look at."""
+    """Anchors of this process against references: all that a loss may look at.
+
+    All on one device: that of the method or, for a loss of distances where that has no double precision, the CPU. A
+    loss brings parameters of its own there.
+    """
 
     anchors: Tensor  # (B, D)
     references: Tensor  # (M, D)

@@ -266,7 +266,8 @@ class Margin(PairLoss):
         )
         drawn = draw(distance_weights(pairs.similarity.detach(), pairs.negative, self.dim, c.cutoff), uniforms)
         negative = drawn * pairs.positive.sum(dim=1, keepdim=True) / self.negatives  # (B, M)
-        beta = self.beta[pairs.labels] if c.boundary == "class" else self.beta
+        beta = self.beta.to(pairs.labels.device)
+        beta = beta[pairs.labels] if c.boundary == "class" else beta
         return hinges.margin_loss(pairs.similarity, pairs.positive, negative, beta, c.margin, c.nu, gather=pairs.gather)
 
 

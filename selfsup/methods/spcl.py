@@ -1,7 +1,8 @@
 """SpCL (Ge et al. 2020, "Self-paced contrastive learning with hybrid memory")."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from selfsup.cluster.dbscan import dbscan
 from selfsup.cluster.jaccard import DIGITS, jaccard_graph
 from selfsup.config.checks import require
 from selfsup.config.settings import changed_default, execution
+from selfsup.devices.double import double_device, lacks_double
+from selfsup.devices.moving import to_device
 from selfsup.distributed import from_first, gather, rank, world_size
 from selfsup.losses.contrastive import l2_normalize
 from selfsup.losses.diagnostics import feature_health
@@ -107,12 +110,23 @@ class SpCL(Method):
         keep_apart(self)
         self.register_buffer("threshold", torch.tensor(torch.nan, dtype=torch.float64))  # of independence; nan: unset
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As nn.Module's; the threshold stays on the CPU where the device has no double precision."""
+        threshold = self._buffers.pop("threshold")
+        try:
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # nn.Module's
+        finally:
+            self._buffers["threshold"] = threshold
+        if not lacks_double(self.row_of_image.device):
+            self.threshold = fn(self.threshold)
+        return self
+
     def embed(self, view: Tensor) -> Tensor:  # (B, C, S, S) -> (B, D), unit rows
         return l2_normalize(self.neck(self.encoder(view)))
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         (x,) = embeddings
-        rows = self.row_of_image[batch.indices.to(x.device, non_blocking=True)]  # (B,)
+        rows = self.row_of_image[to_device(batch.indices, x.device)]  # (B,)
         memory = self.memory
         losses, accuracy = memory.loss(x, rows, self.config.temperature)
         metrics = {"accuracy": accuracy, **feature_health(x, memory.fetch(rows))}
@@ -143,7 +157,8 @@ class SpCL(Method):
     def cluster(self, epoch: int) -> dict[str, float]:
         """Write the labels of the memory's images: the first process finds the clusters, for all."""
         memory, labels = self.memory, torch.zeros_like(self.memory.labels)
-        figures = torch.zeros(4, dtype=torch.float64, device=labels.device)  # as below; whole numbers stay exact
+        # As below; whole numbers stay exact.
+        figures = torch.zeros(4, dtype=torch.float64, device=double_device(labels.device))
         whole = memory.whole()
         if whole is not None and rank() == 0:
             found, images = self._clusters(whole[self.num_classes :])

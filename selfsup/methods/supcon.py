@@ -8,6 +8,7 @@ from torch import Tensor
 
 from selfsup.batch import Batch
 from selfsup.config.checks import require
+from selfsup.devices.moving import to_device
 from selfsup.distributed import gather, rank
 from selfsup.losses.contrastive import l2_normalize
 from selfsup.losses.diagnostics import feature_health
@@ -57,7 +58,7 @@ class SupCon(Method):
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         anchors = embeddings if self.config.anchors == "all" else embeddings[:1]
         columns = torch.cat([gather(embedding) for embedding in embeddings])  # (V N, D), view after view
-        labels = batch.labels.to(columns.device, non_blocking=True)  # (B,)
+        labels = to_device(batch.labels, columns.device)  # (B,)
         positive, excluded = class_masks(
             labels, gather(labels), rank() * len(labels), len(embeddings), len(anchors)
         )  # (A, V N) each

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from selfsup.batch import Batch
 from selfsup.config.checks import require
+from selfsup.devices.double import back
+from selfsup.devices.moving import to_device
 from selfsup.distributed import gather
 from selfsup.memory.queue import FeatureQueue
 from selfsup.memory.saved import Saved
@@ -83,35 +85,39 @@ class XBM(Metric):
 
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         pairs = self.pairs(embeddings, batch)
-        precision = pairs.anchors.dtype  # distances come in double precision
-        loss = self.loss(pairs).to(precision)
-        against_memory = self.loss(self.remembered(pairs)).to(precision)
+        device = embeddings[0].device
+        # Distances come in double precision.
+        loss = back(self.loss(pairs), like=embeddings[0])
+        against_memory = back(self.loss(self.remembered(pairs)), like=embeddings[0])
         remembered = torch.where(self.steps >= self.config.memory_start, against_memory, 0)
         metrics = {"loss_batch": loss, "loss_memory": remembered, **self.figures(pairs)}
         if self.config.drift_every:
             metrics["feature_drift"] = self.feature_drift
         update = {
             "features": torch.stack(embeddings, dim=1).detach(),  # (B, V, D)
-            "indices": batch.indices.to(loss.device, non_blocking=True),
-            "labels": pairs.labels[: len(batch.labels)],
+            "indices": to_device(batch.indices, device),
+            "labels": pairs.labels[: len(batch.labels)].to(device),
             "views": views[0].detach(),
         }
         return Step(loss + self.config.memory_weight * remembered, detached(metrics), update)
 
     def remembered(self, pairs: Pairs) -> Pairs:
         """The anchors against the memory as it will be after this step: what stays of it, and the batch, constant."""
-        queue, pushed = self.queue, len(pairs.references)
-        places = torch.arange(len(queue.features), device=pairs.rows.device)
-        overwritten = (places - queue.pointer) % len(places) < pushed
-        stays = (places < queue.filled) & ~overwritten
-        references = torch.cat([queue.features, pairs.references.detach()])  # (K + V N, D)
-        same = pairs.labels[:, None] == queue.labels
+        device, pushed = pairs.rows.device, len(pairs.references)
+        features, labels, pointer, filled = (
+            part.to(device) for part in (self.queue.features, self.queue.labels, self.queue.pointer, self.queue.filled)
+        )
+        places = torch.arange(len(features), device=device)
+        overwritten = (places - pointer) % len(places) < pushed
+        stays = (places < filled) & ~overwritten
+        references = torch.cat([features, pairs.references.detach()])  # (K + V N, D)
+        same = pairs.labels[:, None] == labels
         return pairs._replace(
             references=references,
             similarity=self.similarity(pairs.anchors, references),
             positive=torch.cat([same & stays, pairs.positive], dim=1),
             negative=torch.cat([~same & stays, pairs.negative], dim=1),
-            reference_labels=torch.cat([queue.labels, pairs.reference_labels]),
+            reference_labels=torch.cat([labels, pairs.reference_labels]),
             mutual=False,
         )
 

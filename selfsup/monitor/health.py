@@ -82,14 +82,14 @@ class Health(Observer):
         shown = distributed.gather(labels)
         found = torch.zeros(3, dtype=torch.float64)
         if distributed.rank() == 0 and rows.isfinite().all():
-            rows = rows.double().cpu()
+            rows = rows.cpu().double()
             possible = min(rows.shape[0] - 1, rows.shape[1])
             if self._by_labels:
                 possible = min(possible, len(shown.unique()) - 1)
             least = min(DIRECTIONS, _SHARE * possible)
             found = torch.tensor([effective_rank(rows), effective_rank(rows - rows.mean(dim=0)), least])
         # All must judge alike, and their processors may round differently.
-        rank_me, feature_rank, self._least = distributed.from_first(found.to(self._rows.device, torch.float32)).tolist()
+        rank_me, feature_rank, self._least = distributed.from_first(found.float().to(self._rows.device)).tolist()
         return {"rank_me": rank_me, "feature_rank": feature_rank} if rank_me else {}
 
     def judge(self, step: int, figures: dict[str, float]) -> str:

@@ -14,7 +14,14 @@ from typing import NamedTuple
 _PREFIXES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_", "MEGATRON_LM_")
 # These change where a process runs and what it prints, not what it computes: accelerate may see them.
 _SHOWN = ("ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE", "ACCELERATE_LOG_LEVEL", "ACCELERATE_ENABLE_RICH")
-_RECORDED = ("FORK_LAUNCHED", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "USE_TORCH_XLA", "TORCHELASTIC_MAX_RESTARTS")
+_RECORDED = (
+    "FORK_LAUNCHED",
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+    "USE_TORCH_XLA",
+    "TORCHELASTIC_MAX_RESTARTS",
+    "PYTORCH_ENABLE_MPS_FALLBACK",
+)
 _NOT_SET = ("", "no", "none", "n", "false", "f", "off", "0")
 
 
@@ -53,7 +60,7 @@ def is_set(variable: str) -> bool:
 
 
 def recorded() -> dict[str, str]:
-    """What launchers have said, for environment.json."""
+    """What launchers, and the start of a command, have said by variables, for environment.json."""
     return {
         name: value for name, value in sorted(os.environ.items()) if name.startswith(_PREFIXES) or name in _RECORDED
     }

@@ -18,6 +18,7 @@ from selfsup.data.identity import identity
 from selfsup.data.layout import Split
 from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.sources import Source
+from selfsup.devices.double import to_double
 from selfsup.evaluation.clustering import (
     cluster_figures,
 )
@@ -74,7 +75,7 @@ def run_cluster(path: Path, settings: KMeans | DBSCAN) -> Evaluated:
         about["file"] = str(_write(path / "results" / f"clusters_{name}_{said}.csv", source, images, clusters))
     figures = cluster_figures(images.labels if labelled else None, clusters)
     if name == "dbscan":
-        figures["noise"] = (clusters < 0).double().mean().item()
+        figures["noise"] = to_double(clusters < 0).mean().item()
     about = exported.about | about
     root = place_of(settings.data)
     return Evaluated([Result(stage=f"cluster_{name}", figures=figures, protocol=protocol, about=about, data_root=root)])

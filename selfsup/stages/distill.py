@@ -16,6 +16,7 @@ from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.overlap import about_shared
 from selfsup.data.settings import Data
 from selfsup.data.sources import Source
+from selfsup.devices.double import to_double
 from selfsup.evaluation.accuracy import top_figures
 from selfsup.evaluation.encoder import Exported, export
 from selfsup.evaluation.features import extract
@@ -118,7 +119,7 @@ def judge_student(
         for network in (method.student, method.teacher)
     )
     if settings.protocol == "features":
-        return {"distill_cosine": F.cosine_similarity(student.features, teacher.features).double().mean().item()}
+        return {"distill_cosine": to_double(F.cosine_similarity(student.features, teacher.features)).mean().item()}
     figures = {"agreement": agreement(student.features, teacher.features).item()}
     if int(images.labels.min()) < 0:
         return figures

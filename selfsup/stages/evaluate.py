@@ -15,6 +15,7 @@ from selfsup.data.identity import identity
 from selfsup.data.layout import Split
 from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.sources import Source
+from selfsup.devices.double import to_double
 from selfsup.evaluation.accuracy import mean_recall, recalls, top_hits
 from selfsup.evaluation.confusion import BINS, calibration_error, class_figures, confusion_matrix
 from selfsup.evaluation.encoder import Exported
@@ -195,7 +196,7 @@ def figures_of(judged: Judged, num_classes: int) -> tuple[dict[str, float], Tens
 def first_choices(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The probability of the most probable class, (N,) float64, and that class, of equal ones the lower: of (N, C)."""
     predicted = logits.sort(dim=1, descending=True, stable=True).indices[:, 0]
-    return logits.double().softmax(dim=1).gather(1, predicted[:, None])[:, 0], predicted
+    return to_double(logits).softmax(dim=1).gather(1, predicted[:, None])[:, 0], predicted
 
 
 def mistakes(judged: Judged, names: tuple[str, ...], most: int) -> list[list[Any]]:
@@ -206,7 +207,7 @@ def mistakes(judged: Judged, names: tuple[str, ...], most: int) -> list[list[Any
     confidence, predicted = first_choices(judged.logits)
     wrong = (predicted != judged.labels).nonzero()[:, 0]
     worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:most]
-    own = judged.logits[worst].double().softmax(dim=1).gather(1, judged.labels[worst, None])[:, 0]
+    own = to_double(judged.logits[worst]).softmax(dim=1).gather(1, judged.labels[worst, None])[:, 0]
     columns = (worst, judged.labels[worst], predicted[worst], confidence[worst], own)
     return [
         [judged.names[row], names[label], names[taken], round(sure, 6), round(true, 6)]

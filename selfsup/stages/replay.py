@@ -22,6 +22,7 @@ from selfsup.catalogue import import_encoders, import_methods
 from selfsup.config.settings import dump, restore
 from selfsup.config.stored_names import answers_to, descendants
 from selfsup.data.base import Source
+from selfsup.devices.moving import image_format
 from selfsup.evaluation.built import built
 from selfsup.methods.base import Method, Step
 from selfsup.pretraining import Run, build_method
@@ -122,7 +123,7 @@ def _method(run: Run, found: checkpoint.Checkpoint, device: torch.device) -> Met
     method = built(
         lambda: build_method(run, facts, pretrained=False), sizes, f"in {found.path.parents[1] / 'config.json'}"
     )
-    method.to(device).to(memory_format=torch.channels_last)
+    method.to(device).to(memory_format=image_format(device))
     tensors = found.tensors["method"]
     check_state(method, tensors, limits_of(found), finite=False)  # what is not is looked for
     load_whole_state(method, tensors)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from selfsup.catalogue import catalogue
 from selfsup.config.flags import flags_in, parse, pop_flag, values_of
@@ -14,6 +14,7 @@ from selfsup.data.labelled import Labelled, image_names, names_digest
 from selfsup.data.opening import with_labels
 from selfsup.data.parts import open_data
 from selfsup.data.settings import Data
+from selfsup.devices.choice import Device
 from selfsup.evaluation.foreign import is_foreign
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.models.encoder import Encoder
@@ -44,7 +45,7 @@ class Semi:
     data: Data = Data()
     seed: int = 0
     precision: Precision = "auto"
-    device: Literal["auto", "cpu"] = execution("auto")
+    device: Device = execution("auto")
     workers: int = execution(2)  # processes that decode photographs; arrays need none
     folder: str = execution("")  # empty: <name>_semi_<labels>, beside the run, or in runs/ for a recipe
     max_steps: int | None = execution(None)  # stop after so many steps of all parts together

@@ -11,6 +11,7 @@ from selfsup.cluster.backends import Backend
 from selfsup.config.checks import require
 from selfsup.config.settings import execution
 from selfsup.data.settings import Data
+from selfsup.devices.choice import Device
 from selfsup.evaluation.reading import RECALL_AT, Layer, Reading, check_temperature
 
 CLUSTERINGS = ("kmeans", "dbscan")  # protocols of cluster
@@ -158,7 +159,7 @@ class Predict:
     layer: Layer = "backbone"  # what is compared with the bank: the features, or what the loss was about
     batch_size: int = 64
     workers: int = 2  # processes that decode
-    device: Literal["auto", "cpu"] = "auto"
+    device: Device = "auto"
     size: Size | None = None  # of the images that the encoder is fed with, in pixels; None: as it was trained
 
     def __post_init__(self) -> None:
@@ -197,7 +198,7 @@ class Replay:
 
     # fp32 shows whether half precision is to blame.
     precision: Literal["as-captured", "fp32", "tf32", "bf16", "fp16"] = execution("as-captured")
-    device: Literal["auto", "cpu"] = execution("auto")  # auto: a GPU where there is one
+    device: Device = execution("auto")
 
 
 class Help(NamedTuple):

@@ -6,6 +6,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from selfsup.batch import Batch
+from selfsup.devices.double import to_double
 from selfsup.distributed import mean_over_processes
 from selfsup.losses.distillation import cosine_distance, distillation, labelled_cross_entropy
 from selfsup.methods.base import Method, Step
@@ -77,7 +78,7 @@ class Distilled(Student):
             count = mean_over_processes((batch.labels >= 0).sum().float())
             labelled = labelled_cross_entropy(logits, batch.labels, count)
             loss = (1 - self.alpha) * labelled + self.alpha * loss
-        return Step(loss, {"agreement": agreement(logits.detach(), taught)}, {})
+        return Step(loss, {"agreement": agreement(logits.detach(), taught).float().to(logits.device)}, {})
 
 
 class FeatureDistilled(Student):
@@ -93,5 +94,5 @@ class FeatureDistilled(Student):
 
 
 def agreement(logits: Tensor, others: Tensor) -> Tensor:
-    """The share of rows (B, C) whose highest class is the same, ()."""
-    return (logits.argmax(dim=1) == others.argmax(dim=1)).double().mean()
+    """The share of rows (B, C) whose highest class is the same, () float64, on the CPU where their device has none."""
+    return to_double(logits.argmax(dim=1) == others.argmax(dim=1)).mean()

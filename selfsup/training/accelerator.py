@@ -1,13 +1,12 @@
 """The engine that trains: launch, device, precision and several processes, by accelerate; and the device of a stage."""
 
-from typing import Literal
-
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from selfsup import distributed
+from selfsup.devices.choice import Device
 from selfsup.runtime import arithmetic, inherited
 from selfsup.runtime.device import device_for
 from selfsup.runtime.parent_death import follow_launcher
@@ -20,11 +19,16 @@ def make_accelerator(training: Training) -> Accelerator:
     """The engine for this precision and device.
 
     Raises:
-        ValueError: the batch cannot be divided among the processes, the device lacks the precision, or the encoder is
+        ValueError: the batch cannot be divided among the processes, the device lacks the precision or cannot compile, or the encoder is
             to be sharded in a way that is not known.
     """
     follow_launcher()  # of a program that only imports selfsup; the commands have done so long ago
     device = device_for(training.device)
+    if training.compile and device.type == "mps":
+        raise ValueError(
+            "compile is not for Apple GPUs (MPS), for which torch has only begun with it; leave it out, or use "
+            "--device cpu"
+        )
     precision = arithmetic.resolve(training.precision, arithmetic.capability(device))
     inherited.check(precision)
     sharding.sharding_requested(training)
@@ -57,7 +61,7 @@ def make_accelerator(training: Training) -> Accelerator:
     return accelerator
 
 
-def stage_device(device: Literal["auto", "cpu"]) -> torch.device:
+def stage_device(device: Device) -> torch.device:
     """The device of a stage that trains nothing; of several processes, which join here and share the encoding, each."""
     inherited.check("fp32")
     if distributed.launched() == 1:

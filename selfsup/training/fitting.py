@@ -6,6 +6,7 @@ from accelerate import Accelerator
 from selfsup import distributed
 from selfsup.augment.views import Views
 from selfsup.data.loader import Loader
+from selfsup.devices.moving import image_format
 from selfsup.memory.saved import Limits
 from selfsup.methods.base import Extract, Method
 from selfsup.monitor.health import Health
@@ -88,7 +89,7 @@ def _place(method: Method, training: Training, device: torch.device) -> bool:
         if distributed.rank() == 0:
             message(f"the encoder's weights are divided among {distributed.world_size()} processes")
         return True
-    method.to(device).to(memory_format=torch.channels_last)
+    method.to(device).to(memory_format=image_format(device))
     return False
 
 

@@ -12,10 +12,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from selfsup import distributed
-from selfsup.augment.geometry import send
 from selfsup.augment.views import Views
 from selfsup.batch import Batch
 from selfsup.data.loader import Loader
+from selfsup.devices.moving import send, to_device
 from selfsup.dtensor import clip_grad_norm_
 from selfsup.methods.base import Extract, Method, Step
 from selfsup.models.encoder import Encoder
@@ -161,7 +161,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = schedule(step, self.horizon) * group["peak_lr"]
         # Methods see views, labels and indices; what stays on the CPU would be copied by DDP, which waits for it.
-        handed = Batch((), batch.labels.to(self.device, non_blocking=True), send(batch.indices, self.device))
+        handed = Batch((), to_device(batch.labels, self.device), send(batch.indices, self.device))
         self.observer.before_step(step, views)
         out = self.cache.step(views, handed, seed) if self.cache else self._forward_and_backward(views, handed)
         norm = self._clip()
