@@ -14,7 +14,7 @@ from torch import Tensor
 
 from selfsup.augment.parameters import Interpolation
 from selfsup.augment.size import Size, height_and_width
-from selfsup.devices.moving import send
+from selfsup.devices.moving import is_apple, send
 
 Border = Literal["reflect", "zero"]
 Fit = Literal["center", "whole"]
@@ -134,7 +134,7 @@ def multiply_columns(planes: Tensor, parts: Sequence[Part], width: int) -> Tenso
 
 
 def _multiply_into(target: Tensor, first: Tensor, second: Tensor) -> None:
-    if target.device.type == "mps":  # whose products are not trusted to be written with gaps
+    if is_apple(target.device):  # whose products are not trusted to be written with gaps
         target.copy_(torch.bmm(first, second))
     else:
         torch.bmm(first, second, out=target)

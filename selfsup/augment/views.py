@@ -29,7 +29,7 @@ from selfsup.devices.moving import image_format, send, to_device
 from selfsup.randomness import counter
 
 # Pixels of the views worked on at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
-_CPU_CHUNK, _GPU_CHUNK = 192 * 32**2, 2**25
+_CHUNK_PIXELS = {"cpu": 192 * 32**2, "gpu": 2**25}
 _LONE_PIXELS = 128**2  # on a CPU, views of as many and more are worked on one by one, as their matrices are banded then
 
 
@@ -182,7 +182,7 @@ def _chunk_size(device: torch.device, shape: tuple[int, int]) -> int:
     pixels = shape[0] * shape[1]
     if device.type == "cpu" and pixels >= _LONE_PIXELS:
         return 1
-    return max(1, (_CPU_CHUNK if device.type == "cpu" else _GPU_CHUNK) // pixels)
+    return max(1, _CHUNK_PIXELS["cpu" if device.type == "cpu" else "gpu"] // pixels)
 
 
 def _cropped(view: View, images: Tensor, samples: Tensor, boxes: Tensor, chosen: Parameters) -> Tensor:

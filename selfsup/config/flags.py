@@ -146,7 +146,7 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
     told = re.sub(r"^Error parsing (?!-)[\w.]+: ", "", tyro_error_text(text.getvalue()))
     told = _wanted(told, flags) or told
     if "--device" in told:
-        told += '; "auto" takes a CUDA GPU, else an Apple GPU (MPS), else the CPU'
+        told += '; "auto" takes the GPU where there is one'
     raise ValueError(f"{told}\nall flags: {command} --help")
 
 

@@ -3,14 +3,21 @@
 import torch
 from torch import Tensor
 
+APPLE = frozenset({"mps"})  # types of devices
+
+
+def is_apple(device: torch.device) -> bool:
+    """Whether it is an Apple GPU, whose faults are avoided here."""
+    return device.type in APPLE
+
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
     """To a device, without waiting for what it is doing.
 
-    To MPS with waiting: a copy that nobody waits for reads memory which may be given away by then (pytorch issue
-    #189690).
+    To an Apple GPU with waiting: a copy that nobody waits for reads memory which may be given away by then (pytorch
+    issue #189690).
     """
-    return values.to(device, non_blocking=device.type != "mps")
+    return values.to(device, non_blocking=not is_apple(device))
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
@@ -21,7 +28,7 @@ def send(values: Tensor, device: torch.device) -> Tensor:
 def image_format(device: torch.device) -> torch.memory_format:
     """The layout of images and weights on a device: channels last, in which convolutions are fastest.
 
-    Not on MPS, where the backward passes of batch norm and of average pooling are wrong in it, without a word (pytorch
-    issues #175189 and #175190).
+    Not on Apple GPUs, where the backward passes of batch norm and of average pooling are wrong in it, without a word
+    (pytorch issues #175189 and #175190).
     """
-    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+    return torch.contiguous_format if is_apple(device) else torch.channels_last

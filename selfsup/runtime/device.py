@@ -28,10 +28,7 @@ def device_for(device: Device) -> torch.device:
 
 def _require_mps(only_cpu: bool, several: bool) -> None:
     if not torch.backends.mps.is_available():
-        raise ValueError(
-            "device is mps, and torch finds no Apple GPU here (MPS: a Mac with Apple silicon, or with an AMD GPU, and "
-            "a torch that is built for it); leave --device out, or use --device cpu"
-        )
+        raise ValueError("device is mps, and torch finds no Apple GPU here; leave --device out, or use --device cpu")
     if several:
         raise ValueError(
             "device is mps, on which several processes cannot exchange tensors; start one process, or use --device cpu"

@@ -19,8 +19,8 @@ def make_accelerator(training: Training) -> Accelerator:
     """The engine for this precision and device.
 
     Raises:
-        ValueError: the batch cannot be divided among the processes, the device lacks the precision or cannot compile, or the encoder is
-            to be sharded in a way that is not known.
+        ValueError: the batch cannot be divided among the processes, the device lacks the precision or cannot compile,
+            or the encoder is to be sharded in a way that is not known.
     """
     follow_launcher()  # of a program that only imports selfsup; the commands have done so long ago
     device = device_for(training.device)

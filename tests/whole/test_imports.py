@@ -10,7 +10,7 @@ from tests.support.places import ROOT
 SELFSUP = ROOT / "selfsup"
 # From what stands alone to what people run. docs/architecture.md says what each is for.
 ORDER = (
-    *("packages", "randomness", "batch", "distributed", "losses", "storage"),
+    *("packages", "devices", "randomness", "batch", "distributed", "losses", "storage"),
     *("config", "output", "dtensor", "models", "augment", "cluster"),
     *("optim", "memory", "monitor", "runtime"),
     *("methods", "catalogue", "data"),
@@ -68,10 +68,11 @@ def test_few_modules_lie_loose_and_all_have_a_line_in_the_documentation() -> Non
     assert not missing, f"docs/architecture.md does not name {missing}"
 
 
-def test_losses_import_torch_alone() -> None:
+def test_losses_import_torch_alone_and_where_double_precision_is() -> None:
     for path in (SELFSUP / "losses").glob("*.py"):
         for name in imported(path):
-            assert name.startswith("losses"), f"{path.name} imports selfsup.{name}"
+            assert name.startswith("losses") or name == "devices.double", f"{path.name} imports selfsup.{name}"
+    assert not imported(SELFSUP / "devices" / "double.py")
 
 
 def test_every_package_is_installed() -> None:

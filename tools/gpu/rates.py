@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from selfsup.augment import presets
-from selfsup.augment.geometry import send
 from selfsup.augment.views import Augment, Views
 from selfsup.batch import Batch
 from selfsup.config.recipe_files import load_recipe
 from selfsup.data.base import ArraySource
 from selfsup.data.loader import Loader
+from selfsup.devices.moving import send, to_device
 from selfsup.methods.base import RunContext, Step
 from selfsup.models.resnet import ResNet
 from selfsup.monitor.observer import Taken
@@ -150,7 +150,7 @@ class Steps:
             epoch += 1
 
     def _forward_and_backward(self, views: list[Tensor], batch: Batch) -> tuple[Step, Batch]:
-        handed = Batch((), batch.labels.to(self.device, non_blocking=True), send(batch.indices, self.device))
+        handed = Batch((), to_device(batch.labels, self.device), send(batch.indices, self.device))
         out: Step = self.model(views, handed)
         self.accelerator.backward(out.loss)
         return out, handed

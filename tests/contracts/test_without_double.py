@@ -1,0 +1,57 @@
+"""Every method on a device without double precision: it takes every step, and gives the bits of the CPU."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from selfsup.methods.base import Step
+from tests.contracts.case import Case, Run
+from tests.contracts.cases import CASES
+from tests.support.pretended import DEVICE, OnDevice, move, on_cpu, pretended
+
+STEPS = 8  # over an epoch's end, so that clusters are formed twice
+
+
+def steps(case: Case, there: bool) -> tuple[list[Step], dict[str, Tensor], dict[str, Tensor]]:
+    """What some steps gave, the last gradients and the state after them."""
+    run = Run(case)
+    if there:
+        move(run.method)
+        run.optimizer = torch.optim.SGD([p for p in run.method.parameters() if p.requires_grad], lr=0.05)
+    given = []
+    for step in range(STEPS):
+        run.begin_epoch(step)
+        run.foresee(step)
+        views, batch = run.batch(step)
+        if there:
+            batch = batch._replace(labels=OnDevice(batch.labels), indices=OnDevice(batch.indices))
+            views = [OnDevice(view) for view in views]
+        out = run.method(views, batch)
+        run.optimizer.zero_grad()
+        out.loss.backward()
+        given.append(out)
+        run.finish(step, out)
+    return given, run.gradients(), run.state()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_steps_are_those_of_the_cpu(case: Case) -> None:
+    expected, slopes, state = steps(case, there=False)
+    with pretended():
+        found, found_slopes, found_state = steps(case, there=True)
+        for step, wanted in zip(found, expected, strict=True):
+            assert step.loss.device == DEVICE
+            assert {figure.device for figure in step.metrics.values()} <= {DEVICE}
+            assert torch.equal(on_cpu(step.loss), wanted.loss)
+            for name, figure in wanted.metrics.items():
+                assert torch.equal(on_cpu(step.metrics[name]), figure), name
+    for part, wanted in ((found_slopes, slopes), (found_state, state)):
+        assert part.keys() == wanted.keys()
+        for name, value in wanted.items():
+            assert (
+                torch.equal(
+                    on_cpu(part[name]),
+                    value,
+                )
+                or value.isnan().all()
+            ), name
