@@ -9,7 +9,7 @@ from tests.contracts.case import Case, Run
 from tests.contracts.cases import CASES
 from tests.support.pretended import DEVICE, OnDevice, move, on_cpu, pretended
 
-STEPS = 8  # over an epoch's end, so that clusters are formed twice
+STEPS = 7  # over an epoch's end, so that clusters are formed twice
 
 
 def steps(case: Case, there: bool) -> tuple[list[Step], dict[str, Tensor], dict[str, Tensor]]:

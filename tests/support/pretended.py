@@ -30,7 +30,7 @@ class OnDevice(Tensor):
     @staticmethod
     def __new__(cls, real: Tensor) -> "OnDevice":
         assert real.dtype != torch.float64, "there is no double precision on the device"
-        made: OnDevice = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]  # of torch's C++ part
+        made: OnDevice = Tensor._make_wrapper_subclass(
             cls,
             real.shape,
             strides=real.stride(),
@@ -41,10 +41,15 @@ class OnDevice(Tensor):
         made.held = real
         return made
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    def tolist(self) -> Any:
+        return self.held.tolist()
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # torch's own way
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # torch's own types say less
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return _carried_out(function, args, kwargs or {})
 
 
@@ -100,7 +105,7 @@ def pretended() -> Iterator[None]:
     apple = mock.patch.object(moving, "APPLE", frozenset({DEVICE.type}))
     # Autocast does not know the device; the losses only turn it off.
     without_autocast = mock.patch.object(torch, "autocast", return_value=nullcontext())
-    with without_double, apple, without_autocast, _Mode():
+    with without_double, apple, without_autocast, _Mode():  # type: ignore[no-untyped-call]  # torch's
         yield
 
 
@@ -111,4 +116,4 @@ def move(module: nn.Module) -> None:
     def to_device(value: Tensor) -> Tensor:
         return moved.setdefault(id(value), OnDevice(value.detach().clone()))
 
-    module._apply(to_device)  # type: ignore[no-untyped-call]  # nn.Module's
+    module._apply(to_device)
