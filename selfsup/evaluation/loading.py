@@ -120,8 +120,8 @@ def load(path: str | PathLike[str], device: Device = "auto", size: Size | None =
         ValueError: there is no encoder, it is damaged, it takes no images of this size, or there is no such device.
     """
     check_size(size)
-    exported = newest_encoder(Path(path), size=size)
     place = device_for(device)
+    exported = newest_encoder(Path(path), size=size)
     for network in (exported.encoder, exported.head):
         if network is not None:
             network.to(place).to(memory_format=image_format(place))
