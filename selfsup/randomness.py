@@ -129,9 +129,10 @@ def permutation(seed: int, stream: Stream, length: int, epoch: int | Tensor = 0)
 
 def permutations(seed: int, stream: Stream, length: int, epochs: Tensor) -> Tensor:
     """`permutation` for each of (P,) epochs, at once: (P, length) int64."""
-    things = torch.arange(length, device=epochs.device).repeat(len(epochs))
-    words = random_bits(seed, stream, things, 2, epochs.repeat_interleave(length))
-    return _sorted_by_chance(words.view(len(epochs), length, 2))
+    counted = epochs.to(double_device(epochs.device))
+    things = torch.arange(length, device=counted.device).repeat(len(counted))
+    words = random_bits(seed, stream, things, 2, counted.repeat_interleave(length))
+    return _sorted_by_chance(words.view(len(counted), length, 2)).to(epochs.device)
 
 
 def _sorted_by_chance(words: Tensor) -> Tensor:  # (..., n, 2) -> (..., n)

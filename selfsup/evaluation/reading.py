@@ -20,7 +20,7 @@ class Reading:
     data: Data = Data()
     batch_size: int = 512
     workers: int = 2  # processes that decode photographs
-    device: Device = "auto"
+    device: Device = "auto"  # a CUDA GPU, else an Apple GPU (mps), else the CPU
     size: Size | None = None  # of the images that the encoder is fed with, in pixels; None: as it was trained
 
     def __post_init__(self) -> None:

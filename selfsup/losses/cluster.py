@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from selfsup.devices.double import double_device
 from selfsup.losses.contrastive import similarity
 
 _EPSILON = math.log(1e-6)  # the published code adds 1e-6 to the sum of exponentials, and again to the probability
@@ -41,7 +42,9 @@ def class_logits(embeddings: Tensor, memory: Tensor, labels: Tensor, temperature
     sizes = torch.zeros_like(labels).index_add_(0, labels, torch.ones_like(labels))  # (L,)
     # Summed class by class in a fixed order: scattered addition would round differently every time on a GPU.
     grouped = scores.index_select(0, labels.argsort(stable=True))
-    sums = torch.segment_reduce(grouped, "sum", lengths=sizes, unsafe=True, initial=0)  # (L, B)
+    place = double_device(grouped.device)  # MPS has no `segment_reduce` either
+    sums = torch.segment_reduce(grouped.to(place), "sum", lengths=sizes.to(place), unsafe=True, initial=0)  # (L, B)
+    sums = sums.to(grouped.device)
     return (sums / sizes.clamp(min=1)[:, None]).masked_fill(sizes[:, None] == 0, -torch.inf)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from selfsup.batch import Batch
 from selfsup.config.checks import require
 from selfsup.config.settings import changed_default, execution
+from selfsup.devices.double import double_device
 from selfsup.devices.moving import to_device
 from selfsup.distributed import gather
 from selfsup.losses.contrastive import first_is_positive, l2_normalize
@@ -126,8 +127,10 @@ class InstDisc(Method):
 
     def noise(self, indices: Tensor) -> Tensor:
         """(B,) images -> (B, K) others, drawn uniformly: a pure function of seed, step and image."""
-        bits = random_bits(self.seed, Stream.NOISE, indices, self.config.num_negatives, epoch=self.steps)
+        place = double_device(indices.device)  # where products of 64 bits are exact
+        bits = random_bits(self.seed, Stream.NOISE, indices.to(place), self.config.num_negatives, epoch=self.steps)
         drawn = (bits * (self.num_images - 1)) >> 32  # one of n - 1 numbers, that leave out the image's own
+        drawn = drawn.to(indices.device)
         return drawn + (drawn >= indices[:, None])
 
     def contrast(self, features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

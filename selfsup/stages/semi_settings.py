@@ -45,7 +45,7 @@ class Semi:
     data: Data = Data()
     seed: int = 0
     precision: Precision = "auto"
-    device: Device = execution("auto")
+    device: Device = execution("auto")  # a CUDA GPU, else an Apple GPU (mps), else the CPU
     workers: int = execution(2)  # processes that decode photographs; arrays need none
     folder: str = execution("")  # empty: <name>_semi_<labels>, beside the run, or in runs/ for a recipe
     max_steps: int | None = execution(None)  # stop after so many steps of all parts together

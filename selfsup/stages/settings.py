@@ -159,7 +159,7 @@ class Predict:
     layer: Layer = "backbone"  # what is compared with the bank: the features, or what the loss was about
     batch_size: int = 64
     workers: int = 2  # processes that decode
-    device: Device = "auto"
+    device: Device = "auto"  # a CUDA GPU, else an Apple GPU (mps), else the CPU
     size: Size | None = None  # of the images that the encoder is fed with, in pixels; None: as it was trained
 
     def __post_init__(self) -> None:
@@ -198,7 +198,7 @@ class Replay:
 
     # fp32 shows whether half precision is to blame.
     precision: Literal["as-captured", "fp32", "tf32", "bf16", "fp16"] = execution("as-captured")
-    device: Device = execution("auto")
+    device: Device = execution("auto")  # a CUDA GPU, else an Apple GPU (mps), else the CPU
 
 
 class Help(NamedTuple):

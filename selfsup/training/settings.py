@@ -39,7 +39,7 @@ class Training:
     folder: str = execution("")  # run folder; empty: runs/<name>
     max_steps: int | None = execution(None)  # stop after this step, as max_minutes does
     max_minutes: float | None = execution(None)  # save and stop after this time; the same command goes on
-    device: Device = execution("auto")  # auto: a CUDA GPU, else an Apple GPU (mps), else the CPU
+    device: Device = execution("auto")  # a CUDA GPU, else an Apple GPU (mps), else the CPU
     workers: int = execution(2)  # processes that decode photographs; arrays need none
     log_every: int = execution(20)  # steps
     evaluate_every: int = execution(1)  # epochs between online evaluations; 0: never

@@ -40,7 +40,7 @@ def figures(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name != "time" and "per_s" not in name} for line in lines]
 
 
-@pytest.mark.parametrize("method", ["moco", "metric_margin", "spcl"])
+@pytest.mark.parametrize("method", ["metric_margin", "spcl"])
 def test_a_run_gives_the_figures_of_the_cpu(tmp_path: Path, method: str) -> None:
     """Stopped in mid-epoch, resumed, with the online evaluations at the end of the epoch."""
     both = {"here": like_apple, "there": there}

@@ -2,7 +2,8 @@
 
 Its tensors have values, so that everything runs, branches on values too, and gives the same bits as on the CPU. What a
 real one would refuse, or is known to do wrongly, raises: a tensor of double precision on it, operations of its tensors
-and the CPU's, a copy to it that nobody waits for, images in channels last.
+and the CPU's, arithmetic of words of 32 bits in 64, operations that MPS lacks (by the list of torch 2.14), a copy
+to it that nobody waits for, images in channels last.
 """
 
 from collections.abc import Iterator
@@ -20,6 +21,10 @@ from selfsup.devices import double, moving
 # Not "mps": torch is not built for it here. Autograd runs this one on the CPU's thread.
 DEVICE = torch.device("lazy")
 _ATEN = torch.ops.aten
+_LACKING = {
+    *(_ATEN._pdist_forward, _ATEN.segment_reduce, _ATEN._segment_reduce_backward),
+    *(_ATEN.__lshift__, _ATEN.__rshift__, _ATEN.bitwise_xor),
+}
 
 
 class OnDevice(Tensor):
@@ -73,6 +78,7 @@ def _carried_out(function: Any, args: Any, kwargs: Any) -> Any:
             # Converted where they lie: on the device there is no other way.
             assert there or kwargs["dtype"] != torch.float64, "double precision before it is moved"
     else:
+        assert not (ours and function.overloadpacket in _LACKING), f"{function} on the device"
         strangers = [value for value in given if not isinstance(value, OnDevice) and value.ndim]
         assert not (ours and strangers), f"{function} of tensors of the device and of the CPU"
     assert not (there and kwargs.get("memory_format") == torch.channels_last), f"{function} to channels last"
