@@ -25,7 +25,7 @@ from selfsup.augment.parameters import Interpolation, Parameters, View, draw
 from selfsup.augment.size import Size, height_and_width
 from selfsup.batch import Batch
 from selfsup.config.checks import require
-from selfsup.devices.moving import image_format, send, to_device
+from selfsup.devices.moving import image_format, laid_out, send, to_device
 from selfsup.randomness import counter
 
 # Pixels of the views worked on at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
@@ -170,12 +170,7 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
         result[part] = planes.permute(1, 2, 3, 0)
     if chunk > 1:  # Whole rows are moved much faster at the end than by indexed assignments on the way.
         result = result.index_select(0, send(torch.argsort(order), images.device))
-    return _laid_out(result)
-
-
-def _laid_out(pictures: Tensor) -> Tensor:
-    """(B, S, T, C), contiguous -> (B, C, S, T) in the layout of images on the device, channels last but for MPS."""
-    return pictures.permute(0, 3, 1, 2).contiguous(memory_format=image_format(pictures.device))
+    return laid_out(result)
 
 
 def _chunk_size(device: torch.device, shape: tuple[int, int]) -> int:
@@ -291,7 +286,7 @@ class Center:
                 for plane, mean, std in zip(planes, self.mean, self.std, strict=True):
                     plane.sub_(mean).mul_(1 / std)
                 result[part] = planes.permute(1, 2, 3, 0)
-        return _laid_out(result)
+        return laid_out(result)
 
     def crop(self, images: Sequence[Picture]) -> Tensor:
         """The central boxes of pictures of any size, for a loader's worker: (B, C, S, T) uint8."""

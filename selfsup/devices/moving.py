@@ -32,3 +32,8 @@ def image_format(device: torch.device) -> torch.memory_format:
     (pytorch issues #175189 and #175190).
     """
     return torch.contiguous_format if is_apple(device) else torch.channels_last
+
+
+def laid_out(images: Tensor) -> Tensor:
+    """(B, S, T, C), contiguous -> (B, C, S, T) in the `image_format` of their device."""
+    return images.permute(0, 3, 1, 2).contiguous(memory_format=image_format(images.device))

@@ -107,7 +107,9 @@ def _batches(place: Place, device: torch.device) -> object:
     pictures = torch.arange(60 * 3 * 4 * 4).view(60, 3, 4, 4).to(torch.uint8)
     source = ArraySource(pictures, LABELS, tuple("abcde"))
     keys = [Key(0, torch.tensor([3, 59, 4]), None), Key(0, torch.tensor([7]), None)]
-    batches = list(Resident(source, device, substitute=True).batches(keys))
+    loader = Resident(source, device, substitute=True)
+    assert loader.images.device == CPU  # an Apple GPU shares its memory
+    batches = list(loader.batches(keys))
     assert all(batch.images.device == batch.labels.device == device for batch in batches)  # type: ignore[union-attr]
     return batches
 

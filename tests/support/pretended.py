@@ -71,7 +71,7 @@ def _carried_out(function: Any, args: Any, kwargs: Any) -> Any:
     wanted = kwargs.get("device")
     there = bool(ours) if wanted is None else torch.device(wanted).type == DEVICE.type
     if function in (_ATEN._to_copy.default, _ATEN.copy_.default):
-        crosses = len({type(value) for value in given} | ({OnDevice} if there else set())) > 1
+        crosses = bool(ours) != there or len({type(value) for value in given}) > 1
         hurried = kwargs.get("non_blocking") or (len(args) > 2 and args[2])
         assert not (crosses and there and hurried), "a copy to the device that nobody waits for"
         if function == _ATEN._to_copy.default and crosses and kwargs.get("dtype") is not None:
