@@ -1,8 +1,10 @@
 """Nearest neighbours by inner product or cosine: exact, in bounded memory, one answer from torch and from faiss."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,8 +13,11 @@ from selfsup.devices.double import double_device
 
 _SPARE = 16  # candidates beyond k, so that rounding in single precision cannot hide a true neighbour
 _QUERIES = 1024  # rows per tile
+_TOGETHER = 8 * _QUERIES  # rows that go through the bank together: each of its tiles is scaled once for them
 _BANK = 32_768  # columns per tile
+_MANY = 2**24  # pairs from which on faiss is worth its import
 _DOUBLES = 2**21  # of candidates that are compared again at a time
+_FEW = 64  # queries whose candidates one thread of the CPU compares again, one query after the other
 
 
 def nearest_neighbours(
@@ -38,7 +43,8 @@ def nearest_neighbours(
         queries: (Q, D) float32.
         bank: (N, D) float32.
         k: neighbours per query, at most N (N - 1 with `exclude`).
-        backend: "torch", "faiss" (on the CPU), or "auto": torch.
+        backend: "torch", "faiss" (on the CPU), or "auto": faiss for many rows on the CPU where it is installed, as it
+            selects the largest of them faster; else torch.
         exclude: (Q,) int64 bank number that each query must not find (itself, when leaving one out).
         cosine: compare directions only; neither side has to be normalised. A row of zeros has the cosine 0.
 
@@ -69,10 +75,13 @@ def neighbour_tiles(
     if backend == "faiss" and not has_faiss():
         raise ValueError("faiss is not installed; use the torch backend, which gives the same answer")
     place = double_device(queries.device)
+    if backend == "auto":
+        many = len(queries) * len(bank) >= _MANY and place.type == "cpu"
+        backend = "faiss" if many and has_faiss() else "torch"
     exclude = None if exclude is None else exclude.to(place)
     search = _Search(queries.to(place), bank.to(place), k, backend, exclude, cosine)
-    for start in range(0, len(queries), _QUERIES):
-        yield search(slice(start, start + _QUERIES))
+    for start in range(0, len(queries), _TOGETHER):
+        yield from search(start, min(start + _TOGETHER, len(queries)))
 
 
 class _Search:
@@ -88,9 +97,15 @@ class _Search:
         # Twice the largest error of a similarity in single precision, for queries of unit norm.
         self.rounding = (bank.shape[1] + 3) * torch.finfo(torch.float32).eps * (1.0 if cosine else 1 / inverse.min())
 
-    def __call__(self, rows: slice) -> tuple[Tensor, Tensor]:
+    def __call__(self, begin: int, end: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the queries from `begin` to `end` find, a tile at a time."""
+        candidates = _candidates(self.queries[begin:end], self.bank, self.scale, self.wanted, self.backend)
+        for start in range(begin, end, _QUERIES):
+            rows = slice(start, min(start + _QUERIES, end))
+            yield self._of_tile(rows, candidates[start - begin : rows.stop - begin])
+
+    def _of_tile(self, rows: slice, candidates: Tensor) -> tuple[Tensor, Tensor]:
         part = self.queries[rows]
-        candidates = _candidates(part, self.bank, self.scale, self.wanted, self.backend)
         scores = _compared_again(part, self.bank, self.scale, candidates)
         last = scores.amin(dim=1)  # of a row that is no candidate: at most this, and the error
         if self.exclude is not None:
@@ -106,6 +121,8 @@ class _Search:
 
     def exhaustive(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The same for a few queries at the positions `rows`, by their similarities in double precision to all rows."""
+        if not len(rows):  # as it is for most tiles: the bank is not gone through for nothing
+            return self.queries.new_empty(0, self.k, dtype=torch.float64), rows.new_empty(0, self.k)
         asked = self.queries[rows].double()
         scores = asked.new_empty(len(rows), len(self.bank))
         step = max(1, _DOUBLES // self.bank.shape[1])
@@ -144,24 +161,27 @@ def first_equal_rows(rows: Tensor) -> Tensor:
 
 
 def _inverse_lengths(rows: Tensor) -> Tensor:
-    lengths = torch.cat([part.double().norm(dim=1) for part in rows.split(_BANK)])
+    lengths = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
     return 1 / lengths.clamp(min=1e-12)  # (N,)
 
 
 def _candidates(queries: Tensor, bank: Tensor, scale: Tensor | None, wanted: int, backend: Backend) -> Tensor:
     """(Q, wanted) bank numbers in ascending order, so that a stable sort by similarity puts the lower number first."""
     search = _by_faiss if backend == "faiss" else _by_torch
-    best = queries.new_empty(len(queries), 0)
-    where = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    parts = queries.split(_TOGETHER if backend == "faiss" else _QUERIES)  # faiss has tiles of its own
+    best = [part.new_empty(len(part), 0) for part in parts]
+    where = [torch.empty(len(part), 0, dtype=torch.int64, device=part.device) for part in parts]
     for start in range(0, len(bank), _BANK):
         tile = bank[start : start + _BANK]
         if scale is not None:  # a query's own length does not change its ranking
             tile = tile * scale[start : start + _BANK, None].to(tile.dtype)
-        values, columns = search(queries, tile, min(wanted, len(tile)))
-        best, where = torch.cat([best, values], dim=1), torch.cat([where, columns + start], dim=1)
-        best, kept = best.topk(min(wanted, best.shape[1]), dim=1)
-        where = where.gather(1, kept)
-    return where.sort(dim=1).values
+        for number, part in enumerate(parts):
+            values, columns = search(part, tile, min(wanted, len(tile)))
+            values = torch.cat([best[number], values], dim=1)
+            columns = torch.cat([where[number], columns + start], dim=1)
+            best[number], kept = values.topk(min(wanted, values.shape[1]), dim=1)
+            where[number] = columns.gather(1, kept)
+    return torch.cat(where).sort(dim=1).values
 
 
 def _by_torch(queries: Tensor, tile: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
@@ -180,11 +200,28 @@ def _by_faiss(queries: Tensor, tile: Tensor, wanted: int) -> tuple[Tensor, Tenso
 
 def _compared_again(queries: Tensor, bank: Tensor, scale: Tensor | None, candidates: Tensor) -> Tensor:
     """(Q, C) similarities in double precision."""
-    scores = torch.empty(candidates.shape, dtype=torch.float64, device=queries.device)
-    rows_at_once = max(1, _DOUBLES // (candidates.shape[1] * bank.shape[1]))
-    for rows in torch.arange(len(queries), device=queries.device).split(rows_at_once):
-        # Not by a matrix product: its sums depend on the column, and equal bank rows would not tie to the last bit.
-        scores[rows] = (bank[candidates[rows]].double() * queries[rows, None].double()).sum(dim=2)
+    # Not by a matrix product: its sums depend on the column, and equal bank rows would not tie to the last bit.
+    if queries.device.type == "cpu":
+        scores = _products_on_cpu(queries, bank, candidates)
+    else:
+        scores = torch.empty(candidates.shape, dtype=torch.float64, device=queries.device)
+        rows_at_once = max(1, _DOUBLES // (candidates.shape[1] * bank.shape[1]))
+        for rows in torch.arange(len(queries), device=queries.device).split(rows_at_once):
+            scores[rows] = (bank[candidates[rows]].double() * queries[rows, None].double()).sum(dim=2)
     if scale is not None:
         scores *= scale[candidates] * _inverse_lengths(queries)[:, None]
     return scores
+
+
+def _products_on_cpu(queries: Tensor, bank: Tensor, candidates: Tensor) -> Tensor:
+    """The same of one query after the other, whose candidates stay in the processor's cache meanwhile, in threads."""
+    asked, rows, numbers = (part.detach().numpy() for part in (queries.double(), bank, candidates))
+    scores = np.empty(numbers.shape)
+
+    def compare(first: int) -> None:
+        for query in range(first, min(first + _FEW, len(asked))):
+            np.einsum("cd,d->c", rows[numbers[query]].astype(np.float64), asked[query], out=scores[query])
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(compare, range(0, len(asked), _FEW)))
+    return torch.from_numpy(scores)
