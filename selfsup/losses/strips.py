@@ -113,7 +113,8 @@ class Strip:
         if extra is not None:
             self.extra, self.top, self.total = extra, extra, torch.ones_like(extra)
         for number, cut in enumerate(self.cuts):
-            columns = self.columns[cut].to(self.rows.dtype)
+            columns = self.columns[cut]
+            columns = columns.to(torch.promote_types(columns.dtype, self.rows.dtype))
             scores = torch.mm(self.rows, columns.T, out=self.tile(number))
             self.leave_out(scores, cut, -torch.inf)
             positive = self.positives(cut)
@@ -183,7 +184,8 @@ class Strip:
 
     def weigh(self, whole: Tensor, usable: Tensor | None, share: Tensor | None, to_columns: Tensor) -> Tensor | None:
         """The kept exponentials become the softmax, less what attracts, and that the gradients."""
-        means = self.rows / self.all_rows if usable is None else self.rows * (usable / self.all_rows)[:, None]
+        means = self.rows / self.all_rows
+        means = means if usable is None else means * usable[:, None]
         to_rows = torch.zeros_like(self.rows) if self.for_rows else None
         for number, cut in enumerate(self.cuts):
             weights = self.tile(number).mul_(((self.tops[number] - self.top).exp_() / whole)[:, None])

@@ -152,6 +152,35 @@ def test_a_run_of_schema_1_is_the_same_run(method: str, runs: Path, tmp_path: Pa
     assert json.loads(path.read_text())["schema"] == SCHEMA == 2
 
 
+@pytest.mark.parametrize("tile", [None, 5])
+@pytest.mark.parametrize("method", ["simclr", "own"])
+def test_a_run_goes_on_without_a_setting_that_is_gone(
+    method: str, tile: int | None, runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SimCLR's `tile` was one; where it held a number that is said, and a class of one's own says it is unknown."""
+    folder = RunFolder(shutil.copytree(runs / method, tmp_path / "run"))
+    run: Run = restore(folder.saved_run(), Run)
+    saved = folder.saved_run() | {"folder": str(folder.path)}
+
+    def with_tile(content: dict[str, Any]) -> None:
+        for part in ("run", "result"):
+            content[part]["method"]["tile"] = tile
+
+    rewrite(folder.path / "config.json", with_tile)
+    before = identity(folder.path)
+    with caplog.at_level("INFO", "selfsup"):
+        if method == "own" and tile is not None:
+            with pytest.raises(ValueError, match=r"method\.tile: 5 -> "):
+                pretrain(replace(run, folder=str(folder.path)))
+            return
+        assert pretrain(replace(run, folder=str(folder.path)))["reason"] == "max-steps"
+    assert ("tile 5 is ignored: tiles are chosen by the sizes" in caplog.text) == (tile is not None)
+    assert folder.saved_run() == saved  # written anew
+    assert "tile" not in (folder.path / "config.json").read_text()
+    if method == "simclr":
+        assert identity(folder.path) == before
+
+
 def test_stages_of_schema_1_go_on_and_their_results_are_replaced(judged: Path, tmp_path: Path) -> None:
     run = shutil.copytree(judged / "run", tmp_path / "run")
     for path in [*run.rglob("config.json"), *run.rglob("encoder.json"), *run.rglob("results/*.json")]:
