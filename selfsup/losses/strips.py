@@ -177,9 +177,10 @@ class Strip:
         elif self.for_rows:
             to_rows = self.softmax / whole[:, None]
             to_rows = to_rows if share is None else to_rows - self.pulling * share[:, None]
-        if to_rows is not None and usable is not None:
-            to_rows = to_rows * usable[:, None]
         to_extra = None if self.extra is None else (self.extra - self.top).exp_() / whole
+        if usable is not None:
+            to_rows = None if to_rows is None else to_rows * usable[:, None]
+            to_extra = None if to_extra is None else to_extra * usable
         return Found(values, Figures(self.rival, self.positive, self.count), to_extra, to_rows)
 
     def weigh(self, whole: Tensor, usable: Tensor | None, share: Tensor | None, to_columns: Tensor) -> Tensor | None:

@@ -16,7 +16,7 @@ from selfsup.losses.strips import Figures, Found, Pairing, Strip
 
 # Rows and columns of a tile, and scores of a strip that are kept at once.
 _CPU = {"height": 512, "width": 1024, "room": 2**24}
-_GPU = {"height": 4096, "width": 16_384, "room": 2**26}
+_GPU = {"height": 4096, "width": 16_384, "room": 2**25}
 
 
 def mean_contrast(
