@@ -109,4 +109,6 @@ def test_softmax_over_bank_is_the_cross_entropy():
     assert_agree(*gradients, 1e-12)
     assert accuracy == (scores.argmax(dim=1) == targets).float().mean()
     assert softmax_over_bank(10 * features, bank, scores.argmax(dim=1))[1] == 1
-    assert softmax_over_bank(torch.ones(6, 4), torch.ones(50, 4), targets)[1] == 0  # a tie, as of a collapsed encoder, is no hit
+    assert (
+        softmax_over_bank(torch.ones(6, 4), torch.ones(50, 4), targets)[1] == 0
+    )  # a tie, as of a collapsed encoder, is no hit

@@ -6,6 +6,7 @@ from selfsup.losses.contrastive import nt_xent
 from selfsup.losses.sup_con import class_pairs, sup_con
 from tests.support.figures import assert_agree, golden
 
+
 def of_classes(*arguments):
     """What `sup_con` is told of classes, as its arguments by name."""
     positive, own = class_pairs(*arguments)

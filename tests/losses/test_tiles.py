@@ -198,7 +198,9 @@ def test_several_processes_make_one():
 
 LOSSES = {
     "nt_xent": lambda rows, columns, numbers: nt_xent(rows.chunk(2), rows.chunk(2), 0, 0.1)[0],
-    "info_nce": lambda rows, columns, numbers: info_nce(rows, rows.detach(), columns, 0.1, Same(numbers[:512], numbers))[0],
+    "info_nce": lambda rows, columns, numbers: info_nce(
+        rows, rows.detach(), columns, 0.1, Same(numbers[:512], numbers)
+    )[0],
     "sup_con": lambda rows, columns, numbers: sup_con(
         rows, rows, *class_pairs(numbers[:256], numbers[:256], 0, 2, 2)[:1], None, 0.1, own=(0, 256)
     )[0],
