@@ -66,7 +66,7 @@ def stored_name(kind: type) -> str:
 
 
 def without_gone(value: dict[str, Any], kind: type) -> dict[str, Any]:
-    """What a file holds of this class, or of one that is made from it, without settings that are `GONE` and were None."""
+    """What a file holds of this class, or of one made from it, without settings that are `GONE` and were None."""
     gone = {name for base in kind.__mro__ if is_dataclass(base) for name in GONE.get(name_of(base), {})}
     return {key: item for key, item in value.items() if key not in gone or item is not None}
 

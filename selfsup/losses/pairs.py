@@ -7,8 +7,8 @@ from `distance_similarity`: in single precision that difference has no digit lef
 
 With several processes the anchors are those of this process, and `gather` brings (B, k) rows of all of them together:
 each loss first finds what every anchor contributes, and then divides the sums of all anchors, so that the number of
-processes does not show, whatever is divided by. Where `gather` is None a loss gives what its anchors contribute, (B, 2),
-and not (): for anchors that come some at a time.
+processes does not show, whatever is divided by. Where `gather` is None a loss gives what its anchors contribute,
+(B, 2), and not (): for anchors that come some at a time.
 """
 
 from collections.abc import Callable

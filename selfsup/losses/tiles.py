@@ -6,6 +6,7 @@ running maximum is that of Milakov and Gimelshein 2018, "Online normalizer calcu
 the forward pass are those of Hsu et al. 2024, "Liger Kernel".
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -131,4 +132,4 @@ def _sweep(
 def _cuts(columns: int, width: int, at: int) -> list[slice]:
     """The columns in slices of at most `width`, none of which holds both column `at` and the one before it."""
     edges = sorted({*range(0, at, width), *range(at, columns, width), columns})
-    return [slice(first, end) for first, end in zip(edges, edges[1:], strict=False)]
+    return [slice(first, end) for first, end in pairwise(edges)]

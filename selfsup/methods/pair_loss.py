@@ -26,8 +26,8 @@ class Pairs(NamedTuple):
     rows: Tensor  # (B,) int64, the anchors' places among those of all processes
     mutual: bool  # the references are the anchors of all processes, in the order of `rows`
     step: Tensor  # () int64
-    # Rows of this process's anchors -> those of all, in the order of `rows`; None: these are some of the anchors, and the
-    # loss is to give what they contribute (`AnchorLoss`).
+    # Rows of this process's anchors -> those of all, in the order of `rows`; None: these are some of the anchors, and
+    # the loss is to give what they contribute (`AnchorLoss`).
     gather: Gather | None
 
     @property

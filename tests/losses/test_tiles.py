@@ -158,7 +158,7 @@ def test_one_row_and_one_column():
 
 
 def test_a_temperature_whose_exponentials_overflow(sizes):
-    """Scores between -100 and 100, whose exponentials are no numbers of single precision; and between -10,000 and them."""
+    """Scores from -100 to 100, and to 10,000, whose exponentials are no numbers of single precision."""
     torch.manual_seed(1)
     hidden = torch.randn(20, 6)
     for temperature, exact in ((0.01, 1e-5), (1e-4, 1e-5)):

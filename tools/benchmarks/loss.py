@@ -1,9 +1,9 @@
 """Time and memory of contrastive losses against dense ones: `python -m tools.benchmarks.loss`.
 
 Prints one JSON line for each figure, forward and backward together: seconds of the processor (of all its threads, so
-that work beside it shows least) as the median of alternating runs with minimum and maximum, the ratio to each comparison
-of the same run, the most bytes of tensors alive at once beyond inputs and their gradients, and for the losses over a
-batch the exponents by which both grow with it. `--out FILE` writes them to a file, too.
+that work beside it shows least) as the median of alternating runs with minimum and maximum, the ratio to each
+comparison of the same run, the most bytes of tensors alive at once beyond inputs and their gradients, and for the
+losses over a batch the exponents by which both grow with it. `--out FILE` writes them to a file, too.
 """
 
 import runpy
