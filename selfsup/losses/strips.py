@@ -61,7 +61,7 @@ class Figures(NamedTuple):
 
     rival: Tensor  # the highest score of what counts and is neither positive nor partner
     positive: Tensor  # the highest score of a positive
-    count: Tensor  # number of positives, in the rows' precision
+    positives: Tensor  # the number of them, in the rows' precision
 
 
 class Found(NamedTuple):
@@ -98,7 +98,8 @@ class Strip:
         self.rows, self.columns, self.pairing, self.place = rows[place], columns, pairing, place
         self.cuts, self.store, self.all_rows, self.for_rows = cuts, store, len(rows), for_rows
         nothing = self.rows.new_full((len(self.rows),), -torch.inf)
-        self.rival, self.positive, self.extra = nothing, nothing, None
+        self.rival = self.positive = nothing
+        self.extra: Tensor | None = None
         self.count = self.pull = torch.zeros_like(nothing)  # of the positives: their number, and the sum of scores
         self.top, self.total = torch.full_like(nothing, torch.finfo(rows.dtype).min), self.count
         self.tops: list[Tensor] = []  # the highest score that the exponentials of each tile are relative to

@@ -310,6 +310,7 @@ class Proxy(PairLoss):
 
     def forward(self, pairs: Pairs) -> Tensor:
         closeness = similarity(pairs.anchors, l2_normalize(self.proxies))  # (B, C)
+        assert pairs.gather is not None  # what needs no pairs is no `AnchorLoss`
         if self.config.kind == "nca":
             return proxy.proxy_nca(closeness, pairs.labels, gather=pairs.gather)
         return proxy.proxy_anchor(closeness, pairs.labels, self.config.alpha, self.config.margin, gather=pairs.gather)

@@ -109,7 +109,8 @@ class XBM(Metric):
         """The loss of the batch's anchors against the memory, of some anchors at a time where there are many pairs."""
         rows = max(1, _PAIRS // (len(self.queue.features) + len(pairs.references)))
         if rows >= len(pairs.anchors) or not isinstance(self.loss, AnchorLoss):
-            return self.loss(self.remembered(pairs))
+            whole: Tensor = self.loss(self.remembered(pairs))
+            return whole
         # What a part of the anchors is compared by is formed again in the backward pass.
         contributed = [
             checkpoint(self._part, pairs, slice(first, first + rows), use_reentrant=False, preserve_rng_state=False)

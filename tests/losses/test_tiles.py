@@ -85,8 +85,9 @@ def naive(rows, columns, pairing, extra=None):
             value = torch.zeros(()).double()
             if positives:
                 value = log_sum - torch.stack([scores[j] for j in positives]).mean()
-        best = max((float(scores[j]) for j in positives), default=-inf)
-        found.append((log_sum, value, max(map(float, rivals), default=-inf), best, len(positives)))
+        best = max((scores[j].item() for j in positives), default=-inf)
+        rival = max((score.item() for score in rivals), default=-inf)
+        found.append((log_sum, value, rival, best, len(positives)))
     return found
 
 
@@ -107,7 +108,7 @@ def test_mean_contrast_equals_the_naive_loop(name, dtype, exact, sizes):
     assert_agree(constant, wanted, exact)
     for found, expected_one in zip(torch.autograd.grad(2 * constant, [rows, extra]), right[:2], strict=True):
         assert_agree(found, expected_one, 10 * exact)
-    for place, figure in ((2, figures.rival), (3, figures.positive), (4, figures.count)):
+    for place, figure in ((2, figures.rival), (3, figures.positive), (4, figures.positives)):
         assert figure.tolist() == pytest.approx([row[place] for row in expected], rel=1e-5)
 
 
@@ -144,7 +145,7 @@ def test_figures_have_no_gradient_and_a_second_derivative_is_refused():
     assert mean.requires_grad
     assert not any(figure.requires_grad for figure in figures)
     gradient = torch.autograd.grad(mean, rows, create_graph=True)[0]
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="once_differentiable|differentiated twice"):
         gradient.sum().backward()
 
 

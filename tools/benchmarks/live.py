@@ -15,7 +15,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self.peak = self.largest = 0
         self._known: dict[int, tuple[StorageWeakRef, int]] = {}
         self._before: set[int] = set()

@@ -26,7 +26,7 @@ from importlib.metadata import version
 
 import torch
 import torch.nn.functional as F
-from pytorch_metric_learning.losses import NTXentLoss
+from pytorch_metric_learning.losses import NTXentLoss  # type: ignore[import-untyped]  # has no types
 from torch import Tensor
 
 from selfsup.losses.contrastive import info_nce, nt_xent
@@ -117,7 +117,7 @@ def banks(batch: int, size: int, dim: int) -> dict[str, Loss]:
 
 def step(loss: Loss, hidden: Tensor) -> None:
     hidden.grad = None
-    loss(hidden).backward()  # type: ignore[no-untyped-call]
+    loss(hidden).backward()
 
 
 def measure(name: str, losses: dict[str, Loss], rows: int, dim: int, runs: int, **facts: object) -> dict[str, float]:
@@ -168,7 +168,7 @@ def resident(images: int, dim: int) -> None:
     hidden.grad = torch.zeros_like(hidden)
     before = _peak()
     start = time.process_time()
-    ours(hidden).backward()  # type: ignore[no-untyped-call]
+    ours(hidden).backward()
     line = {"name": "nt_xent_resident/tiles", "images": images, "dim": dim, "extra_mb": _short(_peak() - before)}
     record(line | {"seconds_of_cpu": _short(time.process_time() - start)})
 
@@ -187,7 +187,9 @@ def in_fresh_process(images: int, arguments: argparse.Namespace) -> None:
 
 
 def over_batches(name: str, make: Callable[[int], dict[str, Loss]], arguments: argparse.Namespace, end: float) -> None:
-    sizes, found, last = [], [], 0.0
+    sizes: list[int] = []
+    found: list[dict[str, float]] = []
+    last = 0.0
     for images in arguments.images:
         # Of the largest, four times as long as the one before, ten steps and more would be waited for.
         runs = max(3, min(arguments.runs, round(30 / max(last, 1e-3))))
