@@ -145,7 +145,7 @@ def test_figures_have_no_gradient_and_a_second_derivative_is_refused():
     assert mean.requires_grad
     assert not any(figure.requires_grad for figure in figures)
     gradient = torch.autograd.grad(mean, rows, create_graph=True)[0]
-    with pytest.raises(RuntimeError, match="once_differentiable|differentiated twice"):
+    with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 
 
