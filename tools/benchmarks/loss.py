@@ -151,13 +151,21 @@ def exponent(sizes: list[int], figures: list[float]) -> float:
 
 
 _lines: list[dict[str, object]] = []
+_files: list[Path] = []  # where lines go, too
 
 
 def record(line: dict[str, object]) -> None:
     line |= {"device": platform.machine(), "threads": torch.get_num_threads()}
     line |= {"versions": {name: version(name) for name in ("torch", "pytorch-metric-learning")}}
+    keep(line)
+
+
+def keep(line: dict[str, object]) -> None:
+    """Print a line; files are written anew with each, so that one that is broken off holds what there was."""
     _lines.append(line)
     print_figures(line)
+    for file in _files:
+        file.write_text("".join(json.dumps(one) + "\n" for one in _lines))
 
 
 def resident(images: int, dim: int) -> None:
@@ -181,9 +189,7 @@ def _peak() -> float:
 def in_fresh_process(images: int, arguments: argparse.Namespace) -> None:
     command = [sys.executable, "-m", "tools.benchmarks.loss", "--resident", str(images), "--dim", str(arguments.dim)]
     done = subprocess.run([*command, "--threads", str(arguments.threads)], check=True, capture_output=True, text=True)
-    line = json.loads(done.stdout.splitlines()[-1])
-    _lines.append(line)
-    print_figures(line)
+    keep(json.loads(done.stdout.splitlines()[-1]))
 
 
 def over_batches(name: str, make: Callable[[int], dict[str, Loss]], arguments: argparse.Namespace, end: float) -> None:
@@ -227,6 +233,8 @@ def main() -> None:
     if arguments.resident:
         resident(arguments.resident, arguments.dim)
         return
+    if arguments.out:
+        _files.append(arguments.out)
     end = time.monotonic() + 60 * arguments.minutes
     for batch, size in ((256, 4096), (256, 65_536)):
         measure("info_nce", queues(batch, size, arguments.dim), 2 * batch, arguments.dim, 7, batch=batch, queue=size)
@@ -236,8 +244,6 @@ def main() -> None:
     over_batches("sup_con", classes, arguments, end)
     if time.monotonic() < end:
         in_fresh_process(65_536, arguments)
-    if arguments.out:
-        arguments.out.write_text("".join(json.dumps(line) + "\n" for line in _lines))
 
 
 if __name__ == "__main__":
