@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from selfsup.losses.strips import Figures, Found, Pairing, Strip
 
@@ -60,8 +59,8 @@ class _MeanContrast(torch.autograd.Function):
         return found.values.mean(), *found.figures
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
         to_rows, to_columns, to_extra = ctx.saved_tensors
         return (
             None if to_rows is None else to_rows * (gradient / len(to_rows)),
@@ -81,10 +80,16 @@ class _LogSumExp(torch.autograd.Function):
         return found.values, *found.figures
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
         (to_rows,) = ctx.saved_tensors
         return to_rows * gradient[:, None], None, None, None
+
+
+def _refuse_second_derivative() -> None:
+    # The gradients are constants here, so that a penalty on them would have no effect and nobody would know.
+    if torch.is_grad_enabled():
+        raise RuntimeError("a loss in tiles can be differentiated once; take its gradient without create_graph")
 
 
 def tile_size(rows: int, columns: int, device: str, kept: bool) -> tuple[int, int]:

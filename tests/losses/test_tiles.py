@@ -144,9 +144,8 @@ def test_figures_have_no_gradient_and_a_second_derivative_is_refused():
     mean, figures = mean_contrast(rows, columns, Pairing(), extra)
     assert mean.requires_grad
     assert not any(figure.requires_grad for figure in figures)
-    gradient = torch.autograd.grad(mean, rows, create_graph=True)[0]
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        torch.autograd.grad(mean, rows, create_graph=True)
 
 
 def test_one_row_and_one_column():
