@@ -64,9 +64,12 @@ PLACES = {
     "selfsup.stages.semi_settings.SemiFromRecipe": "semi_from_recipe",
 }
 
+# Settings that there are no more, by the names of their classes, and what has taken their place.
+GONE = {"simclr": {"tile": "tiles are chosen by the sizes of batch and embeddings; results differ by rounding alone"}}
+
 
 def in_present_names(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What a file of any schema holds, with classes by the names they are stored as now.
+    """What a file of any schema holds, with classes by the names they are stored as now, without what is `GONE`.
 
     Args:
         content: of the file.
@@ -82,8 +85,29 @@ def in_present_names(content: dict[str, Any], path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} was written by a newer version (schema {schema}, this one reads {SCHEMA}); install a newer selfsup"
         )
-    renamed: dict[str, Any] = _renamed(content) if schema == 1 else content
-    return renamed
+    present: dict[str, Any] = _without_gone(_renamed(content) if schema == 1 else content)
+    return present
+
+
+def gone_settings(content: Any) -> list[str]:
+    """What a file of any schema gives a value that is `GONE`, as "tile 5 is ignored: why"; None was no value."""
+    if isinstance(content, list):
+        return [note for item in content for note in gone_settings(item)]
+    if not isinstance(content, dict):
+        return []
+    gone = GONE.get(_name(content["class"]), {}) if isinstance(content.get("class"), str) else {}
+    notes = [f"{key} {content[key]!r} is ignored: {why}" for key, why in gone.items() if content.get(key) is not None]
+    return notes + [note for item in content.values() for note in gone_settings(item)]
+
+
+def _without_gone(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_gone(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("class")
+    gone = GONE.get(kind, {}) if isinstance(kind, str) else {}
+    return {key: _without_gone(item) for key, item in value.items() if key not in gone}
 
 
 def _renamed(value: Any) -> Any:

@@ -14,7 +14,7 @@ import typing
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal
 
-from selfsup.config.stored_names import class_named, descendants, stored_name
+from selfsup.config.stored_names import class_named, descendants, stored_name, without_gone
 from selfsup.storage.untrusted import plain_name
 
 
@@ -83,6 +83,7 @@ def restore(value: Any, kind: Any, where: str = "") -> Any:
 def _restore_dataclass(value: dict[str, Any], kind: Any, where: str) -> Any:
     chosen = class_named(value.get("class", ""), [c for part in _alternatives(kind) for c in descendants(part)])
     name, hints = value["class"], typing.get_type_hints(chosen)
+    value = without_gone(value, chosen)
     unknown = set(value) - {field.name for field in fields(chosen)} - {"class"}
     if unknown:
         raise ValueError(f"configuration of {name} has unknown fields: {', '.join(sorted(unknown))}")

@@ -9,7 +9,7 @@ import re
 from dataclasses import is_dataclass
 from typing import Any
 
-from selfsup.config.schema import PLACES
+from selfsup.config.schema import GONE, PLACES
 from selfsup.storage.untrusted import plain_name
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -63,6 +63,12 @@ def stored_name(kind: type) -> str:
     family = next(base for base in reversed(kind.__mro__) if is_dataclass(base))
     _require_one(name, [other for other in descendants(family) if name_of(other) == name])
     return name
+
+
+def without_gone(value: dict[str, Any], kind: type) -> dict[str, Any]:
+    """What a file holds of this class, or of one made from it, without settings that are `GONE` and were None."""
+    gone = {name for base in kind.__mro__ if is_dataclass(base) for name in GONE.get(name_of(base), {})}
+    return {key: item for key, item in value.items() if key not in gone or item is not None}
 
 
 def descendants(kind: Any) -> list[type]:

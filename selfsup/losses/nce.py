@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfsup.losses.contrastive import at_least_float32
+from selfsup.losses.strips import Pairing, Same
+from selfsup.losses.tiles import mean_contrast
 
 _EPSILON = 1e-7  # of the published code, beside K Pn
 _TILE = 2**16  # bank rows that are brought to full precision at once
@@ -47,19 +49,24 @@ def sampled_scores(features: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
     return scores
 
 
-def softmax_over_bank(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def softmax_over_bank(features: Tensor, bank: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The non-parametric softmax over all images (Wu et al. 2018, equation 2), as a loss and an accuracy.
 
+    Scores are formed in tiles: memory grows with features and bank, not with their product.
+
     Args:
-        scores: (B, n), divided by the temperature.
+        features: (B, D), divided by the temperature.
+        bank: (n, D) of any precision.
         targets: (B,) int64, each feature's own image.
 
     Returns:
         The mean cross-entropy and the share of features whose own image strictly has the highest score: two ().
     """
-    positive = scores.gather(1, targets[:, None])  # (B, 1)
-    accuracy = (scores.detach() >= positive.detach()).sum(dim=1) == 1
-    return (scores.logsumexp(dim=1) - positive[:, 0]).mean(), accuracy.float().mean()
+    features = at_least_float32(features)
+    positive = (features * bank[targets].detach()).sum(dim=1)  # (B,)
+    others = Pairing(left_out=Same(targets, torch.arange(len(bank), device=bank.device)))
+    mean, figures = mean_contrast(features, bank.detach(), others, positive)
+    return mean - positive.mean(), (positive > figures.rival).float().mean()
 
 
 def batch_log_normaliser(log_sums: Tensor, num_columns: int, num_images: int) -> Tensor:

@@ -7,7 +7,8 @@ from `distance_similarity`: in single precision that difference has no digit lef
 
 With several processes the anchors are those of this process, and `gather` brings (B, k) rows of all of them together:
 each loss first finds what every anchor contributes, and then divides the sums of all anchors, so that the number of
-processes does not show, whatever is divided by.
+processes does not show, whatever is divided by. Where `gather` is None a loss gives what its anchors contribute,
+(B, 2), and not (): for anchors that come some at a time.
 """
 
 from collections.abc import Callable
@@ -51,14 +52,23 @@ def distances(similarity: Tensor) -> Tensor:
     return torch.where(apart, torch.where(apart, squared, 1).sqrt(), 0)
 
 
-def weighted_mean(values: Tensor, weights: Tensor, gather: Gather = alone) -> Tensor:
-    """Sum of the (B,) values over the sum of the (B,) weights, of all processes: (), 0 where no weight is left."""
-    value, weight = gather(torch.stack([values, weights.to(values.dtype)], dim=1)).sum(dim=0).unbind()
+def weighted_mean(values: Tensor, weights: Tensor, gather: Gather | None = alone) -> Tensor:
+    """Sum of the (B,) values over the sum of the (B,) weights, of all processes: (), 0 where no weight is left.
+
+    Where `gather` is None, what `mean_of_anchors` makes that of: both side by side, (B, 2).
+    """
+    both = torch.stack([values, weights.to(values.dtype)], dim=1)
+    return both if gather is None else mean_of_anchors(both, gather)
+
+
+def mean_of_anchors(both: Tensor, gather: Gather) -> Tensor:
+    """(B, 2) values and weights of anchors -> () the weighted mean over those of all processes."""
+    value, weight = gather(both).sum(dim=0).unbind()
     return torch.where(weight > 0, value / torch.where(weight > 0, weight, 1), 0)
 
 
 def contrastive(
-    similarity: Tensor, positive: Tensor, negative: Tensor, margin: float = 1.0, gather: Gather = alone
+    similarity: Tensor, positive: Tensor, negative: Tensor, margin: float = 1.0, gather: Gather | None = alone
 ) -> Tensor:
     """Mean over all pairs of D^2 / 2 where positive, max(0, margin - D)^2 / 2 where negative (Hadsell et al. 2006, 4).
 
@@ -78,7 +88,7 @@ def contrastive(
 
 
 def similarity_contrastive(
-    similarity: Tensor, positive: Tensor, negative: Tensor, margin: float = 0.5, gather: Gather = alone
+    similarity: Tensor, positive: Tensor, negative: Tensor, margin: float = 0.5, gather: Gather | None = alone
 ) -> Tensor:
     """Sum of 1 - s over positive pairs and of s over negative pairs with s > margin, mean over anchors.
 
@@ -100,7 +110,7 @@ def triplet(
     mining: Mining = "semihard",
     squared: bool = False,
     soft_margin: bool = False,
-    gather: Gather = alone,
+    gather: Gather | None = alone,
 ) -> Tensor:
     """max(0, D(a, p) - D(a, n) + margin), mean over triplets (Schroff et al. 2015, equation 3).
 
@@ -163,7 +173,7 @@ def margin_loss(
     beta: Tensor | float = 1.2,
     margin: float = 0.2,
     nu: float = 0.0,
-    gather: Gather = alone,
+    gather: Gather | None = alone,
 ) -> Tensor:
     """max(0, D - beta + margin) of positive and max(0, beta - D + margin) of negative pairs (Wu et al. 2017, 7 and 10).
 

@@ -24,7 +24,7 @@ def log1p_exp(x: Tensor) -> Tensor:
     return torch.logaddexp(x, torch.zeros_like(x))
 
 
-def n_pair(similarity: Tensor, positive: Tensor, negative: Tensor, gather: Gather = alone) -> Tensor:
+def n_pair(similarity: Tensor, positive: Tensor, negative: Tensor, gather: Gather | None = alone) -> Tensor:
     """log(1 + sum over n of exp(s(a, n) - s(a, p))), mean over positive pairs: the (N+1)-tuplet loss.
 
     Sohn 2016, equation 6, with the inner products of embeddings that are not normalised. It is the N-pair loss,
@@ -41,7 +41,7 @@ def lifted(
     negative: Tensor,
     margin: float = 1.0,
     mutual: bool = True,
-    gather: Gather = alone,
+    gather: Gather | None = alone,
 ) -> Tensor:
     """Lifted structure (Song et al. 2016, equation 4): max(0, J)^2 / 2, mean over positive pairs.
 
@@ -54,14 +54,16 @@ def lifted(
     """
     distance = distances(similarity)
     own = masked_log_sum_exp(margin - distance, negative)  # (B,)
-    partners = gather(own)[None, :] if mutual else own[:, None]
+    if mutual and gather is None:
+        raise ValueError("lifted compares anchors with each other where mutual is True, so gather cannot be None")
+    partners = gather(own)[None, :] if mutual and gather is not None else own[:, None]
     excess = (torch.logaddexp(own[:, None], partners) + distance).relu()
     values = torch.where(positive, excess.square(), 0).sum(dim=1) / 2
     return weighted_mean(values, positive.sum(dim=1), gather)
 
 
 def generalized_lifted(
-    similarity: Tensor, positive: Tensor, negative: Tensor, margin: float = 1.0, gather: Gather = alone
+    similarity: Tensor, positive: Tensor, negative: Tensor, margin: float = 1.0, gather: Gather | None = alone
 ) -> Tensor:
     """max(0, log sum of exp(D(a, p)) + log sum of exp(margin - D(a, n))) (Hermans et al. 2017, equation 8).
 
@@ -79,7 +81,7 @@ def circle(
     negative: Tensor,
     margin: float = 0.4,
     scale: float = 80.0,
-    gather: Gather = alone,
+    gather: Gather | None = alone,
 ) -> Tensor:
     """Circle loss of each anchor (Sun et al. 2020, equation 6), mean over those with a positive and a negative.
 
@@ -98,14 +100,20 @@ def circle_of_batch(
     margin: float = 0.4,
     scale: float = 80.0,
     mutual: bool = True,
-    gather: Gather = alone,
+    gather: Gather | None = alone,
 ) -> Tensor:
     """One circle loss of all pairs: both sums are over the positive and the negative pairs of all anchors.
 
     `mutual` says that references are the anchors, so that every pair occurs twice and counts once.
     """
-    sums = gather(_circle_sums(similarity, positive, negative, margin, scale)).logsumexp(dim=0).sum()
-    return log1p_exp(sums - 2 * math.log(2) if mutual else sums)
+    sums = _circle_sums(similarity, positive, negative, margin, scale)
+    return sums if gather is None else circle_of_anchors(sums, mutual, gather)
+
+
+def circle_of_anchors(sums: Tensor, mutual: bool, gather: Gather) -> Tensor:
+    """What `circle_of_batch` makes of what its anchors contribute, (B, 2)."""
+    whole = gather(sums).logsumexp(dim=0).sum()
+    return log1p_exp(whole - 2 * math.log(2) if mutual else whole)
 
 
 def _circle_sums(similarity: Tensor, positive: Tensor, negative: Tensor, margin: float, scale: float) -> Tensor:
@@ -123,7 +131,7 @@ def multi_similarity(
     beta: float = 50.0,
     threshold: float = 0.5,
     epsilon: float = 0.1,
-    gather: Gather = alone,
+    gather: Gather | None = alone,
 ) -> Tensor:
     """Multi-similarity loss with its mining of pairs (Wang et al. 2019, equations 9, 10 and 15), mean over anchors.
 

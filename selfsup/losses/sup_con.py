@@ -1,53 +1,51 @@
-"""The supervised contrastive loss: a pure function of embeddings and masks, without collectives."""
+"""The supervised contrastive loss: a pure function of embeddings and of what says which are alike, no collectives."""
 
-import torch
 from torch import Tensor
 
-from selfsup.losses.contrastive import similarity
+from selfsup.losses.contrastive import at_least_float32
+from selfsup.losses.strips import Mask, Pairing, Same
+from selfsup.losses.tiles import mean_contrast
 
 
 def sup_con(
     anchors: Tensor,
     columns: Tensor,
-    positive: Tensor,
-    excluded: Tensor,
+    positive: Mask,
+    excluded: Mask | None,
     temperature: float,
     base_temperature: float = 0.07,
+    own: tuple[int, ...] = (),
 ) -> tuple[Tensor, Tensor]:
     """Several positives for an anchor, each against all other columns (Khosla et al. 2020, equation 2, "out").
 
     L_i = - (t / t_b) mean over positives p of i of log(exp(s_ip) / sum over columns a not excluded of exp(s_ia)),
     s = <., .> / t, and the mean of that over all anchors. One without a positive adds 0 and is counted, as published.
-    The columns may be a batch's embeddings, a queue's, or both: what is what stands in the masks.
+    The columns may be a batch's embeddings, a queue's, or both: what is what stands in the masks. Scores are formed in
+    tiles: memory grows with anchors and columns, and not with their product unless a mask does.
 
     Args:
         anchors: (A, D) unit rows.
         columns: (M, D) unit rows, of all processes.
-        positive: (A, M) bool, True where the column has the anchor's class.
-        excluded: (A, M) bool, True where the column plays no part: the anchor itself, a row never written. It wins
-            where both are True.
+        positive: where the column has the anchor's class: (A, M) bool, or `strips.Same`, which is never formed whole.
+        excluded: the same, where the column plays no part, as a row never written. It wins where both are True.
         temperature: t.
         base_temperature: t_b; the published loss has the factor t / t_b, temperature itself leaves it out.
+        own: anchors are as many equal blocks as there are numbers; column own[k] + i is excluded for anchor i of
+            block k, because it is the anchor itself.
 
     Returns:
         The loss, and the share of anchors for which a positive is strictly the nearest column: two ().
     """
-    scores = similarity(anchors, columns) / temperature  # (A, M)
-    positive = positive & ~excluded
-    count = positive.sum(dim=1)  # (A,)
-    # The lowest number instead of -inf: a row that is excluded whole then has a gradient, and it is 0.
-    lowest = torch.finfo(scores.dtype).min
-    spread = scores.masked_fill(excluded, lowest).logsumexp(dim=1)
-    attraction = (scores * positive).sum(dim=1) / count.clamp(min=1)
-    loss = torch.where(count > 0, spread - attraction, 0)
-    nearest_positive = scores.masked_fill(~positive, lowest).amax(dim=1)
-    nearest_other = scores.masked_fill(positive | excluded, lowest).amax(dim=1)
-    accuracy = (count > 0) & (nearest_positive > nearest_other)
-    return temperature / base_temperature * loss.mean(), accuracy.float().mean()
+    pairing = Pairing(own=own, left_out=excluded, positive=positive)
+    mean, figures = mean_contrast(at_least_float32(anchors) / temperature, at_least_float32(columns), pairing)
+    accuracy = figures.positive > figures.rival
+    return temperature / base_temperature * mean, accuracy.float().mean()
 
 
-def class_masks(labels: Tensor, gathered: Tensor, offset: int, views: int, anchor_views: int) -> tuple[Tensor, Tensor]:
-    """Masks of `sup_con` where the columns are the embeddings of all views, view after view.
+def class_pairs(
+    labels: Tensor, gathered: Tensor, offset: int, views: int, anchor_views: int
+) -> tuple[Same, tuple[int, ...]]:
+    """`positive` and `own` of `sup_con` where the columns are the embeddings of all views, view after view.
 
     Args:
         labels: (B,) of this process.
@@ -57,10 +55,7 @@ def class_masks(labels: Tensor, gathered: Tensor, offset: int, views: int, ancho
         anchor_views: number of views among the anchors, the first U.
 
     Returns:
-        positive and excluded, (U B, V N) bool each: same class, the anchor included; and the anchor itself.
+        Same class, the anchor included, of (U B, V N) pairs; and the columns where the anchors of each view begin.
     """
-    positive = (labels[:, None] == gathered).repeat(anchor_views, views)
-    own = torch.arange(len(labels), device=labels.device) + offset  # columns of view 1 that are the anchors of view 1
-    own = torch.cat([own + view * len(gathered) for view in range(anchor_views)])  # (U B,)
-    excluded = own[:, None] == torch.arange(views * len(gathered), device=labels.device)
-    return positive, excluded
+    positive = Same(labels.repeat(anchor_views), gathered.repeat(views))
+    return positive, tuple(offset + view * len(gathered) for view in range(anchor_views))

@@ -6,7 +6,9 @@ from torch import Tensor, nn
 
 from selfsup.distributed import gather, scatter_sum
 from selfsup.losses.contrastive import at_least_float32
-from selfsup.losses.nce import bank_scores, sampled_scores, softmax_over_bank
+from selfsup.losses.nce import sampled_scores, softmax_over_bank
+from selfsup.losses.strips import Pairing, Same
+from selfsup.losses.tiles import log_sums
 from selfsup.memory.sharded import ShardedRows, largest_of_all, log_sum_exp
 from selfsup.randomness import Stream, uniform
 
@@ -41,7 +43,7 @@ class FeatureBank(nn.Module):
 
     def softmax(self, features: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """`softmax_over_bank` of (B, D) features over the temperature, of the images (B,): loss and accuracy."""
-        return softmax_over_bank(bank_scores(features, self.features), indices)
+        return softmax_over_bank(features, self.features, indices)
 
     @torch.no_grad()
     def update(self, indices: Tensor, features: Tensor, momentum: float, repeats: int = 1) -> None:
@@ -75,14 +77,15 @@ class ShardedBank(ShardedRows):
 
     def softmax(self, features: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """As `FeatureBank.softmax`."""
-        scores = bank_scores(gather(at_least_float32(features)), self.features)  # (N, own rows)
+        everyone = gather(at_least_float32(features))  # (N, D)
         places, mine = self.own_places(gather(indices))  # (N,)
-        at_place = scores.gather(1, places[:, None])  # (N, 1), of their own images where those are held here
-        positive = scatter_sum(at_place[:, 0].masked_fill(~mine, 0))  # (B,)
-        left_out = at_place.detach().masked_fill(mine[:, None], -torch.inf)
-        others = largest_of_all(scores.detach().scatter(1, places[:, None], left_out).amax(dim=1))
-        loss = log_sum_exp(scores.logsumexp(dim=1)) - positive
-        return loss.mean(), (positive > others).float().mean()
+        own = (everyone * self.features[places]).sum(dim=1)  # (N,), right where the own image is held here
+        positive = scatter_sum(own.masked_fill(~mine, 0))  # (B,)
+        columns = torch.arange(len(self.features), device=places.device)
+        pairing = Pairing(left_out=Same(places.masked_fill(~mine, -1), columns))
+        others, figures = log_sums(everyone, self.features, pairing)  # (N,), of what is held here
+        loss = torch.logaddexp(log_sum_exp(others), positive) - positive
+        return loss.mean(), (positive > largest_of_all(figures.rival)).float().mean()
 
     @torch.no_grad()
     def update(self, indices: Tensor, features: Tensor, momentum: float, repeats: int = 1) -> None:

@@ -14,6 +14,7 @@ from selfsup.devices.moving import to_device
 from selfsup.distributed import gather, rank, world_size
 from selfsup.losses.contrastive import info_nce, l2_normalize
 from selfsup.losses.diagnostics import feature_health
+from selfsup.losses.strips import Same
 from selfsup.memory.ema import ema_update
 from selfsup.memory.queue import FeatureQueue
 from selfsup.memory.saved import Saved
@@ -134,7 +135,7 @@ class MoCo(Method):
 
         `number` is which queries of this step they are.
         """
-        own = references.indices == batch.indices[:, None]  # (B, M), keys of the same image
+        own = Same(batch.indices, references.indices)  # keys of the same image
         return info_nce(queries, keys, references.features, self.config.temperature, mask=own)
 
     def all_keys(self, views: list[Tensor]) -> list[Tensor]:

@@ -13,6 +13,7 @@ from selfsup.devices.moving import to_device
 from selfsup.distributed import gather
 from selfsup.losses.contrastive import info_nce, l2_normalize
 from selfsup.losses.diagnostics import feature_health
+from selfsup.losses.strips import Same
 from selfsup.memory.ema import ema_update
 from selfsup.methods.base import About, Method, RunContext, Step, detached, require_two_views
 from selfsup.models.encoder import Encoder
@@ -75,7 +76,7 @@ class MoCoV3(Method):
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         keys = self.without_gradient(self.embed_key, views)  # (B, D) each
         indices = to_device(batch.indices, keys[0].device)
-        own = gather(indices) == indices[:, None]  # (B, N): the key of the same image is the positive, no negative
+        own = Same(indices, gather(indices))  # the key of the same image is the positive, no negative
         results = [
             info_nce(queries, key, gather(key), self.config.temperature, mask=own)
             for queries, key in zip(embeddings, reversed(keys), strict=True)

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from selfsup.losses.pairs import Gather
+from selfsup.losses.pairs import Gather, mean_of_anchors
 from selfsup.methods.base import RunContext
 
 
@@ -26,7 +26,9 @@ class Pairs(NamedTuple):
     rows: Tensor  # (B,) int64, the anchors' places among those of all processes
     mutual: bool  # the references are the anchors of all processes, in the order of `rows`
     step: Tensor  # () int64
-    gather: Gather  # rows of this process's anchors -> those of all, in the order of `rows`
+    # Rows of this process's anchors -> those of all, in the order of `rows`; None: these are some of the anchors, and
+    # the loss is to give what they contribute (`AnchorLoss`).
+    gather: Gather | None
 
     @property
     def scored(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,3 +61,14 @@ class PairLoss(nn.Module):
 
     def forward(self, pairs: Pairs) -> Tensor:
         raise NotImplementedError
+
+
+class AnchorLoss(PairLoss):
+    """A loss of what each anchor contributes, so that some anchors at a time can be compared with a large memory.
+
+    Where references are not mutual and `pairs.gather` is None, `forward` gives what the anchors contribute, (B, k).
+    """
+
+    def of_anchors(self, contributed: Tensor, gather: Gather) -> Tensor:
+        """The loss () of what all anchors of this process contribute."""
+        return mean_of_anchors(contributed, gather)

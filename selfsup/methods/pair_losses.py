@@ -15,11 +15,11 @@ from selfsup.losses import proxy, soft_pairs
 from selfsup.losses.contrastive import l2_normalize, similarity
 from selfsup.losses.mining import FARTHEST, distance_weights, draw, one_pair_per_class
 from selfsup.methods.base import RunContext
-from selfsup.methods.pair_loss import PairLoss, Pairs
+from selfsup.methods.pair_loss import AnchorLoss, PairLoss, Pairs
 from selfsup.randomness import Stream, uniform
 
 
-class Contrastive(PairLoss):
+class Contrastive(AnchorLoss):
     """Squared distances of positive pairs, and of negative pairs up to a margin (Hadsell et al. 2006)."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Contrastive(PairLoss):
         return hinges.contrastive(*pairs.scored, self.config.margin, gather=pairs.gather)
 
 
-class SimilarityContrastive(PairLoss):
+class SimilarityContrastive(AnchorLoss):
     """1 - s of positive pairs and s of negative pairs above a margin (Wang et al. 2020, the published code of XBM)."""
 
     by_distance = False
@@ -62,7 +62,7 @@ class SimilarityContrastive(PairLoss):
         return hinges.similarity_contrastive(*pairs.scored, self.config.margin, gather=pairs.gather)
 
 
-class Triplet(PairLoss):
+class Triplet(AnchorLoss):
     """A positive is to be nearer than a negative by a margin (Schroff et al. 2015; Hermans et al. 2017)."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class Triplet(PairLoss):
         return hinges.triplet(*pairs.scored, c.margin, c.mining, c.squared, c.soft_margin, gather=pairs.gather)
 
 
-class NPair(PairLoss):
+class NPair(AnchorLoss):
     """One positive against all negatives, by inner products of embeddings that are not normalised (Sohn 2016)."""
 
     by_distance = False
@@ -128,7 +128,7 @@ class NPair(PairLoss):
         return loss + self.config.norm_weight * hinges.weighted_mean(squared, torch.ones_like(squared), pairs.gather)
 
 
-class Lifted(PairLoss):
+class Lifted(AnchorLoss):
     """Lifted structure: every positive pair against all negatives of both (Song et al. 2016; Hermans et al. 2017)."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ class Lifted(PairLoss):
         return soft_pairs.lifted(*pairs.scored, self.config.margin, pairs.mutual, gather=pairs.gather)
 
 
-class Circle(PairLoss):
+class Circle(AnchorLoss):
     """Circle loss: pairs weighed by how far they are from where they should be (Sun et al. 2020)."""
 
     by_distance = False
@@ -179,8 +179,13 @@ class Circle(PairLoss):
             return soft_pairs.circle(*pairs.scored, c.margin, c.scale, gather=pairs.gather)
         return soft_pairs.circle_of_batch(*pairs.scored, c.margin, c.scale, pairs.mutual, gather=pairs.gather)
 
+    def of_anchors(self, contributed: Tensor, gather: hinges.Gather) -> Tensor:
+        if self.config.over == "anchor":
+            return super().of_anchors(contributed, gather)
+        return soft_pairs.circle_of_anchors(contributed, False, gather)
 
-class MultiSimilarity(PairLoss):
+
+class MultiSimilarity(AnchorLoss):
     """Multi-similarity: hard positives and negatives of each anchor, softly weighed (Wang et al. 2019)."""
 
     by_distance = False
@@ -209,7 +214,7 @@ class MultiSimilarity(PairLoss):
         return soft_pairs.multi_similarity(*pairs.scored, c.alpha, c.beta, c.threshold, c.epsilon, gather=pairs.gather)
 
 
-class Margin(PairLoss):
+class Margin(AnchorLoss):
     """A learnt boundary between positive and negative distances, negatives drawn by distance (Wu et al. 2017).
 
     Every positive pair counts once, and each anchor's drawn negatives together as much as its positives: one negative
@@ -305,6 +310,7 @@ class Proxy(PairLoss):
 
     def forward(self, pairs: Pairs) -> Tensor:
         closeness = similarity(pairs.anchors, l2_normalize(self.proxies))  # (B, C)
+        assert pairs.gather is not None  # what needs no pairs is no `AnchorLoss`
         if self.config.kind == "nca":
             return proxy.proxy_nca(closeness, pairs.labels, gather=pairs.gather)
         return proxy.proxy_anchor(closeness, pairs.labels, self.config.alpha, self.config.margin, gather=pairs.gather)

@@ -33,14 +33,9 @@ class SimCLR(Method):
         # mean2n: the paper's mean over 2N anchors. simclr: the published code's sum of both views' means, twice that.
         reduction: Literal["mean2n", "simclr"] = "mean2n"
         batch_norm: Literal["sync", "plain"] = "sync"  # over all processes, or over each process's images
-        tile: int | None = None  # rows and columns of scores alive at once; None: all of them
 
         def __post_init__(self) -> None:
             require(self.temperature > 0, f"temperature is {self.temperature}; give a number above 0, such as 0.1")
-            require(
-                self.tile is None or self.tile >= 1,
-                f"tile is {self.tile}; give 1 or more, such as 4096, or None for no tiles",
-            )
 
         def build(self, encoder: Encoder, context: RunContext) -> "SimCLR":
             return SimCLR(self, encoder, context)
@@ -58,7 +53,5 @@ class SimCLR(Method):
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         gathered = [gather(embedding) for embedding in embeddings]  # (N, D) each
         offset = rank() * len(embeddings[0])
-        loss, accuracy = nt_xent(
-            embeddings, gathered, offset, self.config.temperature, self.config.reduction, self.config.tile
-        )
+        loss, accuracy = nt_xent(embeddings, gathered, offset, self.config.temperature, self.config.reduction)
         return Step(loss, detached({"accuracy": accuracy, **feature_health(*embeddings)}), {})

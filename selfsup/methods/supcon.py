@@ -12,7 +12,7 @@ from selfsup.devices.moving import to_device
 from selfsup.distributed import gather, rank
 from selfsup.losses.contrastive import l2_normalize
 from selfsup.losses.diagnostics import feature_health
-from selfsup.losses.sup_con import class_masks, sup_con
+from selfsup.losses.sup_con import class_pairs, sup_con
 from selfsup.methods.base import About, Method, RunContext, Step, detached, require_labels
 from selfsup.models.encoder import Encoder
 from selfsup.models.heads import Head
@@ -59,12 +59,9 @@ class SupCon(Method):
         anchors = embeddings if self.config.anchors == "all" else embeddings[:1]
         columns = torch.cat([gather(embedding) for embedding in embeddings])  # (V N, D), view after view
         labels = to_device(batch.labels, columns.device)  # (B,)
-        positive, excluded = class_masks(
-            labels, gather(labels), rank() * len(labels), len(embeddings), len(anchors)
-        )  # (A, V N) each
-        loss, accuracy = sup_con(
-            torch.cat(anchors), columns, positive, excluded, self.config.temperature, self.config.base_temperature
-        )
+        positive, own = class_pairs(labels, gather(labels), rank() * len(labels), len(embeddings), len(anchors))
+        temperatures = self.config.temperature, self.config.base_temperature
+        loss, accuracy = sup_con(torch.cat(anchors), columns, positive, None, *temperatures, own)
         health = feature_health(embeddings[0], embeddings[-1])
         if len(embeddings) == 1:
             del health["alignment"]  # there is no second view to be near to

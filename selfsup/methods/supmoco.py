@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from selfsup.batch import Batch
 from selfsup.config.checks import require
 from selfsup.distributed import rank, world_size
+from selfsup.losses.strips import Same
 from selfsup.losses.sup_con import sup_con
 from selfsup.methods.base import About, RunContext, require_labels
 from selfsup.methods.moco import MoCo, References
@@ -55,13 +55,11 @@ class SupMoCo(MoCo):
     def contrast(
         self, queries: Tensor, keys: Tensor, references: References, batch: Batch, number: int
     ) -> tuple[Tensor, Tensor]:
-        left_out = (references.indices == batch.indices[:, None]) | (references.indices < 0)  # (B, M)
         everyone = len(keys) * world_size()
         blocks = (len(references.indices) - self.config.queue_size) // everyone  # keys of each view, after the queue
-        first = self.config.queue_size + (blocks - 1 - number) * everyone + rank() * len(keys)
-        key = first + torch.arange(len(keys), device=left_out.device)  # (B,), the column of each query's key
-        excluded = left_out.scatter(1, key[:, None], False)
-        positive = references.labels == batch.labels[:, None]
+        first = self.config.queue_size + (blocks - 1 - number) * everyone + rank() * len(keys)  # of the queries' keys
+        excluded = Same(batch.indices, references.indices, nobody=True, kept=first)
+        positive = Same(batch.labels, references.labels)
         return sup_con(
             queries, references.features, positive, excluded, self.config.temperature, self.config.base_temperature
         )

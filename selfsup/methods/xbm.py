@@ -2,23 +2,27 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from selfsup.batch import Batch
 from selfsup.config.checks import require
 from selfsup.devices.double import back
 from selfsup.devices.moving import to_device
 from selfsup.distributed import gather
+from selfsup.losses.pairs import Gather
 from selfsup.memory.queue import FeatureQueue
 from selfsup.memory.saved import Saved
 from selfsup.methods.base import About, RunContext, Step, detached
 from selfsup.methods.metric import Metric
-from selfsup.methods.pair_loss import PairLoss, Pairs
+from selfsup.methods.pair_loss import AnchorLoss, PairLoss, Pairs
 from selfsup.methods.pair_losses import SimilarityContrastive
 from selfsup.models.encoder import Encoder
+
+_PAIRS = 2**21  # most pairs of the batch and the memory that are compared at once
 
 
 class XBM(Metric):
@@ -88,7 +92,7 @@ class XBM(Metric):
         device = embeddings[0].device
         # Distances come in double precision.
         loss = back(self.loss(pairs), like=embeddings[0])
-        against_memory = back(self.loss(self.remembered(pairs)), like=embeddings[0])
+        against_memory = back(self.against_memory(pairs), like=embeddings[0])
         remembered = torch.where(self.steps >= self.config.memory_start, against_memory, 0)
         metrics = {"loss_batch": loss, "loss_memory": remembered, **self.figures(pairs)}
         if self.config.drift_every:
@@ -100,6 +104,27 @@ class XBM(Metric):
             "views": views[0].detach(),
         }
         return Step(loss + self.config.memory_weight * remembered, detached(metrics), update)
+
+    def against_memory(self, pairs: Pairs) -> Tensor:
+        """The loss of the batch's anchors against the memory, of some anchors at a time where there are many pairs."""
+        rows = max(1, _PAIRS // (len(self.queue.features) + len(pairs.references)))
+        if rows >= len(pairs.anchors) or not isinstance(self.loss, AnchorLoss):
+            whole: Tensor = self.loss(self.remembered(pairs))
+            return whole
+        # What a part of the anchors is compared by is formed again in the backward pass.
+        contributed = [
+            checkpoint(self._part, pairs, slice(first, first + rows), use_reentrant=False, preserve_rng_state=False)
+            for first in range(0, len(pairs.anchors), rows)
+        ]
+        return self.loss.of_anchors(torch.cat(contributed), cast(Gather, pairs.gather))
+
+    def _part(self, pairs: Pairs, place: slice) -> Tensor:
+        """What the anchors at `place` contribute to the loss against the memory, (b, k)."""
+        anchors, labels, rows = pairs.anchors[place], pairs.labels[place], pairs.rows[place]
+        positive, negative = pairs.positive[place], pairs.negative[place]
+        part = pairs._replace(anchors=anchors, labels=labels, rows=rows, positive=positive, negative=negative)
+        contributed: Tensor = self.loss(self.remembered(part)._replace(gather=None))
+        return contributed
 
     def remembered(self, pairs: Pairs) -> Pairs:
         """The anchors against the memory as it will be after this step: what stays of it, and the batch, constant."""

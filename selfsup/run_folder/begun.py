@@ -4,7 +4,7 @@ from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any, TypeVar, cast
 
 from selfsup.config.settings import result_relevant
-from selfsup.config.stored_names import answers_to, name_of
+from selfsup.config.stored_names import answers_to, name_of, without_gone
 
 Config = TypeVar("Config")
 
@@ -17,7 +17,8 @@ def completed(saved: Any, config: Any) -> Any:
         first = {f.name: f.metadata.get("before", f.default) for f in new}
         first |= {f.name: f.default_factory() for f in new if f.default_factory is not MISSING}
         added = {name: result_relevant(default) for name, default in first.items() if default is not MISSING}
-        known = {name: completed(value, parts.get(name)) for name, value in saved.items()} | added
+        kept = without_gone(saved, type(config))
+        known = {name: completed(value, parts.get(name)) for name, value in kept.items()} | added
         # A class of the user's own, in a file that says where it lay.
         return known | ({"class": name_of(type(config))} if answers_to(type(config), saved.get("class")) else {})
     if isinstance(config, tuple) and isinstance(saved, list) and len(config) == len(saved):

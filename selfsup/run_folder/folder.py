@@ -12,7 +12,7 @@ import torch
 
 from selfsup import distributed
 from selfsup.config.own_code import own_files
-from selfsup.config.schema import SCHEMA, in_present_names
+from selfsup.config.schema import SCHEMA, gone_settings, in_present_names
 from selfsup.config.settings import CHANGED_DEFAULTS, differences, dump, placed, result_relevant
 from selfsup.data.identity import Content
 from selfsup.output import message
@@ -154,7 +154,10 @@ class RunFolder:
         """
         if not self.holds_run:
             return config
+        gone = gone_settings(unseal(self.path / "config.json", _CONFIG).get("run"))
         config, notes = as_begun(config, self.saved_run(), self._defaults())
+        if gone and distributed.rank() == 0:
+            message(f"the run was begun with settings that there are no more: {'; '.join(gone)}")
         if notes and distributed.rank() == 0:
             message(f"the run goes on with the defaults it was begun with: {', '.join(notes)}")
         return config

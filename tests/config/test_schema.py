@@ -4,21 +4,24 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 
 from selfsup.config.schema import SCHEMA
-from selfsup.config.settings import restore
+from selfsup.config.settings import dump, restore
 from selfsup.config.stored_names import name_of, place_of
 from selfsup.data.labelled import Labelled
 from selfsup.data.settings import Data
 from selfsup.evaluation.encoder import load_encoder
 from selfsup.evaluation.logistic import FeatureProbe
+from selfsup.methods.base import Method
+from selfsup.methods.simclr import SimCLR
 from selfsup.models.resnet import ResNet
 from selfsup.pretraining import Run, pretrain
+from selfsup.run_folder.begun import completed
 from selfsup.run_folder.extending import Extend
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import keep, read
@@ -44,6 +47,12 @@ KINDS = [method for method in METHODS if method not in ("moco_v1", "moco_symmetr
 NOT_TRIED = {"adamw", "constant", "extended", "neck", "simclr_cosine", "supcon_cosine", "timm"} | {
     *("circle", "contrastive", "lifted", "multi_similarity", "n_pair", "triplet")
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfSimCLR(SimCLR.Config):
+    stored_as: ClassVar[str] = "of_simclr"
+    mine: int = 3
 
 
 _PLACE = re.compile(r"\b(selfsup|stored|tiny)\.[a-z_]\w*\.|\.Config\b|<locals>|stored\.Mine")
@@ -150,6 +159,38 @@ def test_a_run_of_schema_1_is_the_same_run(method: str, runs: Path, tmp_path: Pa
     assert (again["step"], again["reason"]) == (1, "max-steps")
     assert folder.saved_run() == saved | {"folder": str(folder.path)}
     assert json.loads(path.read_text())["schema"] == SCHEMA == 2
+
+
+@pytest.mark.parametrize("tile", [None, 5])
+def test_a_run_goes_on_without_a_setting_that_is_gone(
+    tile: int | None, runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SimCLR's `tile` was one; where it held a number, that is said."""
+    folder = RunFolder(shutil.copytree(runs / "simclr", tmp_path / "run"))
+    run: Run = restore(folder.saved_run(), Run)
+    saved = folder.saved_run() | {"folder": str(folder.path)}
+
+    def with_tile(content: dict[str, Any]) -> None:
+        for part in ("run", "result"):
+            content[part]["method"]["tile"] = tile
+
+    rewrite(folder.path / "config.json", with_tile)
+    before = identity(folder.path)
+    with caplog.at_level("INFO", "selfsup"):
+        assert pretrain(replace(run, folder=str(folder.path)))["reason"] == "max-steps"
+    assert ("tile 5 is ignored: tiles are chosen by the sizes" in caplog.text) == (tile is not None)
+    assert folder.saved_run() == saved  # written anew
+    assert "tile" not in (folder.path / "config.json").read_text()
+    assert identity(folder.path) == before
+
+
+def test_a_class_made_from_one_that_lost_a_setting_is_read_unless_it_was_set() -> None:
+    own = dump(OfSimCLR())
+    assert restore(own | {"tile": None}, Method.Config) == OfSimCLR()
+    assert completed(own | {"tile": None}, OfSimCLR()) == own
+    with pytest.raises(ValueError, match="configuration of of_simclr has unknown fields: tile"):
+        restore(own | {"tile": 5}, Method.Config)
+    assert completed(own | {"tile": 5}, OfSimCLR())["tile"] == 5
 
 
 def test_stages_of_schema_1_go_on_and_their_results_are_replaced(judged: Path, tmp_path: Path) -> None:

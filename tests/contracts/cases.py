@@ -86,7 +86,7 @@ def xbm(name: str, loss: PairLoss.Config, learner: Learner | None = None) -> Cas
 
 CASES = [
     Case(name="simclr", config=SIMCLR, naive=simclr_loss),
-    Case(name="simclr_tiled", config=replace(SIMCLR, tile=5, reduction="simclr"), naive=simclr_loss, learner=None),
+    Case(name="simclr_sum", config=replace(SIMCLR, reduction="simclr"), naive=simclr_loss, learner=None),
     Case(name="moco", config=MOCO, naive=moco_loss, learner=Learner(config=slow(MOCO))),
     Case(name="moco_symmetric", config=replace(MOCO, symmetric=True), naive=moco_loss, learner=None),
     Case(

@@ -1,9 +1,8 @@
 import pytest
 import torch
 from torch.nn.functional import normalize
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from selfsup.losses.contrastive import info_nce, l2_normalize, log_sum_exp, nt_xent, similarity
+from selfsup.losses.contrastive import info_nce, l2_normalize, nt_xent, similarity
 from tests.support.figures import assert_agree, golden
 
 
@@ -18,76 +17,40 @@ def naive_nt_xent(rows, temperature):
 
 
 @pytest.mark.parametrize(("variant", "normed"), [("a", True), ("b", True), ("c", False)])
-@pytest.mark.parametrize("tile", [None, 3])
-def test_simclr_golden(variant, normed, tile):
+def test_simclr_golden(variant, normed):
     g = golden("simclr_loss")
     hidden = g["hidden"].clone().requires_grad_()
     views = (l2_normalize(hidden) if normed else hidden).chunk(2)
-    loss, accuracy = nt_xent(views, views, 0, float(g[f"tau_{variant}"]), "simclr", tile)
+    loss, accuracy = nt_xent(views, views, 0, float(g[f"tau_{variant}"]), "simclr")
     assert_agree(loss, g[f"loss_{variant}"], 2e-5)
     assert accuracy == g[f"contrast_acc_{variant}"]
     assert_agree(torch.autograd.grad(loss, hidden)[0], g[f"grad_{variant}"], 2e-5)
 
 
-@pytest.mark.parametrize("tile", [None, 1, 4, 7, 100])
-def test_nt_xent_equals_the_naive_loop(tile):
+def test_nt_xent_equals_the_naive_loop():
     torch.manual_seed(0)
     hidden = torch.randn(18, 5)
     expected_from, actual_from = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
     expected = naive_nt_xent(normalize(expected_from), 0.2)
     views = l2_normalize(actual_from).chunk(2)
-    actual, _ = nt_xent(views, views, 0, 0.2, tile=tile)
+    actual, _ = nt_xent(views, views, 0, 0.2)
     assert_agree(actual, expected, 1e-6)
     assert_agree(
         torch.autograd.grad(3 * actual, actual_from)[0], torch.autograd.grad(3 * expected, expected_from)[0], 2e-6
     )
 
 
-@pytest.mark.parametrize("tile", [None, 3])
-def test_nt_xent_of_local_rows_averages_to_the_whole(tile):
+def test_nt_xent_of_local_rows_averages_to_the_whole():
     """What each of three processes would compute, with the gather replaced by the same tensor."""
     torch.manual_seed(1)
     hidden = torch.randn(24, 6, dtype=torch.float64, requires_grad=True)
     first, second = l2_normalize(hidden).chunk(2)
     whole, whole_accuracy = nt_xent((first, second), (first, second), 0, 0.3)
-    parts = [
-        nt_xent((first[at : at + 4], second[at : at + 4]), (first, second), at, 0.3, tile=tile) for at in (0, 4, 8)
-    ]
+    parts = [nt_xent((first[at : at + 4], second[at : at + 4]), (first, second), at, 0.3) for at in (0, 4, 8)]
     loss = torch.stack([part for part, _ in parts]).mean()
     assert_agree(loss, whole, 1e-12)
     assert_agree(torch.stack([accuracy for _, accuracy in parts]).mean(), whole_accuracy, 1e-6)
     assert_agree(torch.autograd.grad(loss, hidden, retain_graph=True)[0], torch.autograd.grad(whole, hidden)[0], 1e-12)
-
-
-class Largest(TorchDispatchMode):
-    """The largest number of elements that any operation has returned."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        tensors = out if isinstance(out, (tuple, list)) else [out]
-        self.numel = max([self.numel, *(x.numel() for x in tensors if isinstance(x, torch.Tensor))])
-        return out
-
-
-def test_tiles_bound_the_memory_of_both_passes():
-    hidden = torch.randn(256, 4, requires_grad=True)
-    sizes = {}
-    for tile in (None, 16):
-        with Largest() as largest:
-            views = l2_normalize(hidden).chunk(2)
-            nt_xent(views, views, 0, 0.2, tile=tile)[0].backward()
-        sizes[tile] = largest.numel
-    assert sizes[None] == 128 * 256  # the scores of one view against both
-    assert sizes[16] == 256 * 4  # the embeddings themselves
-
-
-def test_tiled_gradient_numerically():
-    torch.manual_seed(2)
-    rows = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    columns = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda a, c: log_sum_exp(a, c, 2, 3), (rows, columns))
 
 
 def test_info_nce_equals_the_naive_loop():
@@ -119,7 +82,6 @@ def test_a_collapsed_encoder_scores_nothing():
     same = l2_normalize(torch.eye(4)[:1].expand(6, 4))
     assert info_nce(same, same, same, 0.1)[1] == 0
     assert nt_xent((same, same), (same, same), 0, 0.1)[1] == 0
-    assert nt_xent((same, same), (same, same), 0, 0.1, tile=2)[1] == 0
 
 
 def test_logits_are_never_in_half_precision():

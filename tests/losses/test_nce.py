@@ -102,11 +102,13 @@ def test_softmax_over_bank_is_the_cross_entropy():
     features, bank, _ = problem(torch.float64)
     targets = torch.tensor([3, 1, 49, 0, 7, 20])
     scores = 10 * bank_scores(features, bank)
-    loss, accuracy = softmax_over_bank(scores, targets)
+    loss, accuracy = softmax_over_bank(10 * features, bank, targets)
     expected = torch.nn.functional.cross_entropy(scores, targets)
     assert_agree(loss, expected, 1e-12)
     gradients = [torch.autograd.grad(figure, features, retain_graph=True)[0] for figure in (loss, expected)]
     assert_agree(*gradients, 1e-12)
     assert accuracy == (scores.argmax(dim=1) == targets).float().mean()
-    assert softmax_over_bank(scores.detach(), scores.argmax(dim=1))[1] == 1
-    assert softmax_over_bank(torch.ones(6, 50), targets)[1] == 0  # a tie, as of a collapsed encoder, is no hit
+    assert softmax_over_bank(10 * features, bank, scores.argmax(dim=1))[1] == 1
+    assert (
+        softmax_over_bank(torch.ones(6, 4), torch.ones(50, 4), targets)[1] == 0
+    )  # a tie, as of a collapsed encoder, is no hit

@@ -3,8 +3,15 @@ import torch
 from torch.nn.functional import normalize
 
 from selfsup.losses.contrastive import nt_xent
-from selfsup.losses.sup_con import class_masks, sup_con
+from selfsup.losses.sup_con import class_pairs, sup_con
 from tests.support.figures import assert_agree, golden
+
+
+def of_classes(*arguments):
+    """What `sup_con` is told of classes, as its arguments by name."""
+    positive, own = class_pairs(*arguments)
+    return {"positive": positive, "excluded": None, "own": own}
+
 
 VARIANTS = {  # features, labels (None: each image its own class), anchor views
     "labels": ("features", "labels", None),
@@ -23,12 +30,14 @@ def test_golden(variant):
     classes = torch.arange(len(features)) if labels is None else g[labels]
     views = features.transpose(0, 1)  # (V, B, D)
     anchor_views = anchor_views or len(views)
-    masks = class_masks(classes, classes, 0, len(views), anchor_views)
+    masks = of_classes(classes, classes, 0, len(views), anchor_views)
     anchors, columns = views[:anchor_views].flatten(0, 1), views.flatten(0, 1)
-    loss, _ = sup_con(anchors, columns, *masks, float(g["tau"]), float(g["base_tau"]))
+    loss, _ = sup_con(anchors, columns, **masks, temperature=float(g["tau"]), base_temperature=float(g["base_tau"]))
     assert_agree(loss, g[f"loss_{variant}"], 1e-12)
     assert_agree(torch.autograd.grad(loss, features)[0], g[f"grad_{variant}"], 1e-12)
-    single, _ = sup_con(anchors.float(), columns.float(), *masks, float(g["tau"]), float(g["base_tau"]))
+    single, _ = sup_con(
+        anchors.float(), columns.float(), **masks, temperature=float(g["tau"]), base_temperature=float(g["base_tau"])
+    )
     assert_agree(single, g[f"loss_{variant}"], 5e-6)
 
 
@@ -36,7 +45,7 @@ def test_without_labels_it_is_nt_xent():
     torch.manual_seed(0)
     views = [normalize(torch.randn(6, 4, dtype=torch.float64)) for _ in range(2)]
     rows, images = torch.cat(views), torch.arange(6)
-    loss, _ = sup_con(rows, rows, *class_masks(images, images, 0, 2, 2), 0.2, base_temperature=0.2)
+    loss, _ = sup_con(rows, rows, **of_classes(images, images, 0, 2, 2), temperature=0.2, base_temperature=0.2)
     assert_agree(loss, nt_xent(views, views, 0, 0.2)[0], 1e-12)
 
 
@@ -49,8 +58,8 @@ def test_local_anchors_average_to_the_whole(anchor_views):
     columns = views.flatten(0, 1)
 
     def part(at, size):
-        masks = class_masks(labels[at : at + size], labels, at, 3, anchor_views)
-        return sup_con(views[:anchor_views, at : at + size].flatten(0, 1), columns, *masks, 0.3)
+        masks = of_classes(labels[at : at + size], labels, at, 3, anchor_views)
+        return sup_con(views[:anchor_views, at : at + size].flatten(0, 1), columns, **masks, temperature=0.3)
 
     whole, whole_accuracy = part(0, 12)
     parts = [part(at, 4) for at in (0, 4, 8)]
@@ -84,9 +93,9 @@ def test_accuracy_is_the_share_of_anchors_whose_nearest_column_has_their_class()
     torch.manual_seed(2)
     rows, labels = normalize(torch.randn(40, 3)), torch.randint(4, (40,))
     labels[7] = 4  # a class of its own
-    _, accuracy = sup_con(rows, rows, *class_masks(labels, labels, 0, 1, 1), 0.1)
+    _, accuracy = sup_con(rows, rows, **of_classes(labels, labels, 0, 1, 1), temperature=0.1)
     nearest = (rows @ rows.T).fill_diagonal_(-2).argmax(dim=1)
     assert_agree(accuracy, (labels[nearest] == labels).float().mean(), 1e-6)
     assert 0.1 < accuracy < 0.9
     same = torch.ones(40, 3)
-    assert sup_con(same, same, *class_masks(labels, labels, 0, 1, 1), 0.1)[1] == 0  # ties are no hits
+    assert sup_con(same, same, **of_classes(labels, labels, 0, 1, 1), temperature=0.1)[1] == 0  # ties are no hits

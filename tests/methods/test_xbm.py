@@ -6,6 +6,7 @@ from torch import nn
 
 from selfsup.batch import Batch
 from selfsup.methods import pair_losses as losses
+from selfsup.methods import xbm
 from selfsup.methods.base import RunContext
 from selfsup.methods.metric import Metric
 from selfsup.methods.xbm import XBM
@@ -66,10 +67,12 @@ def train(method, steps, views=1):
     return values
 
 
+@pytest.mark.parametrize("rows", [1, 4, 100])  # anchors that are compared with the memory at a time, of 6 or 12
 @pytest.mark.parametrize("steps", [3, 7])  # a memory of 14 that holds one batch of 6, and one that has wrapped
 @pytest.mark.parametrize("name", LOSSES)
-def test_loss_equals_the_naive_loop(name, steps):
+def test_loss_equals_the_naive_loop(name, steps, rows, monkeypatch):
     views = 2 if name in ("margin", "n_pair") else 1
+    monkeypatch.setattr(xbm, "_PAIRS", rows * (14 + 6 * views))
     method = build(LOSSES[name], context=CONTEXT._replace(num_views=views)).double()
     generator = torch.Generator().manual_seed(steps)
     for number in range(steps):  # memory as random features would have filled it
@@ -78,8 +81,8 @@ def test_loss_equals_the_naive_loop(name, steps):
         update = {"features": features, "indices": part.indices, "labels": part.labels, "views": torch.zeros(0)}
         method.after_step(update, 0.0)
     assert method.queue.filled == min(6 * views * (steps - 2), 14)
-    rows = torch.nn.functional.normalize(torch.randn(views, 6, 8, generator=generator, dtype=torch.float64), dim=2)
-    embeddings = [row.requires_grad_() for row in rows.unbind()]
+    unit = torch.nn.functional.normalize(torch.randn(views, 6, 8, generator=generator, dtype=torch.float64), dim=2)
+    embeddings = [row.requires_grad_() for row in unit.unbind()]
     images, part = batch(steps, views)
     step = method.objective(embeddings, images, part)
     expected = xbm_loss(method, embeddings, part, step.update)

@@ -1,0 +1,251 @@
+"""Time and memory of contrastive losses against dense ones: `python -m tools.benchmarks.loss`.
+
+Prints one JSON line for each figure, forward and backward together: seconds of the processor (of all its threads, so
+that work beside it shows least) as the median of alternating runs with minimum and maximum, the ratio to each
+comparison of the same run, the most bytes of tensors alive at once beyond inputs and their gradients, and for the
+losses over a batch the exponents by which both grow with it. `--out FILE` writes them to a file, too.
+"""
+
+import runpy
+from pathlib import Path
+
+if not __package__:  # started by its path
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "checkout.py"))["again_as_module"](__file__)
+
+import argparse
+import json
+import math
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+import torch
+import torch.nn.functional as F
+from pytorch_metric_learning.losses import NTXentLoss  # type: ignore[import-untyped]  # has no types
+from torch import Tensor
+
+from selfsup.losses.contrastive import info_nce, nt_xent
+from selfsup.losses.nce import softmax_over_bank
+from selfsup.losses.strips import Same
+from selfsup.losses.sup_con import class_pairs, sup_con
+from selfsup.output import print_figures, program
+from tools.benchmarks.live import LiveBytes
+
+_T = 0.1
+_DENSE = 2**26  # most scores that a dense loss is asked for
+_CLASSES = 100
+Loss = Callable[[Tensor], Tensor]  # of hidden rows
+
+
+def ours(hidden: Tensor) -> Tensor:
+    views = F.normalize(hidden).chunk(2)
+    return nt_xent(views, views, 0, _T)[0]
+
+
+def dense_nt_xent(hidden: Tensor) -> Tensor:
+    """As it is mostly written: the cross-entropy of the whole matrix of scores without its diagonal."""
+    rows = F.normalize(hidden)
+    scores = rows @ rows.T / _T
+    scores = scores.masked_fill(torch.eye(len(rows), dtype=torch.bool), -torch.inf)
+    return F.cross_entropy(scores, torch.arange(len(rows)).roll(len(rows) // 2))
+
+
+def metric_learning_nt_xent(hidden: Tensor) -> Tensor:
+    loss: Tensor = NTXentLoss(temperature=_T)(hidden, torch.arange(len(hidden) // 2).repeat(2))
+    return loss
+
+
+def nt_xents(images: int) -> dict[str, Loss]:
+    made: dict[str, Loss] = {"tiles": ours}
+    if (2 * images) ** 2 <= _DENSE:
+        made["dense"] = dense_nt_xent
+    if images <= 512:  # its masks of triplets grow fast
+        made["pytorch_metric_learning"] = metric_learning_nt_xent
+    return made
+
+
+def queues(batch: int, size: int, dim: int) -> dict[str, Loss]:
+    """InfoNCE against a queue: one view's rows are queries, the other's keys."""
+    queue, numbers = F.normalize(torch.randn(size, dim)), torch.arange(size)
+    own = numbers[:batch]
+
+    def tiles(hidden: Tensor) -> Tensor:
+        queries, keys = F.normalize(hidden).chunk(2)
+        return info_nce(queries, keys.detach(), queue, _T, Same(own, numbers))[0]
+
+    def dense(hidden: Tensor) -> Tensor:
+        queries, keys = F.normalize(hidden).chunk(2)
+        positive = (queries * keys.detach()).sum(dim=1, keepdim=True)
+        negative = (queries @ queue.T).masked_fill(own[:, None] == numbers, -torch.inf)
+        return F.cross_entropy(torch.cat([positive, negative], dim=1) / _T, torch.zeros(batch, dtype=torch.int64))
+
+    return {"tiles": tiles, "dense": dense}
+
+
+def classes(images: int) -> dict[str, Loss]:
+    """SupCon over two views of images of 100 classes."""
+    labels = torch.arange(images) % _CLASSES
+
+    def tiles(hidden: Tensor) -> Tensor:
+        rows = F.normalize(hidden)
+        positive, own = class_pairs(labels, labels, 0, 2, 2)
+        return sup_con(rows, rows, positive, None, _T, own=own)[0]
+
+    def dense(hidden: Tensor) -> Tensor:
+        rows, both = F.normalize(hidden), labels.repeat(2)
+        scores, itself = rows @ rows.T / _T, torch.eye(len(rows), dtype=torch.bool)
+        chances = scores.masked_fill(itself, -torch.inf).log_softmax(dim=1)
+        positive = (both[:, None] == both) & ~itself
+        means = torch.where(positive, chances, 0).sum(dim=1) / positive.sum(dim=1).clamp(min=1)
+        return -(_T / 0.07) * means.mean()
+
+    return {"tiles": tiles, "dense": dense} if (2 * images) ** 2 <= _DENSE else {"tiles": tiles}
+
+
+def banks(batch: int, size: int, dim: int) -> dict[str, Loss]:
+    """The softmax over a bank of all images."""
+    bank, targets = F.normalize(torch.randn(size, dim)), torch.arange(2 * batch)
+    dense: Loss = lambda hidden: F.cross_entropy(F.normalize(hidden) @ bank.T / _T, targets)  # noqa: E731
+    tiles: Loss = lambda hidden: softmax_over_bank(F.normalize(hidden) / _T, bank, targets)[0]  # noqa: E731
+    return {"tiles": tiles, "dense": dense} if 2 * batch * size <= _DENSE else {"tiles": tiles}
+
+
+def step(loss: Loss, hidden: Tensor) -> None:
+    hidden.grad = None
+    loss(hidden).backward()
+
+
+def measure(name: str, losses: dict[str, Loss], rows: int, dim: int, runs: int, **facts: object) -> dict[str, float]:
+    """Print a line for each of the losses of (rows, dim) numbers; gives seconds and bytes of ours."""
+    torch.manual_seed(0)
+    hidden = torch.randn(rows, dim, requires_grad=True)
+    seconds: dict[str, list[float]] = {contestant: [] for contestant in losses}
+    alive = {}
+    for contestant, loss in losses.items():  # which also warms it up
+        with LiveBytes() as live:
+            step(loss, hidden)
+        alive[contestant] = live.peak - hidden.nbytes  # the gradient
+    for _ in range(runs):
+        for contestant, loss in losses.items():
+            start = time.process_time()
+            step(loss, hidden)
+            seconds[contestant].append(time.process_time() - start)
+    medians = {contestant: statistics.median(times) for contestant, times in seconds.items()}
+    for contestant, times in seconds.items():
+        line = {"name": f"{name}/{contestant}", "unit": "s of CPU", "dim": dim, **facts, "runs": runs}
+        line |= {"median": _short(medians[contestant]), "min": _short(min(times)), "max": _short(max(times))}
+        line |= {"ours_over_it": _short(medians["tiles"] / medians[contestant])}
+        record(line | {"extra_mb": _short(alive[contestant] / 1e6)})
+    return {"seconds": medians["tiles"], "bytes": alive["tiles"]}
+
+
+def exponent(sizes: list[int], figures: list[float]) -> float:
+    """Of the power of the size that fits best, by least squares of logarithms."""
+    x, y = ([math.log(value) for value in values] for values in (sizes, figures))
+    return statistics.linear_regression(x, y).slope
+
+
+_lines: list[dict[str, object]] = []
+_files: list[Path] = []  # where lines go, too
+
+
+def record(line: dict[str, object]) -> None:
+    line |= {"device": platform.machine(), "threads": torch.get_num_threads()}
+    line |= {"versions": {name: version(name) for name in ("torch", "pytorch-metric-learning")}}
+    keep(line)
+
+
+def keep(line: dict[str, object]) -> None:
+    """Print a line; files are written anew with each, so that one that is broken off holds what there was."""
+    _lines.append(line)
+    print_figures(line)
+    for file in _files:
+        file.write_text("".join(json.dumps(one) + "\n" for one in _lines))
+
+
+def resident(images: int, dim: int) -> None:
+    """The most memory that a process ever had beyond what it had before one step: NT-Xent, in this very process."""
+    hidden = torch.randn(2 * images, dim, requires_grad=True)
+    small = torch.randn(4, dim, requires_grad=True)
+    step(ours, small)  # libraries are there
+    hidden.grad = torch.zeros_like(hidden)
+    before = _peak()
+    start = time.process_time()
+    ours(hidden).backward()
+    line = {"name": "nt_xent_resident/tiles", "images": images, "dim": dim, "extra_mb": _short(_peak() - before)}
+    record(line | {"seconds_of_cpu": _short(time.process_time() - start)})
+
+
+def _peak() -> float:
+    """10^6 bytes, on Linux, where the unit of ru_maxrss is 1024 bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def in_fresh_process(images: int, arguments: argparse.Namespace) -> None:
+    command = [sys.executable, "-m", "tools.benchmarks.loss", "--resident", str(images), "--dim", str(arguments.dim)]
+    done = subprocess.run([*command, "--threads", str(arguments.threads)], check=True, capture_output=True, text=True)
+    keep(json.loads(done.stdout.splitlines()[-1]))
+
+
+def over_batches(name: str, make: Callable[[int], dict[str, Loss]], arguments: argparse.Namespace, end: float) -> None:
+    sizes: list[int] = []
+    found: list[dict[str, float]] = []
+    last = 0.0
+    for images in arguments.images:
+        # Of the largest, four times as long as the one before, ten steps and more would be waited for.
+        runs = max(3, min(arguments.runs, round(30 / max(last, 1e-3))))
+        if time.monotonic() + 8 * last * len(make(images)) > end:
+            print(f"no time is left for {name} at {images} images and more", file=sys.stderr)
+            break
+        figures = measure(name, make(images), 2 * images, arguments.dim, runs, images=images)
+        last = 4 * figures["seconds"]
+        sizes, found = [*sizes, images], [*found, figures]
+    large = [(size, figures) for size, figures in zip(sizes, found, strict=True) if size >= 1024]
+    if len(large) > 1:
+        numbers = [size for size, _ in large]
+        growth = {
+            f"exponent_of_{what}": _short(exponent(numbers, [one[what] for _, one in large]))
+            for what in ("seconds", "bytes")
+        }
+        record({"name": f"{name}/tiles_growth", "images": numbers, "dim": arguments.dim, **growth})
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384])
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU; 1 gives figures per core")
+    parser.add_argument("--runs", type=int, default=21, help="at most; fewer of what takes long, but 3")
+    parser.add_argument("--minutes", type=float, default=8.0, help="what would begin later is left out, and said")
+    parser.add_argument("--out", type=Path, help="a file for the lines, too")
+    parser.add_argument("--resident", type=int, help="only the peak memory of NT-Xent at so many images, right here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.resident:
+        resident(arguments.resident, arguments.dim)
+        return
+    if arguments.out:
+        _files.append(arguments.out)
+    end = time.monotonic() + 60 * arguments.minutes
+    for batch, size in ((256, 4096), (256, 65_536)):
+        measure("info_nce", queues(batch, size, arguments.dim), 2 * batch, arguments.dim, 7, batch=batch, queue=size)
+    measure("softmax_over_bank", banks(64, 400_000, arguments.dim), 128, arguments.dim, 3, batch=128, bank=400_000)
+    in_fresh_process(16_384, arguments)
+    over_batches("nt_xent", nt_xents, arguments, end)
+    over_batches("sup_con", classes, arguments, end)
+    if time.monotonic() < end:
+        in_fresh_process(65_536, arguments)
+
+
+if __name__ == "__main__":
+    with program():
+        main()
