@@ -9,6 +9,7 @@ is a slice of the planes, and no pixel is gathered or masked.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from torch import Tensor
 from selfsup.augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, Parameters
 from selfsup.devices.moving import send
 
-_LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
+LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
+_LARGEST_REST = 0.9
 _SOLARIZE_THRESHOLD = 0.5
 
 
@@ -73,7 +75,7 @@ def jitter_(planes: Tensor, factors: Tensor, order: Tensor, additive_brightness:
     turns = send(factors[:, HUE].contiguous(), planes.device)
     for slot in range(4):
         for place, run in hues:
-            if place == slot and len(planes) == len(_LUMA):
+            if place == slot and len(planes) == len(LUMA):
                 hue_(planes[:, run], turns[run])
         if slot < 3:
             kept, of_mean, of_gray, added = table[slot]
@@ -102,10 +104,10 @@ def _blend_(planes: Tensor, kept: Tensor, of_mean: Tensor | None, of_gray: Tenso
 
 def luma(planes: Tensor) -> Tensor:
     """The gray picture, (C, B, H, W) -> (B, H, W); of others than three channels their mean."""
-    if len(planes) != len(_LUMA):
+    if len(planes) != len(LUMA):
         return planes.mean(dim=0)
     red, green, blue = planes
-    gray: Tensor = red.mul(_LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+    gray: Tensor = red.mul(LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
     return gray
 
 
@@ -117,6 +119,24 @@ def grayscale_(planes: Tensor) -> None:
 def solarize_(planes: Tensor) -> None:
     """Values of one half and above are inverted."""
     planes.copy_(torch.where(planes >= _SOLARIZE_THRESHOLD, 1 - planes, planes))
+
+
+def hue_parts(turns: Sequence[float]) -> list[tuple[int, bool, float]]:
+    """Each shift of the hue, of at most half a turn, as thirds of a turn (-1, 0 or 1), half a turn or none, and a rest.
+
+    The rest, in sixths of a turn, is at most `_LARGEST_REST`. A third of a turn exchanges the colours, half of one
+    makes R of V + m - R (V and m are the largest and the smallest colour of a pixel), and the rest is small.
+    """
+    parts = []
+    for turn in turns:
+        thirds = round(3 * turn)
+        rest = 6 * turn - 2 * thirds
+        opposite = abs(rest) > _LARGEST_REST
+        if opposite:
+            side = 1 if rest > 0 else -1
+            thirds, rest = thirds - side, rest - side
+        parts.append(((thirds + 1) % 3 - 1, opposite, rest))
+    return parts
 
 
 def hue_(planes: Tensor, turns: Tensor) -> None:

@@ -21,6 +21,7 @@ from selfsup.augment.geometry import (
     to_planes,
 )
 from selfsup.augment.kornia_reference import kornia_view, library
+from selfsup.augment.lone import lone_view, samples_of
 from selfsup.augment.parameters import Interpolation, Parameters, View, draw
 from selfsup.augment.size import Size, height_and_width
 from selfsup.batch import Batch
@@ -146,6 +147,8 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
         (B, C, S, T) float32, normalised, in the `image_format` of the device.
     """
     require_channels(images, view.mean)
+    if images.device.type == "cpu" and view.shape[0] * view.shape[1] >= _LONE_PIXELS:
+        return _lone_views(view, images, parameters, sizes, cropped)
     chunk = _chunk_size(images.device, view.shape)
     # A sample alone in its chunk needs no like neighbours, and so no reordering.
     order = processing_order(parameters) if chunk > 1 else torch.arange(len(images))
@@ -171,6 +174,14 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
     if chunk > 1:  # Whole rows are moved much faster at the end than by indexed assignments on the way.
         result = result.index_select(0, send(torch.argsort(order), images.device))
     return laid_out(result)
+
+
+def _lone_views(view: View, images: Tensor, parameters: Parameters, sizes: Tensor | None, cropped: bool) -> Tensor:
+    boxes = canvas_boxes(parameters.boxes, sizes, *images.shape[-2:])
+    result = torch.empty(len(images), *view.shape, len(view.mean))
+    for image, sample, out in zip(images, samples_of(parameters, boxes), result, strict=True):
+        lone_view(view, image, sample, cropped, out)
+    return result.permute(0, 3, 1, 2)
 
 
 def _chunk_size(device: torch.device, shape: tuple[int, int]) -> int:
