@@ -21,7 +21,7 @@ from selfsup.augment.geometry import (
     to_planes,
 )
 from selfsup.augment.kornia_reference import kornia_view, library
-from selfsup.augment.lone import lone_view, samples_of
+from selfsup.augment.lone import lone_views
 from selfsup.augment.parameters import Interpolation, Parameters, View, draw
 from selfsup.augment.size import Size, height_and_width
 from selfsup.batch import Batch
@@ -148,7 +148,8 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
     """
     require_channels(images, view.mean)
     if images.device.type == "cpu" and view.shape[0] * view.shape[1] >= _LONE_PIXELS:
-        return _lone_views(view, images, parameters, sizes, cropped)
+        boxes = None if cropped else canvas_boxes(parameters.boxes, sizes, *images.shape[-2:])
+        return lone_views(view, images, boxes, parameters).permute(0, 3, 1, 2)
     chunk = _chunk_size(images.device, view.shape)
     # A sample alone in its chunk needs no like neighbours, and so no reordering.
     order = processing_order(parameters) if chunk > 1 else torch.arange(len(images))
@@ -174,14 +175,6 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
     if chunk > 1:  # Whole rows are moved much faster at the end than by indexed assignments on the way.
         result = result.index_select(0, send(torch.argsort(order), images.device))
     return laid_out(result)
-
-
-def _lone_views(view: View, images: Tensor, parameters: Parameters, sizes: Tensor | None, cropped: bool) -> Tensor:
-    boxes = canvas_boxes(parameters.boxes, sizes, *images.shape[-2:])
-    result = torch.empty(len(images), *view.shape, len(view.mean))
-    for image, sample, out in zip(images, samples_of(parameters, boxes), result, strict=True):
-        lone_view(view, image, sample, cropped, out)
-    return result.permute(0, 3, 1, 2)
 
 
 def _chunk_size(device: torch.device, shape: tuple[int, int]) -> int:
