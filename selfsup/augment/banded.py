@@ -101,9 +101,9 @@ def cropped(image: Tensor, crop: Crop, space: Workspace) -> Tensor:
     """(C, H, W) of any type to (S, C, T) float32, in the scale of the image, not clamped."""
     part = image[:, crop.part[0], crop.part[1]].transpose(0, 1)
     pixels = space.take("second", *part.shape).copy_(part)
-    columns = _band(crop.columns, part.shape[2])
+    columns = _band(crop.columns, part.shape[2], space, "columns")
     narrowed = _columns(columns, pixels, space.take("third", *part.shape[:2], len(columns.matrix)))
-    rows = _band(crop.rows, part.shape[0])
+    rows = _band(crop.rows, part.shape[0], space, "rows")
     return _rows(rows, narrowed, space.take("first", len(rows.matrix), *narrowed.shape[1:]))
 
 
@@ -133,21 +133,21 @@ def _columns(band: Band, x: Tensor, out: Tensor) -> Tensor:
     return out
 
 
-def _band(taps: Taps, extent: int) -> Band:
-    """The matrix of the taps of an axis of `extent` old pixels."""
+def _band(taps: Taps, extent: int, space: Workspace, name: str) -> Band:
+    """The matrix of the taps of an axis of `extent` old pixels, in the memory of that name."""
     size, count = taps.weights.shape
     margin = count + 1  # for pixels outside, whose weight is 0
     wide = extent + 2 * margin
-    matrix = np.zeros((size, wide), dtype=np.float32)
+    matrix = space.take(name, size, wide).zero_()
     corners = taps.first + np.arange(margin, size * wide, wide)
-    matrix.reshape(-1)[corners[:, None] + np.arange(count)] = taps.weights
+    matrix.view(-1).numpy()[corners[:, None] + np.arange(count)] = taps.weights
     first = taps.first.tolist()
     blocks = []
     for begin in range(0, size, _BLOCK):
         end = min(begin + _BLOCK, size)
         low, high = sorted((first[begin], first[end - 1]))
         blocks.append((slice(begin, end), slice(max(low, 0), min(high + count, extent))))
-    return Band(torch.from_numpy(matrix)[:, margin : margin + extent], blocks)
+    return Band(matrix[:, margin : margin + extent], blocks)
 
 
 def _convolution(taps: np.ndarray, size: int, reflect: bool) -> Band:

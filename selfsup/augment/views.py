@@ -22,7 +22,7 @@ from selfsup.augment.geometry import (
 )
 from selfsup.augment.kornia_reference import kornia_view, library
 from selfsup.augment.lone import lone_views
-from selfsup.augment.parameters import Interpolation, Parameters, View, draw
+from selfsup.augment.parameters import Interpolation, Parameters, View, draw_views
 from selfsup.augment.size import Size, height_and_width
 from selfsup.batch import Batch
 from selfsup.config.checks import require
@@ -98,8 +98,10 @@ class Views:
         # Crops were boxed by the worker, which knew the sizes; all other parameters do not depend on them.
         sizes = None if cropped else batch.sizes
         when = counter(epoch, batch.draws)
+        extent = torch.tensor(sources[0].shape[-2:]).expand(len(batch.indices), 2) if sizes is None else sizes
+        drawn = draw_views(dict(enumerate(views)), self.seed, when, batch.indices, extent)
         return [
-            self._view(number, images, batch.indices, sizes, when, cropped) for number, images in enumerate(sources)
+            self._view(views[number], images, drawn[number], sizes, cropped) for number, images in enumerate(sources)
         ]
 
     def crop(self, images: Sequence[Picture], indices: Tensor, epoch: int | Tensor) -> tuple[Tensor, ...]:
@@ -111,19 +113,13 @@ class Views:
             epoch: counted from 0; or `counter` of it and `Batch.draws`.
         """
         sizes = torch.tensor([(image.height, image.width) for image in images])
+        drawn = draw_views(dict(enumerate(self.augment.views)), self.seed, epoch, indices, sizes)
         return tuple(
-            crop_files(
-                images, draw(view, self.seed, epoch, indices, number, sizes).boxes, view.size, view.interpolation
-            )
+            crop_files(images, drawn[number].boxes, view.size, view.interpolation)
             for number, view in enumerate(self.augment.views)
         )
 
-    def _view(
-        self, number: int, images: Tensor, indices: Tensor, sizes: Tensor | None, epoch: int | Tensor, cropped: bool
-    ) -> Tensor:
-        view = self.augment.views[number]
-        extent = torch.tensor(images.shape[-2:]).expand(len(indices), 2) if sizes is None else sizes
-        parameters = draw(view, self.seed, epoch, indices, number, extent)
+    def _view(self, view: View, images: Tensor, parameters: Parameters, sizes: Tensor | None, cropped: bool) -> Tensor:
         # Autocast would run the matrix products in half precision, whose steps are wider than those of the pixels.
         with torch.autocast(images.device.type, enabled=False):
             if self.augment.backend == "fused":
