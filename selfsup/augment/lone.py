@@ -1,8 +1,8 @@
 """Views of large images on a CPU, one image at a time: each is worked on while it lies in the cache.
 
-What is linear is not applied at once. Pixels x stand for scale x + offset, two numbers that brightness, contrast and the
-normalisation change, and a clamp to [0, 1] is one of x to other bounds: only saturation, hue, blur and the clamps that
-can act pass over the pixels.
+What is linear is not applied at once. Pixels x stand for scale x + offset, two numbers that brightness, contrast and
+the normalisation change, and a clamp to [0, 1] is one of x to other bounds: only saturation, hue, blur and the clamps
+that can act pass over the pixels.
 """
 
 from collections.abc import Sequence
@@ -31,6 +31,7 @@ class _Numbers(NamedTuple):
     sigma: float
     shift: list[int]
     erase: list[int]
+    hue: tuple[int, bool, float]  # its parts, see `color.hue_parts`
 
 
 def lone_views(view: View, images: Tensor, boxes: Tensor | None, parameters: Parameters) -> Tensor:
@@ -46,7 +47,8 @@ def lone_views(view: View, images: Tensor, boxes: Tensor | None, parameters: Par
         (B, S, T, C) float32, normalised.
     """
     result = torch.empty(len(images), *view.shape, len(view.mean))
-    numbers = zip(*(column.tolist() for column in parameters[1:]), strict=True)
+    hues = zip(*(part.tolist() for part in hue_parts(parameters.factors[:, HUE])), strict=True)
+    numbers = zip(*(column.tolist() for column in parameters[1:]), hues, strict=True)
     cuts = [None] * len(images) if boxes is None else crops(boxes, parameters.flip, view.size, view.interpolation)
     space = Workspace()
     for image, cut, values, out in zip(images, cuts, numbers, result, strict=True):
@@ -169,13 +171,13 @@ def _jitter(picture: _Picture, numbers: _Numbers, additive_brightness: bool) -> 
             if factor > 1:
                 picture.clamp(low=True, high=True)
         elif operation == HUE and factor != 0 and picture.x.shape[1] == len(LUMA):
-            picture.x = _hue(picture.x, factor, picture.space)
+            picture.x = _hue(picture.x, numbers.hue, picture.space)
 
 
-def _hue(x: Tensor, turns: float, space: Workspace) -> Tensor:
-    """`color.hue_` of one picture (S, 3, T), which may be overwritten."""
-    ((rotations, opposite, rest),) = hue_parts([turns])
-    colours = [x[:, (channel - rotations) % 3] for channel in range(3)]
+def _hue(x: Tensor, parts: tuple[int, bool, float], space: Workspace) -> Tensor:
+    """`color.hue_` of one picture (S, 3, T), by the same arithmetic; it may be overwritten."""
+    thirds, opposite, rest = parts
+    colours = [x[:, (channel - thirds) % 3] for channel in range(3)]
     red, green, blue = colours
     low, high, middle, bound = space.take("hue", 4, x.shape[0], x.shape[2])
     torch.minimum(red, green, out=low)
@@ -190,7 +192,7 @@ def _hue(x: Tensor, turns: float, space: Workspace) -> Tensor:
     torch.minimum(side, bound[:, None], out=side)
     torch.maximum(side, bound.neg_()[:, None], out=side)
     turned = x
-    if rotations:
+    if thirds:
         turned = space.take("third", *x.shape)
         for channel, colour in enumerate(colours):
             turned[:, channel] = colour
