@@ -5,7 +5,7 @@ the epoch, so no batch, process or device has a say in them, and any training im
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple
 
@@ -194,20 +194,19 @@ def draw(view: View, seed: int, epoch: int | Tensor, indices: Tensor, number: in
     Crops follow one of two samplers, see `crops.shapes`: the first box that fits is taken.
     Arithmetic is in double precision, so that every device rounds to the same pixel and the same float32.
     """
-    return draw_views({number: view}, seed, epoch, indices, sizes)[number]
+    return draw_views([view], seed, epoch, indices, sizes, first=number)[0]
 
 
 def draw_views(
-    views: Mapping[int, View], seed: int, epoch: int | Tensor, indices: Tensor, sizes: Tensor
-) -> dict[int, Parameters]:
-    """`draw` of several views, by their numbers, at once."""
-    wanted = {number: _wanted(view, number) for number, view in views.items()}
-    numbers = iter(uniforms(seed, [each for some in wanted.values() for each in some], indices, epoch))
-    drawn = {number: [next(numbers) for _ in some] for number, some in wanted.items()}
-    return {
-        number: _drawn(view, drawn[number], _Counters(seed, epoch, indices, number), sizes)
-        for number, view in views.items()
-    }
+    views: Sequence[View], seed: int, epoch: int | Tensor, indices: Tensor, sizes: Tensor, first: int = 0
+) -> list[Parameters]:
+    """`draw` of several views at once, whose numbers begin with `first`."""
+    wanted = [_wanted(view, number) for number, view in enumerate(views, first)]
+    numbers = iter(uniforms(seed, list(itertools.chain(*wanted)), indices, epoch))
+    return [
+        _drawn(view, [next(numbers) for _ in wanted[0]], _Counters(seed, epoch, indices, number), sizes)
+        for number, view in enumerate(views, first)
+    ]
 
 
 class _Counters(NamedTuple):

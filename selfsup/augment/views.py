@@ -1,7 +1,9 @@
 """From a batch of uint8 pictures to the views that a method sees, and to the one view that is seen at test time."""
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import ClassVar, Literal
 
 import torch
@@ -31,7 +33,7 @@ from selfsup.randomness import counter
 
 # Pixels of the views worked on at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
 _CHUNK_PIXELS = {"cpu": 192 * 32**2, "gpu": 2**25}
-_LONE_PIXELS = 128**2  # on a CPU, views of as many and more are worked on one by one, as their matrices are banded then
+_LONE_PIXELS = 128**2  # on a CPU, views of as many and more are worked on one by one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +101,12 @@ class Views:
         sizes = None if cropped else batch.sizes
         when = counter(epoch, batch.draws)
         extent = torch.tensor(sources[0].shape[-2:]).expand(len(batch.indices), 2) if sizes is None else sizes
-        drawn = draw_views(dict(enumerate(views)), self.seed, when, batch.indices, extent)
+        drawn = draw_views(views, self.seed, when, batch.indices, extent)
+        if self.augment.backend == "fused" and device.type == "cuda" and (kernels := _kernels()):
+            return kernels(views, sources, drawn, sizes, cropped)
         return [
-            self._view(views[number], images, drawn[number], sizes, cropped) for number, images in enumerate(sources)
+            self._view(view, images, numbers, sizes, cropped)
+            for view, images, numbers in zip(views, sources, drawn, strict=True)
         ]
 
     def crop(self, images: Sequence[Picture], indices: Tensor, epoch: int | Tensor) -> tuple[Tensor, ...]:
@@ -113,10 +118,10 @@ class Views:
             epoch: counted from 0; or `counter` of it and `Batch.draws`.
         """
         sizes = torch.tensor([(image.height, image.width) for image in images])
-        drawn = draw_views(dict(enumerate(self.augment.views)), self.seed, epoch, indices, sizes)
+        drawn = draw_views(self.augment.views, self.seed, epoch, indices, sizes)
         return tuple(
-            crop_files(images, drawn[number].boxes, view.size, view.interpolation)
-            for number, view in enumerate(self.augment.views)
+            crop_files(images, numbers.boxes, view.size, view.interpolation)
+            for view, numbers in zip(self.augment.views, drawn, strict=True)
         )
 
     def _view(self, view: View, images: Tensor, parameters: Parameters, sizes: Tensor | None, cropped: bool) -> Tensor:
@@ -129,8 +134,18 @@ class Views:
             return kornia_view(view, images, parameters, cropped).contiguous(memory_format=image_format(images.device))
 
 
+@cache
+def _kernels() -> Callable[..., list[Tensor]] | None:
+    """The Triton kernels for all views of a batch, which make what `fused_view` makes, where they can run."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from selfsup.augment import on_device
+
+    return on_device.views_by_kernels if on_device.usable() else None
+
+
 def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor | None, cropped: bool) -> Tensor:
-    """One view of a batch, in chunks of samples that share their operations.
+    """One view of a batch, in chunks of samples that share their operations; or one by one, see `lone`.
 
     Args:
         view: its configuration.
@@ -147,8 +162,7 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
         boxes = None if cropped else canvas_boxes(parameters.boxes, sizes, *images.shape[-2:])
         return lone_views(view, images, boxes, parameters).permute(0, 3, 1, 2)
     chunk = _chunk_size(images.device, view.shape)
-    # A sample alone in its chunk needs no like neighbours, and so no reordering.
-    order = processing_order(parameters) if chunk > 1 else torch.arange(len(images))
+    order = processing_order(parameters)
     parameters = parameters.select(order)
     boxes = canvas_boxes(parameters.boxes, None if sizes is None else sizes[order], *images.shape[-2:])
     result = torch.empty(len(images), *view.shape, len(view.mean), device=images.device)
@@ -168,9 +182,8 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
         if view.erase.probability > 0:
             erase_(planes, send(chosen.erase, planes.device))
         result[part] = planes.permute(1, 2, 3, 0)
-    if chunk > 1:  # Whole rows are moved much faster at the end than by indexed assignments on the way.
-        result = result.index_select(0, send(torch.argsort(order), images.device))
-    return laid_out(result)
+    # Whole rows are moved much faster at the end than by indexed assignments on the way.
+    return laid_out(result.index_select(0, send(torch.argsort(order), images.device)))
 
 
 def _chunk_size(device: torch.device, shape: tuple[int, int]) -> int:
@@ -182,15 +195,7 @@ def _chunk_size(device: torch.device, shape: tuple[int, int]) -> int:
 
 def _cropped(view: View, images: Tensor, samples: Tensor, boxes: Tensor, chosen: Parameters) -> Tensor:
     """Crop, flip and resize of some samples to planes (C, n, S, T) in [0, 1]."""
-    if _chunk_size(images.device, view.shape) > 1:
-        images = images.index_select(0, send(samples, images.device))
-    else:
-        # For a large image alone in its chunk, to read only what lies within its box is half of the work. Where several
-        # share one all is read: with a window of theirs, each one's neighbours would decide how its sums are rounded.
-        top, left = (int(edge) for edge in boxes[0, :2].floor())
-        bottom, right = (int(edge) for edge in (boxes[0, :2] + boxes[0, 2:]).ceil())
-        images = images[:, :, top:bottom, left:right].index_select(0, send(samples, images.device))
-        boxes = boxes - torch.tensor([top, left, 0, 0])
+    images = images.index_select(0, send(samples, images.device))
     planes = crop_planes(images, boxes, chosen.flip, view.size, view.interpolation)
     return planes.mul_(1 / 255).clamp_(0, 1)
 
