@@ -123,7 +123,7 @@ class Wanted(NamedTuple):
     """Numbers of a stream that are wanted of each index: those of `uniform` with these arguments."""
 
     stream: Stream
-    count: int
+    words: int  # for each index
     view: int = 0
 
 
@@ -134,7 +134,7 @@ def uniforms(seed: int, wanted: Sequence[Wanted], indices: Tensor, epoch: int | 
     """
     if indices.device.type != "cpu":
         return [uniform(seed, stream, indices, count, epoch, view) for stream, count, view in wanted]
-    blocks = [-(-each.count // 4) for each in wanted]
+    blocks = [-(-each.words // 4) for each in wanted]
     places = [
         np.arange(length, dtype=np.uint64) + np.uint64((int(each.stream) << 10 | each.view) << 16)
         for each, length in zip(wanted, blocks, strict=True)
@@ -149,7 +149,7 @@ def uniforms(seed: int, wanted: Sequence[Wanted], indices: Tensor, epoch: int | 
     words = _philox_by_numpy(counters, (seed & _MASK, (seed >> 32) & _MASK))
     numbers = torch.from_numpy(words.astype(np.float64) * 2.0**-32).flatten(1)  # (B, 4 blocks)
     rows = numbers.split([4 * length for length in blocks], dim=1)
-    return [row[:, : each.count] for each, row in zip(wanted, rows, strict=True)]
+    return [row[:, : each.words] for each, row in zip(wanted, rows, strict=True)]
 
 
 def _philox_by_numpy(counter: tuple[np.ndarray, ...], key: tuple[int, int]) -> np.ndarray:

@@ -5,7 +5,6 @@ channels, and so is one along its columns.
 """
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,6 @@ from selfsup.augment.size import Size, height_and_width
 
 _BLOCK = 32  # new rows or columns that one product makes
 _TAIL = 5.0  # deviations of a Gaussian; what lies further out is less than a rounding of the sum
-_TOGETHER = 16  # pictures whose taps are computed in one go
 
 
 class Workspace:
@@ -57,20 +55,20 @@ class Band(NamedTuple):
     blocks: list[tuple[slice, slice]]  # of new pixels, and the old ones that they are made of
 
 
-def crops(boxes: Tensor, flip: Tensor, size: Size, interpolation: Interpolation) -> Iterator[Crop]:
-    """What `geometry.crop_planes` does to each of some pictures; arguments as there."""
-    for some, mirror in zip(boxes.split(_TOGETHER), flip.split(_TOGETHER), strict=True):
-        box, mirrors = some.double().numpy(), np.stack([np.zeros(len(some), dtype=bool), mirror.numpy()], axis=1)
-        low = np.floor(box[:, :2])
-        high = np.ceil(box[:, :2] + box[:, 2:])
-        rows, columns = (
-            _taps(box[:, a] - low[:, a], box[:, 2 + a], (high - low)[:, a], mirrors[:, a], new, interpolation)
-            for a, new in enumerate(height_and_width(size))
-        )
-        corners, ends = low.astype(int).tolist(), high.astype(int).tolist()
-        for corner, end, *taps in zip(corners, ends, *rows, *columns, strict=True):
-            part = (slice(corner[0], end[0]), slice(corner[1], end[1]))
-            yield Crop(part, Taps(*taps[:2]), Taps(*taps[2:]))
+def crops(boxes: Tensor, flip: Tensor, size: Size, interpolation: Interpolation) -> list[Crop]:
+    """What `geometry.crop_planes` does to each of a few pictures; arguments as there."""
+    box, mirrors = boxes.double().numpy(), np.stack([np.zeros(len(flip), dtype=bool), flip.numpy()], axis=1)
+    low = np.floor(box[:, :2])
+    high = np.ceil(box[:, :2] + box[:, 2:])
+    rows, columns = (
+        _taps(box[:, a] - low[:, a], box[:, 2 + a], (high - low)[:, a], mirrors[:, a], new, interpolation)
+        for a, new in enumerate(height_and_width(size))
+    )
+    corners, ends = low.astype(int).tolist(), high.astype(int).tolist()
+    return [
+        Crop((slice(corner[0], end[0]), slice(corner[1], end[1])), Taps(*taps[:2]), Taps(*taps[2:]))
+        for corner, end, *taps in zip(corners, ends, *rows, *columns, strict=True)
+    ]
 
 
 def _taps(

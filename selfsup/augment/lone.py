@@ -14,7 +14,9 @@ from torch import Tensor
 from selfsup.augment.banded import Crop, Workspace, blurred, cropped, crops
 from selfsup.augment.color import LUMA, hue_parts
 from selfsup.augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, Parameters, View
+from selfsup.augment.threads import in_threads
 
+_PART = 8  # images that one thread takes at a time
 _DARK = 1e-3  # below this scale pixels are multiplied by it before they are clamped
 
 
@@ -48,11 +50,16 @@ def lone_views(view: View, images: Tensor, boxes: Tensor | None, parameters: Par
     """
     result = torch.empty(len(images), *view.shape, len(view.mean))
     hues = zip(*(part.tolist() for part in hue_parts(parameters.factors[:, HUE])), strict=True)
-    numbers = zip(*(column.tolist() for column in parameters[1:]), hues, strict=True)
-    cuts = [None] * len(images) if boxes is None else crops(boxes, parameters.flip, view.size, view.interpolation)
-    space = Workspace()
-    for image, cut, values, out in zip(images, cuts, numbers, result, strict=True):
-        _view(view, image, cut, _Numbers(*values), space, out)
+    numbers = [_Numbers(*values) for values in zip(*(column.tolist() for column in parameters[1:]), hues, strict=True)]
+
+    def work(part: slice) -> None:
+        space = Workspace()
+        flip = parameters.flip[part]
+        cuts = [None] * len(flip) if boxes is None else crops(boxes[part], flip, view.size, view.interpolation)
+        for image, cut, values, out in zip(images[part], cuts, numbers[part], result[part], strict=True):
+            _view(view, image, cut, values, space, out)
+
+    in_threads(work, [slice(start, start + _PART) for start in range(0, len(images), _PART)])
     return result
 
 
@@ -95,7 +102,7 @@ class _Picture:
     def gray_mean(self) -> float:
         """The mean of the gray picture of scale x + offset."""
         means = self.x.flatten(1).mean(dim=0).view(self.x.shape[1], -1).mean(dim=1).tolist()
-        mean = sum(weight * value for weight, value in zip(self.weights, means, strict=True))
+        mean: float = sum(weight * value for weight, value in zip(self.weights, means, strict=True))
         return self.scale * mean + self.offset * sum(self.weights)
 
 

@@ -1,17 +1,17 @@
 """Views on a GPU by Triton: at most six kernels for a view, and one upload for all views of a batch."""
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from selfsup.augment.bands import require_channels
 from selfsup.augment.geometry import canvas_boxes, send
-from selfsup.augment.kernels import blur_kernel, color_kernel, columns_kernel, flip_kernel, rows_kernel, sums_kernel
 from selfsup.augment.parameters import Parameters, View
 
 _PIXELS = 256  # of a program
@@ -19,9 +19,11 @@ _TOGETHER = 2**25  # pixels of a view in which samples are worked on together: t
 _REACH = {"bilinear": 1, "bicubic": 2, "bicubic_aliased": 2}  # of the kernel of a resize, in pixels
 
 
+@cache
 def usable() -> bool:
-    """Whether Triton finds a C compiler, which it needs to start a kernel."""
-    return "CC" in os.environ or any(shutil.which(name) for name in ("clang", "gcc"))
+    """Whether Triton is installed, and finds a C compiler, which it needs to start a kernel."""
+    compiler = "CC" in os.environ or any(shutil.which(name) for name in ("clang", "gcc"))
+    return compiler and importlib.util.find_spec("triton") is not None
 
 
 def views_by_kernels(
@@ -71,32 +73,51 @@ def _view(view: View, images: Tensor, table: Tensor, cropped: bool) -> Tensor:
 
 def _make(view: View, images: Tensor, table: Tensor, cropped: bool, out: Tensor) -> None:
     """The view of some samples, written to (B, S, T, C)."""
+    from selfsup.augment import kernels
+
     count, channels, height, _ = images.shape
     (rows, columns), wide = view.shape, table.shape[1]
-    size = {"CHANNELS": channels, "PADDED": triton.next_power_of_2(channels), "PIXELS": _PIXELS}
+    size: dict[str, int] = {"CHANNELS": channels, "PADDED": _power_of_2(channels), "PIXELS": _PIXELS}
     planes = table.new_empty(count, channels, rows, columns)
-    grid = (count, triton.cdiv(rows * columns, _PIXELS))
+    grid = (count, -(-rows * columns // _PIXELS))
     if cropped:
-        _launch(flip_kernel, grid, images, table, planes, *images.stride(), wide, rows, columns, **size)
+        _launch(kernels.flip_kernel, grid, images, table, planes, *images.stride(), wide, rows, columns, **size)
     else:
         kind = {"REACH": _REACH[view.interpolation], "WIDENS": view.interpolation != "bicubic_aliased"}
         narrowed = table.new_empty(count, channels, height, columns)
-        tall = (count, triton.cdiv(height * columns, _PIXELS))
-        _launch(columns_kernel, tall, images, table, narrowed, *images.stride(), wide, height, columns, **kind, **size)
-        _launch(rows_kernel, grid, narrowed, table, planes, wide, height, rows, columns, **kind, **size)
+        tall = (count, -(-height * columns // _PIXELS))
+        _launch(
+            kernels.columns_kernel,
+            tall,
+            images,
+            table,
+            narrowed,
+            *images.stride(),
+            wide,
+            height,
+            columns,
+            **kind,
+            **size,
+        )
+        _launch(kernels.rows_kernel, grid, narrowed, table, planes, wide, height, rows, columns, **kind, **size)
     sums = table.new_empty(count, grid[1])
     contrast, blur = view.jitter.contrast > 0, view.blur.probability > 0
     size["ADDITIVE"] = view.jitter.additive_brightness
     if contrast:
-        _launch(sums_kernel, grid, planes, table, sums, wide, rows * columns, **size)
-    kind = {"BLOCKS": triton.next_power_of_2(grid[1]), "LAST": not blur, "CONTRAST": contrast}
-    _launch(color_kernel, grid, planes, table, sums, out, wide, rows, columns, grid[1], **kind, **size)
+        _launch(kernels.sums_kernel, grid, planes, table, sums, wide, rows * columns, **size)
+    kind = {"BLOCKS": _power_of_2(grid[1]), "LAST": not blur, "CONTRAST": contrast}
+    _launch(kernels.color_kernel, grid, planes, table, sums, out, wide, rows, columns, grid[1], **kind, **size)
     if blur:
         del size["ADDITIVE"]
         kind = {"RADIUS": view.blur.kernel_size // 2, "REFLECT": view.blur.border == "reflect"}
         between = torch.empty_like(planes)
-        _launch(blur_kernel, grid, planes, table, between, wide, rows, columns, ROWS=False, **kind, **size)
-        _launch(blur_kernel, grid, between, table, out, wide, rows, columns, ROWS=True, **kind, **size)
+        _launch(kernels.blur_kernel, grid, planes, table, between, wide, rows, columns, ROWS=False, **kind, **size)
+        _launch(kernels.blur_kernel, grid, between, table, out, wide, rows, columns, ROWS=True, **kind, **size)
+
+
+def _power_of_2(count: int) -> int:
+    """The first one that is as large."""
+    return 1 << (count - 1).bit_length()
 
 
 def _launch(kernel: Any, grid: tuple[int, int], *arguments: Any, **constants: Any) -> None:

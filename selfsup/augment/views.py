@@ -1,14 +1,13 @@
 """From a batch of uint8 pictures to the views that a method sees, and to the one view that is seen at test time."""
 
-import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from selfsup.augment import on_device
 from selfsup.augment.bands import Picture, require_channels
 from selfsup.augment.color import grayscale_, jitter_, processing_order, runs_of_true, solarize_
 from selfsup.augment.files import center_files, crop_files
@@ -102,8 +101,8 @@ class Views:
         when = counter(epoch, batch.draws)
         extent = torch.tensor(sources[0].shape[-2:]).expand(len(batch.indices), 2) if sizes is None else sizes
         drawn = draw_views(views, self.seed, when, batch.indices, extent)
-        if self.augment.backend == "fused" and device.type == "cuda" and (kernels := _kernels()):
-            return kernels(views, sources, drawn, sizes, cropped)
+        if self.augment.backend == "fused" and device.type == "cuda" and on_device.usable():
+            return on_device.views_by_kernels(views, sources, drawn, sizes, cropped)
         return [
             self._view(view, images, numbers, sizes, cropped)
             for view, images, numbers in zip(views, sources, drawn, strict=True)
@@ -132,16 +131,6 @@ class Views:
             if sizes is not None:
                 raise ValueError("The kornia backend takes images of one size, not squeezed ones; use backend='fused'.")
             return kornia_view(view, images, parameters, cropped).contiguous(memory_format=image_format(images.device))
-
-
-@cache
-def _kernels() -> Callable[..., list[Tensor]] | None:
-    """The Triton kernels for all views of a batch, which make what `fused_view` makes, where they can run."""
-    if importlib.util.find_spec("triton") is None:
-        return None
-    from selfsup.augment import on_device
-
-    return on_device.views_by_kernels if on_device.usable() else None
 
 
 def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor | None, cropped: bool) -> Tensor:
