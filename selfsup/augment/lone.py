@@ -59,7 +59,7 @@ def lone_views(view: View, images: Tensor, boxes: Tensor | None, parameters: Par
         for image, cut, values, out in zip(images[part], cuts, numbers[part], result[part], strict=True):
             _view(view, image, cut, values, space, out)
 
-    in_threads(work, [slice(start, start + _PART) for start in range(0, len(images), _PART)])
+    in_threads(work, [slice(start, start + _PART) for start in range(0, len(images), _PART)], images.device)
     return result
 
 

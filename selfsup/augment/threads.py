@@ -9,14 +9,14 @@ import torch
 T = TypeVar("T")
 
 
-def in_threads(work: Callable[[T], None], parts: Sequence[T]) -> None:
-    """Do the work on every part, on as many threads as torch may use.
+def in_threads(work: Callable[[T], None], parts: Sequence[T], device: torch.device) -> None:
+    """Do the work on every part; on a CPU, on as many threads as torch may use.
 
-    Each part is worked on by one thread alone, so that no sum is divided among threads: what a part becomes does not
-    depend on their number.
+    There each part is worked on by one thread alone, so that no sum is divided among threads: what a part becomes does
+    not depend on their number.
     """
     threads = torch.get_num_threads()
-    if threads == 1:
+    if threads == 1 or device.type != "cpu":
         for part in parts:
             work(part)
         return

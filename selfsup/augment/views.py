@@ -25,13 +25,14 @@ from selfsup.augment.kornia_reference import kornia_view, library
 from selfsup.augment.lone import lone_views
 from selfsup.augment.parameters import Interpolation, Parameters, View, draw_views
 from selfsup.augment.size import Size, height_and_width
+from selfsup.augment.threads import in_threads
 from selfsup.batch import Batch
 from selfsup.config.checks import require
 from selfsup.devices.moving import image_format, laid_out, send, to_device
 from selfsup.randomness import counter
 
 # Pixels of the views worked on at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
-_CHUNK_PIXELS = {"cpu": 192 * 32**2, "gpu": 2**25}
+_CHUNK_PIXELS = {"cpu": 128 * 32**2, "gpu": 2**25}
 _LONE_PIXELS = 128**2  # on a CPU, views of as many and more are worked on one by one
 
 
@@ -155,8 +156,8 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
     parameters = parameters.select(order)
     boxes = canvas_boxes(parameters.boxes, None if sizes is None else sizes[order], *images.shape[-2:])
     result = torch.empty(len(images), *view.shape, len(view.mean), device=images.device)
-    for start in range(0, len(order), chunk):
-        part = slice(start, min(start + chunk, len(order)))
+
+    def work(part: slice) -> None:
         chosen = parameters.select(part)
         planes = (
             _flipped(images, order[part], chosen)
@@ -171,6 +172,8 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
         if view.erase.probability > 0:
             erase_(planes, send(chosen.erase, planes.device))
         result[part] = planes.permute(1, 2, 3, 0)
+
+    in_threads(work, [slice(start, start + chunk) for start in range(0, len(order), chunk)], images.device)
     # Whole rows are moved much faster at the end than by indexed assignments on the way.
     return laid_out(result.index_select(0, send(torch.argsort(order), images.device)))
 
