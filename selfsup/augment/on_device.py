@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from selfsup.augment.bands import require_channels
-from selfsup.augment.geometry import canvas_boxes, send
+from selfsup.augment.geometry import canvas_boxes
 from selfsup.augment.parameters import Parameters, View
+from selfsup.devices.moving import send
 
 _PIXELS = 256  # of a program
 _TOGETHER = 2**25  # pixels of a view in which samples are worked on together: they bound the memory
