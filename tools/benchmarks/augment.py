@@ -40,16 +40,20 @@ _CPU = torch.device("cpu")
 
 
 def alternate(contestants: dict[str, Callable[[], None]], runs: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each run of each contestant. They take turns, so that a busy moment of the machine hits them all."""
+    """Seconds of each run of each contestant. They take turns, so that a busy moment of the machine hits them all.
+
+    On a CPU they are seconds of the process on its processors, as others may use these too.
+    """
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for run in range(runs + 1):
         for name, work in contestants.items():
             _wait(device)
-            start = time.perf_counter()
+            start = clock()
             work()
             _wait(device)
             if run > 0:  # the first run warms caches and allocators
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
