@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from selfsup.randomness import Stream, counter, permutation, permutations, philox, random_bits
+from selfsup.randomness import (
+    Stream,
+    Wanted,
+    counter,
+    permutation,
+    permutations,
+    philox,
+    random_bits,
+    uniform,
+    uniforms,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,3 +55,19 @@ def test_permutations_at_once_are_those_one_by_one() -> None:
     for row, number in zip(together, numbers.tolist(), strict=True):
         assert torch.equal(row, permutation(3, Stream.CLASSES, 11, number))
         assert row.sort().values.tolist() == list(range(11))
+
+
+@pytest.mark.parametrize("seed", [0, 2**64 - 1, 12345678901234567])
+@pytest.mark.parametrize("epoch", [0, 9, 2**40 + 3, torch.tensor([3, 1, 3 + (5 << 32), 2**62 - 1])])
+def test_numbers_of_several_streams_at_once_have_the_same_bits(seed: int, epoch: int | torch.Tensor) -> None:
+    indices = torch.tensor([0, 5, 2**32 - 1, 77])
+    wanted = [
+        Wanted(Stream.CROP, 23, 0),
+        Wanted(Stream.BLUR, 3, 1023),
+        Wanted(Stream.ERASE, 0),
+        Wanted(Stream.COLOR, 4, 1),
+    ]
+    together = uniforms(seed, wanted, indices, epoch)
+    for (stream, words, view), numbers in zip(wanted, together, strict=True):
+        assert numbers.dtype == torch.float64
+        assert torch.equal(numbers, uniform(seed, stream, indices, words, epoch, view))

@@ -16,13 +16,15 @@ from torch import Tensor
 from selfsup.augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, Parameters
 from selfsup.devices.moving import send
 
-_LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
+LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
+_LARGEST_REST = 0.9
 _SOLARIZE_THRESHOLD = 0.5
 
 
 def processing_order(parameters: Parameters) -> Tensor:
     """(B,) int64: an order of the samples in which those with the same operations are neighbours."""
-    key = torch.where(parameters.jitter, hue_place(parameters.order) + 1, 0)
+    thirds, opposite, _ = hue_parts(parameters.factors[:, HUE])
+    key = torch.where(parameters.jitter, _hue_key(parameters.order, thirds, opposite) + 1, 0)
     for chosen in (parameters.blur, parameters.grayscale, parameters.solarize):
         key = key * 2 + chosen
     return torch.argsort(key, stable=True)
@@ -43,9 +45,9 @@ def runs_of_true(chosen: Tensor) -> list[slice]:
     return [run for value, run in runs(chosen) if value]
 
 
-def hue_place(order: Tensor) -> Tensor:
-    """(B,) int64: when in the order of four operations, (B, 4), the hue comes."""
-    return (order == HUE).int().argmax(dim=1)
+def _hue_key(order: Tensor, thirds: Tensor, opposite: Tensor) -> Tensor:
+    """(B,) int64: when in the order of four operations, (B, 4), the hue comes, and its parts but for the rest."""
+    return ((order == HUE).int().argmax(dim=1) * 3 + thirds + 1) * 2 + opposite
 
 
 def jitter_(planes: Tensor, factors: Tensor, order: Tensor, additive_brightness: bool = False) -> None:
@@ -60,7 +62,8 @@ def jitter_(planes: Tensor, factors: Tensor, order: Tensor, additive_brightness:
         order: (B, 4) int64 on the CPU: 0 brightness, 1 contrast, 2 saturation, 3 hue, in the order to apply them.
         additive_brightness: the first of the factors is not multiplied by but added.
     """
-    hues = runs(hue_place(order))
+    thirds, opposite, rest = hue_parts(factors[:, HUE])
+    hues = runs(_hue_key(order, thirds, opposite))
     kinds = order[order != HUE].view(-1, 3).T  # (3, B), what the blends are
     kept = factors.T.gather(0, kinds)
     added = torch.zeros_like(kept)
@@ -70,11 +73,12 @@ def jitter_(planes: Tensor, factors: Tensor, order: Tensor, additive_brightness:
     table = torch.stack([kept, (1 - kept) * (kinds == CONTRAST), (1 - kept) * (kinds == SATURATION), added], dim=1)
     present = [set(slot) for slot in kinds.tolist()]
     table = send(table, planes.device)[..., None, None]  # (slot, coefficient, B, 1, 1)
-    turns = send(factors[:, HUE].contiguous(), planes.device)
+    rest = send(rest, planes.device)
     for slot in range(4):
-        for place, run in hues:
-            if place == slot and len(planes) == len(_LUMA):
-                hue_(planes[:, run], turns[run])
+        for key, run in hues:
+            place, key = divmod(key, 6)
+            if place == slot and len(planes) == len(LUMA):
+                _turn_(planes[:, run], key // 2 - 1, bool(key % 2), rest[run])
         if slot < 3:
             kept, of_mean, of_gray, added = table[slot]
             _blend_(
@@ -102,10 +106,10 @@ def _blend_(planes: Tensor, kept: Tensor, of_mean: Tensor | None, of_gray: Tenso
 
 def luma(planes: Tensor) -> Tensor:
     """The gray picture, (C, B, H, W) -> (B, H, W); of others than three channels their mean."""
-    if len(planes) != len(_LUMA):
+    if len(planes) != len(LUMA):
         return planes.mean(dim=0)
     red, green, blue = planes
-    gray: Tensor = red.mul(_LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+    gray: Tensor = red.mul(LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
     return gray
 
 
@@ -119,34 +123,56 @@ def solarize_(planes: Tensor) -> None:
     planes.copy_(torch.where(planes >= _SOLARIZE_THRESHOLD, 1 - planes, planes))
 
 
-def hue_(planes: Tensor, turns: Tensor) -> None:
-    """Turn the hue of each sample, keeping value and saturation of HSV; (3, B, H, W) and (B,) in turns.
+def hue_parts(turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Shifts of the hue, (B,) in turns, each as thirds of a turn, whether half a turn comes with them, and a rest.
 
-    HSV is never formed. With V, m the largest and the smallest colour of a pixel and C = V - m, the hue in sixths of
-    a turn is h = +-(1 + (G + B - R - m) / C), negative where G < B (it is zero at red and three at cyan), and a hue h
-    has the colours R = m + C clamp(|h - 3| - 1, 0, 1), and 2 - |h - 2|, 2 - |h - 4| likewise for G and B. So there is
-    no branch over the six sectors, which on a CPU would cost more than all of the arithmetic.
+    A third of a turn exchanges the colours, half of one makes V + m - R of R (V and m are the largest and the smallest
+    colour of a pixel), and the rest is small: in sixths of a turn at most `_LARGEST_REST`.
+
+    Returns:
+        (B,) int64, one of -1, 0 and 1; (B,) bool; (B,) float32.
     """
-    red, green, blue = planes
-    chroma, smallest = torch.maximum(green, blue), torch.minimum(green, blue)
-    torch.maximum(chroma, red, out=chroma)
-    torch.minimum(smallest, red, out=smallest)
-    chroma.sub_(smallest)
-    hue = torch.add(green, blue).sub_(red).sub_(smallest)
-    buffer = torch.clamp(chroma, min=1e-12)  # gray pixels: any hue will do, as it is multiplied by C = 0
-    hue.div_(buffer).add_(1.0)
-    torch.copysign(hue, torch.sub(green, blue, out=buffer), out=hue)
-    hue.add_((6.0 * turns)[:, None, None])
-    torch.mul(hue, 1 / 6, out=buffer).floor_()
-    hue.sub_(buffer, alpha=6.0)  # in [0, 6]
-
-    # clamp(|h - 3| - 1, 0, 1) = clamp(|h - 3|, 1, 2) - 1: the constant goes into what is added.
-    base = torch.sub(smallest, chroma)
-    torch.addcmul(base, chroma, _distance(hue, 3.0, buffer), out=red)
-    torch.add(smallest, chroma, alpha=2.0, out=base)
-    torch.addcmul(base, chroma, _distance(hue, 2.0, buffer), value=-1.0, out=green)
-    torch.addcmul(base, chroma, _distance(hue, 4.0, buffer), value=-1.0, out=blue)
+    sixths = 6.0 * turns.double()
+    thirds = (sixths / 2).round()
+    rest = sixths - 2 * thirds
+    opposite = rest.abs() > _LARGEST_REST
+    side = rest.sign() * opposite
+    thirds, rest = thirds - side, rest - side
+    return (thirds.long() + 1).remainder(3) - 1, opposite, rest.float()
 
 
-def _distance(hue: Tensor, center: float, out: Tensor) -> Tensor:
-    return torch.sub(hue, center, out=out).abs_().clamp_(1.0, 2.0)
+def hue_(planes: Tensor, turns: Tensor) -> None:
+    """Turn the hue of each sample, keeping value and saturation of HSV; (3, B, H, W), and (B,) in turns on the CPU."""
+    thirds, opposite, rest = hue_parts(turns)
+    rest = send(rest, planes.device)
+    for key, run in runs(thirds * 2 + opposite):
+        _turn_(planes[:, run], key // 2, bool(key % 2), rest[run])
+
+
+def _turn_(planes: Tensor, thirds: int, opposite: bool, rest: Tensor) -> None:
+    """The parts of `hue_parts` one after the other, of samples that differ in the rest alone.
+
+    HSV is never formed. With the middle colour M of a pixel, and V, m and C = V - m, a rest of r turns R into 2 R - M -
+    s C r, cut to what lies between m and V, where s is the sign of G - B; and G and B likewise, in cyclic order. Where
+    the sign is in doubt the cut has the last word, for every |r| < 1: so s C r may be r / (1 - |r|) (G - B), G - B cut
+    to what lies within (1 - |r|) C of 0, and nothing depends on a comparison.
+    """
+    rest = rest[:, None, None]
+    red, green, blue = colours = [planes[(channel - thirds) % 3] for channel in range(3)]
+    low, high = torch.minimum(red, green), torch.maximum(red, green)
+    middle = torch.minimum(high, blue)
+    torch.maximum(low, middle, out=middle)
+    torch.minimum(low, blue, out=low)
+    torch.maximum(high, blue, out=high)
+    bound = torch.sub(high, low).mul_(1 - rest.abs())
+    side = torch.empty_like(planes)
+    for channel in range(3):
+        torch.sub(colours[channel - 2], colours[channel - 1], out=side[channel])
+    torch.minimum(side, bound, out=side)
+    torch.maximum(side, bound.neg_(), out=side)
+    if thirds:
+        planes.copy_(torch.stack(colours))
+    torch.lerp(planes, middle, -1.0, out=planes).sub_(side.mul_(rest / (1 - rest.abs())))
+    if opposite:
+        torch.sub(low + high, planes, out=planes)
+    torch.clamp(planes, low, high, out=planes)

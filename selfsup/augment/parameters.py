@@ -5,6 +5,7 @@ the epoch, so no batch, process or device has a say in them, and any training im
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from selfsup.augment.crops import LEAST_COVERED, Sampler, between, corners, shapes
 from selfsup.augment.size import Size, height_and_width
 from selfsup.config.checks import require
-from selfsup.randomness import Stream, uniform
+from selfsup.randomness import Stream, Wanted, uniform, uniforms
 
 # Resizing is antialiased as PIL's is, but for bicubic_aliased: four pixels of each axis whatever the scale, as
 # TensorFlow's tf.image.resize does it.
@@ -193,16 +194,48 @@ def draw(view: View, seed: int, epoch: int | Tensor, indices: Tensor, number: in
     Crops follow one of two samplers, see `crops.shapes`: the first box that fits is taken.
     Arithmetic is in double precision, so that every device rounds to the same pixel and the same float32.
     """
-    boxes, flip, shift = _boxes(view, seed, epoch, indices, number, sizes)
+    return draw_views([view], seed, epoch, indices, sizes, first=number)[0]
+
+
+def draw_views(
+    views: Sequence[View], seed: int, epoch: int | Tensor, indices: Tensor, sizes: Tensor, first: int = 0
+) -> list[Parameters]:
+    """`draw` of several views at once, whose numbers begin with `first`."""
+    wanted = [_wanted(view, number) for number, view in enumerate(views, first)]
+    numbers = iter(uniforms(seed, list(itertools.chain(*wanted)), indices, epoch))
+    return [
+        _drawn(view, [next(numbers) for _ in wanted[0]], _Counters(seed, epoch, indices, number), sizes)
+        for number, view in enumerate(views, first)
+    ]
+
+
+class _Counters(NamedTuple):
+    """For the few samples of a view that need more numbers."""
+
+    seed: int
+    epoch: int | Tensor
+    indices: Tensor
+    number: int
+
+
+def _wanted(view: View, number: int) -> list[Wanted]:
+    """The numbers of each sample of a view, in the order in which `_drawn` takes them."""
+    crop = 3 if view.crop == "shifted" else 3 + 2 * min(view.crop_attempts, _FIRST_ATTEMPTS)
+    erase = 3 + 2 * _ERASE_ATTEMPTS if view.erase.probability > 0 else 0
+    counts = {Stream.CROP: crop, Stream.COLOR: 7, Stream.BLUR: 3, Stream.ERASE: erase}
+    return [Wanted(stream, count, number) for stream, count in counts.items()]
+
+
+def _drawn(view: View, numbers: list[Tensor], counters: _Counters, sizes: Tensor) -> Parameters:
+    crop, color, blur, erase = numbers
+    boxes, flip, shift = _boxes(view, crop, counters, sizes)
     jitter = view.jitter
-    color = uniform(seed, Stream.COLOR, indices, 7, epoch, number)
     strengths = (jitter.brightness, jitter.contrast, jitter.saturation)
     ranges = [(max(0.0, 1.0 - strength), 1.0 + strength) for strength in strengths] + [(-jitter.hue, jitter.hue)]
     if jitter.additive_brightness:
         ranges[BRIGHTNESS] = (-jitter.brightness, jitter.brightness)
     factors = torch.stack([between(color[:, i], *ends) for i, ends in enumerate(ranges)], dim=1)
-    orders = torch.tensor(_ORDERS, device=indices.device)
-    blur = uniform(seed, Stream.BLUR, indices, 3, epoch, number)
+    orders = torch.tensor(_ORDERS, device=color.device)
     return Parameters(
         boxes=boxes,
         flip=flip,
@@ -214,27 +247,23 @@ def draw(view: View, seed: int, epoch: int | Tensor, indices: Tensor, number: in
         solarize=blur[:, 2] < view.solarize,
         sigma=between(blur[:, 1], *view.blur.sigma).float(),
         shift=shift,
-        erase=_erased(view, seed, epoch, indices, number),
+        erase=_erased(view, erase),
     )
 
 
-def _boxes(
-    view: View, seed: int, epoch: int | Tensor, indices: Tensor, number: int, sizes: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _boxes(view: View, numbers: Tensor, counters: _Counters, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes (B, 4) int64, flips (B,) bool, shifts (B, 2) int64.
 
     The words of an index are [top, left, flip, then area, ratio, ...], or [down, right, flip] of a shifted image.
     """
     if view.crop == "shifted":
-        numbers = uniform(seed, Stream.CROP, indices, 3, epoch, number)
         shift = (numbers[:, :2] * (2 * view.shift + 1)).long() - view.shift
         return torch.cat([torch.zeros_like(sizes), sizes], dim=1), numbers[:, 2] < view.flip, shift
-    attempts = min(view.crop_attempts, _FIRST_ATTEMPTS)
-    numbers = uniform(seed, Stream.CROP, indices, 3 + 2 * attempts, epoch, number)
     shape, found = _attempt(view, numbers[:, 3:], sizes)
-    if view.crop_attempts > attempts and not bool(found.all()):
+    if view.crop_attempts > _FIRST_ATTEMPTS and not bool(found.all()):
         # The few without a box draw on; the words they have used so far are a prefix of the longer row.
         rest = torch.nonzero(~found)[:, 0]
+        seed, epoch, indices, number = counters
         again = epoch if isinstance(epoch, int) else epoch[rest]
         more = uniform(seed, Stream.CROP, indices[rest], 3 + 2 * view.crop_attempts, again, number)
         shape[rest], found[rest] = _attempt(view, more[:, 3:], sizes[rest])
@@ -246,21 +275,20 @@ def _attempt(view: View, numbers: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor
     return shapes(view.crop_sampler, numbers, sizes, view.crop_scale, view.crop_ratio)
 
 
-def _erased(view: View, seed: int, epoch: int | Tensor, indices: Tensor, number: int) -> Tensor:
+def _erased(view: View, numbers: Tensor) -> Tensor:
     """Boxes to erase, (B, 4) int64: the first drawn that is smaller than the view both ways, if any is.
 
     The words of an index are [whether to erase, top, left, then area, aspect, ...].
     """
     if view.erase.probability == 0:
-        return torch.zeros(len(indices), 4, dtype=torch.int64, device=indices.device)
+        return torch.zeros(len(numbers), 4, dtype=torch.int64, device=numbers.device)
     height, width = view.shape
-    numbers = uniform(seed, Stream.ERASE, indices, 3 + 2 * _ERASE_ATTEMPTS, epoch, number)
     area = height * width * between(numbers[:, 3::2], *view.erase.area)  # (B, attempts)
     aspect = between(numbers[:, 4::2], *view.erase.aspect)
     heights, widths = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
     found, first = ((heights < height) & (widths < width)).max(dim=1)  # the position of the first one that is true
     shape = torch.cat([heights.gather(1, first[:, None]), widths.gather(1, first[:, None])], dim=1)
-    room = torch.tensor([height, width], device=indices.device) - shape
+    room = torch.tensor([height, width], device=numbers.device) - shape
     boxes = torch.cat([(numbers[:, 1:3] * (room + 1)).floor(), shape], dim=1)
     return torch.where((found & (numbers[:, 0] < view.erase.probability))[:, None], boxes, 0).long()
 

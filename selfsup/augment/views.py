@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from selfsup.augment import on_device
 from selfsup.augment.bands import Picture, require_channels
 from selfsup.augment.color import grayscale_, jitter_, processing_order, runs_of_true, solarize_
 from selfsup.augment.files import center_files, crop_files
@@ -21,16 +22,18 @@ from selfsup.augment.geometry import (
     to_planes,
 )
 from selfsup.augment.kornia_reference import kornia_view, library
-from selfsup.augment.parameters import Interpolation, Parameters, View, draw
+from selfsup.augment.lone import lone_views
+from selfsup.augment.parameters import Interpolation, Parameters, View, draw_views
 from selfsup.augment.size import Size, height_and_width
+from selfsup.augment.threads import in_threads
 from selfsup.batch import Batch
 from selfsup.config.checks import require
 from selfsup.devices.moving import image_format, laid_out, send, to_device
 from selfsup.randomness import counter
 
 # Pixels of the views worked on at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
-_CHUNK_PIXELS = {"cpu": 192 * 32**2, "gpu": 2**25}
-_LONE_PIXELS = 128**2  # on a CPU, views of as many and more are worked on one by one, as their matrices are banded then
+_CHUNK_PIXELS = {"cpu": 128 * 32**2, "gpu": 2**25}
+_LONE_PIXELS = 128**2  # on a CPU, views of as many and more are worked on one by one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +100,13 @@ class Views:
         # Crops were boxed by the worker, which knew the sizes; all other parameters do not depend on them.
         sizes = None if cropped else batch.sizes
         when = counter(epoch, batch.draws)
+        extent = torch.tensor(sources[0].shape[-2:]).expand(len(batch.indices), 2) if sizes is None else sizes
+        drawn = draw_views(views, self.seed, when, batch.indices, extent)
+        if self.augment.backend == "fused" and device.type == "cuda" and on_device.usable():
+            return on_device.views_by_kernels(views, sources, drawn, sizes, cropped)
         return [
-            self._view(number, images, batch.indices, sizes, when, cropped) for number, images in enumerate(sources)
+            self._view(view, images, numbers, sizes, cropped)
+            for view, images, numbers in zip(views, sources, drawn, strict=True)
         ]
 
     def crop(self, images: Sequence[Picture], indices: Tensor, epoch: int | Tensor) -> tuple[Tensor, ...]:
@@ -110,19 +118,13 @@ class Views:
             epoch: counted from 0; or `counter` of it and `Batch.draws`.
         """
         sizes = torch.tensor([(image.height, image.width) for image in images])
+        drawn = draw_views(self.augment.views, self.seed, epoch, indices, sizes)
         return tuple(
-            crop_files(
-                images, draw(view, self.seed, epoch, indices, number, sizes).boxes, view.size, view.interpolation
-            )
-            for number, view in enumerate(self.augment.views)
+            crop_files(images, numbers.boxes, view.size, view.interpolation)
+            for view, numbers in zip(self.augment.views, drawn, strict=True)
         )
 
-    def _view(
-        self, number: int, images: Tensor, indices: Tensor, sizes: Tensor | None, epoch: int | Tensor, cropped: bool
-    ) -> Tensor:
-        view = self.augment.views[number]
-        extent = torch.tensor(images.shape[-2:]).expand(len(indices), 2) if sizes is None else sizes
-        parameters = draw(view, self.seed, epoch, indices, number, extent)
+    def _view(self, view: View, images: Tensor, parameters: Parameters, sizes: Tensor | None, cropped: bool) -> Tensor:
         # Autocast would run the matrix products in half precision, whose steps are wider than those of the pixels.
         with torch.autocast(images.device.type, enabled=False):
             if self.augment.backend == "fused":
@@ -133,7 +135,7 @@ class Views:
 
 
 def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor | None, cropped: bool) -> Tensor:
-    """One view of a batch, in chunks of samples that share their operations.
+    """One view of a batch, in chunks of samples that share their operations; or one by one, see `lone`.
 
     Args:
         view: its configuration.
@@ -146,14 +148,16 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
         (B, C, S, T) float32, normalised, in the `image_format` of the device.
     """
     require_channels(images, view.mean)
+    if images.device.type == "cpu" and view.shape[0] * view.shape[1] >= _LONE_PIXELS:
+        boxes = None if cropped else canvas_boxes(parameters.boxes, sizes, *images.shape[-2:])
+        return lone_views(view, images, boxes, parameters).permute(0, 3, 1, 2)
     chunk = _chunk_size(images.device, view.shape)
-    # A sample alone in its chunk needs no like neighbours, and so no reordering.
-    order = processing_order(parameters) if chunk > 1 else torch.arange(len(images))
+    order = processing_order(parameters)
     parameters = parameters.select(order)
     boxes = canvas_boxes(parameters.boxes, None if sizes is None else sizes[order], *images.shape[-2:])
     result = torch.empty(len(images), *view.shape, len(view.mean), device=images.device)
-    for start in range(0, len(order), chunk):
-        part = slice(start, min(start + chunk, len(order)))
+
+    def work(part: slice) -> None:
         chosen = parameters.select(part)
         planes = (
             _flipped(images, order[part], chosen)
@@ -168,9 +172,10 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
         if view.erase.probability > 0:
             erase_(planes, send(chosen.erase, planes.device))
         result[part] = planes.permute(1, 2, 3, 0)
-    if chunk > 1:  # Whole rows are moved much faster at the end than by indexed assignments on the way.
-        result = result.index_select(0, send(torch.argsort(order), images.device))
-    return laid_out(result)
+
+    in_threads(work, [slice(start, start + chunk) for start in range(0, len(order), chunk)], images.device)
+    # Whole rows are moved much faster at the end than by indexed assignments on the way.
+    return laid_out(result.index_select(0, send(torch.argsort(order), images.device)))
 
 
 def _chunk_size(device: torch.device, shape: tuple[int, int]) -> int:
@@ -182,15 +187,7 @@ def _chunk_size(device: torch.device, shape: tuple[int, int]) -> int:
 
 def _cropped(view: View, images: Tensor, samples: Tensor, boxes: Tensor, chosen: Parameters) -> Tensor:
     """Crop, flip and resize of some samples to planes (C, n, S, T) in [0, 1]."""
-    if _chunk_size(images.device, view.shape) > 1:
-        images = images.index_select(0, send(samples, images.device))
-    else:
-        # For a large image alone in its chunk, to read only what lies within its box is half of the work. Where several
-        # share one all is read: with a window of theirs, each one's neighbours would decide how its sums are rounded.
-        top, left = (int(edge) for edge in boxes[0, :2].floor())
-        bottom, right = (int(edge) for edge in (boxes[0, :2] + boxes[0, 2:]).ceil())
-        images = images[:, :, top:bottom, left:right].index_select(0, send(samples, images.device))
-        boxes = boxes - torch.tensor([top, left, 0, 0])
+    images = images.index_select(0, send(samples, images.device))
     planes = crop_planes(images, boxes, chosen.flip, view.size, view.interpolation)
     return planes.mul_(1 / 255).clamp_(0, 1)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from selfsup.augment.color import grayscale_, hue_, jitter_, processing_order, runs, runs_of_true, solarize_
+from selfsup.augment.color import grayscale_, hue_, hue_parts, jitter_, processing_order, runs, runs_of_true, solarize_
 from selfsup.augment.parameters import draw
 from selfsup.augment.presets import PRESETS
 
@@ -81,3 +81,21 @@ def test_processing_order_brings_the_same_operations_together() -> None:
     assert len(runs_of_true(parameters.jitter)) == 1
     for operation in range(4):
         assert len(runs_of_true((parameters.order[:, operation] == 3) & parameters.jitter)) == 1
+
+
+def test_the_parts_of_a_shift_of_the_hue_add_up_to_it() -> None:
+    turns = torch.linspace(-0.5, 0.5, 401)
+    thirds, opposite, rest = hue_parts(turns)
+    assert set(thirds.tolist()) == {-1, 0, 1}
+    assert rest.abs().max() <= 0.9 + 1e-6  # of a sixth of a turn: at 1 the hue could not be turned by it
+    missing = (2 * thirds + 3 * opposite + rest.double()) / 6 - turns.double()
+    torch.testing.assert_close(missing, missing.round(), atol=1e-7, rtol=0)  # whole turns
+
+
+def test_samples_of_one_batch_turn_by_any_hue() -> None:
+    turns = torch.linspace(-0.5, 0.5, 61)
+    images = pictures(61).double()
+    planes = images.float().transpose(0, 1).contiguous()
+    hue_(planes, turns)
+    for image, turn, ours in zip(images, turns.tolist(), planes.unbind(1), strict=True):
+        torch.testing.assert_close(ours.double(), TF.adjust_hue(image, turn), atol=3e-6, rtol=0)
