@@ -161,7 +161,7 @@ def first_equal_rows(rows: Tensor) -> Tensor:
 
 
 def _inverse_lengths(rows: Tensor) -> Tensor:
-    lengths = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
     return 1 / lengths.clamp(min=1e-12)  # (N,)
 
 
