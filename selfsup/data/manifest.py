@@ -13,7 +13,7 @@ import numpy as np
 from selfsup.storage.untrusted import parse_json, plain_name, read_bytes
 
 DIGEST = 16  # bytes of an entry's digest
-_KEPT = 8  # of them in a file: enough to tell what has changed
+KEPT = 8  # of them in a file: enough to tell what has changed
 _LARGEST = 2**30  # bytes that a file may unpack to
 
 
@@ -49,7 +49,7 @@ class Manifest:
             "images": len(self.labels),
             "classes": self.classes,
         }
-        columns = (self.names, self.sizes.astype("<i8"), self.digests[:, :_KEPT], self.labels.astype("<i8"))
+        columns = (self.names, self.sizes.astype("<i8"), self.digests[:, :KEPT], self.labels.astype("<i8"))
         rows = b"".join(np.ascontiguousarray(column).tobytes() for column in columns)
         return json.dumps(header).encode() + b"\n" + zlib.compress(rows, 1)
 
@@ -73,7 +73,7 @@ def read_manifest(path: Path) -> Kept:
         line, _, packed = read_bytes(path).partition(b"\n")
         header = parse_json(line, path)
         entries, width, images = (int(header[name]) for name in ("entries", "width", "images"))
-        counts = (entries * width, entries * 8, entries * _KEPT, images * 8)
+        counts = (entries * width, entries * 8, entries * KEPT, images * 8)
         if min(entries, width, images) < 0 or sum(counts) > _LARGEST:
             raise ValueError("it counts more than there can be")
         rows = zlib.decompressobj().decompress(packed, sum(counts) + 1)
@@ -84,7 +84,7 @@ def read_manifest(path: Path) -> Kept:
         manifest = Manifest(
             names=np.frombuffer(names, f"S{width}") if entries else np.zeros(0, "S1"),
             sizes=np.frombuffer(sizes, "<i8"),
-            digests=np.frombuffer(digests, np.uint8).reshape(entries, _KEPT),
+            digests=np.frombuffer(digests, np.uint8).reshape(entries, KEPT),
             labels=np.frombuffer(labels, "<i8"),
             classes=tuple(str(name) for name in header["classes"]),
         )
@@ -121,7 +121,7 @@ Entries = dict[bytes, tuple[int, int]]  # name -> size and digest
 
 
 def _by_name(manifest: Manifest) -> Entries:
-    digests = np.ascontiguousarray(manifest.digests[:, :_KEPT]).view("<u8").reshape(-1)
+    digests = np.ascontiguousarray(manifest.digests[:, :KEPT]).view("<u8").reshape(-1)
     rows = zip(manifest.names.tolist(), manifest.sizes.tolist(), digests.tolist(), strict=True)
     return {name: (size, digest) for name, size, digest in rows}
 

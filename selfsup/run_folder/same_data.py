@@ -1,11 +1,13 @@
 """Whether a run folder's data are the ones that it was made for, and in words what differs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfsup.data.identity import Content
-from selfsup.data.manifest import changes, read_manifest
+from selfsup.data.base import Source
+from selfsup.data.identity import Content, in_first, manifest_of
+from selfsup.data.manifest import KEPT, Manifest, changes, read_manifest
+from selfsup.data.settings import Verify
 from selfsup.output import message
 from selfsup.storage import checkpoint
 
@@ -85,6 +87,40 @@ def keep_manifests(folder: Path, recorded: dict[str, Any], contents: Contents) -
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_atomically(path, content.manifest.packed())
+
+
+def trained_on(folder: Path, sources: Sequence[Source], verify: Verify) -> list[str]:
+    """Names of the images that have the content of one that the run was trained on, in their order.
+
+    Files and entries of archives are compared by size and digest, see docs/protocols.md, arrays by their pixels unless
+    they have more than 65,536 images. Empty where the folder keeps no manifest that can be read. All processes must
+    call it.
+    """
+
+    def look() -> dict[str, list[str]]:
+        try:
+            known = _entries(read_manifest(manifest_of_run(folder, "images")).manifest)
+        except (OSError, ValueError):  # of an earlier release; or whoever goes on with the run is told of the damage
+            return {"names": []}
+        found: list[str] = []
+        for source in sources:
+            manifest = manifest_of(source, verify == "full")
+            if len(manifest.names) == len(source):
+                found += [source.name(row) for row, entry in enumerate(_list_of(manifest)) if entry in known]
+        return {"names": found}
+
+    names: list[str] = in_first(look)["names"]
+    return names
+
+
+def _list_of(manifest: Manifest) -> list[tuple[int, bytes] | None]:
+    """Size and digest of each entry; None where nothing was read."""
+    pairs = zip(manifest.sizes.tolist(), manifest.digests[:, :KEPT], strict=True)
+    return [(size, digest.tobytes()) if digest.any() and size >= 0 else None for size, digest in pairs]
+
+
+def _entries(manifest: Manifest) -> set[tuple[int, bytes]]:
+    return {entry for entry in _list_of(manifest) if entry is not None}
 
 
 def manifest_of_run(folder: Path, name: str) -> Path:

@@ -23,6 +23,7 @@ from selfsup.evaluation.features import features_of
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.output import message
 from selfsup.run_folder.folder import RunFolder
+from selfsup.run_folder.same_data import trained_on
 from selfsup.stages.base import Evaluated, Result, Stage, as_read, data_of, place_of
 from selfsup.stages.deciders import class_names, require_classifier
 from selfsup.stages.evaluate_files import as_csv, confusion_csv, confusion_png
@@ -87,7 +88,8 @@ def run_evaluate(path: Path, settings: Evaluate) -> Evaluated:
     }
     figures, matrix = figures_of(judged, len(names))
     each = {name: found._asdict() for name, found in zip(names, class_figures(matrix), strict=True)}
-    about = exported.about | {"missing_classes": missing, "unknown_classes": sorted(unknown), "per_class": each}
+    about = exported.about | _tell_trained(path, parts, settings)
+    about |= {"missing_classes": missing, "unknown_classes": sorted(unknown), "per_class": each}
     if path.is_dir() and distributed.rank() == 0:
         about |= _write(RunFolder(path), names, judged, matrix, protocol, settings)
     root = place_of(settings.data)
@@ -165,6 +167,20 @@ def _say(names: tuple[str, ...], missing: list[str], unknown: dict[str, int]) ->
             f"{sum(unknown.values()):,} images of {len(told)} classes that the classifier does not know are left out: "
             f"{_listed(told)}{hint}"
         )
+
+
+def _tell_trained(path: Path, parts: list[Part], settings: Evaluate) -> dict[str, int]:
+    """Say how many of the judged images the classifier was trained on, which a result says too."""
+    names = trained_on(path, [part.source for part in parts], settings.data.verify) if path.is_dir() else []
+    if not names:
+        return {}
+    if distributed.rank() == 0:
+        count = sum(len(part.source) for part in parts)
+        message(
+            f"{len(names):,} of {count:,} images have the content of one that the run "
+            f"was trained on; the first: {plain_name(names[0])}; figures are too good by them"
+        )
+    return {"images_in_training": len(names)}
 
 
 def _judged(exported: Exported, parts: list[Part], settings: Evaluate, device: torch.device) -> Judged:

@@ -13,6 +13,8 @@ from PIL import Image
 
 import selfsup
 from selfsup import cli
+from selfsup.data.identity import manifest_of
+from selfsup.data.sources import open_source
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import read
 from tests.support.classified import CLASSES, classifier, paintings
@@ -207,6 +209,27 @@ def test_the_part_that_is_judged(
     hits = {part: round(line["evaluate_top1"] * line["images"]) for part, line in found.items()}
     assert hits["all"] == hits["train"] + hits["test"]
     assert hits["auto"] == hits["test"]
+
+
+def test_images_that_it_was_trained_on_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By content, whatever they are called: here in the manifest that a run keeps of its training images."""
+    run = classifier(tmp_path / "run")
+    seen = paintings(tmp_path / "seen", 20, first=700)
+    manifest = run / "contents" / "images.manifest"
+    manifest.parent.mkdir()
+    manifest.write_bytes(manifest_of(open_source(str(seen))).packed())
+    judged = paintings(tmp_path / "judged", 12, first=800)
+    assert "images_in_training" not in evaluated(monkeypatch, capsys, run, "--data.root", judged)[0]
+    for number, path in enumerate(sorted(seen.rglob("*.png"))[:3]):
+        (judged / path.parent.name / f"new_{number}.png").write_bytes(path.read_bytes())
+    line, said = evaluated(monkeypatch, capsys, run, "--data.root", judged)
+    assert "3 of 15 images have the content of one that the run was trained on; the first: " in " ".join(said.split())
+    assert line["images_in_training"] == 3
+    assert read(RunFolder(run), "evaluate")[0].about["images_in_training"] == 3
+    manifest.write_bytes(b"{}")  # damaged: nothing is known, and nothing is wrong with the classifier
+    assert evaluated(monkeypatch, capsys, run, "--data.root", judged)[0]["images"] == line["images"] == 15
 
 
 def test_an_archive_and_batches_change_nothing_and_a_file_of_weights_keeps_no_record(
