@@ -170,8 +170,8 @@ def placed(config: Any) -> Any:
 
 
 def is_no_path(root: str) -> bool:
-    """Whether a name is empty, or a word for data and weights that are generated or fetched: `shapes`, `hf:NAME`."""
-    return root.partition(":")[0] in ("", "shapes", "hub", "hf", "torchvision")
+    """Whether a name is empty, or a word for what is generated or fetched: `shapes`, `hf:NAME`, `s3://bucket/a.tar`."""
+    return "://" in root or root.partition(":")[0] in ("", "shapes", "hub", "hf", "torchvision")
 
 
 def _absolute(path: Any, words: tuple[str, ...]) -> Any:

@@ -7,6 +7,7 @@ inode) and the digest of its content. Where all of these are as they were, the c
 import contextlib
 import hashlib
 import os
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -251,7 +252,7 @@ def _remember(place: Path, seen: Seen, known: Seen | None, began: int) -> None:
 
 
 def forget(folder: Path) -> None:
-    """Remove what was not used for long."""
-    for path in [*folder.glob("*.npz"), *folder.glob("*.arrow")]:
+    """Remove what was not used for long: lists, tables, and folders of what was fetched."""
+    for path in [*folder.glob("*.npz"), *folder.glob("*.arrow"), *folder.glob("[0-9a-f]" * 32)]:
         if path.stat().st_mtime < time.time() - _FORGOTTEN:
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

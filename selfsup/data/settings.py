@@ -18,8 +18,8 @@ class Data:
     """Which images. Everything that reads images shares these fields."""
 
     stored_as: ClassVar[str] = "data"
-    # A folder, a file (.zip, .tar, .npz, .npy, .parquet, .arrow), hf:NAME, torchvision:NAME, or "shapes" for the
-    # generated data set. Several are joined to one, their classes matched by name.
+    # A folder, a file (.zip, .tar, .npz, .npy, .parquet, .arrow) or its address (s3://...), hf:NAME, torchvision:NAME,
+    # or "shapes" for the generated data set. Several are joined to one, their classes matched by name.
     root: str | tuple[str, ...] = execution("", path=True)
     test_root: str = execution("", path=True)  # the test images, in place of a test part of root; one like root
     labelled_root: str = execution("", path=True)  # labelled images of another domain, trained on beside those of root

@@ -24,6 +24,7 @@ from selfsup.data.label_file import LabelFile
 from selfsup.data.layout import Arranged, Split, arrange, folders_wanted
 from selfsup.data.levels import Levels, parse_levels
 from selfsup.data.listing import Listing, list_archive, list_folder
+from selfsup.data.remote import fetched, is_remote
 from selfsup.data.shapes import shapes
 from selfsup.data.shards import SHARDS, Shards, alone, expand, is_pattern, part_of, shards_among
 from selfsup.data.tables import TableSource, open_tables
@@ -33,15 +34,7 @@ from selfsup.data.truncated import CutShort
 from selfsup.randomness import Stream
 from selfsup.storage.untrusted import plain_name, require_file
 
-__all__ = [
-    "ArraySource",
-    "FileSource",
-    "Source",
-    "TooManyUnreadable",
-    "UnreadableImage",
-    "ZipSource",
-    "open_source",
-]
+__all__ = ["ArraySource", "FileSource", "Source", "TooManyUnreadable", "UnreadableImage", "ZipSource", "open_source"]
 
 
 class _Reading(NamedTuple):
@@ -76,13 +69,14 @@ def open_source(
 ) -> Source:
     """Find the data that `root` names.
 
-    In this order: the word `shapes` or `shapes:COUNT`, a generated data set (write `./shapes` for a folder of that
-    name); `hf:NAME`, a data set of Hugging Face's hub; `torchvision:NAME`, one that torchvision fetches; a `.npz`,
-    `.npy`, `.zip`, `.tar`, `.parquet` or `.arrow` file, or a pattern of shards (`train-{000..146}.tar`); a folder with
-    `cifar10.npz`, or with exactly one npz file of images; with CIFAR-10 or CIFAR-100 as published; a folder of exactly
-    one zip archive and no folder; a folder without images of their own and with `.tar`, `.parquet` or `.arrow` files;
-    else the folder itself. What parts and classes a folder or an archive has is told by `layout.arrange`, those of
-    shards by `shards.part_of`. What was left out is in `Source.found`.
+    In this order: an address (`s3://bucket/a.tar`), whose file is fetched once; the word `shapes` or `shapes:COUNT`, a
+    generated data set (write `./shapes` for a folder of that name); `hf:NAME`, a data set of Hugging Face's hub;
+    `torchvision:NAME`, one that torchvision fetches; a `.npz`, `.npy`, `.zip`, `.tar`, `.parquet` or `.arrow` file, or
+    a pattern of shards (`train-{000..146}.tar`); a folder with `cifar10.npz`, or with exactly one npz file of images;
+    with CIFAR-10 or CIFAR-100 as published; a folder of exactly one zip archive and no folder; a folder without images
+    of their own and with `.tar`, `.parquet` or `.arrow` files; else the folder itself. What parts and classes a folder
+    or an archive has is told by `layout.arrange`, those of shards by `shards.part_of`. What was left out is in
+    `Source.found`.
 
     Args:
         root: word, file or folder.
@@ -121,6 +115,8 @@ def open_source(
 
 
 def _open_named(root: str, split: Split, reading: _Reading) -> Source:
+    if is_remote(root):
+        return _open_path(fetched(root), split, reading)
     word, _, count = root.partition(":")
     if word == "shapes":
         return _open_shapes(root, count, split)
