@@ -12,20 +12,14 @@ if not __package__:  # started by its path
     runpy.run_path(str(Path(__file__).resolve().parents[1] / "checkout.py"))["again_as_module"](__file__)
 
 import argparse
-import platform
 import random
-import statistics
-import time
 from collections.abc import Callable
 
-import kornia
 import kornia.augmentation as K
-import numpy as np
 import PIL
 import PIL.Image
 import PIL.ImageFilter
 import torch
-import torchvision
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import v2
@@ -34,47 +28,10 @@ from selfsup.augment.parameters import View
 from selfsup.augment.presets import simclr, simclr_cifar
 from selfsup.augment.views import Augment, Views
 from selfsup.batch import Batch
-from selfsup.output import print_figures, program
+from selfsup.output import program
+from tools.benchmarks.side_by_side import about, alternate, report
 
 _CPU = torch.device("cpu")
-
-
-def alternate(contestants: dict[str, Callable[[], None]], runs: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each run of each contestant. They take turns, so that a busy moment of the machine hits them all.
-
-    On a CPU they are seconds of the process on its processors, as others may use these too.
-    """
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for run in range(runs + 1):
-        for name, work in contestants.items():
-            _wait(device)
-            start = clock()
-            work()
-            _wait(device)
-            if run > 0:  # the first run warms caches and allocators
-                seconds[name].append(clock() - start)
-    return seconds
-
-
-def report(name: str, amounts: dict[str, int], seconds: dict[str, list[float]], ours: str, **facts: object) -> None:
-    """One line for each contestant, in views per second, and the ratio of ours to it in the same run."""
-    own = amounts[ours] / statistics.median(seconds[ours])
-    for contestant, times in seconds.items():
-        rates = [amounts[contestant] / t for t in times]
-        rate = amounts[contestant] / statistics.median(times)
-        figure = {
-            "name": f"{name}/{contestant}",
-            "unit": "views/s",
-            **facts,
-            "batch": amounts[contestant],
-            "runs": len(times),
-            "median": _short(rate),
-            "min": _short(min(rates)),
-            "max": _short(max(rates)),
-            "ratio_of_ours": _short(own / rate),
-        }
-        print_figures(figure)
 
 
 def augment(arguments: argparse.Namespace) -> None:
@@ -116,7 +73,8 @@ def _augment_at(size: int, device: torch.device, arguments: argparse.Namespace) 
     if device.type == "cpu":
         contestants["pil"] = lambda: _drop(torch.stack([pil(picture) for picture in pictures]))
     seconds = alternate(contestants, arguments.runs, device)
-    report("augment", amounts, seconds, "fused", size=size, source=source, **_facts(device, arguments.threads))
+    facts = about(device, "torchvision", "kornia", "pillow", "numpy")
+    report("augment", amounts, seconds, "fused", "views/s", size=size, source=source, **facts)
 
 
 def _kornia_pipeline(view: View) -> Callable[[Tensor], Tensor]:
@@ -175,32 +133,8 @@ def _pil_blur(picture: PIL.Image.Image) -> PIL.Image.Image:
     return picture.filter(PIL.ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
 
 
-def _facts(device: torch.device, threads: int) -> dict[str, object]:
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "threads": threads,
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "versions": {
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "kornia": kornia.__version__,
-            "pillow": PIL.__version__,
-            "numpy": np.__version__,
-        },
-    }
-
-
 def _drop(result: object) -> None:
     """A contestant's result is only made."""
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
 
 
 def main() -> None:

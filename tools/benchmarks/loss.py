@@ -15,14 +15,13 @@ if not __package__:  # started by its path
 import argparse
 import json
 import math
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +34,7 @@ from selfsup.losses.strips import Same
 from selfsup.losses.sup_con import class_pairs, sup_con
 from selfsup.output import print_figures, program
 from tools.benchmarks.live import LiveBytes
+from tools.benchmarks.side_by_side import about, alternate, short
 
 _T = 0.1
 _DENSE = 2**26  # most scores that a dense loss is asked for
@@ -124,23 +124,19 @@ def measure(name: str, losses: dict[str, Loss], rows: int, dim: int, runs: int, 
     """Print a line for each of the losses of (rows, dim) numbers; gives seconds and bytes of ours."""
     torch.manual_seed(0)
     hidden = torch.randn(rows, dim, requires_grad=True)
-    seconds: dict[str, list[float]] = {contestant: [] for contestant in losses}
     alive = {}
-    for contestant, loss in losses.items():  # which also warms it up
+    for contestant, loss in losses.items():
         with LiveBytes() as live:
             step(loss, hidden)
         alive[contestant] = live.peak - hidden.nbytes  # the gradient
-    for _ in range(runs):
-        for contestant, loss in losses.items():
-            start = time.process_time()
-            step(loss, hidden)
-            seconds[contestant].append(time.process_time() - start)
+    steps = {contestant: partial(step, loss, hidden) for contestant, loss in losses.items()}
+    seconds = alternate(steps, runs, torch.device("cpu"))
     medians = {contestant: statistics.median(times) for contestant, times in seconds.items()}
     for contestant, times in seconds.items():
         line = {"name": f"{name}/{contestant}", "unit": "s of CPU", "dim": dim, **facts, "runs": runs}
-        line |= {"median": _short(medians[contestant]), "min": _short(min(times)), "max": _short(max(times))}
-        line |= {"ours_over_it": _short(medians["tiles"] / medians[contestant])}
-        record(line | {"extra_mb": _short(alive[contestant] / 1e6)})
+        line |= {"median": short(medians[contestant]), "min": short(min(times)), "max": short(max(times))}
+        line |= {"ours_over_it": short(medians["tiles"] / medians[contestant])}
+        record(line | {"extra_mb": short(alive[contestant] / 1e6)})
     return {"seconds": medians["tiles"], "bytes": alive["tiles"]}
 
 
@@ -155,9 +151,7 @@ _files: list[Path] = []  # where lines go, too
 
 
 def record(line: dict[str, object]) -> None:
-    line |= {"device": platform.machine(), "threads": torch.get_num_threads()}
-    line |= {"versions": {name: version(name) for name in ("torch", "pytorch-metric-learning")}}
-    keep(line)
+    keep(line | about(torch.device("cpu"), "pytorch-metric-learning"))
 
 
 def keep(line: dict[str, object]) -> None:
@@ -177,8 +171,8 @@ def resident(images: int, dim: int) -> None:
     before = _peak()
     start = time.process_time()
     ours(hidden).backward()
-    line = {"name": "nt_xent_resident/tiles", "images": images, "dim": dim, "extra_mb": _short(_peak() - before)}
-    record(line | {"seconds_of_cpu": _short(time.process_time() - start)})
+    line = {"name": "nt_xent_resident/tiles", "images": images, "dim": dim, "extra_mb": short(_peak() - before)}
+    record(line | {"seconds_of_cpu": short(time.process_time() - start)})
 
 
 def _peak() -> float:
@@ -209,14 +203,10 @@ def over_batches(name: str, make: Callable[[int], dict[str, Loss]], arguments: a
     if len(large) > 1:
         numbers = [size for size, _ in large]
         growth = {
-            f"exponent_of_{what}": _short(exponent(numbers, [one[what] for _, one in large]))
+            f"exponent_of_{what}": short(exponent(numbers, [one[what] for _, one in large]))
             for what in ("seconds", "bytes")
         }
         record({"name": f"{name}/tiles_growth", "images": numbers, "dim": arguments.dim, **growth})
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
 
 
 def main() -> None:

@@ -157,7 +157,17 @@ class Steps:
 
     def whole(self) -> None:
         batch = next(self.stream)
-        views = self.views(batch, 0, self.device)
+        self._guarded(batch, self.views(batch, 0, self.device))
+
+    def guarded(self) -> None:
+        """The whole step on views that are there."""
+        self._guarded(self.cached, self.made)
+
+    def make_views(self) -> None:
+        """The batch and its views alone."""
+        self.views(next(self.stream), 0, self.device)
+
+    def _guarded(self, batch: Batch, views: list[Tensor]) -> None:
         self.guard.before_step(0, views)
         out, handed = self._forward_and_backward(views, batch)
         taken = Taken(step=0, views=views, batch=handed, loss=out.loss, update=out.update, norm=None)

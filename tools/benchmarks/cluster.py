@@ -1,0 +1,94 @@
+"""Clustering beside what others offer: `python -m tools.benchmarks.cluster`.
+
+Spherical k-means by faiss, as the commands take it, and by torch alone, in turn, with how much their clusters agree
+(adjusted Rand index); and what SpCL does before an epoch, DBSCAN on Jaccard distances of k-reciprocal neighbours, with
+the peak of the process' memory. One JSON line for each, in seconds of the processor.
+"""
+
+import runpy
+from pathlib import Path
+
+if not __package__:  # started by its path
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "checkout.py"))["again_as_module"](__file__)
+
+import argparse
+import resource
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfsup.cluster.dbscan import dbscan
+from selfsup.cluster.jaccard import jaccard_graph
+from selfsup.cluster.kmeans import kmeans, spherical_kmeans
+from selfsup.evaluation.clustering import adjusted_rand_index, contingency
+from selfsup.output import print_figures, program
+from tools.benchmarks.side_by_side import about, alternate, report, short
+
+
+def blobs(count: int, dim: int, clusters: int) -> tuple[Tensor, Tensor]:
+    """Unit rows around as many directions, and which one each belongs to."""
+    generator = torch.Generator().manual_seed(0)
+    centres = F.normalize(torch.randn(clusters, dim, generator=generator))
+    labels = torch.randint(clusters, (count,), generator=generator)
+    noise = torch.randn(count, dim, generator=generator) / dim**0.5
+    return F.normalize(centres[labels] + 0.8 * noise), labels
+
+
+def compare_kmeans(count: int, dim: int, k: int, runs: int) -> None:
+    rows, _ = blobs(count, dim, k)
+    found: dict[str, Tensor] = {}
+
+    def ours() -> None:
+        found["faiss"] = spherical_kmeans(rows, k, 1, 25, 0)[0]
+
+    def by_torch() -> None:
+        found["torch"] = kmeans(rows, k, 25, 0)[0]
+
+    seconds = alternate({"faiss": ours, "torch": by_torch}, runs, torch.device("cpu"))
+    facts = {"dim": dim, "k": k, "ari": short(adjusted_rand_index(contingency(found["faiss"], found["torch"])))}
+    report("kmeans", dict.fromkeys(seconds, count), seconds, "faiss", "images/s", **facts, **_about())
+
+
+def time_dbscan(count: int, dim: int) -> None:
+    rows, labels = blobs(count, dim, max(2, count // 20))
+    start, before = time.process_time(), _peak_gb()
+    graph = jaccard_graph(rows, 0.6)
+    graphed = time.process_time()
+    clusters = dbscan(graph, 0.6, 4)
+    line = {
+        "name": "dbscan/jaccard",
+        "images": count,
+        "dim": dim,
+        "seconds_of_neighbours_and_distances": short(graphed - start),
+        "seconds_of_clusters": short(time.process_time() - graphed),
+        "peak_gb": short(_peak_gb()),
+        "peak_gb_with_features_only": short(before),
+        "ari_with_the_truth": short(adjusted_rand_index(contingency(labels, clusters))),
+    }
+    print_figures(line | _about())
+
+
+def _about() -> dict[str, object]:
+    return about(torch.device("cpu"), "faiss-gpu", "faiss-cpu", "scipy")
+
+
+def _peak_gb() -> float:
+    """10^9 bytes, on Linux, where the unit of ru_maxrss is 1024 bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=50_000)
+    parser.add_argument("--dim", type=int, nargs=2, default=(512, 2048), help="of k-means, and of DBSCAN")
+    parser.add_argument("--runs", type=int, default=3)
+    arguments = parser.parse_args()
+    compare_kmeans(arguments.images, arguments.dim[0], 10, arguments.runs)
+    time_dbscan(arguments.images, arguments.dim[1])
+
+
+if __name__ == "__main__":
+    with program():
+        main()
