@@ -15,7 +15,7 @@ from torch import Tensor
 from selfsup.losses.strips import Figures, Found, Pairing, Strip
 
 # Rows and columns of a tile, and scores of a strip that are kept at once.
-_CPU = {"height": 512, "width": 1024, "room": 2**24}
+_CPU = {"height": 512, "width": 1024, "room": 2**23}
 _GPU = {"height": 4096, "width": 16_384, "room": 2**25}
 
 
