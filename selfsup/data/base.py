@@ -113,12 +113,17 @@ class Source(ABC):
 class ArraySource(Source):
     """Images of one size, held as one tensor.
 
+    Where `mapped` says so, that tensor is a file whose pages all processes of the machine share: `select` leaves it
+    whole, and `at` says where its images stand.
+
     Args:
         images: (N, C, H, W) uint8; C is 3 for red, green and blue.
         labels: (N,) integers, or None where there are none.
         classes: names in the order of labels; the numbers themselves where none are given.
         origin: where the array comes from, for messages.
     """
+
+    mapped = False
 
     def __init__(
         self, images: Tensor, labels: Tensor | None = None, classes: tuple[str, ...] = (), origin: str = "array"
@@ -145,15 +150,25 @@ class ArraySource(Source):
         return self.images.shape[1]
 
     def load(self, index: int) -> Picture:
-        pixels = self.images[index].permute(1, 2, 0).contiguous().numpy()
+        pixels = self.pixels(index).permute(1, 2, 0).contiguous().numpy()
         return Image.fromarray(pixels) if self.channels == 3 else bands_of(pixels)
 
     def depth(self, index: int) -> Depth | None:
         return self.ends.depth(int(self.rows[index])) if self.ends else None
 
+    def at(self, rows: Tensor) -> Tensor:
+        """Where the images of `rows`, (B,) int64, stand in `images`."""
+        return self.rows[rows] if self.mapped else rows
+
+    def pixels(self, index: int) -> Tensor:
+        """Image `index`, (C, H, W) uint8."""
+        return self.images[int(self.rows[index]) if self.mapped else index]
+
     def select(self, rows: Tensor) -> Self:
         part = super().select(rows)
-        part.images, part.rows = self.images[rows], self.rows[rows]
+        part.rows = self.rows[rows]
+        if not self.mapped:
+            part.images = self.images[rows]
         return part
 
 

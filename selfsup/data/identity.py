@@ -121,7 +121,7 @@ def _entries(source: Source, full: bool) -> tuple[np.ndarray, np.ndarray, np.nda
     if isinstance(source, JoinedSource):
         return _of_all(source, full)
     if isinstance(source, ArraySource):
-        return _of_pixels(source.images)
+        return _of_pixels(_pixels(source))
     if isinstance(source, DatasetSource):
         return _of_some(source)
     names = np.array([os.fsencode(source.name(index)) for index in range(len(source))], np.bytes_)
@@ -146,12 +146,16 @@ def image_digests(source: Source, full: bool = False) -> tuple[np.ndarray, np.nd
             sizes[places == number], digests[places == number] = image_digests(part, full)
         return sizes, digests
     if isinstance(source, ArraySource):
-        return np.full(len(source), -1), _sums(source.images)
+        return np.full(len(source), -1), _sums(_pixels(source))
     if isinstance(source, FileSource | EncodedSource):
         _, sizes, digests = _entries(source, full)
         unread = (digests == np.frombuffer(NOTHING, np.uint8)).all(axis=1)
         return sizes, np.where(unread[:, None], np.uint8(0), digests)
     return np.full(len(source), -1), np.zeros((len(source), DIGEST), np.uint8)
+
+
+def _pixels(source: ArraySource) -> Tensor:
+    return source.images[source.rows] if source.mapped else source.images
 
 
 def _sums(images: Tensor) -> np.ndarray:

@@ -74,7 +74,7 @@ def _content(source: Source, index: int) -> bytes:
         if isinstance(source, EncodedSource):
             return source.content(index)
         if isinstance(source, ArraySource):
-            pixels: bytes = source.images[index].contiguous().numpy().tobytes()
+            pixels: bytes = source.pixels(index).contiguous().numpy().tobytes()
             return pixels
         return Path(source.name(index)).read_bytes() if isinstance(source, FileSource) else b""
     except (OSError, UnreadableImage):

@@ -1,5 +1,6 @@
 """Data sets that are held whole, as uint8, where the training is: on the device when they fit there."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +14,14 @@ from torch import Tensor
 from selfsup.batch import Batch, Key
 from selfsup.data.base import ArraySource, Source, UnreadableImage, check_unreadable
 from selfsup.data.free_memory import free_memory
+from selfsup.data.squeezed import Squeezed
 from selfsup.devices.moving import send, to_device
 
+_MOVED = 1 << 26  # bytes of a mapped file that go to a device at a time
 
-class CanvasSource(ArraySource):
+
+class CanvasSource(Squeezed):
     """Image files decoded once and squeezed to squares (aspect ratio not kept, antialiased), held in memory.
-
-    `sizes` (N, 2) int64 holds the original heights and widths. An unreadable image is listed in `unreadable`, number
-    -> reason, and `substitute` (N,) int64 leads from it to the next readable image, cyclically; its own row is black.
 
     Args:
         source: the files.
@@ -33,11 +34,10 @@ class CanvasSource(ArraySource):
 
     def __init__(self, source: Source, canvas: int) -> None:
         _check_memory(len(source), source.channels, canvas)
-        images, self.sizes, self.unreadable = squeeze(source, torch.arange(len(source)), canvas)
-        super().__init__(images, source.labels, source.classes)
+        images, sizes, unreadable = squeeze(source, torch.arange(len(source)), canvas)
+        super().__init__(images, sizes, unreadable, source.labels, source.classes)
         self.files = source
         check_unreadable(source, self.unreadable)
-        self.substitute = _next_readable(len(source), self.unreadable)
 
     def name(self, index: int) -> str:
         return self.files.name(index)
@@ -47,9 +47,7 @@ class CanvasSource(ArraySource):
 
     def select(self, rows: Tensor) -> Self:
         part = super().select(rows)
-        part.files, part.sizes = self.files.select(rows), self.sizes[rows]
-        part.unreadable = {new: self.unreadable[old] for new, old in enumerate(rows.tolist()) if old in self.unreadable}
-        part.substitute = _next_readable(len(rows), part.unreadable)
+        part.files = self.files.select(rows)
         return part
 
 
@@ -89,7 +87,8 @@ def squeeze(source: Source, rows: Tensor, canvas: int) -> tuple[Tensor, Tensor, 
 class Resident:
     """Batches of an array of images, which is on a CUDA device if it fits in half of what is free there.
 
-    Else it is in pinned memory; for MPS in that of the CPU, which is the same.
+    Else it is in pinned memory, or stays in the file that it is mapped from; for MPS in the memory of the CPU, which is
+    the same.
 
     Args:
         source: the images.
@@ -102,18 +101,18 @@ class Resident:
         self.source = source
         self.device = device
         self.substitute = substitute
-        self.images = _place(source.images, device)
+        self.images = _place(source, device)
         self.labels = source.labels.to(device)
 
     @property
     def unreadable(self) -> dict[int, str]:
-        return self.source.unreadable if isinstance(self.source, CanvasSource) else {}
+        return self.source.unreadable if isinstance(self.source, Squeezed) else {}
 
     def batches(self, keys: Iterable[Key]) -> Iterator[Batch]:
         """A batch for each key: images and labels on the device, the rest on the CPU."""
         for _, rows, draws in keys:
             sizes = None
-            if isinstance(self.source, CanvasSource):
+            if isinstance(self.source, Squeezed):
                 found = self.source.substitute[rows]
                 rows = found if self.substitute else rows[found == rows]
                 sizes = self.source.sizes[rows]
@@ -123,10 +122,10 @@ class Resident:
 
     def _images(self, rows: Tensor, where: Tensor) -> Tensor:
         if self.images.device.type == self.device.type:
-            return self.images.index_select(0, where)
-        pinned = self.images.is_pinned()
-        buffer = torch.empty(len(rows), *self.images.shape[1:], dtype=torch.uint8, pin_memory=pinned)
-        return to_device(torch.index_select(self.images, 0, rows, out=buffer), self.device)
+            return self.images.index_select(0, self.source.at(where) if self.images is self.source.images else where)
+        on_gpu = self.device.type == "cuda"
+        buffer = torch.empty(len(rows), *self.images.shape[1:], dtype=torch.uint8, pin_memory=on_gpu)
+        return to_device(torch.index_select(self.images, 0, self.source.at(rows), out=buffer), self.device)
 
 
 class CanvasStream:
@@ -150,23 +149,24 @@ class CanvasStream:
                 yield Batch(images[good].to(self.device), self.source.labels[rows].to(self.device), rows, sizes[good])
 
 
-def _place(images: Tensor, device: torch.device) -> Tensor:
+def _place(source: ArraySource, device: torch.device) -> Tensor:
+    images = source.images
     if device.type != "cuda":  # MPS shares the memory of the CPU, and cannot be handed 4 GiB at once
         return images
     free, _ = torch.cuda.mem_get_info(device)
-    return images.to(device) if images.numel() <= free // 2 else images.pin_memory()
+    shape = (len(source), *images.shape[1:])
+    if math.prod(shape) > free // 2:
+        return images if source.mapped else images.pin_memory()
+    if not source.mapped:
+        return images.to(device)
+    placed = torch.empty(shape, dtype=torch.uint8, device=device)
+    for rows in torch.arange(len(source)).split(max(1, _MOVED // max(1, images[0].numel()))):
+        placed[int(rows[0]) : int(rows[-1]) + 1] = images[source.at(rows)].to(device)
+    return placed
 
 
 def _upload(rows: Tensor, device: torch.device) -> Tensor:
     return send(rows, device)
-
-
-def _next_readable(length: int, unreadable: dict[int, str]) -> Tensor:
-    substitute = torch.arange(length)
-    for _ in range(2):  # twice round, for a run of unreadable images that goes over the end
-        for index in reversed(unreadable):
-            substitute[index] = substitute[(index + 1) % length]
-    return substitute
 
 
 def _check_memory(count: int, channels: int, canvas: int) -> None:
