@@ -93,6 +93,10 @@ class Source(ABC):
         """Of the images that were read in part, because their files are cut short and `data.truncated` allows it."""
         return []
 
+    def is_cut_short(self, index: int) -> bool:
+        """Whether image `index`, which has been loaded, is one of them."""
+        return False
+
     def class_name(self, label: int) -> str:
         """What a class is called; its number where it has no name."""
         return self.classes[label] if label < len(self.classes) else str(label)

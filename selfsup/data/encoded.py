@@ -58,6 +58,9 @@ class Decoded(Source):
     def names_cut_short(self) -> list[str]:
         return [self.name(place) for place in self.cut_short.places()] if self.cut_short else []
 
+    def is_cut_short(self, index: int) -> bool:
+        return self.cut_short is not None and self.cut_short.holds(index)
+
 
 class EncodedSource(Decoded):
     """Images by the bytes of their files, which `content` reads."""

@@ -20,6 +20,7 @@ from selfsup.data.files import FileSource
 from selfsup.data.joined import JoinedSource
 from selfsup.data.looked import NOTHING, look_at_entries, look_at_files
 from selfsup.data.manifest import DIGEST, Manifest
+from selfsup.data.packed import Packed
 from selfsup.data.settings import Verify
 
 _BLOCKS = 1 << 16  # entries of an array at most
@@ -102,7 +103,8 @@ def in_first(look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def manifest_of(source: Source, full: bool = False) -> Manifest:
     """All entries of a data set. Of files and entries of archives their bytes count, of arrays the pixels.
 
-    Of a torch data set it is the pixels of some images; of a source of any other kind the names.
+    Of a pack it is the digests that were written with it; with `full` the images are compared with them. Of a torch
+    data set it is the pixels of some images; of a source of any other kind the names.
 
     Args:
         source: any.
@@ -114,6 +116,10 @@ def manifest_of(source: Source, full: bool = False) -> Manifest:
 
 def _entries(source: Source, full: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Names (M,), sizes (M,) and digests (M, 16)."""
+    if isinstance(source, Packed):
+        if full:
+            source.verify()
+        return source.paths, np.full(len(source), source.images[0].numel()), source.digests[:, :DIGEST]
     if isinstance(source, FileSource):
         return source.paths, *look_at_files(source.root, source.paths, full)
     if isinstance(source, EncodedSource):
@@ -136,8 +142,9 @@ def image_digests(source: Source, full: bool = False) -> tuple[np.ndarray, np.nd
         full: read what the list of files knows, too.
 
     Returns:
-        (N,) int64 bytes of files, -1 for arrays, and (N, 16) uint8 digests: of files as `looked.digest_of`, of arrays
-        the shape of an image and a weighted sum of its pixels, zeros where nothing is known.
+        (N,) int64 bytes of files, -1 for arrays and packs, and (N, 16) uint8 digests: of files as
+        `looked.digest_of`, of packs as they were written, of arrays the shape of an image and a weighted sum of its
+        pixels, zeros where nothing is known.
     """
     if isinstance(source, JoinedSource):
         places = np.array([source.place(index)[0] for index in range(len(source))])
@@ -145,6 +152,10 @@ def image_digests(source: Source, full: bool = False) -> tuple[np.ndarray, np.nd
         for number, part in enumerate(source.chosen()):
             sizes[places == number], digests[places == number] = image_digests(part, full)
         return sizes, digests
+    if isinstance(source, Packed):  # those that could not be read are all black
+        digests = np.ascontiguousarray(source.digests[:, :DIGEST])
+        black = np.isin(np.arange(len(source)), list(source.unreadable))
+        return np.full(len(source), -1), np.where(black[:, None], np.uint8(0), digests)
     if isinstance(source, ArraySource):
         return np.full(len(source), -1), _sums(_pixels(source))
     if isinstance(source, FileSource | EncodedSource):

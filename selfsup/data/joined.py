@@ -52,6 +52,10 @@ class OfParts(Source):
         part, row = self._part(index)
         return part.stored_channels(row)
 
+    def is_cut_short(self, index: int) -> bool:
+        part, row = self._part(index)
+        return part.is_cut_short(row)
+
 
 class JoinedSource(OfParts):
     """The images of the first part, then those of the second, and so on.

@@ -15,6 +15,7 @@ from selfsup.config.settings import execution
 from selfsup.data.base import ArraySource, Source
 from selfsup.data.encoded import Decoded
 from selfsup.data.joined import JoinedSource
+from selfsup.data.packed import Packed
 from selfsup.randomness import Stream, permutation
 from selfsup.storage.untrusted import plain_name, read_bytes
 
@@ -150,7 +151,7 @@ def image_names(source: Source) -> list[str]:
 
     They are the same wherever the data lie.
     """
-    if isinstance(source, Decoded):
+    if isinstance(source, Decoded | Packed):
         return [path.decode("utf-8", "surrogateescape") for path in source.paths.tolist()]
     if isinstance(source, ArraySource):
         return [f"{Path(source.origin).name}[{row}]" for row in source.rows.tolist()]
@@ -164,12 +165,17 @@ def image_names(source: Source) -> list[str]:
 def content_names(source: Source) -> list[str]:
     """`image_names` in which the name of an array's file plays no part."""
     names = image_names(source)
-    return [_place(name) for name in names] if isinstance(source, ArraySource) else names
+    return [_place(name) for name in names] if _by_place(source) else names
 
 
 def choice_digest(chosen: Source) -> str:
     """What tells one choice of images from another, for the record; the name of an array's file plays no part."""
     return names_digest(content_names(chosen))
+
+
+def _by_place(source: Source) -> bool:
+    """Whether images have no names but their places in an array."""
+    return isinstance(source, ArraySource) and not isinstance(source, Packed)
 
 
 def _place(name: str) -> str:
@@ -187,7 +193,7 @@ def _listed(file: Path, source: Source) -> Tensor:
         lines = read_bytes(file).decode("utf-8", "surrogateescape").splitlines()
     except OSError as error:
         raise ValueError(f"cannot read labelled.file {file}: {error.strerror}") from error
-    array = isinstance(source, ArraySource)  # whose file may have got another name
+    array = _by_place(source)  # whose file may have got another name
     wanted = list(dict.fromkeys(_place(line.strip()) if array else line.strip() for line in lines if line.strip()))
     if not wanted:
         raise ValueError(f"labelled.file {file} is empty; wanted one image name a line")

@@ -9,6 +9,7 @@ from selfsup.data.class_numbers import doubts
 from selfsup.data.joined import two_domains
 from selfsup.data.layout import Split
 from selfsup.data.levels import FULL, Levels, parse_levels
+from selfsup.data.packed import check_canvas
 from selfsup.data.parts import open_data
 from selfsup.data.settings import Data
 from selfsup.output import message
@@ -56,7 +57,9 @@ def open_training(data: Data) -> Source:
     first = labelled_part(open_part(other, "train"), "train")
     if int(first.labels.min()) < 0:
         raise ValueError(f"data.labelled_root {data.labelled_root} has no labels: {first.found.no_labels}")
-    return two_domains(first, open_part(replace(data, labels="none"), "train"))
+    both = two_domains(first, open_part(replace(data, labels="none"), "train"))
+    check_canvas(both, data.canvas)
+    return both
 
 
 def labelled_part(source: Source, split: Split) -> Source:

@@ -1,13 +1,11 @@
 """Images that are in the training part and in the test part: figures on them say little."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from selfsup.data.base import ArraySource, Source, UnreadableImage
-from selfsup.data.encoded import EncodedSource
-from selfsup.data.files import FileSource
+from selfsup.data.base import ArraySource, Source
+from selfsup.data.content import file_content
 from selfsup.data.identity import image_digests, in_first
 from selfsup.data.joined import JoinedSource
 from selfsup.data.looked import WHOLE
@@ -67,18 +65,13 @@ def _candidates(train: Source, test: Source, full: bool) -> list[tuple[int, int,
 
 def _content(source: Source, index: int) -> bytes:
     """All bytes of a file, an entry or an array's image; none where it cannot be read any more."""
-    try:
-        if isinstance(source, JoinedSource):
-            number, row = source.place(index)
-            return _content(source.parts[number], row)
-        if isinstance(source, EncodedSource):
-            return source.content(index)
-        if isinstance(source, ArraySource):
-            pixels: bytes = source.pixels(index).contiguous().numpy().tobytes()
-            return pixels
-        return Path(source.name(index)).read_bytes() if isinstance(source, FileSource) else b""
-    except (OSError, UnreadableImage):
-        return b""
+    if isinstance(source, JoinedSource):
+        number, row = source.place(index)
+        return _content(source.parts[number], row)
+    if isinstance(source, ArraySource):
+        pixels: bytes = source.pixels(index).contiguous().numpy().tobytes()
+        return pixels
+    return file_content(source, index)
 
 
 def tell_shared(train: Source, test: Source, verify: Verify) -> int:

@@ -12,6 +12,7 @@ from selfsup.data.class_numbers import renumbered
 from selfsup.data.joined import joined, noted
 from selfsup.data.labelled import content_names
 from selfsup.data.layout import Split
+from selfsup.data.packed import check_canvas
 from selfsup.data.settings import Data
 from selfsup.data.sources import open_source, subset, unlabelled
 
@@ -25,7 +26,8 @@ def open_data(data: Data, split: Split) -> Source:
 
     Raises:
         NoTestPart: there are no test images.
-        ValueError: as `open_source`; or a part is to be held out where there is a test part.
+        ValueError: as `open_source`; or a part is to be held out where there is a test part, or a pack has another
+            canvas.
     """
     if data.holdout is not None:
         source = _divided(data, data.holdout, split)
@@ -35,6 +37,7 @@ def open_data(data: Data, split: Split) -> Source:
         source = _of_several(data)
     else:
         source = _training(data) if split == "train" else _open(data, data.roots[0], "test")
+    check_canvas(source, data.canvas)
     if data.labels == "none":
         source = unlabelled(source)
     return subset(source, data.limit) if split == "train" and data.limit is not None else source

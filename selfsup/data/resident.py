@@ -78,7 +78,7 @@ def squeeze(source: Source, rows: Tensor, canvas: int) -> tuple[Tensor, Tensor, 
         sizes[row] = torch.tensor(size)
 
     # Threads suffice: Pillow decodes and resizes without holding the interpreter's lock.
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for _ in pool.map(fill, range(len(rows)), rows.tolist()):
             pass
     return images, sizes, dict(sorted(unreadable.items()))
@@ -180,6 +180,7 @@ def _check_memory(count: int, channels: int, canvas: int) -> None:
         )
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Those that are this process's share of the machine."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

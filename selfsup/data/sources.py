@@ -24,6 +24,8 @@ from selfsup.data.label_file import LabelFile
 from selfsup.data.layout import Arranged, Split, arrange, folders_wanted
 from selfsup.data.levels import Levels, parse_levels
 from selfsup.data.listing import Listing, list_archive, list_folder
+from selfsup.data.pack_manifest import holds_pack
+from selfsup.data.packed import open_pack
 from selfsup.data.remote import fetched, is_remote
 from selfsup.data.shapes import shapes
 from selfsup.data.shards import SHARDS, Shards, alone, expand, is_pattern, part_of, shards_among
@@ -72,11 +74,11 @@ def open_source(
     In this order: an address (`s3://bucket/a.tar`), whose file is fetched once; the word `shapes` or `shapes:COUNT`, a
     generated data set (write `./shapes` for a folder of that name); `hf:NAME`, a data set of Hugging Face's hub;
     `torchvision:NAME`, one that torchvision fetches; a `.npz`, `.npy`, `.zip`, `.tar`, `.parquet` or `.arrow` file, or
-    a pattern of shards (`train-{000..146}.tar`); a folder with `cifar10.npz`, or with exactly one npz file of images;
-    with CIFAR-10 or CIFAR-100 as published; a folder of exactly one zip archive and no folder; a folder without images
-    of their own and with `.tar`, `.parquet` or `.arrow` files; else the folder itself. What parts and classes a folder
-    or an archive has is told by `layout.arrange`, those of shards by `shards.part_of`. What was left out is in
-    `Source.found`.
+    a pattern of shards (`train-{000..146}.tar`); a folder that `selfsup pack` made, or one with `cifar10.npz`, or with
+    exactly one npz file of images; with CIFAR-10 or CIFAR-100 as published; a folder of exactly one zip archive and no
+    folder; a folder without images of their own and with `.tar`, `.parquet` or `.arrow` files; else the folder itself.
+    What parts and classes a folder or an archive has is told by `layout.arrange`, those of shards by `shards.part_of`.
+    What was left out is in `Source.found`.
 
     Args:
         root: word, file or folder.
@@ -193,10 +195,9 @@ def _open_path(path: Path, split: Split, reading: _Reading) -> Source:
         return _open_folder(path, split, reading)
     suffix = path.suffix.lower()
     if suffix not in (".npz", ".npy", ".zip", *SHARDS):
-        raise ValueError(
-            f"{path} is no data set; wanted a folder, or a file that ends in .npz, .npy, .zip, {', '.join(SHARDS)}"
-            f"{', unpacked to .tar' if '.tar' in path.suffixes or suffix == '.tgz' else ''}"
-        )
+        unpack = ", unpacked to .tar" if ".tar" in path.suffixes or suffix == ".tgz" else ""
+        wanted = f"wanted a folder, or a file that ends in .npz, .npy, .zip, {', '.join(SHARDS)}{unpack}"
+        raise ValueError(f"{path} is no data set; {wanted}")
     require_file(path)
     if suffix in SHARDS:
         return _opened(alone(path), split, reading)
@@ -232,18 +233,17 @@ def _opened(shards: Shards, split: Split, reading: _Reading) -> Source:
 def _open_folder(folder: Path, split: Split, reading: _Reading) -> Source:
     if not os.access(folder, os.R_OK | os.X_OK):  # before a file is looked for in it that may not be there
         raise ValueError(f"the folder {folder} may not be read; change its permissions, or name other data")
+    if holds_pack(folder):
+        return open_pack(folder, split, reading.columns, reading.levels)
     if (folder / "cifar10.npz").is_file():
         return _alone(open_npz(folder / "cifar10.npz", split, reading.levels, reading.channels), folder, "cifar10.npz")
     archives = sorted(path for path in folder.glob("*.npz") if path.is_file())
     if len(archives) == 1 and holds_images(archives[0]):
         return _alone(open_npz(archives[0], split, reading.levels, reading.channels), folder, archives[0].name)
     if (arrays := read_cifar(folder)) is not None:
-        return ArraySource(
-            images_from_array(arrays[f"x_{split}"], str(folder), channels=reading.channels),
-            torch.from_numpy(arrays[f"y_{split}"]),
-            tuple(str(name) for name in arrays["classes"]),
-            str(folder),
-        )
+        images = images_from_array(arrays[f"x_{split}"], str(folder), channels=reading.channels)
+        names = tuple(str(name) for name in arrays["classes"])
+        return ArraySource(images, torch.from_numpy(arrays[f"y_{split}"]), names, str(folder))
     visible = {child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")}
     archives = sorted(path for path in folder.glob("*.zip") if path.is_file())
     if not visible and len(archives) == 1:

@@ -42,6 +42,10 @@ class CutShort:
             self.flags[self.rows[index]] = 1
             return found
 
+    def holds(self, index: int) -> bool:
+        """Whether an image that has been decoded was cut short."""
+        return bool(self.flags[self.rows[index]])
+
     def places(self) -> list[int]:
         """Of those that have been decoded so far."""
         return [int(place) for place in self.flags[self.rows].nonzero()]
