@@ -207,6 +207,7 @@ def _part(entry: Any, form: str, split: Split, path: Path) -> PackPart:
             cut_short=cut_short,
             no_labels=str(entry["no_labels"]),
             source=str(entry["source"]),
+            left_out={str(name): str(reason) for name, reason in entry["left_out"].items()},
             files=files,
         )
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:

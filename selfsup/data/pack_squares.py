@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from selfsup.data.base import ArraySource, Source, check_unreadable
+from selfsup.data.base import Source, check_unreadable
 from selfsup.data.encoded import pack_names
 from selfsup.data.labelled import image_names
 from selfsup.data.layout import Split
@@ -86,12 +86,3 @@ def write_columns(
             opened.write(file)
         listed[f"{split}/{column.name}"] = Listed(len(file), hashlib.sha256(file).hexdigest())
     return listed
-
-
-def require_files(source: Source) -> None:
-    """Raise ValueError for data that are in memory as they are."""
-    if isinstance(source, ArraySource):
-        raise ValueError(
-            f"{source.origin} holds images of one size as they are, which need no pack; name image files, archives or "
-            "tables by --data.root"
-        )

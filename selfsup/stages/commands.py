@@ -26,6 +26,7 @@ def command_of(name: str) -> Callable[[list[str]], int]:
         "semi": _semi,
         "predict": _predict,
         "compare": _compare,
+        "pack": _pack,
         "import": partial(_weights, "import"),
         "export": partial(_weights, "export"),
         "replay": _replay,
@@ -188,6 +189,19 @@ def _compare(arguments: list[str]) -> int:
 
     runs = [Path(name) for name in (first, *names)]
     return _print_result(run_compare(runs, parse(Compare(), flags, "selfsup compare RUN ...")))
+
+
+def _pack(arguments: list[str]) -> int:
+    usage = "selfsup pack OUT --data.root PATH [--data.canvas 256 | --jpeg SIZE] [flags], or selfsup pack OUT --check"
+    from selfsup.config.flags import parse
+    from selfsup.stages.settings import HELP, Packing
+
+    if arguments[:1] in (["-h"], ["--help"]):
+        flags_told(f"{usage}\n\n{HELP['pack'].example}", Packing, "selfsup pack OUT")
+    name, flags = first_word(arguments, "the folder that is to be written", usage)
+    from selfsup.stages.packing import run_pack
+
+    return _print_result(run_pack(Path(name), parse(Packing(), flags, f"selfsup pack {name}")))
 
 
 def _weights(command: str, arguments: list[str]) -> int:

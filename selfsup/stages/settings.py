@@ -1,7 +1,7 @@
 """Settings of the commands on a finished encoder, and what their help says: without torch, so it answers at once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,6 +16,7 @@ from selfsup.evaluation.reading import RECALL_AT, Layer, Reading, check_temperat
 
 CLUSTERINGS = ("kmeans", "dbscan")  # protocols of cluster
 TABLES = (".csv", ".jsonl", ".parquet")  # ends of the files that predict writes
+_CANVAS = 256  # side of the squares of a pack
 COMPARISONS = (".md", ".csv", ".html", ".png", ".svg")  # and that compare does
 
 _PREDICT = """example: a row for each image below holiday/, with its five most probable classes
@@ -28,6 +29,14 @@ Without a classifier, by the nearest images of a labelled folder, of any encoder
 _EVALUATE = """example: class by class, on a folder whose folders are called as the classifier's classes
   selfsup evaluate runs/birds/finetune_10pct --data.root new_labels/
 RUN is a folder that finetune, distill or semi made; without --data.root it is judged on the data it was made from."""
+
+
+_PACK = """examples: squares of 256 pixels in one file, or JPEG files whose shorter side is 320 pixels; then a check
+  selfsup pack photos_256/ --data.root photos/
+  selfsup pack photos_jpeg/ --data.root photos/ --jpeg 320
+  selfsup pretrain simclr_folder --data.root photos_256/
+  selfsup pack photos_256/ --check
+OUT is a folder, and names data as any other does; docs/data.md says which form is for what."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +210,39 @@ class Replay:
     device: Device = execution("auto")  # a CUDA GPU, else an Apple GPU (mps), else the CPU
 
 
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """Settings of the command `pack`."""
+
+    data: Data = field(default_factory=Data)  # what is packed; canvas: the side of the squares, 256 if it is None
+    # Instead of squares: JPEG files with the shorter side of so many pixels, in tar shards. Files that are no larger
+    # are copied byte for byte.
+    jpeg: int | None = None
+    quality: int = 95  # of JPEG files that are encoded anew
+    check: bool = False  # write nothing: read OUT whole, and compare it with its checksums
+
+    def __post_init__(self) -> None:
+        require(self.jpeg is None or self.jpeg >= 1, f"jpeg is {self.jpeg}; give the shorter side in pixels, as 320")
+        require(1 <= self.quality <= 100, f"quality is {self.quality}; it must be from 1 to 100, such as 95")
+        require(
+            self.jpeg is None or self.data.canvas is None,
+            f"both --jpeg {self.jpeg} and --data.canvas {self.data.canvas} are given; leave one out",
+        )
+        require(
+            self.jpeg is None or self.data.channels == "rgb",
+            f"JPEG files hold red, green and blue, and data.channels is {self.data.channels}; give --data.canvas",
+        )
+        require(
+            not self.data.labelled_root,
+            "data.labelled_root is of a run, not of a pack; pack each of the roots on its own",
+        )
+
+    @property
+    def side(self) -> int:
+        """Of the squares or, of JPEG files, the shorter one."""
+        return self.jpeg or self.data.canvas or _CANVAS
+
+
 class Help(NamedTuple):
     """What help says of a command on a run."""
 
@@ -216,6 +258,7 @@ HELP = {
     "embed": Help(lambda _: Embed()),
     "evaluate": Help(lambda _: Evaluate(), example=_EVALUATE),
     "predict": Help(lambda _: Predict(), example=_PREDICT),
+    "pack": Help(lambda _: Packing(), example=_PACK),
 }
 
 

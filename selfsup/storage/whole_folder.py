@@ -29,8 +29,8 @@ def require_disk(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < needed + _SPARE:
         raise StorageError(
-            f"no room for {plain_name(path)}: about {needed / 2**30:.2f} GiB are needed, and {free / 2**30:.2f} GiB are "
-            "free there; free some, or give a name on another disk"
+            f"no room for {plain_name(path)}: about {needed / 2**30:.2f} GiB are needed, and {free / 2**30:.2f} GiB "
+            "are free there; free some, or give a name on another disk"
         )
 
 
