@@ -141,19 +141,17 @@ class _Shard:
 
     def __enter__(self) -> "_Shard":
         self._file: BinaryIO = create(self.path)
-        self._archive = tarfile.open(fileobj=self, mode="w|", format=tarfile.USTAR_FORMAT)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         with self._file:
             if kind is None:
-                self._archive.close()
+                self._write(bytes(2 * tarfile.BLOCKSIZE))  # the end of an archive
 
-    def write(self, content: bytes) -> int:
-        """For `tarfile`."""
+    def _write(self, content: bytes) -> None:
         self._digest.update(content)
         self.size += len(content)
-        return self._file.write(content)
+        self._file.write(content)
 
     def add(self, key: str, found: Entry, label: int) -> None:
         self._add(f"{key}.{found.suffix}", found.content)
@@ -163,7 +161,8 @@ class _Shard:
     def _add(self, name: str, content: bytes) -> None:
         header = tarfile.TarInfo(name)
         header.size, header.mode = len(content), 0o644
-        self._archive.addfile(header, io.BytesIO(content))
+        padding = bytes(-len(content) % tarfile.BLOCKSIZE)
+        self._write(header.tobuf(tarfile.USTAR_FORMAT) + content + padding)
 
     def listed(self) -> Listed:
         return Listed(self.size, self._digest.hexdigest())
