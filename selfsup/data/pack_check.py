@@ -1,4 +1,4 @@
-"""All bytes of a pack, compared with its checksums."""
+"""The images of a pack, compared with its checksums."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -8,35 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from selfsup.data.layout import Split
-from selfsup.data.pack_manifest import IMAGES, Pack, damaged, image_header, own_file, read_columns, read_pack
+from selfsup.data.pack_manifest import IMAGES, Pack, damaged, image_header, own_file
 from selfsup.storage.untrusted import plain_name
 
 _THREADS = 4
 _READ = 1 << 24  # bytes at a time
-
-
-def check_pack(folder: Path, advance: Callable[[int], None] = lambda images: None) -> Pack:
-    """Read a pack whole, and compare it with its checksums.
-
-    Args:
-        folder: of the pack.
-        advance: told how many images more have been read.
-
-    Raises:
-        DamagedFile: something differs; the first image is named.
-    """
-    pack = read_pack(folder)
-    for split, part in pack.parts.items():
-        columns = read_columns(folder, pack, split)
-        if pack.form == "canvas":
-            check_images(folder, pack, split, columns, advance)
-            continue
-        for name, listed in part.files.items():
-            path = own_file(folder, name, listed.size)
-            if _file_digest(path) != listed.sha256:
-                raise damaged(path, "its SHA-256 differs from the manifest")
-        advance(part.images)
-    return pack
 
 
 def check_images(
@@ -75,6 +51,10 @@ def _in_turn(
         yield from zip(some, threads.map(look, some), strict=True)
 
 
-def _file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def check_shards(folder: Path, pack: Pack, split: Split) -> None:
+    """Compare the shards of a part with the manifest. Raises DamagedFile."""
+    for name, listed in pack.parts[split].files.items():
+        path = own_file(folder, name, listed.size)
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != listed.sha256:
+                raise damaged(path, "its SHA-256 differs from the manifest")

@@ -1,6 +1,7 @@
 """Packs, which `selfsup pack` makes of other data: squares that are mapped from one file, or JPEG files in shards."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -14,7 +15,7 @@ from selfsup.data.found import Found
 from selfsup.data.joined import OfParts
 from selfsup.data.layout import Split
 from selfsup.data.levels import Levels
-from selfsup.data.pack_check import check_images
+from selfsup.data.pack_check import check_images, check_shards
 from selfsup.data.pack_manifest import (
     IMAGES,
     Pack,
@@ -76,10 +77,10 @@ class Packed(Squeezed):
         part.paths, part.digests = self.paths[rows.numpy()], self.digests[rows.numpy()]
         return part
 
-    def verify(self) -> None:
+    def verify(self, advance: Callable[[int], None] = lambda images: None) -> None:
         """Read all squares of the part. Raises DamagedFile where one is not what was packed."""
         columns = read_columns(self.folder, self.pack, self.split)
-        check_images(self.folder, self.pack, self.split, columns, lambda images: None)
+        check_images(self.folder, self.pack, self.split, columns, advance)
 
 
 def _mapped(folder: Path, pack: Pack, split: Split) -> Tensor:
@@ -141,6 +142,26 @@ def _of_shards(folder: Path, pack: Pack, split: Split, columns: Columns, levels:
         raise damaged(folder / split, f"its shards hold {len(source):,} images of {part.images:,}, or other labels")
     source.paths, source.classes = names, part.classes
     return source
+
+
+def check_pack(folder: Path, advance: Callable[[int], None]) -> Pack:
+    """Read a pack whole, and compare it with its checksums.
+
+    Args:
+        folder: of the pack.
+        advance: told how many images more have been read.
+
+    Raises:
+        DamagedFile: something differs; of squares the first is named.
+    """
+    pack = read_pack(folder)
+    for split, part in pack.parts.items():
+        if pack.form == "canvas":
+            Packed(folder, pack, split).verify(advance)
+        else:
+            check_shards(folder, pack, split)
+            advance(part.images)
+    return pack
 
 
 def check_canvas(source: Source, canvas: int | None) -> None:

@@ -12,10 +12,10 @@ from selfsup.data.base import ArraySource, Source
 from selfsup.data.identity import content_of
 from selfsup.data.layout import Split
 from selfsup.data.opening import open_part, open_test_part, tell_cut_short
-from selfsup.data.pack_check import check_pack
 from selfsup.data.pack_manifest import MANIFEST, Pack, PackPart, holds_pack, read_pack
 from selfsup.data.pack_shards import bytes_of_shards, write_shards
 from selfsup.data.pack_squares import bytes_of_squares, write_squares
+from selfsup.data.packed import check_pack
 from selfsup.output import image_progress, message
 from selfsup.stages.settings import Packing
 from selfsup.storage.sealed import seal
