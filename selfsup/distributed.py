@@ -165,10 +165,11 @@ def from_first(value: Tensor) -> Tensor:
     return value
 
 
-def gather_json(value: Any, device: torch.device) -> list[Any]:
-    """One JSON value from each process, by rank; nothing is pickled."""
+def gather_json(value: Any, device: torch.device | None = None) -> list[Any]:
+    """One JSON value from each process, by rank; nothing is pickled. It goes by `device`, or what the group goes by."""
     if not is_distributed():
         return [value]
+    device = device or _device_of_group()
     content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
     lengths = gather(torch.tensor([len(content)], device=device)).tolist()
     parts = gather_ragged(content).split(lengths)
@@ -179,12 +180,16 @@ def json_from_first(value: Any) -> Any:
     """The first process's JSON value in every process; nothing is pickled."""
     if not is_distributed():
         return value
-    on_gpu = dist.get_backend() == "nccl"
-    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    device = _device_of_group()
     content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
     length = from_first(torch.tensor([len(content)], device=device))
     content = content if rank() == 0 else torch.zeros(int(length), dtype=torch.uint8, device=device)
     return json.loads(bytes(from_first(content).tolist()))
+
+
+def _device_of_group() -> torch.device:
+    on_gpu = dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
 
 def gather_ragged(local: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from selfsup.data.labelled import image_names
 from selfsup.data.layout import Split
 from selfsup.data.pack_manifest import Listed, PackPart
 from selfsup.data.pack_squares import write_columns
-from selfsup.data.resident import cores
+from selfsup.data.squeezed import cores
 from selfsup.storage.untrusted import create
 
 _SHARD = 1 << 28  # bytes of images, from which on the next shard is begun

@@ -12,7 +12,7 @@ from selfsup.data.encoded import pack_names
 from selfsup.data.labelled import image_names
 from selfsup.data.layout import Split
 from selfsup.data.pack_manifest import DIGEST, IMAGES, Listed, PackPart, columns_of, image_header
-from selfsup.data.resident import squeeze
+from selfsup.data.squeezed import squeeze
 from selfsup.storage.untrusted import create
 
 _AT_ONCE = 1 << 26  # bytes of squares that are in memory

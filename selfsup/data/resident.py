@@ -3,18 +3,16 @@
 import math
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from selfsup.batch import Batch, Key
-from selfsup.data.base import ArraySource, Source, UnreadableImage, check_unreadable
+from selfsup.data.base import ArraySource, Source, check_unreadable
 from selfsup.data.free_memory import free_memory
-from selfsup.data.squeezed import Squeezed
+from selfsup.data.sharing import shares_memory, squeezed_once
+from selfsup.data.squeezed import Squeezed, squeeze
 from selfsup.devices.moving import send, to_device
 
 _MOVED = 1 << 26  # bytes of a mapped file that go to a device at a time
@@ -22,6 +20,8 @@ _MOVED = 1 << 26  # bytes of a mapped file that go to a device at a time
 
 class CanvasSource(Squeezed):
     """Image files decoded once and squeezed to squares (aspect ratio not kept, antialiased), held in memory.
+
+    The processes of a machine decode a part each, and share the memory: all must make it.
 
     Args:
         source: the files.
@@ -34,7 +34,8 @@ class CanvasSource(Squeezed):
 
     def __init__(self, source: Source, canvas: int) -> None:
         _check_memory(len(source), source.channels, canvas)
-        images, sizes, unreadable = squeeze(source, torch.arange(len(source)), canvas)
+        images, sizes, unreadable = squeezed_once(source, canvas)
+        self.mapped = shares_memory()
         super().__init__(images, sizes, unreadable, source.labels, source.classes)
         self.files = source
         check_unreadable(source, self.unreadable)
@@ -54,34 +55,6 @@ class CanvasSource(Squeezed):
 def kept_whole(source: Source, canvas: int | None) -> Source:
     """The images in memory, where there is a canvas to squeeze files to; arrays are there already."""
     return source if canvas is None or isinstance(source, ArraySource) else CanvasSource(source, canvas)
-
-
-def squeeze(source: Source, rows: Tensor, canvas: int) -> tuple[Tensor, Tensor, dict[int, str]]:
-    """Decode the images of `rows`, (B,) int64, and squeeze them to canvas x canvas.
-
-    Returns:
-        (B, C, canvas, canvas) uint8, (B, 2) int64 original heights and widths, and number -> reason of the unreadable
-        ones, in order, whose rows are black.
-    """
-    images = torch.zeros(len(rows), source.channels, canvas, canvas, dtype=torch.uint8)
-    sizes = torch.zeros(len(rows), 2, dtype=torch.int64)
-    unreadable: dict[int, str] = {}
-
-    def fill(row: int, index: int) -> None:
-        try:
-            image, size = source.load_for_canvas(index, canvas)
-        except UnreadableImage as error:
-            unreadable[index] = error.reason
-            return
-        square = image.resize((canvas, canvas), Image.Resampling.BILINEAR)
-        images[row] = torch.from_numpy(np.array(square)).permute(2, 0, 1)
-        sizes[row] = torch.tensor(size)
-
-    # Threads suffice: Pillow decodes and resizes without holding the interpreter's lock.
-    with ThreadPoolExecutor(cores()) as pool:
-        for _ in pool.map(fill, range(len(rows)), rows.tolist()):
-            pass
-    return images, sizes, dict(sorted(unreadable.items()))
 
 
 class Resident:
@@ -170,17 +143,13 @@ def _upload(rows: Tensor, device: torch.device) -> Tensor:
 
 
 def _check_memory(count: int, channels: int, canvas: int) -> None:
-    needed = count * channels * canvas * canvas * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    copies = 1 if shares_memory() else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    needed = count * channels * canvas * canvas * copies
     free = free_memory()
     if needed > free:
         raise ValueError(
             f"{count:,} images of {canvas} x {canvas} pixels need {needed / 2**30:.1f} GiB of memory in the processes "
             f"of this machine, and {free / 2**30:.1f} GiB are free\n"
-            "choose a smaller canvas, or none: the images are then read anew in every epoch"
+            "choose a smaller canvas; or none, to read the images anew in every epoch; or have them mapped from the "
+            f"disk: selfsup pack OUT --data.canvas {canvas}"
         )
-
-
-def cores() -> int:
-    """Those that are this process's share of the machine."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -1,12 +1,16 @@
-"""Images that were squeezed to squares: what is known of them beside their pixels, wherever these are held."""
+"""Images that are squeezed to squares, and what is known of them beside their pixels, wherever these are held."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from selfsup.augment.bands import Picture
-from selfsup.data.base import ArraySource, UnreadableImage
+from selfsup.data.base import ArraySource, Source, UnreadableImage
 
 
 class Squeezed(ArraySource):
@@ -59,3 +63,42 @@ def _next_readable(length: int, unreadable: dict[int, str]) -> Tensor:
         for index in reversed(unreadable):
             substitute[index] = substitute[(index + 1) % length]
     return substitute
+
+
+def squeeze(source: Source, rows: Tensor, canvas: int) -> tuple[Tensor, Tensor, dict[int, str]]:
+    """Decode the images of `rows`, (B,) int64, and squeeze them to canvas x canvas.
+
+    Returns:
+        (B, C, canvas, canvas) uint8, (B, 2) int64 original heights and widths, and number -> reason of the unreadable
+        ones, in order, whose rows are black.
+    """
+    images = torch.zeros(len(rows), source.channels, canvas, canvas, dtype=torch.uint8)
+    sizes = torch.zeros(len(rows), 2, dtype=torch.int64)
+    return images, sizes, squeeze_into(images, sizes, source, rows, canvas)
+
+
+def squeeze_into(images: Tensor, sizes: Tensor, source: Source, rows: Tensor, canvas: int) -> dict[int, str]:
+    """`squeeze` into images and sizes that are zeros; returns number -> reason of the unreadable ones."""
+    unreadable: dict[int, str] = {}
+
+    def fill(row: int, index: int) -> None:
+        try:
+            image, size = source.load_for_canvas(index, canvas)
+        except UnreadableImage as error:
+            unreadable[index] = error.reason
+            return
+        square = image.resize((canvas, canvas), Image.Resampling.BILINEAR)
+        images[row] = torch.from_numpy(np.array(square)).permute(2, 0, 1)
+        sizes[row] = torch.tensor(size)
+
+    # Threads suffice: Pillow decodes and resizes without holding the interpreter's lock.
+    with ThreadPoolExecutor(cores()) as pool:
+        for _ in pool.map(fill, range(len(rows)), rows.tolist()):
+            pass
+    return dict(sorted(unreadable.items()))
+
+
+def cores() -> int:
+    """Those that are this process's share of the machine."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

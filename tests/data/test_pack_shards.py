@@ -24,7 +24,7 @@ SIDE = 24
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small PNG files, one of them broken, and large JPEG files, one of them turned by EXIF; classes that are numbers."""
+    """Small PNG files, one of them broken, and large JPEG files, one of them turned by EXIF; classes are numbers."""
     root = tmp_path_factory.mktemp("files")
     folder_of(root / "train", 104, ("10", "9"), broken=(6,))
     for number in range(5):
@@ -39,8 +39,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(files: Path) -> Path:
-    pack = files.parent / "pack"
+def made(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pack = tmp_path_factory.mktemp("made") / "pack"
     run_pack(pack, Packing(data=Data(root=str(files)), jpeg=SIDE))
     return pack
 

@@ -42,8 +42,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(files: Path) -> Path:
-    pack = files.parent / "pack"
+def made(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pack = tmp_path_factory.mktemp("made") / "pack"
     run_pack(pack, Packing(data=Data(root=str(files), canvas=SIDE)))
     return pack
 
