@@ -177,5 +177,5 @@ def check_canvas(source: Source, canvas: int | None) -> None:
     elif isinstance(source, Packed) and canvas not in (None, source.pack.size):
         raise ValueError(
             f"data.canvas is {canvas}, and {source.folder} is a pack of squares of {source.pack.size} pixels; give "
-            f"--data.canvas {source.pack.size}, or pack the files anew: selfsup pack OUT --data.canvas {canvas}"
+            f"--data.canvas {source.pack.size} or None, or pack the files anew: selfsup pack OUT --data.canvas {canvas}"
         )

@@ -31,11 +31,11 @@ _EVALUATE = """example: class by class, on a folder whose folders are called as 
 RUN is a folder that finetune, distill or semi made; without --data.root it is judged on the data it was made from."""
 
 
-_PACK = """examples: squares of 256 pixels in one file, or JPEG files whose shorter side is 320 pixels; then a check
-  selfsup pack photos_256/ --data.root photos/
-  selfsup pack photos_jpeg/ --data.root photos/ --jpeg 320
-  selfsup pretrain simclr_folder --data.root photos_256/
-  selfsup pack photos_256/ --check
+_PACK = """examples: squares of 144 pixels in one file, or JPEG files whose shorter side is 320 pixels; then a check
+  selfsup pack packed/ --data.root photos/ --data.canvas 144
+  selfsup pretrain simclr_folder --data.root packed/
+  selfsup pack smaller/ --data.root photos/ --jpeg 320
+  selfsup pack packed/ --check
 OUT is a folder, and names data as any other does; docs/data.md says which form is for what."""
 
 

@@ -1,0 +1,222 @@
+"""Measure how fast images come from a disk: `python -m tools.benchmarks.loader --data DIR`.
+
+DIR holds imagenette128_train.zip and imagenette128_val.zip, JPEG files of 128 pixels. Three comparisons, each of
+contestants that take turns in one run, with one JSON line for each: bringing images (decoding and squeezing, a pack,
+numpy's memory map), crops at full resolution (ours and torch's DataLoader with Pillow and torchvision's transforms,
+with and without workers), and decoders of JPEG files alone. On shared CPUs only the ratios mean something.
+"""
+
+import runpy
+from pathlib import Path
+
+if not __package__:  # started by its path
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "checkout.py"))["again_as_module"](__file__)
+
+import argparse
+import importlib.util
+import io
+import itertools
+import platform
+import tempfile
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import numpy as np
+import PIL
+import PIL.Image
+import torch
+import torchvision
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms import v2
+
+from selfsup.augment.presets import simclr
+from selfsup.augment.views import Augment, Views
+from selfsup.batch import Batch
+from selfsup.data.content import file_content
+from selfsup.data.loader import Loader
+from selfsup.data.packed import Packed
+from selfsup.data.parts import open_data
+from selfsup.data.settings import Data
+from selfsup.data.sources import Source
+from selfsup.data.squeezed import squeeze
+from selfsup.output import message, print_figures, program
+from selfsup.stages.packing import run_pack
+from selfsup.stages.settings import Packing
+from tools.benchmarks.augment import alternate, report
+
+_CPU = torch.device("cpu")
+_PACKS = ("imagenette128_train.zip", "imagenette128_val.zip")
+_CANVAS, _VIEW = 128, 96
+
+
+class Crops(Dataset[tuple[Tensor, Tensor]]):
+    """Two crops of each file, as most programs make them: Pillow, then torchvision's transforms."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.crop = v2.Compose(
+            [v2.RandomResizedCrop(_VIEW, interpolation=v2.InterpolationMode.BICUBIC), v2.PILToTensor()]
+        )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        picture = PIL.Image.open(io.BytesIO(file_content(self.source, index))).convert("RGB")
+        return self.crop(picture), self.crop(picture)
+
+
+def bringing(files: Source, packed: Packed, arguments: argparse.Namespace) -> None:
+    """Squares of a canvas, alone and with two views made of them."""
+    count, batch = arguments.images, arguments.batch
+    views = Views(Augment(views=simclr(_VIEW).views), seed=0)
+    loader = Loader(packed, batch_size=batch, seed=0, device=_CPU)
+    keys = [loader.sampler.key(0, number).rows for number in range(count // batch)]
+    plain = np.load(packed.folder / "train" / "images.npy", mmap_mode="r")
+
+    def decoded() -> Iterable[Batch]:
+        for rows in keys:
+            images, sizes, _ = squeeze(files, rows, _CANVAS)
+            yield Batch(images, files.labels[rows], rows, sizes)
+
+    def from_pack() -> Iterable[Batch]:
+        return itertools.islice(loader.epoch(0), len(keys))
+
+    def viewed(batches: Callable[[], Iterable[Batch]]) -> None:
+        for found in batches():
+            views(found, 0, _CPU)
+
+    contestants: dict[str, Callable[[], None]] = {
+        "pack": lambda: _pass(from_pack()),
+        "decoding": lambda: _pass(decoded()),
+        "numpy_memmap": lambda: _pass(torch.from_numpy(plain[rows.numpy()]) for rows in keys),
+        "pack_with_views": lambda: viewed(from_pack),
+        "decoding_with_views": lambda: viewed(decoded),
+    }
+    seconds = alternate(contestants, arguments.runs, _CPU)
+    amounts = dict.fromkeys(contestants, len(keys) * batch)
+    alone = [name for name in contestants if not name.endswith("views")]
+    facts = _facts(arguments) | {"canvas": _CANVAS, "packed_images": len(packed)}
+    _told("loader", alone, amounts, seconds, facts)
+    _told("loader", [name for name in contestants if name not in alone], amounts, seconds, facts | {"view": _VIEW})
+
+
+def crops(files: Source, arguments: argparse.Namespace) -> None:
+    """Two crops of each file at full resolution, without colour."""
+    count, batch = arguments.images, arguments.batch
+    plain = Augment(views=simclr(_VIEW).views)
+    views = Views(plain, seed=0)
+    some = files.select(torch.arange(len(files))[:: len(files) // count][:count])
+
+    def ours(workers: int) -> None:
+        _pass(Loader(some, batch_size=batch, seed=0, device=_CPU, workers=workers, crop=views.crop).epoch(0))
+
+    def torchs(workers: int) -> None:
+        _pass(DataLoader(Crops(some), batch, shuffle=True, num_workers=workers, drop_last=True))
+
+    for workers in (0, 2):
+        contestants: dict[str, Callable[[], None]] = {
+            "streaming": partial(ours, workers),
+            "torch_dataloader": partial(torchs, workers),
+        }
+        seconds = alternate(contestants, arguments.runs, _CPU)
+        amounts = dict.fromkeys(contestants, count // batch * batch)
+        facts = _facts(arguments) | {"workers": workers, "view": _VIEW, "views": 2}
+        _told("crops", list(contestants), amounts, seconds, facts)
+
+
+def decoders(files: Source, arguments: argparse.Namespace) -> None:
+    """JPEG files in memory to RGB pixels, on one thread."""
+    places = range(0, len(files), max(1, len(files) // arguments.images))
+    contents = [file_content(files, index) for index in places][: arguments.images]
+    buffers = [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in contents]
+
+    def pillow(side: int | None) -> None:
+        for content in contents:
+            image = PIL.Image.open(io.BytesIO(content))
+            if side is not None:
+                image.draft("RGB", (side, side))
+            np.asarray(image.convert("RGB"))
+
+    contestants: dict[str, Callable[[], None]] = {
+        "pillow": lambda: pillow(None),
+        "pillow_draft_half": lambda: pillow(64),
+        "torchvision": lambda: _pass(decode_jpeg(buffer, ImageReadMode.RGB) for buffer in buffers),
+    }
+    if importlib.util.find_spec("simplejpeg"):
+        simplejpeg = importlib.import_module("simplejpeg")
+        contestants["simplejpeg"] = lambda: _pass(simplejpeg.decode_jpeg(content) for content in contents)
+    if importlib.util.find_spec("turbojpeg"):
+        turbo = importlib.import_module("turbojpeg").TurboJPEG()
+        contestants["turbojpeg"] = lambda: _pass(turbo.decode(content, pixel_format=0) for content in contents)
+    seconds = alternate(contestants, arguments.runs, _CPU)
+    _told("decoders", list(contestants), dict.fromkeys(contestants, len(contents)), seconds, _facts(arguments))
+
+
+def _told(
+    name: str,
+    contestants: list[str],
+    amounts: dict[str, int],
+    seconds: dict[str, list[float]],
+    facts: dict[str, object],
+) -> None:
+    """Each of some contestants beside the first of them."""
+    chosen = {contestant: seconds[contestant] for contestant in contestants}
+    report(name, amounts, chosen, contestants[0], **{**facts, "unit": "images/s"})
+
+
+def _facts(arguments: argparse.Namespace) -> dict[str, object]:
+    return {
+        "files": "Imagenette, 128 px",
+        "device": platform.machine(),
+        "threads": arguments.threads,
+        "versions": {
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "pillow": PIL.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def _pass(results: Iterable[object]) -> None:
+    """Results are only made."""
+    for _ in results:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the two archives")
+    parser.add_argument("--packed", type=int, default=10_000, help="training images in the pack, at most")
+    parser.add_argument("--images", type=int, default=1_024, help="images that each contestant takes in a turn")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=1, help="of torch; decoding takes all cores that it may use")
+    parser.add_argument("--runs", type=int, default=5)
+    arguments = parser.parse_args()
+    missing = [name for name in _PACKS if not (arguments.data / name).is_file()]
+    if missing:
+        print_figures({"name": "loader", "skipped": f"{arguments.data} lacks {' and '.join(missing)}"})
+        return
+    torch.set_num_threads(arguments.threads)
+    root, test_root = (str(arguments.data / name) for name in _PACKS)
+    data = Data(root=root, test_root=test_root, limit=arguments.packed, canvas=_CANVAS)
+    files = open_data(data, "train")
+    with tempfile.TemporaryDirectory() as folder:
+        pack = Path(folder) / "pack"
+        figures = run_pack(pack, Packing(data=data))
+        message(f"{figures['train_images'] + figures['test_images']:,} images packed")
+        packed = open_data(Data(root=str(pack)), "train")
+        if not isinstance(packed, Packed):
+            raise TypeError("a pack is opened as one")
+        bringing(files, packed, arguments)
+        del packed
+    crops(files, arguments)
+    decoders(files, arguments)
+
+
+if __name__ == "__main__":
+    with program():
+        main()
