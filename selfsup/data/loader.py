@@ -19,7 +19,8 @@ class Loader:
 
     An array is held whole, on the device if it fits there. So are image files if `canvas` is given: they are decoded
     once and squeezed to canvas x canvas, and `Batch.sizes` holds their original heights and widths. With `crop` instead
-    they are read anew in every epoch, by `workers` processes, and `Batch.images` is what `crop` returns.
+    they are read anew in every epoch, by `workers` processes that stay until `close`, and `Batch.images` is what `crop`
+    returns.
 
     An unreadable image is replaced by the next readable one, with that one's label and index. So neither batch size nor
     order changes, and no memory keeps a feature under another image's number.
@@ -74,7 +75,7 @@ class Loader:
             self.source = CanvasSource(source, canvas)
             self.data = Resident(self.source, device, substitute=True)
         else:
-            self.data = Streaming(source, _given(crop), device, workers, substitute=True)
+            self.data = Streaming(source, _given(crop), device, workers, substitute=True, lasting=True)
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -86,6 +87,11 @@ class Loader:
         if not 0 <= start <= self.steps_per_epoch:
             raise ValueError(f"cannot start at batch {start}: an epoch has {self.steps_per_epoch} batches")
         return self.data.batches([self._key(epoch, number) for number in range(start, self.steps_per_epoch)])
+
+    def close(self) -> None:
+        """End the workers, which stay from epoch to epoch. An epoch that is begun later starts others."""
+        if isinstance(self.data, Streaming):
+            self.data.close()
 
     def _key(self, epoch: int, number: int) -> Key:
         _, rows, draws = self.sampler.key(epoch, number)

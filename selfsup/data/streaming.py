@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from selfsup import distributed
 from selfsup.augment.bands import Picture
@@ -85,6 +86,19 @@ class _Rows(Dataset[_Item]):
             index = (index + 1) % len(self.source)
 
 
+class _Keys:
+    """Keys, one after the other: those that are put here reach workers that stay from one epoch to the next."""
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self.keys = keys
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
 class Streaming:
     """Batches decoded and cropped by `workers` processes (0: by this one); the result does not depend on their number.
 
@@ -95,12 +109,26 @@ class Streaming:
         workers: number of processes.
         substitute: replace an unreadable image by the next readable one, with its label and position; else leave it
             out.
+        lasting: the processes stay for the next call of `batches`, until `close`. What they know of `source` and `crop`
+            is what these were when the first were started.
     """
 
-    def __init__(self, source: Source, crop: Crop, device: torch.device, workers: int, substitute: bool) -> None:
+    def __init__(
+        self,
+        source: Source,
+        crop: Crop,
+        device: torch.device,
+        workers: int,
+        substitute: bool,
+        lasting: bool = False,
+    ) -> None:
         self.rows = _Rows(source, crop, substitute)
         self.device = device
         self.workers = workers
+        self.lasting = lasting and workers > 0
+        self._keys = _Keys(())
+        self._kept: DataLoader[_Item] | None = None  # the loader whose workers stay
+        self._in_use = False  # by an iteration that has not ended
 
     @property
     def unreadable(self) -> dict[int, str]:
@@ -108,20 +136,40 @@ class Streaming:
 
     def batches(self, keys: Sequence[Key]) -> Iterator[Batch]:
         """A batch for each key, in order; images and labels on the device. Raises TooManyUnreadable."""
+        lasting = self.lasting and not self._in_use
         with _signals_held_back():
-            items = self._started(keys)
-        for item, key in zip(items, keys, strict=True):
-            self.unreadable.update(item.met)
-            check_unreadable(self.rows.source, self.unreadable)
-            if len(item.indices):
-                images = tuple(self._move(view) for view in item.images)
-                yield Batch(images, self._move(item.labels), torch.as_tensor(item.indices), draws=key.draws)
+            items = self._started(keys, lasting)
+        self._in_use = self._in_use or lasting
+        ended = False
+        try:
+            for item, key in zip(items, keys, strict=True):
+                self.unreadable.update(item.met)
+                check_unreadable(self.rows.source, self.unreadable)
+                if len(item.indices):
+                    images = tuple(self._move(view) for view in item.images)
+                    yield Batch(images, self._move(item.labels), torch.as_tensor(item.indices), draws=key.draws)
+            ended = True
+        finally:
+            if lasting:
+                self._in_use = False
+                if not ended:  # what is on its way is of no use
+                    self.close()
+
+    def close(self) -> None:
+        """End the processes that stay. `batches` starts others."""
+        kept, self._kept = self._kept, None
+        iterator = None if kept is None else kept._iterator
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
 
     def _move(self, values: Any) -> Tensor:
         return to_device(torch.as_tensor(values), self.device)
 
-    def _started(self, keys: Sequence[Key]) -> Iterator[_Item]:
-        """What the workers make, which are started here."""
+    def _started(self, keys: Sequence[Key], lasting: bool = False) -> Iterator[_Item]:
+        """What the workers make, which are started here, or have stayed."""
+        if lasting and self._kept is not None:
+            self._keys.keys = keys
+            return iter(self._kept)
         # Forked workers start at once and need nothing picklable. That is safe after CUDA has been initialised as long
         # as they do not touch it, and they decode on the CPU alone, with one thread each (the loader sees to that).
         fork = sys.platform == "linux" and self.workers > 0
@@ -129,18 +177,23 @@ class Streaming:
         with warnings.catch_warnings():
             # Said above, in our words; torch warns where a loader is made, and again where its workers start.
             warnings.filterwarnings("ignore", message="This DataLoader will create")
+            given = _Keys(keys)
             loader: DataLoader[_Item] = DataLoader(
                 self.rows,
                 batch_size=None,
-                sampler=keys,
+                sampler=given,
                 num_workers=self.workers,
+                persistent_workers=lasting,
                 collate_fn=_as_it_is,
                 worker_init_fn=_leave_signals_to_parent,
                 pin_memory=self.device.type == "cuda",
                 multiprocessing_context=_Fork() if fork else None,
                 generator=torch.Generator(),  # of its own: it is drawn from, and the global state is not for that
             )
-            return iter(loader)
+            items = iter(loader)
+        if lasting:
+            self._kept, self._keys = loader, given
+        return items
 
 
 def _cores() -> int:

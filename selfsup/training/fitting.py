@@ -1,5 +1,7 @@
 """`fit`: a method is put on the device, goes on from its newest checkpoint, and is trained under observation."""
 
+import contextlib
+
 import torch
 from accelerate import Accelerator
 
@@ -79,7 +81,7 @@ def fit(
         log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps)
         observers.insert(0, Reporter(log, horizon, views.augment, step))
     _announce(step, training, horizon)
-    with caught_signals() as caught, Observers(observers) as trainer.observer:
+    with caught_signals() as caught, contextlib.closing(loader), Observers(observers) as trainer.observer:
         return trainer.run(step, caught)
 
 

@@ -4,8 +4,10 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import torch.utils.data._utils as loading
@@ -13,9 +15,11 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from selfsup.batch import Key
 from selfsup.data import streaming
+from selfsup.data.loader import Loader
 from selfsup.data.sources import open_source
 from selfsup.data.streaming import Streaming
-from tests.support.tiny import photographs
+from selfsup.pretraining import pretrain
+from tests.support.tiny import photographs, tiny_run
 
 KEYS = [Key(0, torch.arange(4)), Key(0, torch.arange(4, 8))]
 
@@ -77,3 +81,67 @@ def test_a_lost_worker_ends_the_others(tmp_path: Path, monkeypatch: pytest.Monke
     for worker in workers:
         worker.join(5)
         assert worker.exitcode == -signal.SIGKILL
+
+
+def processes(images: list, indices: torch.Tensor, epoch: int) -> tuple[torch.Tensor]:
+    """Which process made each image, in which epoch, of which image."""
+    return (torch.tensor([[os.getpid(), epoch, int(index)] for index in indices]),)
+
+
+def lasting(folder: Path, count: int = 24) -> Loader:
+    source = open_source(str(photographs(folder / "photos", count)), "train")
+    return Loader(source, batch_size=4, seed=2, device=torch.device("cpu"), workers=2, crop=processes)
+
+
+def alive(number: int) -> bool:
+    return psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+
+
+def made_by(batches: list) -> set[int]:
+    return {int(row[0]) for batch in batches for row in batch.images[0]}
+
+
+def what(batches: list) -> list[list[int]]:
+    return [row[1:].tolist() for batch in batches for row in batch.images[0]]
+
+
+def test_workers_stay_over_epochs_and_go_on_in_the_middle_of_one(tmp_path: Path) -> None:
+    loader = lasting(tmp_path)
+    epochs = [list(loader.epoch(number)) for number in range(3)]
+    own = made_by(epochs[0])
+    assert len(own) == 2
+    assert [made_by(epoch) for epoch in epochs] == [own] * 3
+    for number, epoch in enumerate(epochs):
+        rows = [int(row) for step in range(len(epoch)) for row in loader.sampler.batch(number, step)]
+        assert what(epoch) == [[number, row] for row in rows]
+    assert what(list(loader.epoch(1, start=2))) == what(epochs[1][2:])
+    assert made_by(list(loader.epoch(0))) == own
+    loader.close()
+    assert not [number for number in own if alive(number)]
+    assert what(list(loader.epoch(2))) == what(epochs[2])
+    loader.close()
+
+
+def test_an_epoch_that_is_left_does_not_reach_into_the_next(tmp_path: Path) -> None:
+    loader = lasting(tmp_path)
+    whole = list(loader.epoch(1))
+    own = made_by(whole)
+    left = loader.epoch(0)
+    next(left)
+    beside = list(loader.epoch(1))  # while another is under way: by processes of its own
+    assert what(beside) == what(whole)
+    assert not made_by(beside) & own
+    left.close()
+    assert not [number for number in own if alive(number)]
+    assert what(list(loader.epoch(1))) == what(whole)
+    loader.close()
+
+
+def test_training_ends_its_workers(tmp_path: Path) -> None:
+    photos = photographs(tmp_path / "photos", 32)
+    before = set(psutil.Process().children())
+    run = tiny_run(tmp_path / "run", root=str(photos), workers=2, epochs=2, batch_size=8)
+    pretrain(replace(run, max_steps=3))
+    assert set(psutil.Process().children()) <= before
+    pretrain(run)  # the workers of the first part hold the lock of the folder no more
+    assert set(psutil.Process().children()) <= before

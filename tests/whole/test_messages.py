@@ -68,6 +68,7 @@ def test_help_of_commands_without_flags(command: str, capsys: pytest.CaptureFixt
         ("import", "--layout"),
         ("export", "--part"),
         ("replay", "--precision"),
+        ("pack", "--jpeg"),
     ],
 )
 def test_help_shows_every_flag_without_a_run(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
