@@ -15,7 +15,6 @@ if not __package__:  # started by its path
 import argparse
 import importlib.util
 import io
-import itertools
 import platform
 import tempfile
 from collections.abc import Callable, Iterable
@@ -73,16 +72,16 @@ def bringing(files: Source, packed: Packed, arguments: argparse.Namespace) -> No
     count, batch = arguments.images, arguments.batch
     views = Views(Augment(views=simclr(_VIEW).views), seed=0)
     loader = Loader(packed, batch_size=batch, seed=0, device=_CPU)
-    keys = [loader.sampler.key(0, number).rows for number in range(count // batch)]
+    keys = [loader.sampler.key(0, number) for number in range(min(count // batch, loader.steps_per_epoch))]
     plain = np.load(packed.folder / "train" / "images.npy", mmap_mode="r")
 
     def decoded() -> Iterable[Batch]:
-        for rows in keys:
+        for _, rows, _ in keys:
             images, sizes, _ = squeeze(files, rows, _CANVAS)
             yield Batch(images, files.labels[rows], rows, sizes)
 
     def from_pack() -> Iterable[Batch]:
-        return itertools.islice(loader.epoch(0), len(keys))
+        return loader.data.batches(keys)
 
     def viewed(batches: Callable[[], Iterable[Batch]]) -> None:
         for found in batches():
@@ -91,7 +90,7 @@ def bringing(files: Source, packed: Packed, arguments: argparse.Namespace) -> No
     contestants: dict[str, Callable[[], None]] = {
         "pack": lambda: _pass(from_pack()),
         "decoding": lambda: _pass(decoded()),
-        "numpy_memmap": lambda: _pass(torch.from_numpy(plain[rows.numpy()]) for rows in keys),
+        "numpy_memmap": lambda: _pass(torch.from_numpy(plain[rows.numpy()]) for _, rows, _ in keys),
         "pack_with_views": lambda: viewed(from_pack),
         "decoding_with_views": lambda: viewed(decoded),
     }
