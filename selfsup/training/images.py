@@ -7,6 +7,7 @@ from selfsup import distributed
 from selfsup.augment.views import Views
 from selfsup.data.loader import Loader
 from selfsup.data.opening import tell_cut_short
+from selfsup.data.packed import Packed
 from selfsup.data.sampling import SHUFFLED, Sampling
 from selfsup.data.settings import Data
 from selfsup.data.sources import ArraySource, Source
@@ -24,12 +25,14 @@ def make_loader(
     sampling: Sampling = SHUFFLED,
 ) -> Loader:
     """The loader of a training stage, for this process."""
-    if data.canvas is not None and not isinstance(source, ArraySource) and distributed.rank() == 0:
+    canvas = source.pack.size if isinstance(source, Packed) else data.canvas
+    if canvas is not None and (isinstance(source, Packed) or not isinstance(source, ArraySource)):
         largest = max(max(view.shape) for view in views.augment.views)
-        if largest > data.canvas:
+        if largest > canvas and distributed.rank() == 0:
+            again = "pack them anew with" if isinstance(source, Packed) else "give"
             message(
-                f"views of {largest} pixels are cut from images of {data.canvas} (data.canvas), and so are enlarged; "
-                f"give --data.canvas {largest} or more, or smaller views"
+                f"views of {largest} pixels are cut from images of {canvas} (data.canvas), and so are enlarged; "
+                f"{again} --data.canvas {largest} or more, or smaller views"
             )
     return Loader(
         source,

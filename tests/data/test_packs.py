@@ -22,8 +22,9 @@ from selfsup.data.parts import open_data
 from selfsup.data.settings import Data
 from selfsup.data.sources import open_source, subset
 from selfsup.pretraining import pretrain
+from selfsup.stages.knn import run_knn
 from selfsup.stages.packing import run_pack
-from selfsup.stages.settings import Packing
+from selfsup.stages.settings import KNN, Packing
 from selfsup.storage.sealed import seal
 from tests.support.pictures import folder_of
 from tests.support.tiny import tiny_run
@@ -128,6 +129,26 @@ def test_training_from_a_pack_is_that_from_the_files_and_goes_on_in_mid_epoch(
     resumed = trained(tmp_path / "cut", data=replace(data, root=str(moved)))
     for weights in (of_pack, resumed):
         assert all(torch.equal(value, weights[name]) for name, value in of_files.items())
+
+
+def test_views_that_are_larger_than_the_squares_are_said(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tiny_run(tmp_path / "run", data=Data(root=str(made)), max_steps=1)
+    views = tuple(replace(view, size=24) for view in run.augment.views)
+    pretrain(replace(run, augment=replace(run.augment, views=views)))
+    assert "views of 24 pixels are cut from images of 20 (data.canvas)" in capsys.readouterr().err
+
+
+def test_an_encoder_is_judged_alike_on_a_pack_and_on_the_files(files: Path, made: Path, tmp_path: Path) -> None:
+    pretrain(tiny_run(tmp_path / "run", data=Data(root=str(made)), max_steps=2))
+    figures, contents = [], []
+    for data in (Data(root=str(made)), Data(root=str(files), canvas=SIDE)):
+        (result,) = run_knn(tmp_path / "run", KNN(data=data, device="cpu", workers=0, k=(5,))).results
+        figures.append(result.figures)
+        contents.append(result.protocol["data"])
+    assert figures[0] == figures[1]
+    assert contents[0] != contents[1]
 
 
 # What a pack is
