@@ -6,7 +6,6 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -14,14 +13,13 @@ import torch
 import torch.utils.data._utils as loading
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from selfsup import pretraining
 from selfsup.batch import Key
 from selfsup.data import streaming
 from selfsup.data.loader import Loader
 from selfsup.data.sources import open_source
 from selfsup.data.streaming import Streaming
 from selfsup.pretraining import pretrain
-from selfsup.training.images import make_loader
+from selfsup.training.trainer import Trainer
 from tests.support.tiny import photographs, tiny_run
 
 KEYS = [Key(0, torch.arange(4)), Key(0, torch.arange(4, 8))]
@@ -141,17 +139,24 @@ def test_an_epoch_that_is_left_does_not_reach_into_the_next(tmp_path: Path) -> N
 
 
 def test_training_ends_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = []  # loaders that are forgotten would end their workers in any case
-
-    def kept(*arguments: Any) -> Loader:
-        held.append(make_loader(*arguments))
-        return held[-1]
-
-    monkeypatch.setattr(pretraining, "make_loader", kept)
     photos = photographs(tmp_path / "photos", 32)
     before = set(psutil.Process().children())
     run = tiny_run(tmp_path / "run", root=str(photos), workers=2, epochs=2, batch_size=8)
     pretrain(replace(run, max_steps=3))
     assert set(psutil.Process().children()) <= before
-    pretrain(run)  # the workers of the first part hold the lock of the folder no more
+
+    begin = Trainer.begin_epoch
+
+    def broken(trainer: Trainer, step: int, epoch: int, position: int) -> None:
+        if epoch:  # between two, when the workers wait
+            assert len(set(psutil.Process().children()) - before) == 2
+            raise ValueError("no epoch")
+        begin(trainer, step, epoch, position)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "begin_epoch", broken)
+        with pytest.raises(ValueError, match="no epoch") as caught:
+            pretrain(run)
+    assert set(psutil.Process().children()) <= before, f"'{caught.value}' is held, and so is the loader"
+    pretrain(run)  # the workers before hold the lock of the folder no more
     assert set(psutil.Process().children()) <= before

@@ -3,7 +3,8 @@
 DIR holds imagenette128_train.zip and imagenette128_val.zip, JPEG files of 128 pixels. Three comparisons, each of
 contestants that take turns in one run, with one JSON line for each: bringing images (decoding and squeezing, a pack,
 numpy's memory map), crops at full resolution (ours and torch's DataLoader with Pillow and torchvision's transforms,
-with and without workers), and decoders of JPEG files alone. On shared CPUs only the ratios mean something.
+with and without workers), and decoders of JPEG files alone. Times are by the wall, for workers are processes of their
+own: on shared CPUs only the ratios mean something.
 """
 
 import runpy
@@ -15,7 +16,6 @@ if not __package__:  # started by its path
 import argparse
 import importlib.util
 import io
-import platform
 import tempfile
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -24,7 +24,6 @@ import numpy as np
 import PIL
 import PIL.Image
 import torch
-import torchvision
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg
@@ -43,7 +42,7 @@ from selfsup.data.squeezed import squeeze
 from selfsup.output import message, print_figures, program
 from selfsup.stages.packing import run_pack
 from selfsup.stages.settings import Packing
-from tools.benchmarks.augment import alternate, report
+from tools.benchmarks.side_by_side import about, alternate, report
 
 _CPU = torch.device("cpu")
 _PACKS = ("imagenette128_train.zip", "imagenette128_val.zip")
@@ -94,10 +93,10 @@ def bringing(files: Source, packed: Packed, arguments: argparse.Namespace) -> No
         "pack_with_views": lambda: viewed(from_pack),
         "decoding_with_views": lambda: viewed(decoded),
     }
-    seconds = alternate(contestants, arguments.runs, _CPU)
+    seconds = alternate(contestants, arguments.runs, _CPU, by_the_wall=True)
     amounts = dict.fromkeys(contestants, len(keys) * batch)
     alone = [name for name in contestants if not name.endswith("views")]
-    facts = _facts(arguments) | {"canvas": _CANVAS, "packed_images": len(packed)}
+    facts = _facts() | {"canvas": _CANVAS, "packed_images": len(packed)}
     _told("loader", alone, amounts, seconds, facts)
     _told("loader", [name for name in contestants if name not in alone], amounts, seconds, facts | {"view": _VIEW})
 
@@ -120,9 +119,9 @@ def crops(files: Source, arguments: argparse.Namespace) -> None:
             "streaming": partial(ours, workers),
             "torch_dataloader": partial(torchs, workers),
         }
-        seconds = alternate(contestants, arguments.runs, _CPU)
+        seconds = alternate(contestants, arguments.runs, _CPU, by_the_wall=True)
         amounts = dict.fromkeys(contestants, count // batch * batch)
-        facts = _facts(arguments) | {"workers": workers, "view": _VIEW, "views": 2}
+        facts = _facts() | {"workers": workers, "view": _VIEW, "views": 2}
         _told("crops", list(contestants), amounts, seconds, facts)
 
 
@@ -150,8 +149,8 @@ def decoders(files: Source, arguments: argparse.Namespace) -> None:
     if importlib.util.find_spec("turbojpeg"):
         turbo = importlib.import_module("turbojpeg").TurboJPEG()
         contestants["turbojpeg"] = lambda: _pass(turbo.decode(content, pixel_format=0) for content in contents)
-    seconds = alternate(contestants, arguments.runs, _CPU)
-    _told("decoders", list(contestants), dict.fromkeys(contestants, len(contents)), seconds, _facts(arguments))
+    seconds = alternate(contestants, arguments.runs, _CPU, by_the_wall=True)
+    _told("decoders", list(contestants), dict.fromkeys(contestants, len(contents)), seconds, _facts())
 
 
 def _told(
@@ -163,21 +162,11 @@ def _told(
 ) -> None:
     """Each of some contestants beside the first of them."""
     chosen = {contestant: seconds[contestant] for contestant in contestants}
-    report(name, amounts, chosen, contestants[0], **{**facts, "unit": "images/s"})
+    report(name, amounts, chosen, contestants[0], "images/s", **facts)
 
 
-def _facts(arguments: argparse.Namespace) -> dict[str, object]:
-    return {
-        "files": "Imagenette, 128 px",
-        "device": platform.machine(),
-        "threads": arguments.threads,
-        "versions": {
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "pillow": PIL.__version__,
-            "numpy": np.__version__,
-        },
-    }
+def _facts() -> dict[str, object]:
+    return {"files": "Imagenette, 128 px", **about(_CPU, "torchvision", "pillow", "numpy", "simplejpeg")}
 
 
 def _pass(results: Iterable[object]) -> None:

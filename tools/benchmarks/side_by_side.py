@@ -12,13 +12,14 @@ from selfsup.output import print_figures
 
 
 def alternate(
-    contestants: Mapping[str, Callable[[], object]], runs: int, device: torch.device
+    contestants: Mapping[str, Callable[[], object]], runs: int, device: torch.device, by_the_wall: bool = False
 ) -> dict[str, list[float]]:
     """Seconds of each run of each contestant. They take turns, so that a busy moment of the machine hits them all.
 
-    On a CPU they are seconds of the process on its processors, as others may use these too.
+    On a CPU they are seconds of the process on its processors, as others may use these too; `by_the_wall` where
+    contestants wait, or have processes of their own.
     """
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    clock = time.process_time if device.type == "cpu" and not by_the_wall else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for run in range(runs + 1):
         for name, work in contestants.items():
