@@ -1,7 +1,9 @@
 """A folder that is there under its name when all of it is written, or not at all."""
 
 import contextlib
+import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -38,7 +40,7 @@ def require_disk(path: Path, needed: int) -> None:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Within, a new hidden folder beside `path`; afterwards it is `path`, with all of its files on the disk.
 
-    Where an error leaves it, nothing stays; what a killed process has left of the same name is removed first.
+    Where an error leaves it, nothing stays; what a killed process of this machine has left is removed first.
 
     Raises:
         ValueError: there is something at `path`.
@@ -47,7 +49,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     require_new(path)
     make_folder(path)
     _remove_left_behind(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    aside = path.with_name(f"{_beginning(path)}{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         aside.mkdir()
         yield aside
@@ -66,8 +68,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def _beginning(path: Path) -> str:
+    """Of hidden names beside `path`: those of this machine, whose processes can be asked for."""
+    return f".{path.name}.{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}."
+
+
 def _remove_left_behind(path: Path) -> None:
-    named = re.compile(re.escape(f".{path.name}.") + r"(\d+)\.[0-9a-f]{8}\.tmp")
+    named = re.compile(re.escape(_beginning(path)) + r"(\d+)\.[0-9a-f]{8}\.tmp")
     for other in path.parent.iterdir():
         if (match := named.fullmatch(other.name)) and not other.is_symlink() and not _alive(int(match[1])):
             shutil.rmtree(other, ignore_errors=True)
