@@ -125,7 +125,8 @@ def measured(row: Row, python: str, tests: list[str]) -> dict[str, Any]:
     told = subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True, check=True, env=environment)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [python, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider"]
+        flags = "-n 2 --dist loadfile --no-loadscope-reorder -p no:cacheprovider"
+        command = [python, "-m", "pytest", *flags.split()]
         start = time.monotonic()
         done = subprocess.run([*command, f"--junit-xml={report}", *tests], cwd=ROOT, env=environment, check=False)
         seconds = time.monotonic() - start

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def test_a_signal_saves_and_stops_and_the_same_command_goes_on(tmp_path: Path, n
     )
     metrics = folder / "metrics.jsonl"
     while process.poll() is None and not (metrics.is_file() and metrics.read_text().count("\n") > 3):
-        os.sched_yield()
+        time.sleep(0.02)
     process.send_signal(number)
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number, errors
@@ -185,7 +186,7 @@ def test_a_signal_to_the_whole_group_reaches_no_worker(tmp_path: Path) -> None:
     )
     metrics = folder / "metrics.jsonl"
     while process.poll() is None and not (metrics.is_file() and metrics.read_text().count("\n") > 3):
-        os.sched_yield()
+        time.sleep(0.02)
     os.killpg(process.pid, signal.SIGTERM)
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, errors
