@@ -63,7 +63,7 @@ def nt_xents(images: int) -> dict[str, Loss]:
     made: dict[str, Loss] = {"tiles": ours}
     if (2 * images) ** 2 <= _DENSE:
         made["dense"] = dense_nt_xent
-    if images <= 512:  # its masks of triplets grow fast
+    if images <= 128:  # its masks grow fast: 1.7 GB at 256 images
         made["pytorch_metric_learning"] = metric_learning_nt_xent
     return made
 
