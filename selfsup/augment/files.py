@@ -79,17 +79,21 @@ def sample(pixels: Tensor, box: tuple[float, float, float, float], size: tuple[i
     top, left, height, width = box
     rows, row_weights = _taps(top, height, size[0], pixels.shape[0])
     columns, column_weights = _taps(left, width, size[1], pixels.shape[1])
-    if columns.numel() < pixels.shape[1]:  # of a large picture the columns that count, before anything is added up
-        pixels, columns = pixels[:, columns.flatten()], torch.arange(columns.numel()).view_as(columns)
-    made = _added(pixels, 0, rows, row_weights[:, :, None, None])
-    return _added(made, 1, columns, column_weights[:, :, None])
+    _, across, channels = pixels.shape
+    whole = pixels.flatten(1)
+    if rows.numel() < len(whole):  # of a large picture the rows that count
+        whole, rows = whole.index_select(0, rows.flatten()), torch.arange(rows.numel()).view_as(rows)
+    # Each time along the first axis, so that what is added up lies side by side.
+    made = _added(whole.float(), rows, row_weights).view(size[0], across, channels)
+    made = _added(made.transpose(0, 1).flatten(1), columns, column_weights)
+    return made.view(size[1], size[0], channels).transpose(0, 1)
 
 
-def _added(pixels: Tensor, axis: int, places: Tensor, weights: Tensor) -> Tensor:
-    """The sum of four pixels along an axis for each new one; places (size, 4), weights (size, 4, ...)."""
-    total = pixels.index_select(axis, places[:, 0]) * weights[:, 0]
+def _added(rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+    """The sum of four rows for each new one: (n, m) float32, and places and weights (size, 4) -> (size, m)."""
+    total = rows.index_select(0, places[:, 0]).mul_(weights[:, :1])
     for tap in range(1, 4):
-        total.addcmul_(pixels.index_select(axis, places[:, tap]).to(total.dtype), weights[:, tap])
+        total.addcmul_(rows.index_select(0, places[:, tap]), weights[:, tap : tap + 1])
     return total
 
 
