@@ -79,14 +79,20 @@ def columns_kernel(images, table, out, by_sample, by_channel, by_row, by_column,
 
 
 @triton.jit
+def _shifted(numbers, pixel, kept, rows, columns):
+    """The row and the column that a pixel of the view shows, and whether they are in the picture."""
+    row = pixel // columns - tl.load(numbers + _DOWN).to(tl.int32)
+    column = pixel % columns - tl.load(numbers + _RIGHT).to(tl.int32)
+    return row, column, kept & (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+
+
+@triton.jit
 def rows_kernel(narrowed, table, out, wide, height, rows, columns, REACH: tl.constexpr, WIDENS: tl.constexpr,
                  CHANNELS: tl.constexpr, PADDED: tl.constexpr, PIXELS: tl.constexpr):  # fmt: skip
     """Made lower or higher, shifted, and cut to [0, 1]: (B, C, H, T) -> (B, C, S, T)."""
     sample, channel, pixel, kept = _tile(CHANNELS, PADDED, PIXELS)
     numbers = table + sample * wide
-    row = pixel // columns - tl.load(numbers + _DOWN).to(tl.int32)
-    column = pixel % columns - tl.load(numbers + _RIGHT).to(tl.int32)
-    within = kept & (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+    row, column, within = _shifted(numbers, pixel, kept, rows, columns)
     new = tl.minimum(tl.maximum(row, 0), rows - 1)
     center, first, count, widening = _taps(numbers, 0, new, rows, False, REACH, WIDENS)
     source = narrowed + (sample * CHANNELS + channel) * height * columns + column
@@ -108,9 +114,7 @@ def flip_kernel(crops, table, out, by_sample, by_channel, by_row, by_column, wid
     """Crops flipped, shifted and in [0, 1], (B, C, S, T)."""
     sample, channel, pixel, kept = _tile(CHANNELS, PADDED, PIXELS)
     numbers = table + sample * wide
-    row = pixel // columns - tl.load(numbers + _DOWN).to(tl.int32)
-    column = pixel % columns - tl.load(numbers + _RIGHT).to(tl.int32)
-    within = kept & (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+    row, column, within = _shifted(numbers, pixel, kept, rows, columns)
     column = tl.where(tl.load(numbers + _FLIP) > 0, columns - 1 - column, column)
     source = crops + sample * by_sample + channel * by_channel + row * by_row + column * by_column
     value = tl.load(source, mask=within, other=0).to(tl.float32) * (1 / 255)
