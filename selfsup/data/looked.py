@@ -73,7 +73,7 @@ def look_at_files(root: Path, names: np.ndarray, full: bool) -> tuple[np.ndarray
         (M,) int64 sizes, -1 for what is no file, and (M, 16) uint8 digests.
     """
     folder, began = os.fsencode(root), time.time_ns()
-    parts = in_threads(lambda part: _status(folder, part), _chunks(names), _THREADS)
+    parts = chunk_by_chunk(lambda part: _status(folder, part), _chunks(names), _THREADS)
     status = np.concatenate([np.zeros((0, 4), np.int64), *parts])
 
     def read(rows: np.ndarray) -> np.ndarray:
@@ -120,13 +120,13 @@ def _look(place: Path, seen: Seen, read: Reader, workers: int, began: int, full:
     if len(missing) >= _MANY:
         message(f"reading {len(missing)} files, to tell the data by their content; those that stay are known next time")
     chunks = _chunks(missing)
-    for rows, digests in zip(chunks, in_threads(read, chunks, workers), strict=True):
+    for rows, digests in zip(chunks, chunk_by_chunk(read, chunks, workers), strict=True):
         seen.digests[rows] = digests
     if listed and len(missing):
         _remember(place, seen, known, began)
 
 
-def in_threads(work: Reader, chunks: list[np.ndarray], workers: int) -> Iterator[np.ndarray]:
+def chunk_by_chunk(work: Reader, chunks: list[np.ndarray], workers: int) -> Iterator[np.ndarray]:
     """`work` of each chunk in turn; in threads from the first chunk on that mostly waits for its files.
 
     Threads overlap what a disk or a network takes to answer. Where all lies in the machine's memory they only contend

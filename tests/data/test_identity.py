@@ -212,7 +212,7 @@ def test_files_are_read_in_threads_where_they_are_waited_for(waits: bool, monkey
         return rows * 2
 
     rows = np.arange(20_000)
-    found = list(looked.in_threads(work, looked._chunks(rows), 4))
+    found = list(looked.chunk_by_chunk(work, looked._chunks(rows), 4))
     assert (np.concatenate(found) == rows * 2).all()
     assert (len(threads) > 1) == waits
 

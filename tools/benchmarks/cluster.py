@@ -12,7 +12,6 @@ if not __package__:  # started by its path
     runpy.run_path(str(Path(__file__).resolve().parents[1] / "checkout.py"))["again_as_module"](__file__)
 
 import argparse
-import resource
 import time
 
 import torch
@@ -24,7 +23,7 @@ from selfsup.cluster.jaccard import jaccard_graph
 from selfsup.cluster.kmeans import kmeans, spherical_kmeans
 from selfsup.evaluation.clustering import adjusted_rand_index, contingency
 from selfsup.output import print_figures, program
-from tools.benchmarks.side_by_side import about, alternate, report, short
+from tools.benchmarks.side_by_side import about, alternate, peak_gb, report, short
 
 
 def blobs(count: int, dim: int, clusters: int) -> tuple[Tensor, Tensor]:
@@ -53,7 +52,7 @@ def compare_kmeans(count: int, dim: int, k: int, runs: int) -> None:
 
 def time_dbscan(count: int, dim: int) -> None:
     rows, labels = blobs(count, dim, max(2, count // 20))
-    start, before = time.process_time(), _peak_gb()
+    start, before = time.process_time(), peak_gb()
     graph = jaccard_graph(rows, 0.6)
     graphed = time.process_time()
     clusters = dbscan(graph, 0.6, 4)
@@ -63,7 +62,7 @@ def time_dbscan(count: int, dim: int) -> None:
         "dim": dim,
         "seconds_of_neighbours_and_distances": short(graphed - start),
         "seconds_of_clusters": short(time.process_time() - graphed),
-        "peak_gb": short(_peak_gb()),
+        "peak_gb": short(peak_gb()),
         "peak_gb_with_features_only": short(before),
         "ari_with_the_truth": short(adjusted_rand_index(contingency(labels, clusters))),
     }
@@ -72,11 +71,6 @@ def time_dbscan(count: int, dim: int) -> None:
 
 def _about() -> dict[str, object]:
     return about(torch.device("cpu"), "faiss-gpu", "faiss-cpu", "scipy")
-
-
-def _peak_gb() -> float:
-    """10^9 bytes, on Linux, where the unit of ru_maxrss is 1024 bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def main() -> None:

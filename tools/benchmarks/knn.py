@@ -14,7 +14,6 @@ if not __package__:  # started by its path
 import argparse
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from selfsup.evaluation.features import Features
 from selfsup.evaluation.knn import USUAL_K, knn_accuracies
 from selfsup.output import print_figures, program
 from selfsup.stages.settings import KNN
+from tools.benchmarks.side_by_side import peak_gb
 
 _ROWS = 65_536  # made at a time
 _CLASSES = 1000
@@ -46,13 +46,13 @@ def knn_memory(images: int, queries: int, dim: int, backend: Backend) -> dict[st
     """kNN with its default settings in this process: seconds of it, and the most memory that the process ever had."""
     settings = KNN(k=(USUAL_K,))
     bank, asked = unit_features(images, dim, 0), unit_features(queries, dim, 1)
-    before = _peak_gb()
+    before = peak_gb()
     start = time.perf_counter()
     found = knn_accuracies(bank, asked, settings.k, settings.temperature, backend)
     seconds = time.perf_counter() - start
     return {
         "name": f"knn_memory/{backend}",
-        "peak_gb": _peak_gb(),
+        "peak_gb": peak_gb(),
         "peak_gb_with_features_only": before,
         "seconds": round(seconds, 2),
         "images": images,
@@ -64,11 +64,6 @@ def knn_memory(images: int, queries: int, dim: int, backend: Backend) -> dict[st
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "faiss": faiss.__version__},
     }
-
-
-def _peak_gb() -> float:
-    """10^9 bytes, on Linux, where the unit of ru_maxrss is 1024 bytes."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Contestants that take turns in one run, and the lines that say what they took."""
 
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -67,6 +68,11 @@ def about(device: torch.device, *packages: str) -> dict[str, object]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "versions": versions,
     }
+
+
+def peak_gb() -> float:
+    """The most memory that this process ever had, in 10^9 bytes; on Linux, where ru_maxrss counts 1024 bytes."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)
 
 
 def short(value: float) -> float:
