@@ -166,6 +166,10 @@ def test_a_leak_is_told_from_a_cache_that_fills_late() -> None:
     assert lasting.slope(steps, [value + 0.5 * step for value, step in zip(cache, steps, strict=True)]) > 400
     readings = [lasting.Reading(step, 0.0, 12 + step // 10_000) for step in steps]
     assert lasting.more_handles(readings) == 1
+    on_their_way = [item._replace(handles=12 + 4 * (n % 3)) for n, item in enumerate(readings)]
+    assert lasting.more_handles(on_their_way) == 0
+    leaking = [item._replace(handles=item.handles + n // 5) for n, item in enumerate(on_their_way)]
+    assert lasting.more_handles(leaking) > 20
 
 
 # tools/reliability.py
