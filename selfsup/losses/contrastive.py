@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfsup.losses.strips import Mask, Pairing
+from selfsup.losses.pairing import Mask, Pairing
 from selfsup.losses.tiles import mean_contrast
 
 
@@ -24,7 +24,7 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
 
 def at_least_float32(x: Tensor) -> Tensor:
     """In single precision, or as it is where that is more."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def contrast_logits(
@@ -69,7 +69,7 @@ def info_nce(
         queries, keys: (B, D) unit rows; row i of one belongs to row i of the other.
         negatives: (K, D) unit rows.
         temperature: what the inner products are divided by.
-        mask: where a negative is to be left out: (B, K) bool, or `strips.Same`, which is never formed whole.
+        mask: where a negative is to be left out: (B, K) bool, or `pairing.Same`, which is never formed whole.
 
     Returns:
         The loss, mean over the queries, and the (K+1)-way accuracy: two () tensors. A tie does not count as a hit: a
@@ -105,12 +105,11 @@ def nt_xent(
         The loss and the N-way accuracy of finding view 2 of an image from its view 1, two () tensors.
     """
     columns = torch.cat([at_least_float32(view) for view in gathered])  # (2 N, D)
-    anchors = torch.cat([at_least_float32(view) for view in views]) / temperature  # (2 B, D)
-    partners = torch.cat([at_least_float32(view) for view in reversed(views)])
-    positive = (anchors * partners).sum(dim=1)  # (2 B,)
+    whole = all(view is column for view, column in zip(views, gathered, strict=True))
+    anchors = columns if whole else torch.cat([at_least_float32(view) for view in views])  # (2 B, D)
+    anchors = anchors / temperature
     count, second = len(views[0]), len(gathered[0])  # `second`: the column where the second views begin
-    pairing = Pairing(own=(offset, second + offset), partner=second + offset, rivals_from=second)
-    mean, figures = mean_contrast(anchors, columns, pairing)
-    loss = mean - positive.mean()
-    accuracy = (positive > figures.rival)[:count].float().mean()
+    pairing = Pairing(own=(offset, second + offset), partner=(second + offset, offset), rivals_from=second)
+    loss, figures = mean_contrast(anchors, columns, pairing)
+    accuracy = (figures.positive > figures.rival)[:count].float().mean()
     return loss if reduction == "mean2n" else 2 * loss, accuracy

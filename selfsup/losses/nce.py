@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from selfsup.losses.contrastive import at_least_float32
-from selfsup.losses.strips import Pairing, Same
+from selfsup.losses.pairing import Pairing, Same
 from selfsup.losses.tiles import mean_contrast
 
 _EPSILON = 1e-7  # of the published code, beside K Pn

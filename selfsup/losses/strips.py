@@ -1,65 +1,18 @@
 """Some rows against all columns, tile by tile: sums of exponentials and what follows from them. See `tiles`."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Same:
-    """The mask of pairs of equal numbers, formed part by part: `mask[rows, columns]` of two slices, as a tensor's.
-
-    Args:
-        rows: (B,) int64.
-        columns: (M,) int64.
-        nobody: columns of a number below 0 are in the mask of every row.
-        kept: where given, column kept + i is not in the mask of row i.
-    """
-
-    rows: Tensor
-    columns: Tensor
-    nobody: bool = False
-    kept: int | None = None
-
-    def __getitem__(self, place: tuple[slice, slice]) -> Tensor:
-        rows, columns = place
-        numbers = self.columns[columns]
-        mask = self.rows[rows, None] == numbers
-        if self.nobody:
-            mask |= numbers < 0
-        if self.kept is not None:
-            fill_diagonal(mask, self.kept + rows.start - columns.start, False)
-        return mask
-
-
-Mask = Tensor | Same  # (B, M) bool
-
-
-@dataclass(frozen=True)
-class Pairing:
-    """What columns are to rows. By default all of them count, and none is a positive.
-
-    Args:
-        own: rows are as many equal blocks as there are numbers; column own[k] + i plays no part in row i of block k.
-        left_out: pairs that play no part.
-        partner: column partner + i is no rival of row i, but counts.
-        rivals_from: the first column that may be a rival.
-        positive: pairs whose scores are to be high, unless they play no part.
-    """
-
-    own: tuple[int, ...] = ()
-    left_out: Mask | None = None
-    partner: int | None = None
-    rivals_from: int = 0
-    positive: Mask | None = None
+from selfsup.losses.pairing import Pairing, Run, runs
 
 
 class Figures(NamedTuple):
     """Of each row, (B,) and without gradient; a highest score is -inf where there is none to be the highest."""
 
-    rival: Tensor  # the highest score of what counts and is neither positive nor partner
+    rival: Tensor  # the highest score of what counts and is not positive
     positive: Tensor  # the highest score of a positive
     positives: Tensor  # the number of them, in the rows' precision
 
@@ -97,13 +50,18 @@ class Strip:
     ) -> None:
         self.rows, self.columns, self.pairing, self.place = rows[place], columns, pairing, place
         self.cuts, self.store, self.all_rows, self.for_rows = cuts, store, len(rows), for_rows
-        nothing = self.rows.new_full((len(self.rows),), -torch.inf)
-        self.rival = self.positive = nothing
+        self.own, self.partner = (runs(numbers, len(rows)) for numbers in (pairing.own, pairing.partner))
         self.extra: Tensor | None = None
-        self.count = self.pull = torch.zeros_like(nothing)  # of the positives: their number, and the sum of scores
-        self.top, self.total = torch.full_like(nothing, torch.finfo(rows.dtype).min), self.count
+        # What there is after the first tile. None of it is made before: in a small batch each operation tells.
+        self.top: Tensor | None = None  # (b,) highest score so far, never -inf, from which -inf cannot be subtracted
+        self.total: Tensor | None = None  # (b,) sum of exponentials relative to it
         self.tops: list[Tensor] = []  # the highest score that the exponentials of each tile are relative to
-        self.softmax = self.pulling = self.count[:, None]  # (b, D) sums of columns, weighed by exponentials; positives
+        self.rival: Tensor | None = None  # (b,) as in `Figures`
+        self.positive: Tensor | None = None
+        self.count: Tensor | None = None  # (b,) of the positives: their number, and the sum of their scores
+        self.pull: Tensor | None = None
+        self.softmax: Tensor | None = None  # (b, D) sums of columns, weighed by exponentials; and of the positives
+        self.pulling: Tensor | None = None
 
     def add_up(self, extra: Tensor | None, kept: bool) -> None:
         """Sums of the exponentials relative to the highest score so far; and of columns, unless tiles are kept.
@@ -115,89 +73,131 @@ class Strip:
             self.extra, self.top, self.total = extra, extra, torch.ones_like(extra)
         for number, cut in enumerate(self.cuts):
             columns = self.columns[cut]
-            columns = columns.to(torch.promote_types(columns.dtype, self.rows.dtype))
+            if columns.dtype != self.rows.dtype:
+                columns = columns.to(torch.promote_types(columns.dtype, self.rows.dtype))
             scores = torch.mm(self.rows, columns.T, out=self.tile(number))
             self.leave_out(scores, cut, -torch.inf)
             positive = self.positives(cut)
-            highest = self.look(scores, positive, cut)
-            top = torch.maximum(self.top, highest)  # never -inf, from which -inf cannot be subtracted
-            sums = scores.sub_(top[:, None]).exp_().sum(dim=1)
-            shrink = (self.top - top).exp_()
-            self.total = torch.addcmul(sums, self.total, shrink)
+            shrink = self.raise_top(self.look(scores, positive, cut))
+            sums = scores.sub_(self.tops[-1][:, None]).exp_().sum(dim=1)
+            self.total = _shrunk_plus(self.total, shrink, sums)
             if self.for_rows and not kept:
-                self.softmax = torch.addmm(self.softmax * shrink[:, None], scores, columns)
+                scaled = None if self.softmax is None or shrink is None else self.softmax * shrink[:, None]
+                self.softmax = _plus_product(scaled, scores, columns)
                 if positive is not None:
-                    self.pulling = torch.addmm(self.pulling, positive.to(columns.dtype), columns)
-            self.top = top
-            self.tops.append(top)
+                    self.pulling = _plus_product(self.pulling, positive.to(columns.dtype), columns)
+
+    def raise_top(self, highest: Tensor) -> Tensor | None:
+        """The highest scores of a tile, (b,), join those of the tiles before; what sums relative to these shrink by."""
+        if self.top is None:
+            self.top = highest.clamp(min=torch.finfo(highest.dtype).min)
+            shrink = None
+        else:
+            before, self.top = self.top, torch.maximum(self.top, highest)
+            shrink = (before - self.top).exp_()
+        self.tops.append(self.top)
+        return shrink
 
     def look(self, scores: Tensor, positive: Tensor | None, cut: slice) -> Tensor:
         """Take note of rivals and positives of a tile: the highest scores of all, (b,)."""
         if positive is None:
-            others, highest = self.highest(scores, cut)
-        else:
-            self.count = self.count + positive.sum(dim=1)
-            self.pull = self.pull + torch.where(positive, scores, 0).sum(dim=1)
-            nearest = scores.masked_fill(~positive, -torch.inf).amax(dim=1)
-            others = scores.masked_fill(positive, -torch.inf).amax(dim=1)
-            self.positive, highest = torch.maximum(self.positive, nearest), torch.maximum(nearest, others)
-        if cut.start >= self.pairing.rivals_from:
-            self.rival = torch.maximum(self.rival, others)
-        return highest
+            highest = scores.amax(dim=1)
+            self.rival = _higher(self.rival, self.without_partners(scores, highest, cut))
+            if self.partner:
+                self.pull = torch.empty_like(highest) if self.pull is None else self.pull
+                for rows, partners in self.diagonals(self.partner, scores, cut.start):
+                    self.pull[rows] = partners
+            return highest
+        self.count = _plus(self.count, positive.sum(dim=1, dtype=scores.dtype))
+        self.pull = _plus(self.pull, torch.where(positive, scores, 0).sum(dim=1))
+        nearest = scores.masked_fill(~positive, -torch.inf).amax(dim=1)
+        others = scores.masked_fill(positive, -torch.inf)
+        rivals = others[:, max(0, self.pairing.rivals_from - cut.start) :]
+        self.rival = _higher(self.rival, rivals.amax(dim=1) if rivals.shape[1] else None)
+        self.positive = _higher(self.positive, nearest)
+        return torch.maximum(nearest, others.amax(dim=1))
 
-    def highest(self, scores: Tensor, cut: slice) -> tuple[Tensor, Tensor]:
-        """The highest scores of a tile (b,), without the partners' and with them."""
-        if self.pairing.partner is None or cut.start < self.pairing.rivals_from:
-            highest = scores.amax(dim=1)
-            return highest, highest
-        number = self.pairing.partner + self.place.start - cut.start
-        if not -len(scores) < number < scores.shape[1]:
-            highest = scores.amax(dim=1)
-            return highest, highest
-        diagonal = scores.diagonal(number)
-        partners = diagonal.clone()
-        diagonal.fill_(-torch.inf)
-        others = scores.amax(dim=1)
-        diagonal.copy_(partners)
-        highest = others.clone()
-        here = highest[max(0, -number) :][: len(partners)]
-        torch.maximum(here, partners, out=here)
-        return others, highest
+    def without_partners(self, scores: Tensor, highest: Tensor, cut: slice) -> Tensor | None:
+        """The highest scores of a tile's rivals, (b,), where no score is a positive's; `highest` are those of all."""
+        first = max(0, self.pairing.rivals_from - cut.start)
+        rivals = scores[:, first:] if first else scores
+        if not rivals.shape[1]:
+            return None
+        places = [partners for _, partners in self.diagonals(self.partner, rivals, cut.start + first)]
+        if not places:
+            return rivals.amax(dim=1) if first else highest
+        partners = [place.clone() for place in places]
+        for place in places:
+            place.fill_(-torch.inf)
+        others = rivals.amax(dim=1)
+        for place, scores_there in zip(places, partners, strict=True):
+            place.copy_(scores_there)
+        return others
 
     def finish(self, to_columns: Tensor | None) -> Found:
         """What the sums say; the gradient of columns is added to `to_columns` (M, D)."""
+        assert self.top is not None  # there is a tile
+        assert self.total is not None
         whole = self.total.clamp(min=torch.finfo(self.total.dtype).tiny)
         values = self.top + self.total.log()
         usable, share = None, None
-        if self.pairing.positive is not None:
+        if self.count is not None and self.pull is not None:
             usable, share = self.count > 0, 1 / self.count.clamp(min=1)
             values = torch.where(usable, values - self.pull * share, 0)
+        elif self.pull is not None:
+            values = values.sub_(self.pull)
         to_rows = None
         if to_columns is not None:
             to_rows = self.weigh(whole, usable, share, to_columns)
-        elif self.for_rows:
+        elif self.softmax is not None:
             to_rows = self.softmax / whole[:, None]
-            to_rows = to_rows if share is None else to_rows - self.pulling * share[:, None]
+            if self.pulling is not None and share is not None:
+                to_rows = to_rows - self.pulling * share[:, None]
+            self.attract_to_partners(to_rows)
         to_extra = None if self.extra is None else (self.extra - self.top).exp_() / whole
         if usable is not None:
             to_rows = None if to_rows is None else to_rows * usable[:, None]
             to_extra = None if to_extra is None else to_extra * usable
-        return Found(values, Figures(self.rival, self.positive, self.count), to_extra, to_rows)
+        return Found(values, self.figures(values), to_extra, to_rows)
+
+    def figures(self, like: Tensor) -> Figures:
+        """Those of all tiles, with what there is none of."""
+        nothing = torch.full_like(like, -torch.inf)
+        positive = self.pull if self.pairing.partner else self.positive
+        return Figures(
+            nothing if self.rival is None else self.rival,
+            nothing if positive is None else positive,
+            torch.full_like(like, bool(self.pairing.partner)) if self.count is None else self.count,
+        )
 
     def weigh(self, whole: Tensor, usable: Tensor | None, share: Tensor | None, to_columns: Tensor) -> Tensor | None:
         """The kept exponentials become the softmax, less what attracts, and that the gradients."""
         means = self.rows / self.all_rows
         means = means if usable is None else means * usable[:, None]
-        to_rows = torch.zeros_like(self.rows) if self.for_rows else None
+        to_rows = None
         for number, cut in enumerate(self.cuts):
-            weights = self.tile(number).mul_(((self.tops[number] - self.top).exp_() / whole)[:, None])
+            weights, top = self.tile(number), self.tops[number]
+            if number == len(self.cuts) - 1:
+                weights.div_(whole[:, None])
+            else:
+                weights.mul_(((top - self.tops[-1]).exp_() / whole)[:, None])
             positive = self.positives(cut)
             if positive is not None and share is not None:
                 weights.sub_(positive * share[:, None])
-            if to_rows is not None:
-                to_rows.addmm_(weights, self.columns[cut])
+            for _, partners in self.diagonals(self.partner, weights, cut.start):
+                partners.sub_(1)
+            if self.for_rows:
+                to_rows = _plus_product(to_rows, weights, self.columns[cut])
             to_columns[cut].addmm_(weights.T, means)
         return to_rows
+
+    def attract_to_partners(self, to_rows: Tensor) -> None:
+        """The column of each row's partner is taken off its gradient (b, D)."""
+        for run in self.partner:
+            start, end = max(run.row, self.place.start), min(run.row + run.rows, self.place.stop)
+            if start < end:
+                first = run.column - run.row + start
+                to_rows[start - self.place.start :][: end - start] -= self.columns[first : first + end - start]
 
     def tile(self, number: int) -> Tensor:
         """(b, m) where the scores of a tile lie."""
@@ -216,15 +216,35 @@ class Strip:
         """`value` is written where a pair plays no part."""
         if self.pairing.left_out is not None:
             tile.masked_fill_(self.pairing.left_out[self.place, cut], value)
-        for block, own in enumerate(self.pairing.own):
-            size = self.all_rows // len(self.pairing.own)
-            start, end = (min(max(row - self.place.start, 0), len(tile)) for row in (block * size, (block + 1) * size))
-            fill_diagonal(tile[start:end], own - block * size + self.place.start + start - cut.start, value)
+        for _, place in self.diagonals(self.own, tile, cut.start):
+            place.fill_(value)
         return tile
 
+    def diagonals(self, runs: list[Run], tile: Tensor, first_column: int) -> Iterator[tuple[slice, Tensor]]:
+        """What lies of `runs` in a tile whose columns begin with `first_column`: rows of the tile, and the places."""
+        for run in runs:
+            start, end = max(run.row - self.place.start, 0), min(run.row + run.rows - self.place.start, len(tile))
+            number = run.column - run.row + self.place.start + start - first_column
+            if -(end - start) < number < tile.shape[1] and start < end:
+                place = (tile if end - start == len(tile) else tile[start:end]).diagonal(number)
+                start -= min(number, 0)
+                yield slice(start, start + len(place)), place
 
-def fill_diagonal(tile: Tensor, number: int, value: float) -> None:
-    """Write a value where column is row + number; nothing where there is no such place."""
-    # A diagonal needs no index tensor.
-    if -len(tile) < number < tile.shape[1]:
-        tile.diagonal(number).fill_(value)
+
+# What there is so far and what a tile adds; the first tile is taken as it is.
+
+
+def _plus(so_far: Tensor | None, more: Tensor) -> Tensor:
+    return more if so_far is None else so_far + more
+
+
+def _shrunk_plus(so_far: Tensor | None, shrink: Tensor | None, more: Tensor) -> Tensor:
+    return more if so_far is None or shrink is None else torch.addcmul(more, so_far, shrink)
+
+
+def _higher(so_far: Tensor | None, found: Tensor | None) -> Tensor | None:
+    return so_far if found is None else found if so_far is None else torch.maximum(so_far, found)
+
+
+def _plus_product(so_far: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    return a @ b if so_far is None else torch.addmm(so_far, a, b)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from selfsup.losses.contrastive import at_least_float32
-from selfsup.losses.strips import Mask, Pairing, Same
+from selfsup.losses.pairing import Mask, Pairing, Same
 from selfsup.losses.tiles import mean_contrast
 
 
@@ -26,7 +26,7 @@ def sup_con(
     Args:
         anchors: (A, D) unit rows.
         columns: (M, D) unit rows, of all processes.
-        positive: where the column has the anchor's class: (A, M) bool, or `strips.Same`, which is never formed whole.
+        positive: where the column has the anchor's class: (A, M) bool, or `pairing.Same`, which is never formed whole.
         excluded: the same, where the column plays no part, as a row never written. It wins where both are True.
         temperature: t.
         base_temperature: t_b; the published loss has the factor t / t_b, temperature itself leaves it out.

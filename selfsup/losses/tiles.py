@@ -6,13 +6,13 @@ running maximum is that of Milakov and Gimelshein 2018, "Online normalizer calcu
 the forward pass are those of Hsu et al. 2024, "Liger Kernel".
 """
 
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from selfsup.losses.strips import Figures, Found, Pairing, Strip
+from selfsup.losses.pairing import Pairing
+from selfsup.losses.strips import Figures, Found, Strip
 
 # Rows and columns of a tile, and scores of a strip that are kept at once.
 _CPU = {"height": 512, "width": 1024, "room": 2**23}
@@ -56,11 +56,14 @@ class _MeanContrast(torch.autograd.Function):
         found = _sweep(rows, columns, extra, pairing, for_rows, to_columns)
         ctx.save_for_backward(found.to_rows, to_columns, found.to_extra if for_extra else None)
         ctx.mark_non_differentiable(*found.figures)
+        ctx.set_materialize_grads(False)
         return found.values.mean(), *found.figures
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
+        if gradient is None:
+            return (None,) * 5
         to_rows, to_columns, to_extra = ctx.saved_tensors
         return (
             None if to_rows is None else to_rows * (gradient / len(to_rows)),
@@ -114,7 +117,7 @@ def _sweep(
     """All rows, a strip at a time; the gradient of columns is written to `to_columns` where it is given."""
     kept = to_columns is not None
     height, width = tile_size(len(rows), len(columns), rows.device.type, kept)
-    cuts = _cuts(len(columns), width, pairing.rivals_from)
+    cuts = [slice(first, min(first + width, len(columns))) for first in range(0, len(columns), width)]
     store = rows.new_empty(len(cuts) if kept else 1, height * width)
     found = []
     with torch.autocast(rows.device.type, enabled=False):
@@ -132,9 +135,3 @@ def _sweep(
         None if extra is None else torch.cat(to_extra),
         torch.cat(to_rows) if for_rows else None,
     )
-
-
-def _cuts(columns: int, width: int, at: int) -> list[slice]:
-    """The columns in slices of at most `width`, none of which holds both column `at` and the one before it."""
-    edges = sorted({*range(0, at, width), *range(at, columns, width), columns})
-    return [slice(first, end) for first, end in pairwise(edges)]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from selfsup.distributed import gather, scatter_sum
 from selfsup.losses.contrastive import at_least_float32
 from selfsup.losses.nce import sampled_scores, softmax_over_bank
-from selfsup.losses.strips import Pairing, Same
+from selfsup.losses.pairing import Pairing, Same
 from selfsup.losses.tiles import log_sums
 from selfsup.memory.sharded import ShardedRows, largest_of_all, log_sum_exp
 from selfsup.randomness import Stream, uniform

@@ -14,7 +14,7 @@ from selfsup.devices.moving import to_device
 from selfsup.distributed import gather, rank, world_size
 from selfsup.losses.contrastive import info_nce, l2_normalize
 from selfsup.losses.diagnostics import feature_health
-from selfsup.losses.strips import Same
+from selfsup.losses.pairing import Same
 from selfsup.memory.ema import ema_update
 from selfsup.memory.queue import FeatureQueue
 from selfsup.memory.saved import Saved

@@ -13,7 +13,7 @@ from selfsup.devices.moving import to_device
 from selfsup.distributed import gather
 from selfsup.losses.contrastive import info_nce, l2_normalize
 from selfsup.losses.diagnostics import feature_health
-from selfsup.losses.strips import Same
+from selfsup.losses.pairing import Same
 from selfsup.memory.ema import ema_update
 from selfsup.methods.base import About, Method, RunContext, Step, detached, require_two_views
 from selfsup.models.encoder import Encoder

@@ -8,7 +8,7 @@ from torch import Tensor
 from selfsup.batch import Batch
 from selfsup.config.checks import require
 from selfsup.distributed import rank, world_size
-from selfsup.losses.strips import Same
+from selfsup.losses.pairing import Same
 from selfsup.losses.sup_con import sup_con
 from selfsup.methods.base import About, RunContext, require_labels
 from selfsup.methods.moco import MoCo, References

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from selfsup.losses import tiles
 from selfsup.losses.contrastive import info_nce, l2_normalize, nt_xent
 from selfsup.losses.nce import softmax_over_bank
-from selfsup.losses.strips import Pairing, Same
+from selfsup.losses.pairing import Pairing, Same
 from selfsup.losses.sup_con import class_pairs, sup_con
 from selfsup.losses.tiles import log_sums, mean_contrast, tile_size
 from tests.support.figures import assert_agree
@@ -43,7 +43,7 @@ def pairings(labels, others):
     return {
         "all": Pairing(),
         "own": Pairing(own=(2,)),
-        "own, two blocks": Pairing(own=(1, 9), partner=9, rivals_from=8),
+        "own, two blocks": Pairing(own=(1, 9), partner=(9, 2), rivals_from=8),
         "own, three blocks": Pairing(own=(1, 5, 13), positive=Same(labels, others)),
         "own, out of the columns": Pairing(own=(-5, 14)),
         "mask": Pairing(left_out=mask),
@@ -78,9 +78,13 @@ def naive(rows, columns, pairing, extra=None):
         all_scores = [*scores.values(), *([] if extra is None else [extra[i].double()])]
         log_sum = torch.stack(all_scores).logsumexp(dim=0) if all_scores else None
         positives = [j for j in scores if pairing.positive is not None and told(pairing.positive, i, j)]
-        partner = None if pairing.partner is None else pairing.partner + i
+        size = B // max(1, len(pairing.partner))
+        partner = pairing.partner[i // size] + i % size if pairing.partner else None
         rivals = [scores[j] for j in scores if j not in positives and j != partner and j >= pairing.rivals_from]
         value = log_sum
+        if partner is not None:
+            positives = [partner]
+            value = log_sum - scores[partner]
         if pairing.positive is not None:
             value = torch.zeros(()).double()
             if positives:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from selfsup.losses.contrastive import info_nce, nt_xent
 from selfsup.losses.nce import softmax_over_bank
-from selfsup.losses.strips import Same
+from selfsup.losses.pairing import Same
 from selfsup.losses.sup_con import class_pairs, sup_con
 from selfsup.output import print_figures, program
 from tools.benchmarks.live import LiveBytes
