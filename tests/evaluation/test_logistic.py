@@ -82,7 +82,7 @@ SETS = {
     "few_dimensions": (features(1000, 10), features(5000, 11)),
     "many_classes": (features(1200, 0, 30, 24), features(4000, 1, 30, 24)),
     "fewer_images_than_dimensions": (features(120, 10, 3, 150, 3.0), features(4000, 11, 3, 150, 3.0)),
-    "rectified": (rectified(features(1500, 0, 10, 40, 2.0)), rectified(features(4000, 1, 10, 40, 2.0))),
+    "rectified": (rectified(features(700, 0, 6, 24, 2.0)), rectified(features(4000, 1, 6, 24, 2.0))),
 }
 
 

@@ -218,7 +218,7 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_memory_grows_with_rows_and_columns(name, monkeypatch):
     """512 rows, and 512 or 4,096 columns of 8 numbers: no tensor has an entry for each pair, in neither pass."""
-    monkeypatch.setattr(tiles, "_CPU", {"height": 32, "width": 64, "room": 64 * 128})
+    monkeypatch.setattr(tiles, "_CPU", {"height": 128, "width": 128, "room": 64 * 128})
     torch.manual_seed(3)
     hidden, columns = torch.randn(512, 8, requires_grad=True), normalize(torch.randn(4096, 8))
     with LiveBytes() as live:

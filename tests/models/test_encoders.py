@@ -6,8 +6,6 @@ Every method with a transformer, every encoder with SimCLR.
 import hashlib
 import json
 import math
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,7 +30,7 @@ from selfsup.stages.finetune import run_finetune
 from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.stages.knn import STAGE as KNN
 from selfsup.stages.linear import STAGE as LINEAR
-from tests.support.processes import run_processes
+from tests.support.processes import run_command, run_processes
 from tests.support.tiny import METHODS, tiny_run
 from tests.training.test_resume import final_state, run_all
 
@@ -293,14 +291,8 @@ def test_the_commands_read_an_encoder_of_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
 
     def selfsup_(*words: str) -> tuple[int, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "selfsup", *words],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        return done.returncode, done.stdout + done.stderr
+        code, out, errors = run_command(tmp_path, *words)
+        return code, out + errors
 
     assert selfsup_("pretrain", "own.py")[0] == 0
     code, said = selfsup_("knn", "run", "--recipe", "own.py", "--workers", "0")

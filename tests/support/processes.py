@@ -1,7 +1,10 @@
 """Run a function in several processes that form one gloo group."""
 
+import contextlib
+import io
 import multiprocessing
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -13,10 +16,22 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+import selfsup.cli
+
 TIMEOUT = timedelta(seconds=120)
-# One process imports what takes seconds, and is forked for each that is asked for.
+# One process imports what takes seconds, and is forked for each that is asked for. `torch._dynamo` is what the first
+# optimizer imports.
 multiprocessing.set_forkserver_preload(
-    ["torch", "torch.distributed.fsdp", "selfsup.pretraining", "selfsup.evaluation.encoder"]
+    [
+        "torch._dynamo",
+        "torch.distributed.fsdp",
+        "torch.utils.tensorboard",
+        "pytest",
+        "selfsup.pretraining",
+        "selfsup.stages.distill",
+        "selfsup.stages.finetune",
+        "tests.contracts.case",
+    ]
 )
 
 
@@ -60,3 +75,21 @@ def run_alone(target: Callable[..., Any], *args: Any) -> Any:
     """What `target(*args)`, a module-level function, returns in a new process, which knows nothing of this one."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as pool:
         return pool.submit(_alone, dict(os.environ), target, args).result()
+
+
+def _called(folder: Path, main: Callable[[], object], argv: tuple[str, ...]) -> tuple[int, str, str]:
+    os.chdir(folder)
+    sys.argv = list(argv)
+    code: object = 0
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as errors:
+        try:
+            code = main()
+        except SystemExit as end:
+            code = end.code
+    return int(code or 0) if code is None or isinstance(code, int) else 1, out.getvalue(), errors.getvalue()
+
+
+def run_command(folder: Path, *words: object) -> tuple[int, str, str]:
+    """`selfsup WORDS` in a new process in a folder: its exit code, and what it says on standard output and error."""
+    done: tuple[int, str, str] = run_alone(_called, folder, selfsup.cli.main, ("selfsup", *map(str, words)))
+    return done

@@ -44,7 +44,7 @@ def runs(folder: Path) -> dict[str, Run]:
     """Every optimizer, momentum encoders, clipping, chunks, features for clusters and online evaluations."""
 
     def gentle(name: str, method: str, **changes: Any) -> Run:
-        return tiny_run(folder / name, method, epochs=1, evaluate_every=0, **changes)
+        return tiny_run(folder / name, method, root="shapes:64", epochs=1, evaluate_every=0, **changes)
 
     optimizer = tiny_run(folder).optimizer
     return {
@@ -52,7 +52,7 @@ def runs(folder: Path) -> dict[str, Run]:
         "moco": gentle("moco", "moco_symmetric", optimizer=AdamW.Config(learning_rate=1e-3)),
         "simclr_v2": gentle("simclr_v2", "simclr_v2", optimizer=LARS.Config(learning_rate=1.0)),
         "chunks": gentle("chunks", "simclr", grad_cache_chunk=4, optimizer=replace(optimizer, learning_rate=0.03)),
-        "spcl": gentle("spcl", "spcl", sampling=replace(SAMPLING["spcl"], steps_per_epoch=8)),
+        "spcl": gentle("spcl", "spcl", sampling=replace(SAMPLING["spcl"], steps_per_epoch=4)),
         "half": gentle("half", "instdisc", precision="bf16"),
     }
 
@@ -81,7 +81,7 @@ def all_ways(folder: Path) -> dict[str, Any]:
     # On in one process, and from whole weights.
     in_their_precision([sharded(run, "then_one", max_steps=3), way(run, "whole_before", max_steps=3)])
     in_their_precision([sharded(run, "whole_before")])
-    judged = tiny_run(folder / "judged", "moco", epochs=2, evaluate_every=1)
+    judged = tiny_run(folder / "judged", "moco", root="shapes:64", epochs=2, evaluate_every=1)
     in_their_precision([way(judged, "whole"), sharded(judged, "sharded")])
     in_double(stages, folder / "judged_whole", folder)
     return {"parts": parts(folder), "norm": clipped(), "unlike_first": unlike_first(), "uneven": uneven()}
@@ -161,7 +161,7 @@ def clipped() -> list[float]:
 
 def stages(run: Path, folder: Path) -> None:
     """Fine-tuning and distillation, whole and sharded."""
-    data = replace(tiny_run(folder).data, root="shapes:128")
+    data = replace(tiny_run(folder).data, root="shapes:64")
     small: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "workers": 0}
     tuned = replace(finetune_settings("sgd", data), **small)
     taught = replace(distill_settings("features", data, load_encoder(run).config), **small)

@@ -26,10 +26,9 @@ def blocks() -> dict[str, str]:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the packages and tests with the example in it: two new files, a recipe, and a line."""
     copy = tmp_path_factory.mktemp("checkout")
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "selfsup", copy / "selfsup", ignore=ignored)
-    shutil.copytree(ROOT / "recipes", copy / "selfsup" / "recipes", ignore=ignored)  # where an installation has them
-    shutil.copytree(ROOT / "tests", copy / "tests", ignore=ignored)
+    shutil.copytree(ROOT / "selfsup", copy / "selfsup")
+    shutil.copytree(ROOT / "recipes", copy / "selfsup" / "recipes")  # where an installation has them
+    shutil.copytree(ROOT / "tests", copy / "tests")
     for name in ("setup.cfg", "ruff.toml"):
         shutil.copy(ROOT / name, copy)
     for name, content in blocks().items():
