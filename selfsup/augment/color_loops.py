@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from selfsup.augment.color import LUMA
-from selfsup.augment.crop_loops import OPTIONS, kept
+from selfsup.augment.crop_loops import inlined, kept
 from selfsup.augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION
 from selfsup.augment.table import BLUR, FACTORS, GRAY, JITTER, MEAN, ORDER, SIGMA, SOLARIZE
 
@@ -23,10 +23,8 @@ _RED, _GREEN, _BLUE = (np.float32(value) for value in LUMA)
 _U1, _U2, _U3 = (np.uint64(value) for value in (1, 2, 3))
 _0 = np.int64(0)
 
-_jit = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)
 
-
-@_jit
+@inlined
 def _scaled(x, place, length, factor, added):
     """clamp(factor x + added), in place."""
     a = np.uint64(place)
@@ -34,7 +32,7 @@ def _scaled(x, place, length, factor, added):
         x[a + i] = min(max(x[a + i] * factor + added, _ZERO), _ONE)
 
 
-@_jit
+@inlined
 def _blended(x, place, length, factor, gray):
     """clamp(factor x + (1 - factor) gray), in place."""
     a = np.uint64(place)
@@ -42,7 +40,7 @@ def _blended(x, place, length, factor, gray):
         x[a + i] = min(max(x[a + i] * factor + (_ONE - factor) * gray[i], _ZERO), _ONE)
 
 
-@_jit
+@inlined
 def _luma(x, place, step, channels, length, gray):
     """`color.luma` of some pixels."""
     a, step, n = np.uint64(place), np.uint64(step), np.uint64(length)
@@ -60,7 +58,7 @@ def _luma(x, place, step, channels, length, gray):
             gray[i] += share * x[a + i]
 
 
-@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, fastmath={"reassoc", "nsz"}, **OPTIONS)
+@njit(nogil=True, error_model="numpy", fastmath={"reassoc", "nsz"})
 def _total(gray, length):
     """The sum of some pixels, in any order."""
     total = _ZERO
@@ -69,7 +67,7 @@ def _total(gray, length):
     return float(total)
 
 
-@_jit
+@inlined
 def _turned_hue(x, place, step, length, parts):
     """`color.hue_` of some pixels, by the same arithmetic."""
     thirds, opposite, rest = parts[0], parts[1], parts[2]
@@ -97,7 +95,7 @@ def _turned_hue(x, place, step, length, parts):
         x[c + i] = min(max(blue, low), high)
 
 
-@_jit
+@inlined
 def _jittered(planes, place, length, layout, numbers, hue, slots, additive, gray):
     """`color.jitter_` of some pixels, as far as it is neither contrast nor nothing."""
     channels, pixels = layout
@@ -116,7 +114,7 @@ def _jittered(planes, place, length, layout, numbers, hue, slots, additive, gray
             _turned_hue(planes, place, pixels, length, hue)
 
 
-@_jit
+@inlined
 def _finished(x, place, step, length, channels, numbers, out, target):
     """Some pixels solarized and normalised, to (pixels, C)."""
     a, step, n, o = np.uint64(place), np.uint64(step), np.uint64(length), np.uint64(target)
@@ -143,7 +141,7 @@ def _finished(x, place, step, length, channels, numbers, out, target):
         a, o = a + step, o + _U1
 
 
-@_jit
+@inlined
 def _grayed(planes, place, length, layout, gray):
     """`color.grayscale_` of some pixels."""
     channels, pixels = layout
@@ -152,7 +150,7 @@ def _grayed(planes, place, length, layout, gray):
         _blended(planes, place + channel * pixels, length, _ZERO, gray)
 
 
-@_jit
+@inlined
 def _slots(numbers):
     """Where in a sample's order of jitters the contrast comes, and how many of them there are."""
     count = 4 if numbers[JITTER] > 0 else 0
@@ -203,7 +201,7 @@ def color(planes, channels, pixels, table, hues, additive, gray, out):
                 _finished(planes, place, pixels, length, channels, numbers, out, origin + begin * channels)
 
 
-@_jit
+@inlined
 def _added(x, before, after, weights, tap, out, target, length):
     """Two pairs of lines, of the weights of two taps, added to a line."""
     a, b, c, d = np.uint64(before[0]), np.uint64(after[0]), np.uint64(before[1]), np.uint64(after[1])
@@ -212,7 +210,7 @@ def _added(x, before, after, weights, tap, out, target, length):
         out[o + i] += v * (x[a + i] + x[b + i]) + w * (x[c + i] + x[d + i])
 
 
-@_jit
+@inlined
 def _weighed(x, place, weight, out, target, length):
     """A line of one weight."""
     a, o = np.uint64(place), np.uint64(target)
@@ -220,7 +218,7 @@ def _weighed(x, place, weight, out, target, length):
         out[o + i] = weight * x[a + i]
 
 
-@_jit
+@inlined
 def _row(row, size, reflect, origin, zero):
     """Where a row begins that may lie outside of a plane: its reflection, or a row of zeros."""
     rows, columns = size
@@ -231,7 +229,7 @@ def _row(row, size, reflect, origin, zero):
     return origin + row * columns
 
 
-@_jit
+@inlined
 def _gaussian(sigma, radius, weights):
     """The weights of the taps from the middle one on, and a zero; returns how far they reach."""
     radius = min(radius, math.ceil(_TAIL * sigma))

@@ -20,11 +20,12 @@ from numba import njit
 from selfsup.augment.table import DOWN, FIRST, FLIP, LAST, LENGTH, RIGHT, START
 
 ROWS = 32  # that are made together
-OPTIONS = {"nogil": True, "error_model": "numpy"}
 # Other constants would make double precision of what is computed with them, or of places.
 _ZERO, _ONE, _LEVEL, _INFINITY = (np.float32(value) for value in (0, 1, 1 / 255, math.inf))
 _U1, _U2, _U3, _U4 = (np.uint64(value) for value in (1, 2, 3, 4))
 _0, _1 = np.int64(0), np.int64(1)  # as arguments: for 0 and 1 written out functions would be compiled once more
+
+inlined = njit(nogil=True, error_model="numpy")  # a part of what calls it
 
 
 def kept(signature):
@@ -35,17 +36,14 @@ def kept(signature):
 
     def decorate(function):
         try:
-            return njit(signature, cache=True, **OPTIONS)(function)
+            return njit(signature, cache=True, nogil=True, error_model="numpy")(function)
         except (RuntimeError, OSError, EOFError, UnpicklingError):
-            return njit(signature, **OPTIONS)(function)
+            return njit(signature, nogil=True, error_model="numpy")(function)
 
     return decorate
 
 
-_jit = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)  # becomes a part of what calls it
-
-
-@_jit
+@inlined
 def _taps(numbers, axis, extent, size, mirror, reach, widens, begin, weights):
     """The old pixels of each new one along an axis: the first of them and their weights; returns their number."""
     start, length = float(numbers[START + axis]), float(numbers[LENGTH + axis])
@@ -72,7 +70,7 @@ def _taps(numbers, axis, extent, size, mirror, reach, widens, begin, weights):
     return count
 
 
-@_jit
+@inlined
 def _mixed(x, origin, step, length, begin, weights, count, first, last, out):
     """New lines first..last of some length, each the weighted sum of `count` old ones, which begin at its `begin`."""
     step, n, k, first = np.uint64(step), np.uint64(length), np.uint64(count), np.uint64(first)
@@ -98,7 +96,7 @@ def _mixed(x, origin, step, length, begin, weights, count, first, last, out):
                 out[o + i] += p * np.float32(x[d + i])
 
 
-@_jit
+@inlined
 def _turned(x, rows, columns, low, high, factor, out, target, step):
     """Rows become columns, in another unit and cut to what lies between low and high."""
     n, o, step = np.uint64(columns), np.uint64(target), np.uint64(step)
@@ -107,7 +105,7 @@ def _turned(x, rows, columns, low, high, factor, out, target, step):
             out[o + step * column + row] = min(max(x[n * row + column] * factor, low), high)
 
 
-@_jit
+@inlined
 def _crop(images, origin, shape, numbers, size, reach, widens, planes, target, space):
     """`geometry.crop_planes` and `shift_planes` of a sample, in [0, 1]."""
     (channels, height, width), (rows, columns) = shape, size
@@ -130,7 +128,7 @@ def _crop(images, origin, shape, numbers, size, reach, widens, planes, target, s
             _turned(lines, last_column - first_column, some, _ZERO, _ONE, _LEVEL, planes, place, columns)
 
 
-@_jit
+@inlined
 def _flipped(crops, origin, shape, numbers, planes, target):
     """The same of a sample that a worker cropped."""
     channels, rows, columns = shape
