@@ -69,7 +69,7 @@ class _Maker:
         found = loops()
         assert found is not None
         self.loops, self.view = found, view
-        self.images = images.contiguous().view(len(images), -1).numpy()
+        self.images = images.contiguous().flatten(1).numpy()
         self.shape = tuple(images.shape[1:])
         self.table = numbers.numpy()
         self.hues = torch.stack([part.float() for part in hue_parts(parameters.factors[:, HUE])], dim=1).numpy()
