@@ -156,14 +156,15 @@ def crop(images, shape, table, size, reach, widens, planes, space):
     """The crops of some samples, flipped and shifted.
 
     Args:
-        images: uint8, those of the samples one after the other, each `shape`: C, H, W.
-        shape: see there.
+        images: uint8, those of the samples one after the other.
+        shape: of each of them: C, H, W.
         table: (B, 28 + 2 C) float32, see `table.table_of`.
         size: height and width S, T.
         reach: of the kernel of the resize, in pixels; 0 for crops of the view's size.
         widens: whether it does so as boxes shrink.
         planes: float32, becomes (B, C, S, T) in [0, 1], and whatever comes after.
-        space: to work in: 2 x float32 `block(...)`, S and T int64, S and T times the most taps float32
+        space: to work in: two arrays of `ROWS` times the larger of W and T; S and T for the first pixels of rows and
+            columns; and as many times the most taps of a new pixel for their weights.
     """
     channels, height, width = shape
     pixels = size[0] * size[1]
