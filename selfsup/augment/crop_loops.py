@@ -4,8 +4,8 @@ The arithmetic is that of `geometry`, which is the reference. Each sample is wor
 `table`, some rows at a time, while they lie in the cache.
 
 The inner loops stand in functions of their own, on flat arrays and with unsigned places: of places that may be negative
-the compiler would make no vectors. All that `crop` calls stands in this file: what is kept on disk is compiled anew when
-this file changes, and only then. Whoever changes constants of `table` must touch the files that compile them in.
+the compiler would make no vectors. All that `crop` calls stands in this file: what is kept on disk is compiled anew
+when this file changes, and only then. Whoever changes constants of `table` must touch the files that compile them in.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
