@@ -10,6 +10,7 @@ PACKAGES = {
     "faiss": "faiss-cpu",
     "kornia": "kornia",
     "matplotlib": "matplotlib",
+    "numba": "numba",
     "numpy": "numpy",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",

@@ -11,14 +11,16 @@ steer it.
 import triton
 import triton.language as tl
 
+from selfsup.augment import table
 from selfsup.augment.parameters import BRIGHTNESS, CONTRAST, HUE
 
-# Where a sample's numbers lie in its row of the table; those of the two axes, rows before columns, are neighbours.
-# Gray is 1 before the jitter, 2 after it, 0 for none; the mean of each channel is followed by 1 / std of each.
-_START, _LENGTH, _FIRST, _LAST = (tl.constexpr(place) for place in (0, 2, 4, 6))
-_FLIP, _DOWN, _RIGHT, _JITTER = (tl.constexpr(place) for place in (8, 9, 10, 11))
-_FACTORS, _ORDER, _GRAY, _BLUR = (tl.constexpr(place) for place in (12, 16, 20, 21))
-_SIGMA, _SOLARIZE, _ERASE, _MEAN = (tl.constexpr(place) for place in (22, 23, 24, 28))
+# Where a sample's numbers lie in its row of the table, see there.
+_START, _LENGTH, _FIRST, _LAST = (tl.constexpr(place) for place in (table.START, table.LENGTH, table.FIRST, table.LAST))
+_FLIP, _DOWN, _RIGHT, _JITTER = (tl.constexpr(place) for place in (table.FLIP, table.DOWN, table.RIGHT, table.JITTER))
+_FACTORS, _ORDER, _GRAY, _BLUR = (tl.constexpr(place) for place in (table.FACTORS, table.ORDER, table.GRAY, table.BLUR))
+_SIGMA, _SOLARIZE, _ERASE, _MEAN = (
+    tl.constexpr(place) for place in (table.SIGMA, table.SOLARIZE, table.ERASE, table.MEAN)
+)
 _BRIGHTNESS, _CONTRAST, _HUE = (tl.constexpr(kind) for kind in (BRIGHTNESS, CONTRAST, HUE))
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from selfsup.augment.bands import require_channels
 from selfsup.augment.geometry import canvas_boxes
 from selfsup.augment.parameters import Parameters, View
+from selfsup.augment.table import REACH, table_of, widens
 from selfsup.devices.moving import send
 
 _PIXELS = 256  # of a program
 _TOGETHER = 2**25  # pixels of a view in which samples are worked on together: they bound the memory
-_REACH = {"bilinear": 1, "bicubic": 2, "bicubic_aliased": 2}  # of the kernel of a resize, in pixels
 
 
 @cache
@@ -45,23 +45,12 @@ def views_by_kernels(
     for view, images in zip(views, sources, strict=True):
         require_channels(images, view.mean)
     tables = [
-        _table(view, numbers, canvas_boxes(numbers.boxes, None if cropped else sizes, *images.shape[-2:]))
+        table_of(view, numbers, canvas_boxes(numbers.boxes, None if cropped else sizes, *images.shape[-2:]))
         for view, images, numbers in zip(views, sources, drawn, strict=True)
     ]
     sent = send(torch.stack(tables), sources[0].device).unbind()
     with torch.cuda.device_of(sent[0]):
         return [_view(view, images, table, cropped) for view, images, table in zip(views, sources, sent, strict=True)]
-
-
-def _table(view: View, numbers: Parameters, boxes: Tensor) -> Tensor:
-    """(B, 28 + 2 C) float32: the numbers of each sample, with the normalisation."""
-    ends = boxes[:, :2] + boxes[:, 2:]
-    gray = numbers.grayscale * (1 if view.grayscale_first else 2)
-    flags = (gray, numbers.blur, numbers.sigma, numbers.solarize)
-    normalisation = torch.tensor([*view.mean, *(1 / std for std in view.std)]).expand(len(boxes), -1)
-    columns = [boxes, boxes[:, :2].floor(), ends.ceil(), numbers.flip[:, None], numbers.shift, numbers.jitter[:, None]]
-    columns += [numbers.factors, numbers.order, *(flag[:, None] for flag in flags), numbers.erase, normalisation]
-    return torch.cat([column.float() for column in columns], dim=1)
 
 
 def _view(view: View, images: Tensor, table: Tensor, cropped: bool) -> Tensor:
@@ -84,7 +73,7 @@ def _make(view: View, images: Tensor, table: Tensor, cropped: bool, out: Tensor)
     if cropped:
         _launch(kernels.flip_kernel, grid, images, table, planes, *images.stride(), wide, rows, columns, **size)
     else:
-        kind = {"REACH": _REACH[view.interpolation], "WIDENS": view.interpolation != "bicubic_aliased"}
+        kind = {"REACH": REACH[view.interpolation], "WIDENS": widens(view)}
         narrowed = table.new_empty(count, channels, height, columns)
         tall = (count, -(-height * columns // _PIXELS))
         _launch(

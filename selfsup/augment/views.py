@@ -10,6 +10,7 @@ from torch import Tensor
 from selfsup.augment import on_device
 from selfsup.augment.bands import Picture, require_channels
 from selfsup.augment.color import grayscale_, jitter_, processing_order, runs_of_true, solarize_
+from selfsup.augment.compiled import loops, views_by_loops
 from selfsup.augment.files import center_files, crop_files
 from selfsup.augment.geometry import (
     Fit,
@@ -22,7 +23,6 @@ from selfsup.augment.geometry import (
     to_planes,
 )
 from selfsup.augment.kornia_reference import kornia_view, library
-from selfsup.augment.lone import lone_views
 from selfsup.augment.parameters import Interpolation, Parameters, View, draw_views
 from selfsup.augment.size import Size, height_and_width
 from selfsup.augment.threads import in_threads
@@ -33,7 +33,7 @@ from selfsup.randomness import counter
 
 # Pixels of the views worked on at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
 _CHUNK_PIXELS = {"cpu": 128 * 32**2, "gpu": 2**25}
-_LONE_PIXELS = 128**2  # on a CPU, views of as many and more are worked on one by one
+_LONE_PIXELS = 128**2  # on a CPU, views of as many and more are worked on one by one: that is faster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +135,11 @@ class Views:
 
 
 def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor | None, cropped: bool) -> Tensor:
-    """One view of a batch, in chunks of samples that share their operations; or one by one, see `lone`.
+    """One view of a batch: on a CPU by compiled loops, where there are any; else in chunks of alike samples.
 
     Args:
         view: its configuration.
-        images: (B, C, H, W) uint8.
+        images: (B, C, H, W) uint8; or of another type, which the loops do not take.
         parameters: of the B samples, on the CPU.
         sizes: (B, 2) original height and width where images were squeezed to H x W, on the CPU.
         cropped: `images` are crops of the view's size already.
@@ -148,13 +148,12 @@ def fused_view(view: View, images: Tensor, parameters: Parameters, sizes: Tensor
         (B, C, S, T) float32, normalised, in the `image_format` of the device.
     """
     require_channels(images, view.mean)
-    if images.device.type == "cpu" and view.shape[0] * view.shape[1] >= _LONE_PIXELS:
-        boxes = None if cropped else canvas_boxes(parameters.boxes, sizes, *images.shape[-2:])
-        return lone_views(view, images, boxes, parameters).permute(0, 3, 1, 2)
+    boxes = canvas_boxes(parameters.boxes, sizes, *images.shape[-2:])
+    if images.device.type == "cpu" and images.dtype == torch.uint8 and loops() is not None:
+        return views_by_loops(view, images, boxes, parameters, cropped).permute(0, 3, 1, 2)
     chunk = _chunk_size(images.device, view.shape)
     order = processing_order(parameters)
-    parameters = parameters.select(order)
-    boxes = canvas_boxes(parameters.boxes, None if sizes is None else sizes[order], *images.shape[-2:])
+    parameters, boxes = parameters.select(order), boxes[order]
     result = torch.empty(len(images), *view.shape, len(view.mean), device=images.device)
 
     def work(part: slice) -> None:

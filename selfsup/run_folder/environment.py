@@ -12,7 +12,7 @@ import torch
 from selfsup import distributed
 from selfsup.runtime import arithmetic, inherited
 
-_PACKAGES = ("selfsup", "torch", "torchvision", "kornia", "accelerate", "safetensors", "numpy", "pillow")
+_PACKAGES = ("selfsup", "torch", "torchvision", "kornia", "accelerate", "safetensors", "numpy", "numba", "pillow")
 
 
 def environment(device: torch.device) -> dict[str, Any]:

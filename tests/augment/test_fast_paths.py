@@ -8,6 +8,7 @@ from torch import Tensor
 
 import selfsup.augment.views as views_module
 from selfsup.augment import threads
+from selfsup.augment.compiled import loops
 from selfsup.augment.parameters import Blur, Erase, Jitter, View, draw_views
 from selfsup.augment.presets import moco_v2, multi_crop, simclr
 from selfsup.augment.threads import in_threads
@@ -38,9 +39,13 @@ CASES = {
 }
 
 
-@pytest.fixture(params=["lone", "batch"])
+@pytest.fixture(params=["compiled", "lone", "batch"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(views_module, "_LONE_PIXELS", 0 if request.param == "lone" else 2**40)
+    if request.param != "compiled":
+        monkeypatch.setattr(views_module, "loops", lambda: None)
+    elif loops() is None:
+        pytest.skip("numba is not installed")
     return str(request.param)
 
 

@@ -73,8 +73,13 @@ def test_views_are_float_channels_last_without_gradient_and_differ() -> None:
 
 @pytest.mark.parametrize("size", [16, 20, 32])
 @pytest.mark.parametrize("parts", [2, 3, 6])
-def test_a_part_of_a_batch_has_the_bits_of_the_whole(size: int, parts: int) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_part_of_a_batch_has_the_bits_of_the_whole(
+    size: int, parts: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So that several processes see what one sees, whichever neighbours an image has."""
+    if not compiled:
+        monkeypatch.setattr(views_module, "loops", lambda: None)
     views, batch = Views(simclr_cifar(size), 5), batch_of(24, 40, 32)
     assert isinstance(batch.images, Tensor)
     pieces = [
@@ -87,6 +92,7 @@ def test_a_part_of_a_batch_has_the_bits_of_the_whole(size: int, parts: int) -> N
 
 @pytest.mark.parametrize("chunk", [2**12, 2**30])
 def test_a_view_does_not_depend_on_its_batch_or_chunk(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views_module, "loops", lambda: None)
     augment, batch = simclr(32, blur=0.5), batch_of(40, 32, 32)
     whole = Views(augment, seed=0)(batch, 2, CPU)
     monkeypatch.setitem(views_module._CHUNK_PIXELS, "cpu", chunk)

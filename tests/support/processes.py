@@ -27,6 +27,7 @@ multiprocessing.set_forkserver_preload(
         "torch.distributed.fsdp",
         "torch.utils.tensorboard",
         "pytest",
+        "selfsup.augment.color_loops",
         "selfsup.pretraining",
         "selfsup.stages.distill",
         "selfsup.stages.finetune",

@@ -6,7 +6,6 @@ from tests.support.places import ROOT
 
 # Files whose tensors of double precision are on the CPU, or on a device that is known to have it.
 ELSEWHERE = {
-    "augment/banded.py": "boxes of views",
     "augment/color.py": "parameters of views, before they are sent",
     "augment/crops.py": "parameters of views",
     "augment/files.py": "weights of a worker's resize",

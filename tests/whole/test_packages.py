@@ -21,7 +21,8 @@ from tests.support.places import ROOT
 WITHOUT = """
 import json, sys
 from pathlib import Path
-absent = ("tyro", "kornia", "kornia_rs", "torchvision", "faiss", "tensorboard", "matplotlib", "sklearn", "pyarrow")
+absent = ("tyro", "numba", "kornia", "kornia_rs", "torchvision", "faiss")
+absent += ("tensorboard", "matplotlib", "sklearn", "pyarrow")
 for name in absent:
     sys.modules[name] = None
 from tests.support.tiny import METHODS, tiny_run
@@ -40,6 +41,7 @@ def test_training_needs_no_optional_package(tmp_path: Path) -> None:
     assert found["step"] == 1
     assert found["methods"] >= 10
     assert done.stderr.count("needs the package tensorboard, which is not installed: pip install tensorboard") == 1
+    assert done.stderr.count("numba cannot be imported") == 1
     assert '"loss"' in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 

@@ -73,7 +73,7 @@ def _augment_at(size: int, device: torch.device, arguments: argparse.Namespace) 
     if device.type == "cpu":
         contestants["pil"] = lambda: _drop(torch.stack([pil(picture) for picture in pictures]))
     seconds = alternate(contestants, arguments.runs, device)
-    facts = about(device, "torchvision", "kornia", "pillow", "numpy")
+    facts = about(device, "torchvision", "kornia", "pillow", "numpy", "numba")
     report("augment", amounts, seconds, "fused", "views/s", size=size, source=source, **facts)
 
 

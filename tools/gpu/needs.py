@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from tools.checkout import ROOT
 
 GIVEN = ("torch", "accelerate")
-SERVED = ("faiss-gpu", "faiss-cpu")  # torch finds the same neighbours
+SERVED = ("faiss-gpu", "faiss-cpu", "numba")  # torch finds the same neighbours, and makes the same views
 STYLE = ("ruff", "mypy", "pytest-xdist")  # extras for those who change the code
 
 
