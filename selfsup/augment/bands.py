@@ -93,6 +93,19 @@ class Pixels:
         """The same as Pillow's, or in bands."""
         return PIL.Image.fromarray(self.array) if self.array.shape[2] == 3 else bands_of(self.array)
 
+    def crop(self, box: tuple[int, int, int, int]) -> Picture:
+        """What lies within left, top, right and bottom; outside of the picture it is black."""
+        return self.picture().crop(box)
+
+    def resize(
+        self,
+        size: tuple[int, int],
+        resample: PIL.Image.Resampling = PIL.Image.Resampling.BICUBIC,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> Picture:
+        """Width and height `size`, of the whole picture or of left, top, right and bottom of it."""
+        return self.picture().resize(size, resample, box=box)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # (H, W, C) uint8
         return np.array(self.array, dtype=dtype, copy=copy)
 
