@@ -22,6 +22,9 @@ from selfsup.augment.parameters import Interpolation
 from selfsup.augment.size import Size, height_and_width
 from selfsup.output import message
 
+# Pillow makes new columns first and then rows, which rounds otherwise than the other way round. From version 13 on it
+# makes rows first where a picture gets shorter by more than twice as many pixels as it gets narrower.
+_ROWS_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
 _RESAMPLING = {"bilinear": PIL.Image.Resampling.BILINEAR, "bicubic": PIL.Image.Resampling.BICUBIC}
 
 
@@ -70,10 +73,11 @@ def compiled() -> ModuleType | None:
 
 def _fault(resampling: ModuleType) -> str | None:
     """What compiled code makes otherwise than Pillow and `sample`."""
-    picture = Pixels(np.arange(11 * 13 * 3, dtype=np.uint8).reshape(11, 13, 3) * np.uint8(37))
+    picture = Pixels(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    boxes = torch.tensor([[1, 2, 38, 10], [1, 2, 10, 38], [0, 0, 40, 40]])
     for interpolation in get_args(Interpolation):
-        for size in (5, 16):
-            asked = ([picture], torch.tensor([[2, 1, 8, 10]]), (size, size), interpolation, True)
+        for size in (7, 30):
+            asked = ([picture] * len(boxes), boxes, (size, size), interpolation, True)
             if not torch.equal(_by_code(resampling, *asked), _by_pillow(*asked)):
                 return f"{interpolation} is not what Pillow makes"
     return None
@@ -105,8 +109,11 @@ def _by_code(
             resampling.sample_box(array, *taps, target)
     else:
         ends = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1).float().numpy()  # single, as Pillow's
-        for array, box, target in zip(arrays, ends, made.numpy(), strict=True):
-            resampling.resize_box(array, box, cut, interpolation == "bicubic", target)
+        sides = boxes[:, 2:] if cut else _sizes(images)
+        for array, box, (height, width), target in zip(arrays, ends, sides.tolist(), made.numpy(), strict=True):
+            down, across = height - shape[0], width - shape[1]
+            rows_first = _ROWS_FIRST and down > max(0, 2 * across)
+            resampling.resize_box(array, box, cut, interpolation == "bicubic", rows_first, target)
     return made
 
 

@@ -14,10 +14,10 @@ _BITS = 22  # of a weight after the point, as Pillow has them: 32 less 8 of the 
 
 
 @compiled
-def resize_box(pixels: np.ndarray, box: np.ndarray, cut: bool, cubic: bool, made: np.ndarray) -> None:
+def resize_box(pixels: np.ndarray, box: np.ndarray, cut: bool, cubic: bool, rows_first: bool, made: np.ndarray) -> None:
     """A box of a picture, resized with antialiasing as Pillow does it, to the bit.
 
-    Columns are resized first and rounded to whole values, then rows. Weights are of double precision, with the sum one,
+    One axis is resized and rounded to whole values, then the other. Weights are of double precision, with the sum one,
     before they are rounded to multiples of 2**-22.
 
     Args:
@@ -25,6 +25,7 @@ def resize_box(pixels: np.ndarray, box: np.ndarray, cut: bool, cubic: bool, made
         box: (4,) float32 top, left, bottom, right, within the picture.
         cut: the box, of whole pixels, is cut out before it is resized; else the pixels around it count too.
         cubic: Keys' cubic, a = -1/2, in place of the triangle.
+        rows_first: new rows are made before new columns.
         made: (C, S, T) uint8, contiguous, which is written.
     """
     channels, height, width = made.shape
@@ -35,21 +36,20 @@ def resize_box(pixels: np.ndarray, box: np.ndarray, cut: bool, cubic: bool, made
     # What no new pixel is made of is left out.
     above, before = rows[0][0], columns[0][0]
     below, after = rows[0][-1] + rows[1][-1], columns[0][-1] + columns[1][-1]
-    flat = pixels.reshape(len(pixels), -1)
-    turned = _turned(flat, top + above, top + below, (left + before) * channels, (left + after) * channels)
-    middle = np.empty((width * channels, turned.shape[1]), np.uint8)
-    for new in range(width):
+    flat = pixels.reshape(len(pixels), -1)[
+        top + above : top + below, (left + before) * channels : (left + after) * channels
+    ]
+    lines = np.ascontiguousarray(flat)
+    rows[0][:] -= above
+    columns[0][:] -= before
+    if rows_first:
+        lines = _added(lines, 1, rows)
+    lines = _turned(_added(_turned(lines, lines.shape[1]), channels, columns), len(lines))
+    if not rows_first:
+        lines = _added(lines, 1, rows)
+    for row in range(height):
         for channel in range(channels):
-            start = (columns[0][new] - before) * channels + channel
-            total = _added(turned, start, channels, columns[2][new], columns[1][new])
-            for place in range(len(total)):
-                middle[channel * width + new, place] = min(max(total[place] >> _BITS, 0), 255)
-    turned = _turned(middle, 0, len(middle), 0, below - above)
-    for new in range(height):
-        total = _added(turned, rows[0][new] - above, 1, rows[2][new], rows[1][new])
-        for channel in range(channels):
-            for place in range(width):
-                made[channel, new, place] = min(max(total[channel * width + place] >> _BITS, 0), 255)
+            made[channel, row] = lines[row, channel * width : (channel + 1) * width]
 
 
 @compiled
@@ -85,32 +85,41 @@ def _weights(
 
 
 @compiled
-def _turned(lines: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
-    """The part of (n, m) uint8 with its columns as lines, padded to a multiple of eight.
+def _turned(lines: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` columns of (n, m) uint8 as lines, each of n pixels and at most seven more without meaning.
 
     Eight pixels at once become one word of 64 bits, whose lowest byte is the first one in memory.
     """
-    words = np.empty((right - left, (bottom - top + 7) // 8), np.uint64)
+    words = np.empty((count, (len(lines) + 7) // 8), np.uint64)
     for block in range(words.shape[1]):
-        first = top + 8 * block
-        for column in range(right - left):
+        for column in range(count):
             word = np.uint64(0)
             for byte in range(8):
-                line = min(first + byte, bottom - 1)
-                word |= np.uint64(lines[line, left + column]) << np.uint64(8 * byte)
+                word |= np.uint64(lines[min(8 * block + byte, len(lines) - 1), column]) << np.uint64(8 * byte)
             words[column, block] = word
     return words.view(np.uint8)
 
 
 @compiled
-def _added(lines: np.ndarray, start: int, step: int, weights: np.ndarray, count: int) -> np.ndarray:
-    """The weighted sum of every `step`-th line from `start` on, and half a unit, int32."""
-    total = np.full(lines.shape[1], 1 << (_BITS - 1), np.int32)
-    for tap in range(count):
-        weight, line = weights[tap], start + tap * step
-        for place in range(len(total)):
-            total[place] += weight * np.int32(lines[line, place])
-    return total
+def _added(lines: np.ndarray, step: int, axis: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    """New lines, uint8, as weighted sums of old ones: of pixel p of the axis, old ones are step p, step p + 1, ...
+
+    Of columns of C channels, which are C lines each, new ones come channel by channel.
+    """
+    first, count, weights = axis
+    made = np.empty((step * len(first), lines.shape[1]), np.uint8)
+    total = np.empty(lines.shape[1], np.int32)
+    for new in range(len(first)):
+        for channel in range(step):
+            total[:] = 1 << (_BITS - 1)
+            for tap in range(count[new]):
+                weight, line = weights[new, tap], lines[(first[new] + tap) * step + channel]
+                for place in range(len(total)):
+                    total[place] += weight * np.int32(line[place])
+            target = made[channel * len(first) + new]
+            for place in range(len(total)):
+                target[place] = min(max(total[place] >> _BITS, 0), 255)
+    return made
 
 
 @compiled
