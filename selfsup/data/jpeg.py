@@ -24,29 +24,31 @@ def rgb_pixels(content: bytes, image: Image.Image) -> np.ndarray | None:
     decode = _decoder()
     if decode is None or image.format != "JPEG" or image.mode not in ("L", "RGB"):
         return None
+    room = np.empty((image.height, image.width, 3), np.uint8)  # for no more than what Pillow has read of its size
     try:
-        pixels = decode(content)
+        pixels = decode(content, room)
     except ValueError:  # of warnings, too
         return None
-    return pixels if pixels.shape == (image.height, image.width, 3) else None
+    return pixels if pixels.shape == room.shape else None
 
 
 @functools.cache
-def _decoder() -> Callable[[bytes], np.ndarray] | None:
+def _decoder() -> Callable[[bytes, np.ndarray], np.ndarray] | None:
     """simplejpeg's, where it is there and makes the pixels that Pillow does, which may come with any library."""
     try:
         import simplejpeg
     except ImportError:
         return None
 
-    def decode(content: bytes) -> np.ndarray:
-        pixels: np.ndarray = simplejpeg.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False, strict=True)
+    def decode(content: bytes, room: np.ndarray) -> np.ndarray:
+        exact = {"fastdct": False, "fastupsample": False, "strict": True}
+        pixels: np.ndarray = simplejpeg.decode_jpeg(content, "RGB", buffer=room, **exact)
         return pixels
 
     noise = np.random.default_rng(0).integers(0, 256, (35, 51, 3), dtype=np.uint8)
     for subsampling in _SUBSAMPLINGS:
         file = io.BytesIO()
         Image.fromarray(noise).save(file, "JPEG", quality=90, subsampling=subsampling)
-        if not np.array_equal(decode(file.getvalue()), np.asarray(Image.open(file))):
+        if not np.array_equal(decode(file.getvalue(), np.empty_like(noise)), np.asarray(Image.open(file))):
             return None
     return decode
