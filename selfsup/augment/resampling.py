@@ -1,19 +1,119 @@
-"""Boxes of pictures resized by compiled code: to the bit what Pillow's `resize` makes, and what `files.sample` does.
+"""Boxes of pictures resized by compiled code: to the bit what Pillow's `resize` makes, and what `files` makes by numpy.
 
-Numba compiles it when it is first called, not when it is imported, and keeps the result on the disk. Every sum is
-vectorised along lines of pixels that lie side by side, so a picture is turned before its columns are added.
+Numba compiles it as this module is imported, or reads it from the disk, where it is kept for as long as this file does
+not change. Every sum is vectorised along lines of pixels that lie side by side, so a picture is turned before its
+columns are added. No product and sum are rounded together, so every processor makes the same.
 """
 
 import math
+from collections.abc import Callable
+from pickle import UnpicklingError
+from typing import Any, TypeVar, cast
 
 import numpy as np
-
-from selfsup.augment.compiled import compiled
+from numba import njit, types
 
 _BITS = 22  # of a weight after the point, as Pillow has them: 32 less 8 of the pixel and 2 for what overshoots
 
+_PICTURE = types.Array(types.uint8, 3, "C", readonly=True)
+_MADE = types.Array(types.uint8, 3, "C")
+_FLOATS = types.Array(types.float32, 1, "C")
+_PLACES, _WEIGHTS = types.Array(types.int64, 2, "C"), types.Array(types.float32, 2, "C")
 
-@compiled
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _kept(*arguments: Any) -> Callable[[Function], Function]:
+    """A decorator: compiled for these types; each time anew where nothing can be kept on the disk, or is damaged."""
+
+    def decorate(function: Function) -> Function:
+        signature = types.void(*arguments)
+        try:
+            made: Any = njit(signature, cache=True, nogil=True, error_model="numpy")(function)
+        except (RuntimeError, OSError, EOFError, UnpicklingError):
+            made = njit(signature, nogil=True, error_model="numpy")(function)
+        return cast(Function, made)
+
+    return decorate
+
+
+def _part(function: Function) -> Function:
+    """A decorator: compiled with what calls it."""
+    made: Any = njit(nogil=True, error_model="numpy")(function)
+    return cast(Function, made)
+
+
+@_part
+def _weights(
+    extent: int, start: float, length: float, size: int, cubic: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each of `size` new pixels along an axis the first old one, how many count, and their weights times 2**22."""
+    scale = length / size
+    wide = max(scale, 1.0)
+    reach = wide * (2.0 if cubic else 1.0)
+    first, count = np.empty(size, np.int64), np.empty(size, np.int64)
+    exact = np.empty(2 * math.ceil(reach) + 1, np.float64)
+    table = np.empty((size, len(exact)), np.int32)
+    for new in range(size):
+        center = start + (new + 0.5) * scale
+        low = max(int(center - reach + 0.5), 0)
+        taps = min(int(center + reach + 0.5), extent) - low
+        total = 0.0
+        for tap in range(taps):
+            d = abs((tap + low - center + 0.5) * (1.0 / wide))
+            if not cubic:
+                exact[tap] = max(1.0 - d, 0.0)
+            elif d < 1.0:
+                exact[tap] = (1.5 * d - 2.5) * d * d + 1.0
+            else:
+                exact[tap] = (((d - 5.0) * d + 8.0) * d - 4.0) * -0.5 if d < 2.0 else 0.0
+            total += exact[tap]
+        for tap in range(taps):
+            weight = exact[tap] / total * (1 << _BITS)
+            table[new, tap] = int(weight - 0.5 if weight < 0 else weight + 0.5)
+        first[new], count[new] = low, taps
+    return first, count, table
+
+
+@_part
+def _turned(lines: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` columns of (n, m) uint8 as lines, each of n pixels and at most seven more without meaning.
+
+    Eight pixels at once become one word of 64 bits, whose lowest byte is the first one in memory.
+    """
+    words = np.empty((count, (len(lines) + 7) // 8), np.uint64)
+    for block in range(words.shape[1]):
+        for column in range(count):
+            word = np.uint64(0)
+            for byte in range(8):
+                word |= np.uint64(lines[min(8 * block + byte, len(lines) - 1), column]) << np.uint64(8 * byte)
+            words[column, block] = word
+    return words.view(np.uint8)
+
+
+@_part
+def _added(lines: np.ndarray, step: int, axis: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    """New lines, uint8, as weighted sums of old ones: of pixel p of the axis, old ones are step p, step p + 1, ...
+
+    Of columns of C channels, which are C lines each, new ones come channel by channel.
+    """
+    first, count, weights = axis
+    made = np.empty((step * len(first), lines.shape[1]), np.uint8)
+    total = np.empty(lines.shape[1], np.int32)
+    for new in range(len(first)):
+        for channel in range(step):
+            total[:] = 1 << (_BITS - 1)
+            for tap in range(count[new]):
+                weight, line = weights[new, tap], lines[(first[new] + tap) * step + channel]
+                for place in range(len(total)):
+                    total[place] += weight * np.int32(line[place])
+            target = made[channel * len(first) + new]
+            for place in range(len(total)):
+                target[place] = min(max(total[place] >> _BITS, 0), 255)
+    return made
+
+
+@_kept(_PICTURE, _FLOATS, types.boolean, types.boolean, types.boolean, _MADE)
 def resize_box(pixels: np.ndarray, box: np.ndarray, cut: bool, cubic: bool, rows_first: bool, made: np.ndarray) -> None:
     """A box of a picture, resized with antialiasing as Pillow does it, to the bit.
 
@@ -52,77 +152,7 @@ def resize_box(pixels: np.ndarray, box: np.ndarray, cut: bool, cubic: bool, rows
             made[channel, row] = lines[row, channel * width : (channel + 1) * width]
 
 
-@compiled
-def _weights(
-    extent: int, start: float, length: float, size: int, cubic: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each of `size` new pixels along an axis the first old one, how many count, and their weights times 2**22."""
-    scale = length / size
-    wide = max(scale, 1.0)
-    reach = wide * (2.0 if cubic else 1.0)
-    first, count = np.empty(size, np.int64), np.empty(size, np.int64)
-    exact = np.empty(2 * math.ceil(reach) + 1, np.float64)
-    table = np.empty((size, len(exact)), np.int32)
-    for new in range(size):
-        center = start + (new + 0.5) * scale
-        low = max(int(center - reach + 0.5), 0)
-        taps = min(int(center + reach + 0.5), extent) - low
-        total = 0.0
-        for tap in range(taps):
-            d = abs((tap + low - center + 0.5) * (1.0 / wide))
-            if not cubic:
-                exact[tap] = max(1.0 - d, 0.0)
-            elif d < 1.0:
-                exact[tap] = (1.5 * d - 2.5) * d * d + 1.0
-            else:
-                exact[tap] = (((d - 5.0) * d + 8.0) * d - 4.0) * -0.5 if d < 2.0 else 0.0
-            total += exact[tap]
-        for tap in range(taps):
-            weight = exact[tap] / total * (1 << _BITS)
-            table[new, tap] = int(weight - 0.5 if weight < 0 else weight + 0.5)
-        first[new], count[new] = low, taps
-    return first, count, table
-
-
-@compiled
-def _turned(lines: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` columns of (n, m) uint8 as lines, each of n pixels and at most seven more without meaning.
-
-    Eight pixels at once become one word of 64 bits, whose lowest byte is the first one in memory.
-    """
-    words = np.empty((count, (len(lines) + 7) // 8), np.uint64)
-    for block in range(words.shape[1]):
-        for column in range(count):
-            word = np.uint64(0)
-            for byte in range(8):
-                word |= np.uint64(lines[min(8 * block + byte, len(lines) - 1), column]) << np.uint64(8 * byte)
-            words[column, block] = word
-    return words.view(np.uint8)
-
-
-@compiled
-def _added(lines: np.ndarray, step: int, axis: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
-    """New lines, uint8, as weighted sums of old ones: of pixel p of the axis, old ones are step p, step p + 1, ...
-
-    Of columns of C channels, which are C lines each, new ones come channel by channel.
-    """
-    first, count, weights = axis
-    made = np.empty((step * len(first), lines.shape[1]), np.uint8)
-    total = np.empty(lines.shape[1], np.int32)
-    for new in range(len(first)):
-        for channel in range(step):
-            total[:] = 1 << (_BITS - 1)
-            for tap in range(count[new]):
-                weight, line = weights[new, tap], lines[(first[new] + tap) * step + channel]
-                for place in range(len(total)):
-                    total[place] += weight * np.int32(line[place])
-            target = made[channel * len(first) + new]
-            for place in range(len(total)):
-                target[place] = min(max(total[place] >> _BITS, 0), 255)
-    return made
-
-
-@compiled
+@_kept(_PICTURE, _PLACES, _WEIGHTS, _PLACES, _WEIGHTS, _MADE)
 def sample_box(
     pixels: np.ndarray,
     rows: np.ndarray,
