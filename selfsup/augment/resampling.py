@@ -15,10 +15,14 @@ from numba import njit, types
 
 _BITS = 22  # of a weight after the point, as Pillow has them: 32 less 8 of the pixel and 2 for what overshoots
 
-_PICTURE = types.Array(types.uint8, 3, "C", readonly=True)
+_PIXELS, _READ = types.Array(types.uint8, 2, "C"), types.Array(types.uint8, 2, "C", readonly=True)
 _MADE = types.Array(types.uint8, 3, "C")
-_FLOATS = types.Array(types.float32, 1, "C")
 _PLACES, _WEIGHTS = types.Array(types.int64, 2, "C"), types.Array(types.float32, 2, "C")
+_FIRST, _COUNT, _TABLE = (
+    types.Array(types.int64, 1, "C"),
+    types.Array(types.int64, 1, "C"),
+    types.Array(types.int32, 2, "C"),
+)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -37,23 +41,73 @@ def _kept(*arguments: Any) -> Callable[[Function], Function]:
     return decorate
 
 
-def _part(function: Function) -> Function:
-    """A decorator: compiled with what calls it."""
-    made: Any = njit(nogil=True, error_model="numpy")(function)
-    return cast(Function, made)
-
-
-@_part
-def _weights(
-    extent: int, start: float, length: float, size: int, cubic: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+class _Axis:
     """Of each of `size` new pixels along an axis the first old one, how many count, and their weights times 2**22."""
+
+    def __init__(self, extent: int, start: np.float32, end: np.float32, size: int, cubic: bool) -> None:
+        length = float(end - start)
+        taps = 2 * math.ceil(max(length / size, 1.0) * (2 if cubic else 1)) + 1
+        self.first, self.count = np.empty(size, np.int64), np.empty(size, np.int64)
+        self.table = np.empty((size, taps), np.int32)
+        _weigh(extent, float(start), length, cubic, self.first, self.count, self.table)
+        # What no new pixel is made of is left out.
+        self.used = slice(int(self.first[0]), int(self.first[-1] + self.count[-1]))
+        self.first -= self.first[0]
+
+
+def resize_box(pixels: np.ndarray, box: np.ndarray, cut: bool, cubic: bool, rows_first: bool, made: np.ndarray) -> None:
+    """A box of a picture, resized with antialiasing as Pillow does it, to the bit.
+
+    One axis is resized and rounded to whole values, then the other. Weights are of double precision, with the sum one,
+    before they are rounded to multiples of 2**-22.
+
+    Args:
+        pixels: (H, W, C) uint8.
+        box: (4,) float32 top, left, bottom, right, within the picture.
+        cut: the box, of whole pixels, is cut out before it is resized; else the pixels around it count too.
+        cubic: Keys' cubic, a = -1/2, in place of the triangle.
+        rows_first: new rows are made before new columns.
+        made: (C, S, T) uint8, which is written.
+    """
+    channels, height, width = made.shape
+    if cut:
+        top, left, bottom, right = box.astype(int)
+        pixels, box = pixels[top:bottom, left:right], box - box[[0, 1, 0, 1]]
+    rows = _Axis(pixels.shape[0], box[0], box[2], height, cubic)
+    columns = _Axis(pixels.shape[1], box[1], box[3], width, cubic)
+    part = np.array(pixels[rows.used, columns.used])
+    lines = part.reshape(len(part), -1)
+    if rows_first:
+        lines = _resized(lines, 1, rows)
+    turned = _resized(_turned(lines), channels, columns)
+    lines = _turned(turned)[: len(lines)]
+    if not rows_first:
+        lines = _resized(lines, 1, rows)
+    made[:] = lines[:, : channels * width].reshape(height, channels, width).transpose(1, 0, 2)
+
+
+def _resized(lines: np.ndarray, step: int, axis: _Axis) -> np.ndarray:
+    made = np.empty((step * len(axis.first), lines.shape[1]), np.uint8)
+    _add(lines, step, axis.first, axis.count, axis.table, made)
+    return made
+
+
+def _turned(lines: np.ndarray) -> np.ndarray:
+    """The columns of (n, m) uint8 as lines, each of n pixels and at most seven more without meaning."""
+    words = np.empty((lines.shape[1], (len(lines) + 7) // 8), np.uint64)
+    _turn(lines, words)
+    return words.view(np.uint8)
+
+
+@_kept(types.int64, types.float64, types.float64, types.boolean, _FIRST, _COUNT, _TABLE)
+def _weigh(
+    extent: int, start: float, length: float, cubic: bool, first: np.ndarray, count: np.ndarray, table: np.ndarray
+) -> None:
+    size = len(first)
     scale = length / size
     wide = max(scale, 1.0)
     reach = wide * (2.0 if cubic else 1.0)
-    first, count = np.empty(size, np.int64), np.empty(size, np.int64)
-    exact = np.empty(2 * math.ceil(reach) + 1, np.float64)
-    table = np.empty((size, len(exact)), np.int32)
+    exact = np.empty(table.shape[1], np.float64)
     for new in range(size):
         center = start + (new + 0.5) * scale
         low = max(int(center - reach + 0.5), 0)
@@ -72,87 +126,39 @@ def _weights(
             weight = exact[tap] / total * (1 << _BITS)
             table[new, tap] = int(weight - 0.5 if weight < 0 else weight + 0.5)
         first[new], count[new] = low, taps
-    return first, count, table
 
 
-@_part
-def _turned(lines: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` columns of (n, m) uint8 as lines, each of n pixels and at most seven more without meaning.
-
-    Eight pixels at once become one word of 64 bits, whose lowest byte is the first one in memory.
-    """
-    words = np.empty((count, (len(lines) + 7) // 8), np.uint64)
+@_kept(_PIXELS, types.Array(types.uint64, 2, "C"))
+def _turn(lines: np.ndarray, words: np.ndarray) -> None:
+    # Eight pixels at once become one word of 64 bits, whose lowest byte is the first one in memory.
+    last = len(lines) - 1
     for block in range(words.shape[1]):
-        for column in range(count):
+        for column in range(len(words)):
             word = np.uint64(0)
             for byte in range(8):
-                word |= np.uint64(lines[min(8 * block + byte, len(lines) - 1), column]) << np.uint64(8 * byte)
+                word |= np.uint64(lines[min(8 * block + byte, last), column]) << np.uint64(8 * byte)
             words[column, block] = word
-    return words.view(np.uint8)
 
 
-@_part
-def _added(lines: np.ndarray, step: int, axis: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
-    """New lines, uint8, as weighted sums of old ones: of pixel p of the axis, old ones are step p, step p + 1, ...
-
-    Of columns of C channels, which are C lines each, new ones come channel by channel.
-    """
-    first, count, weights = axis
-    made = np.empty((step * len(first), lines.shape[1]), np.uint8)
+@_kept(_PIXELS, types.int64, _FIRST, _COUNT, _TABLE, _PIXELS)
+def _add(
+    lines: np.ndarray, step: int, first: np.ndarray, count: np.ndarray, table: np.ndarray, made: np.ndarray
+) -> None:
+    # Weighted sums of lines. Of columns of C channels, which are C lines each, new ones come channel by channel.
     total = np.empty(lines.shape[1], np.int32)
     for new in range(len(first)):
         for channel in range(step):
-            total[:] = 1 << (_BITS - 1)
+            for place in range(len(total)):
+                total[place] = 1 << (_BITS - 1)
             for tap in range(count[new]):
-                weight, line = weights[new, tap], lines[(first[new] + tap) * step + channel]
+                weight, line = table[new, tap], lines[(first[new] + tap) * step + channel]
                 for place in range(len(total)):
                     total[place] += weight * np.int32(line[place])
             target = made[channel * len(first) + new]
             for place in range(len(total)):
                 target[place] = min(max(total[place] >> _BITS, 0), 255)
-    return made
 
 
-@_kept(_PICTURE, _FLOATS, types.boolean, types.boolean, types.boolean, _MADE)
-def resize_box(pixels: np.ndarray, box: np.ndarray, cut: bool, cubic: bool, rows_first: bool, made: np.ndarray) -> None:
-    """A box of a picture, resized with antialiasing as Pillow does it, to the bit.
-
-    One axis is resized and rounded to whole values, then the other. Weights are of double precision, with the sum one,
-    before they are rounded to multiples of 2**-22.
-
-    Args:
-        pixels: (H, W, C) uint8, contiguous.
-        box: (4,) float32 top, left, bottom, right, within the picture.
-        cut: the box, of whole pixels, is cut out before it is resized; else the pixels around it count too.
-        cubic: Keys' cubic, a = -1/2, in place of the triangle.
-        rows_first: new rows are made before new columns.
-        made: (C, S, T) uint8, contiguous, which is written.
-    """
-    channels, height, width = made.shape
-    top, left = (int(box[0]), int(box[1])) if cut else (0, 0)
-    bottom, right = (int(box[2]), int(box[3])) if cut else pixels.shape[:2]
-    rows = _weights(bottom - top, box[0] - top, box[2] - box[0], height, cubic)
-    columns = _weights(right - left, box[1] - left, box[3] - box[1], width, cubic)
-    # What no new pixel is made of is left out.
-    above, before = rows[0][0], columns[0][0]
-    below, after = rows[0][-1] + rows[1][-1], columns[0][-1] + columns[1][-1]
-    flat = pixels.reshape(len(pixels), -1)[
-        top + above : top + below, (left + before) * channels : (left + after) * channels
-    ]
-    lines = np.ascontiguousarray(flat)
-    rows[0][:] -= above
-    columns[0][:] -= before
-    if rows_first:
-        lines = _added(lines, 1, rows)
-    lines = _turned(_added(_turned(lines, lines.shape[1]), channels, columns), len(lines))
-    if not rows_first:
-        lines = _added(lines, 1, rows)
-    for row in range(height):
-        for channel in range(channels):
-            made[channel, row] = lines[row, channel * width : (channel + 1) * width]
-
-
-@_kept(_PICTURE, _PLACES, _WEIGHTS, _PLACES, _WEIGHTS, _MADE)
 def sample_box(
     pixels: np.ndarray,
     rows: np.ndarray,
@@ -161,7 +167,7 @@ def sample_box(
     column_weights: np.ndarray,
     made: np.ndarray,
 ) -> None:
-    """A box resized with four pixels of each axis to a new one, as `files.sample`: rows first, rounded at the end.
+    """A box resized with four pixels of each axis to a new one, as `files` does it: rows first, rounded at the end.
 
     Args:
         pixels: (H, W, C) uint8, contiguous.
@@ -169,21 +175,33 @@ def sample_box(
         row_weights, column_weights: (S, 4) and (T, 4) float32.
         made: (C, S, T) uint8, contiguous, which is written.
     """
-    channels, height, width = made.shape
+    channels, left, right = len(made), int(columns.min()), int(columns.max()) + 1
+    block = np.empty(((right - left) * channels, 8), np.float32)
     flat = pixels.reshape(len(pixels), -1)
-    left = columns.min() * channels
-    right = (columns.max() + 1) * channels
+    _sample(flat, left * channels, rows, row_weights, (columns - left) * channels, column_weights, block, made)
+
+
+@_kept(_READ, types.int64, _PLACES, _WEIGHTS, _PLACES, _WEIGHTS, types.Array(types.float32, 2, "C"), _MADE)
+def _sample(
+    flat: np.ndarray,
+    left: int,
+    rows: np.ndarray,
+    row_weights: np.ndarray,
+    columns: np.ndarray,
+    column_weights: np.ndarray,
+    block: np.ndarray,
+    made: np.ndarray,
+) -> None:
     # Eight new rows at once, which lie beside each other, so that the sums along the columns are of vectors.
-    block = np.empty((right - left, 8), np.float32)
+    channels, height, width = made.shape
     new = np.empty(8, np.float32)
     for first in range(0, height, 8):
         count = min(8, height - first)
         for row in range(count):
             old, weight = rows[first + row], row_weights[first + row]
-            a, b = flat[old[0], left:right], flat[old[1], left:right]
-            c, d = flat[old[2], left:right], flat[old[3], left:right]
+            a, b, c, d = flat[old[0], left:], flat[old[1], left:], flat[old[2], left:], flat[old[3], left:]
             u, v, w, z = weight[0], weight[1], weight[2], weight[3]
-            for place in range(right - left):
+            for place in range(len(block)):
                 total = np.float32(a[place]) * u
                 total += np.float32(b[place]) * v
                 total += np.float32(c[place]) * w
@@ -193,9 +211,12 @@ def sample_box(
             old, weight = columns[column], column_weights[column]
             u, v, w, z = weight[0], weight[1], weight[2], weight[3]
             for channel in range(channels):
-                skip = channel - left
-                a, b = block[old[0] * channels + skip], block[old[1] * channels + skip]
-                c, d = block[old[2] * channels + skip], block[old[3] * channels + skip]
+                a, b, c, d = (
+                    block[old[0] + channel],
+                    block[old[1] + channel],
+                    block[old[2] + channel],
+                    block[old[3] + channel],
+                )
                 for row in range(8):
                     total = a[row] * u
                     total += b[row] * v
