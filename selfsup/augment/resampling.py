@@ -194,34 +194,37 @@ def _sample(
 ) -> None:
     # Eight new rows at once, which lie beside each other, so that the sums along the columns are of vectors.
     channels, height, width = made.shape
-    new = np.empty(8, np.float32)
+    right = left + len(block)
+    line = np.empty(len(block), np.float32)
+    eight = np.empty((width, 8), np.uint8)
     for first in range(0, height, 8):
         count = min(8, height - first)
         for row in range(count):
             old, weight = rows[first + row], row_weights[first + row]
-            a, b, c, d = flat[old[0], left:], flat[old[1], left:], flat[old[2], left:], flat[old[3], left:]
+            a, b = flat[old[0], left:right], flat[old[1], left:right]
+            c, d = flat[old[2], left:right], flat[old[3], left:right]
             u, v, w, z = weight[0], weight[1], weight[2], weight[3]
-            for place in range(len(block)):
+            for place in range(len(line)):
                 total = np.float32(a[place]) * u
                 total += np.float32(b[place]) * v
                 total += np.float32(c[place]) * w
-                total += np.float32(d[place]) * z
-                block[place, row] = total
-        for column in range(width):
-            old, weight = columns[column], column_weights[column]
-            u, v, w, z = weight[0], weight[1], weight[2], weight[3]
-            for channel in range(channels):
-                a, b, c, d = (
-                    block[old[0] + channel],
-                    block[old[1] + channel],
-                    block[old[2] + channel],
-                    block[old[3] + channel],
-                )
+                line[place] = total + np.float32(d[place]) * z
+            for place in range(len(line)):
+                block[place, row] = line[place]
+        for channel in range(channels):
+            for column in range(width):
+                weight = column_weights[column]
+                u, v, w, z = weight[0], weight[1], weight[2], weight[3]
+                # Of signed places those below zero would have to be looked for.
+                e, f = np.uint64(columns[column, 0] + channel), np.uint64(columns[column, 1] + channel)
+                g, h = np.uint64(columns[column, 2] + channel), np.uint64(columns[column, 3] + channel)
                 for row in range(8):
-                    total = a[row] * u
-                    total += b[row] * v
-                    total += c[row] * w
-                    total += d[row] * z
-                    new[row] = min(max(np.rint(total), np.float32(0)), np.float32(255))
-                for row in range(count):
-                    made[channel, first + row, column] = np.uint8(new[row])
+                    total = block[e, row] * u
+                    total += block[f, row] * v
+                    total += block[g, row] * w
+                    total += block[h, row] * z
+                    eight[column, row] = np.uint8(min(max(np.rint(total), np.float32(0)), np.float32(255)))
+            for row in range(count):
+                target = made[channel, first + row]
+                for column in range(width):
+                    target[column] = eight[column, row]
