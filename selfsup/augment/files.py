@@ -85,7 +85,9 @@ def _fault(resampling: ModuleType) -> str | None:
 
 def _resized(images: Sequence[Held], boxes: Tensor, size: Size, interpolation: Interpolation, cut: bool) -> Tensor:
     """(B, C, S, T) uint8 of boxes (B, 4), of whole pixels where they are cut out before they are resized."""
-    shape, resampling = height_and_width(size), compiled()
+    shape = height_and_width(size)
+    # A loader holds arrays. For a few pictures that come as Pillow's nothing is compiled, or read from the disk.
+    resampling = compiled() if all(isinstance(image, Pixels) for image in images) else None
     if resampling is None:
         return _by_pillow(images, boxes, shape, interpolation, cut)
     return _by_code(resampling, images, boxes, shape, interpolation, cut)

@@ -78,6 +78,11 @@ def test_the_same_bits_without_numba(
     assert plain[0].is_contiguous()
 
 
+def test_nothing_is_compiled_for_a_few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "compiled", lambda: pytest.fail("it was asked for"))
+    assert both([PIL.Image.fromarray(picture())], "bicubic", 24)[0].shape == (1, 3, 24, 24)
+
+
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_a_crop_does_not_depend_on_the_others_of_its_batch(interpolation: Interpolation) -> None:
     array = picture()

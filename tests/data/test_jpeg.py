@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import simplejpeg
 import torch
 from PIL import Image
 
@@ -18,6 +17,8 @@ from selfsup.data.decode import decode, decode_held
 from selfsup.data.files import FileSource
 from selfsup.data.quiet import tolerant
 from tests.support.pictures import broken_images, odd_images, sound_images
+
+simplejpeg = pytest.importorskip("simplejpeg")
 
 SHAPES = [(1, 1), (1, 9), (17, 33), (16, 16), (8, 64), (63, 65)]
 QUALITIES = (1, 30, 75, 95, 100)
