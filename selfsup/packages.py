@@ -20,6 +20,7 @@ PACKAGES = {
     "rich": "rich",
     "safetensors": "safetensors",
     "scipy": "scipy",
+    "simplejpeg": "simplejpeg",
     "tensorboard": "tensorboard",
     "timm": "timm",
     "torch": "torch",

@@ -1,4 +1,4 @@
-"""Pictures of any number of channels, each held as a gray picture of Pillow's, which knows none of five."""
+"""What else than Pillow's a picture may be: of any number of channels, or an array that is cropped as it is."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Bands:
-    """A picture of C channels of 8 bits, as far as loaders and views need one.
+    """A picture of C channels of 8 bits, as far as loaders and views need one: Pillow knows none of five channels.
 
     It does to each channel what Pillow does to a gray picture, and so to none what Pillow does to transparency.
 
@@ -63,6 +63,54 @@ class Bands:
 
 
 Picture: TypeAlias = PIL.Image.Image | Bands
+
+
+class Pixels:
+    """A picture as an array, which crops take as it is.
+
+    Args:
+        array: (H, W, C) uint8; what is held cannot be written to.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = np.ascontiguousarray(array).view()
+        self.array.flags.writeable = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, as Pillow has them."""
+        return self.width, self.height
+
+    @property
+    def width(self) -> int:
+        return int(self.array.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.array.shape[0])
+
+    def picture(self) -> Picture:
+        """The same as Pillow's, or in bands."""
+        return PIL.Image.fromarray(self.array) if self.array.shape[2] == 3 else bands_of(self.array)
+
+    def crop(self, box: tuple[int, int, int, int]) -> Picture:
+        """What lies within left, top, right and bottom; outside of the picture it is black."""
+        return self.picture().crop(box)
+
+    def resize(
+        self,
+        size: tuple[int, int],
+        resample: PIL.Image.Resampling = PIL.Image.Resampling.BICUBIC,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> Picture:
+        """Width and height `size`, of the whole picture or of left, top, right and bottom of it."""
+        return self.picture().resize(size, resample, box=box)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # (H, W, C) uint8
+        return np.array(self.array, dtype=dtype, copy=copy)
+
+
+Held: TypeAlias = Picture | Pixels  # as loaders hold it between decoding and cropping
 
 
 def require_channels(images: Tensor, mean: Sequence[float]) -> None:

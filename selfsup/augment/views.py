@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from selfsup.augment import on_device
-from selfsup.augment.bands import Picture, require_channels
+from selfsup.augment.bands import Held, require_channels
 from selfsup.augment.color import grayscale_, jitter_, processing_order, runs_of_true, solarize_
 from selfsup.augment.compiled import loops, views_by_loops
 from selfsup.augment.files import center_files, crop_files
@@ -109,7 +109,7 @@ class Views:
             for view, images, numbers in zip(views, sources, drawn, strict=True)
         ]
 
-    def crop(self, images: Sequence[Picture], indices: Tensor, epoch: int | Tensor) -> tuple[Tensor, ...]:
+    def crop(self, images: Sequence[Held], indices: Tensor, epoch: int | Tensor) -> tuple[Tensor, ...]:
         """The crops of pictures of any size, for a loader's worker: per view (B, C, S, T) uint8, not yet flipped.
 
         Args:
@@ -284,7 +284,7 @@ class Center:
                 result[part] = planes.permute(1, 2, 3, 0)
         return laid_out(result)
 
-    def crop(self, images: Sequence[Picture]) -> Tensor:
+    def crop(self, images: Sequence[Held]) -> Tensor:
         """The central boxes of pictures of any size, for a loader's worker: (B, C, S, T) uint8."""
         return center_files(images, self.size, self.fraction, self.interpolation, self.fit)
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from selfsup.augment.bands import Picture, bands_of
+from selfsup.augment.bands import Held, Picture, bands_of
 from selfsup.data.deep import Depth
 from selfsup.data.deep_arrays import Ends
 from selfsup.data.formats import FORMATS
@@ -80,6 +80,10 @@ class Source(ABC):
         """Image `index` in a resolution that suffices for `side` x `side` pixels, and its original (height, width)."""
         image = self.load(index)
         return image, (image.height, image.width)
+
+    def load_for_crop(self, index: int) -> Held:
+        """Image `index` as `load` gives it, in the form that is there soonest."""
+        return self.load(index)
 
     def depth(self, index: int) -> Depth | None:
         """Of an image whose file has more than 8 bits a pixel, what range they fill."""

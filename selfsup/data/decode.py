@@ -1,20 +1,20 @@
 """Bytes of a photograph to an upright RGB image, or to UnreadableImage: never a crash, never a warning."""
 
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from selfsup.augment.bands import Bands, Picture
+from selfsup.augment.bands import Bands, Held, Picture, Pixels
 from selfsup.data.base import UnreadableImage
 from selfsup.data.channels import Channels
 from selfsup.data.deep import Deep, Depth, deep_pixels, to_bytes
 from selfsup.data.formats import FORMATS
+from selfsup.data.jpeg import rgb_pixels
 from selfsup.data.levels import FULL, Levels
+from selfsup.data.quiet import quiet
 from selfsup.storage.untrusted import require_file
 
 Content = Path | BinaryIO
@@ -63,15 +63,36 @@ def decode(
         UnreadableImage: it is none of FORMATS, damaged, cut short, of more than MAX_PIXELS or MAX_SCANS, or of float
             pixels whose range is not given, or of other channels; or no file at all, but a pipe or a device.
     """
+    with _header(file, name, channels) as (image, _):
+        width, height = image.size
+        if side is not None:
+            image.draft("RGB", (2 * side, 2 * side))
+        picture, orientation = _upright(image, levels) if channels == "rgb" else _in_bands(image, levels, channels)
+        return picture, ((width, height) if orientation >= 5 else (height, width))
+
+
+def decode_held(file: Path | BinaryIO, name: str, levels: Levels = FULL, channels: Channels = "rgb") -> Held:
+    """`decode` for a crop: the same pixels, which may come as an array, and sooner."""
+    with _header(file, name, channels) as (image, content):
+        if channels != "rgb":
+            return _in_bands(image, levels, channels)[0]
+        pixels = rgb_pixels(content, image)
+        if pixels is None:
+            return _upright(image, levels)[0]
+        orientation = _orientation(image)
+        return Image.fromarray(pixels).transpose(_UPRIGHT[orientation]) if orientation > 1 else Pixels(pixels)
+
+
+@contextmanager
+def _header(file: Path | BinaryIO, name: str, channels: Channels) -> Iterator[tuple[Image.Image, bytes]]:
+    """An image of which nothing but the header has been read, and the whole file where it is a JPEG.
+
+    Whatever is raised within becomes UnreadableImage.
+    """
     try:
-        with _quiet(), _opened(file) as content, Image.open(content, formats=FORMATS) as image:
-            width, height = image.size
-            _check_size(width, height)
-            _check_scans(content, image)
-            if side is not None:
-                image.draft("RGB", (2 * side, 2 * side))
-            picture, orientation = _upright(image, levels) if channels == "rgb" else _in_bands(image, levels, channels)
-            return picture, ((width, height) if orientation >= 5 else (height, width))
+        with quiet(), _opened(file) as content, Image.open(content, formats=FORMATS) as image:
+            _check_size(*image.size)
+            yield image, _checked_scans(content, image)
     except UnidentifiedImageError as error:
         kept = "" if channels == "rgb" else f"; more channels than Pillow reads go into one .npy, {_ARRAY}"
         raise UnreadableImage(name, f"it is none of {', '.join(FORMATS)}, or its header is damaged{kept}") from error
@@ -167,20 +188,23 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
 
 
-def _check_scans(content: BinaryIO, image: Image.Image) -> None:
-    """Raise ValueError for a JPEG that takes many passes over its pixels: each scan of a progressive one is a pass.
+def _checked_scans(content: BinaryIO, image: Image.Image) -> bytes:
+    """The file of a JPEG that does not take many passes over its pixels, or ValueError; nothing of any other.
 
-    A few hundred kilobytes can ask for thousands of them, which take minutes or hours. Usual are ten.
+    Each scan of a progressive one is a pass. A few hundred kilobytes can ask for thousands of them, which take minutes
+    or hours. Usual are ten.
     """
     if image.format != "JPEG":
-        return
+        return b""
     begin = content.tell()
     content.seek(0)
-    scans = content.read().count(b"\xff\xda")  # of a thumbnail in it, too; in coded pixels these bytes do not occur
+    whole = content.read()
     content.seek(begin)
+    scans = whole.count(b"\xff\xda")  # of a thumbnail in it, too; in coded pixels these bytes do not occur
     work = scans * image.width * image.height
     if scans > MAX_SCANS or work > MAX_SCANNED:
         raise ValueError(f"{scans} scans of {image.width} x {image.height} pixels, more than anyone needs")
+    return whole
 
 
 def _orientation(image: Image.Image) -> int:
@@ -206,7 +230,7 @@ def _flat(image: Image.Image, deep: Deep | None, levels: Levels) -> Image.Image:
 def measured_depth(file: Path | BinaryIO) -> Depth | None:
     """What range the pixels of a file fill, where they have more than 8 bits; None of all other files."""
     try:
-        with _quiet(), _opened(file) as content, Image.open(content, formats=FORMATS) as image:
+        with quiet(), _opened(file) as content, Image.open(content, formats=FORMATS) as image:
             deep = deep_pixels(image)
             if deep is None:
                 return None
@@ -219,7 +243,7 @@ def measured_depth(file: Path | BinaryIO) -> Depth | None:
 def stored_channels(file: Path | BinaryIO) -> int | None:
     """How many channels a file has, by its header; None where they are no pixels, or it cannot be read."""
     try:
-        with _quiet(), _opened(file) as content, Image.open(content, formats=FORMATS) as image:
+        with quiet(), _opened(file) as content, Image.open(content, formats=FORMATS) as image:
             pixels = image.mode in (*_PLAIN, "I", "F") or image.mode.startswith("I;16")
             return len(image.getbands()) if pixels else None
     except Exception:  # which is told where it is read
@@ -233,60 +257,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     flat = Image.new("RGB", image.size, _BACKGROUND)
     flat.paste(layer, mask=layer.getchannel("A"))
     return flat
-
-
-_gate = threading.Condition()
-_threads_inside = 0
-_alone: int | None = None  # the thread that decodes, or waits to decode, when no other does
-_catcher: warnings.catch_warnings | None = None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Ignore warnings while any thread decodes.
-
-    Pillow warns of odd metadata and large images, which are either harmless or reported as unreadable here.
-    `warnings.catch_warnings` changes the whole process, so the threads that decode share one: the first to come in
-    sets it, the last to go out takes it back.
-    """
-    global _threads_inside, _catcher
-    with _gate:
-        while _alone not in (None, threading.get_ident()):
-            _gate.wait()
-        if _threads_inside == 0:
-            _catcher = warnings.catch_warnings()
-            _catcher.__enter__()
-            warnings.simplefilter("ignore")
-        _threads_inside += 1
-    try:
-        yield
-    finally:
-        with _gate:
-            _threads_inside -= 1
-            if _threads_inside == 0 and _catcher is not None:
-                _catcher.__exit__(None, None, None)
-                _catcher = None
-            _gate.notify_all()
-
-
-@contextmanager
-def tolerant() -> Iterator[None]:
-    """Let Pillow read damaged files as far as they go, in this thread alone.
-
-    Its switch is of the whole process, so every other thread finishes what it decodes before, and begins nothing until
-    it is back where it was.
-    """
-    global _alone
-    with _gate:
-        while _alone is not None:
-            _gate.wait()
-        _alone = threading.get_ident()
-        while _threads_inside:
-            _gate.wait()
-        before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
-    try:
-        yield
-    finally:
-        with _gate:
-            ImageFile.LOAD_TRUNCATED_IMAGES, _alone = before, None
-            _gate.notify_all()

@@ -2,22 +2,23 @@
 
 import io
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 from torch import Tensor
 
-from selfsup.augment.bands import Picture
+from selfsup.augment.bands import Held, Picture
 from selfsup.data.base import Source, UnreadableImage
 from selfsup.data.channels import Channels, channel_count
-from selfsup.data.decode import decode, measured_depth, stored_channels
+from selfsup.data.decode import decode, decode_held, measured_depth, stored_channels
 from selfsup.data.deep import Depth
 from selfsup.data.levels import Levels
 from selfsup.data.truncated import CutShort
 
 MAX_BYTES = 1 << 29  # of one image file, unpacked
+Found = TypeVar("Found")
 
 
 class Holders(NamedTuple):
@@ -44,10 +45,36 @@ class Decoded(Source):
     def channels(self) -> int:
         return channel_count(self.kept)
 
-    def _decoded(self, index: int, file: Path | io.BytesIO, side: int | None = None) -> tuple[Picture, tuple[int, int]]:
-        if self.cut_short is None:
-            return decode(file, self.name(index), side, self.levels, self.kept)
-        return self.cut_short.decoded(index, file, self.name(index), side, self.levels, self.kept)
+    @abstractmethod
+    def _content(self, index: int) -> Path | io.BytesIO:
+        """The file of image `index`, or its bytes. Raises UnreadableImage."""
+
+    def load(self, index: int) -> Picture:
+        file, name = self._content(index), self.name(index)
+        return self._noted(index, lambda: decode(file, name, None, self.levels, self.kept))[0]
+
+    def load_for_canvas(self, index: int, side: int) -> tuple[Picture, tuple[int, int]]:
+        file, name = self._content(index), self.name(index)
+        return self._noted(index, lambda: decode(file, name, side, self.levels, self.kept))
+
+    def load_for_crop(self, index: int) -> Held:
+        file, name = self._content(index), self.name(index)
+        return self._noted(index, lambda: decode_held(file, name, self.levels, self.kept))
+
+    def depth(self, index: int) -> Depth | None:
+        try:
+            return measured_depth(self._content(index))
+        except UnreadableImage:  # counted where it is decoded
+            return None
+
+    def stored_channels(self, index: int) -> int | None:
+        try:
+            return stored_channels(self._content(index))
+        except UnreadableImage:  # counted where it is decoded
+            return None
+
+    def _noted(self, index: int, decode: Callable[[], Found]) -> Found:
+        return decode() if self.cut_short is None else self.cut_short.decoded(index, decode)
 
     def select(self, rows: Tensor) -> Self:
         part = super().select(rows)
@@ -77,23 +104,8 @@ class EncodedSource(Decoded):
     def holders(self) -> Holders:
         """The files that hold the images: where one is unchanged, so are the images in it."""
 
-    def load(self, index: int) -> Picture:
-        return self._decoded(index, io.BytesIO(self.content(index)))[0]
-
-    def load_for_canvas(self, index: int, side: int) -> tuple[Picture, tuple[int, int]]:
-        return self._decoded(index, io.BytesIO(self.content(index)), side)
-
-    def depth(self, index: int) -> Depth | None:
-        try:
-            return measured_depth(io.BytesIO(self.content(index)))
-        except UnreadableImage:  # counted where it is decoded
-            return None
-
-    def stored_channels(self, index: int) -> int | None:
-        try:
-            return stored_channels(io.BytesIO(self.content(index)))
-        except UnreadableImage:  # counted where it is decoded
-            return None
+    def _content(self, index: int) -> io.BytesIO:
+        return io.BytesIO(self.content(index))
 
     def path(self, index: int) -> str:
         """The name of image `index` below the data's root."""

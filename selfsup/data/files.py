@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from selfsup.augment.bands import Picture
 from selfsup.data.base import UnreadableImage
-from selfsup.data.decode import measured_depth, stored_channels
-from selfsup.data.deep import Depth
 from selfsup.data.encoded import MAX_BYTES, Decoded, EncodedSource, Holders, pack_names
 from selfsup.data.levels import FULL, Levels
 
@@ -44,19 +41,7 @@ class FileSource(Decoded):
     def name(self, index: int) -> str:
         return str(self.root / self.paths[index].decode("utf-8", "surrogateescape"))
 
-    def load(self, index: int) -> Picture:
-        return self._decoded(index, self._file(index))[0]
-
-    def load_for_canvas(self, index: int, side: int) -> tuple[Picture, tuple[int, int]]:
-        return self._decoded(index, self._file(index), side)
-
-    def depth(self, index: int) -> Depth | None:
-        return measured_depth(self._file(index))
-
-    def stored_channels(self, index: int) -> int | None:
-        return stored_channels(self._file(index))
-
-    def _file(self, index: int) -> Path:
+    def _content(self, index: int) -> Path:
         return self.root / os.fsdecode(self.paths[index])
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from selfsup.augment.bands import Picture
+from selfsup.augment.bands import Held, Picture
 from selfsup.data.base import Source
 from selfsup.data.class_numbers import renumbered
 from selfsup.data.deep import Depth
@@ -43,6 +43,10 @@ class OfParts(Source):
     def load_for_canvas(self, index: int, side: int) -> tuple[Picture, tuple[int, int]]:
         part, row = self._part(index)
         return part.load_for_canvas(row, side)
+
+    def load_for_crop(self, index: int) -> Held:
+        part, row = self._part(index)
+        return part.load_for_crop(row)
 
     def depth(self, index: int) -> Depth | None:
         part, row = self._part(index)

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from selfsup import distributed
-from selfsup.augment.bands import Picture
+from selfsup.augment.bands import Held
+from selfsup.augment.files import compiled, held
 from selfsup.batch import Batch, Key
 from selfsup.data.base import Source, TooManyUnreadable, UnreadableImage, check_unreadable
 from selfsup.devices.moving import to_device
@@ -27,7 +28,7 @@ from selfsup.output import message
 from selfsup.randomness import counter
 from selfsup.runtime.parent_death import end_with_parent
 
-Crop = Callable[[list[Picture], Tensor, Any], tuple[Tensor, ...]]
+Crop = Callable[[list[Held], Tensor, Any], tuple[Tensor, ...]]
 """(images, (B,) int64 positions in the data set, epoch) -> for each view (B, C, S, S) uint8. Must not use a GPU.
 
 The epoch is an int or, where images come several times in an epoch, what `randomness.counter` makes of it.
@@ -71,12 +72,12 @@ class _Rows(Dataset[_Item]):
             return _Item(tuple(view.numpy() for view in item.images), item.labels.numpy(), indices.numpy(), met)
         return item
 
-    def _readable(self, index: int, met: dict[int, str]) -> tuple[int, Picture] | None:
+    def _readable(self, index: int, met: dict[int, str]) -> tuple[int, Held] | None:
         """The first readable image from `index` on, cyclically: a pure function of the files, never of timing."""
         while True:
             if index not in self.unreadable:
                 try:
-                    return index, self.source.load(index)
+                    return index, held(self.source.load_for_crop(index))
                 except UnreadableImage as error:
                     self.unreadable[index] = error.reason
                     check_unreadable(self.source, self.unreadable)
@@ -173,6 +174,8 @@ class Streaming:
         # Forked workers start at once and need nothing picklable. That is safe after CUDA has been initialised as long
         # as they do not touch it, and they decode on the CPU alone, with one thread each (the loader sees to that).
         fork = sys.platform == "linux" and self.workers > 0
+        if fork:
+            compiled()  # once, for all of them
         _say_where_too_many(self.workers, _cores())
         with warnings.catch_warnings():
             # Said above, in our words; torch warns where a loader is made, and again where its workers start.

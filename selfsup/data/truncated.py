@@ -1,13 +1,15 @@
 """Image files that are cut short, read as far as they go: only where it is asked for, and counted."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
-from selfsup.augment.bands import Picture
 from selfsup.data.base import UnreadableImage
-from selfsup.data.channels import Channels
-from selfsup.data.decode import Content, decode, tolerant
-from selfsup.data.levels import Levels
+from selfsup.data.quiet import tolerant
+
+Found = TypeVar("Found")
 
 
 class CutShort:
@@ -27,16 +29,14 @@ class CutShort:
         part.flags, part.rows = self.flags, self.rows[rows]
         return part
 
-    def decoded(
-        self, index: int, file: Content, name: str, side: int | None, levels: Levels, channels: Channels
-    ) -> tuple[Picture, tuple[int, int]]:
-        """As `decode`, but what Pillow can read of a damaged file is taken, and the image is noted."""
+    def decoded(self, index: int, decode: Callable[[], Found]) -> Found:
+        """What `decode` returns, but what Pillow can read of a damaged file is taken, and the image is noted."""
         try:
-            return decode(file, name, side, levels, channels)
+            return decode()
         except UnreadableImage as error:
             try:
                 with tolerant():
-                    found = decode(file, name, side, levels, channels)
+                    found = decode()
             except UnreadableImage:
                 raise error from None
             self.flags[self.rows[index]] = 1

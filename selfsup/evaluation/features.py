@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from selfsup import distributed
-from selfsup.augment.bands import Picture
+from selfsup.augment.bands import Held
 from selfsup.augment.views import Center
 from selfsup.data.loader import evaluation_batches
 from selfsup.data.opening import tell_cut_short
@@ -57,7 +57,7 @@ class _OneView:
 
     center: Center
 
-    def __call__(self, images: Sequence[Picture], indices: Tensor, epoch: int) -> tuple[Tensor, ...]:
+    def __call__(self, images: Sequence[Held], indices: Tensor, epoch: int) -> tuple[Tensor, ...]:
         return (self.center.crop(images),)
 
 

@@ -24,7 +24,7 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
 
 def at_least_float32(x: Tensor) -> Tensor:
     """In single precision, or as it is where that is more."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.dtype == torch.float32 else x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def contrast_logits(

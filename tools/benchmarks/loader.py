@@ -3,8 +3,9 @@
 DIR holds imagenette128_train.zip and imagenette128_val.zip, JPEG files of 128 pixels. Three comparisons, each of
 contestants that take turns in one run, with one JSON line for each: bringing images (decoding and squeezing, a pack,
 numpy's memory map), crops at full resolution (ours and torch's DataLoader with Pillow and torchvision's transforms,
-with and without workers), and decoders of JPEG files alone. Times are by the wall, for workers are processes of their
-own: on shared CPUs only the ratios mean something.
+with and without workers), and decoders of JPEG files alone. Crops and decoders are measured on these files and on
+pictures of 500 x 375 pixels, each made of four of them. Times are by the wall, for workers are processes of their own:
+on shared CPUs only the ratios mean something. Without workers crops are measured in seconds of the processor.
 """
 
 import runpy
@@ -29,10 +30,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
-from selfsup.augment.presets import simclr
+from selfsup.augment.parameters import View
+from selfsup.augment.presets import moco_v2, simclr
 from selfsup.augment.views import Augment, Views
 from selfsup.batch import Batch
 from selfsup.data.content import file_content
+from selfsup.data.decode import decode_held
+from selfsup.data.files import FileSource
 from selfsup.data.loader import Loader
 from selfsup.data.packed import Packed
 from selfsup.data.parts import open_data
@@ -47,16 +51,17 @@ from tools.benchmarks.side_by_side import about, alternate, report
 _CPU = torch.device("cpu")
 _PACKS = ("imagenette128_train.zip", "imagenette128_val.zip")
 _CANVAS, _VIEW = 128, 96
+_SMALL, _LARGE = "Imagenette, 128 px", "four of Imagenette's, 500 x 375 px"
 
 
 class Crops(Dataset[tuple[Tensor, Tensor]]):
     """Two crops of each file, as most programs make them: Pillow, then torchvision's transforms."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, view: View) -> None:
         self.source = source
-        self.crop = v2.Compose(
-            [v2.RandomResizedCrop(_VIEW, interpolation=v2.InterpolationMode.BICUBIC), v2.PILToTensor()]
-        )
+        mode = v2.InterpolationMode(view.interpolation.removesuffix("_aliased"))
+        crop = v2.RandomResizedCrop(view.shape, scale=view.crop_scale, ratio=view.crop_ratio, interpolation=mode)
+        self.crop = v2.Compose([crop, v2.PILToTensor()])
 
     def __len__(self) -> int:
         return len(self.source)
@@ -64,6 +69,18 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         picture = PIL.Image.open(io.BytesIO(file_content(self.source, index))).convert("RGB")
         return self.crop(picture), self.crop(picture)
+
+
+def photographs(files: Source, count: int, folder: Path) -> Source:
+    """JPEG files of 500 x 375 pixels, each of four of `files` enlarged, of quality 90 and about 53 KB."""
+    names = [f"{number:05d}.jpg" for number in range(count)]
+    for number, name in enumerate(names):
+        whole = PIL.Image.new("RGB", (500, 375))
+        for corner, (left, top) in enumerate(((0, 0), (250, 0), (0, 188), (250, 188))):
+            part = files.load((number * 37 + corner) % len(files)).resize((250, 188))
+            whole.paste(PIL.Image.fromarray(np.asarray(part)), (left, top))
+        whole.save(folder / name, quality=90)
+    return FileSource(folder, names, torch.zeros(count, dtype=torch.int64), ("photograph",))
 
 
 def bringing(files: Source, packed: Packed, arguments: argparse.Namespace) -> None:
@@ -101,35 +118,33 @@ def bringing(files: Source, packed: Packed, arguments: argparse.Namespace) -> No
     _told("loader", [name for name in contestants if name not in alone], amounts, seconds, facts | {"view": _VIEW})
 
 
-def crops(files: Source, arguments: argparse.Namespace) -> None:
+def crops(some: Source, augment: Augment, arguments: argparse.Namespace, kind: str) -> None:
     """Two crops of each file at full resolution, without colour."""
-    count, batch = arguments.images, arguments.batch
-    plain = Augment(views=simclr(_VIEW).views)
-    views = Views(plain, seed=0)
-    some = files.select(torch.arange(len(files))[:: len(files) // count][:count])
+    batch, view = arguments.batch, augment.views[0]
+    views = Views(augment, seed=0)
 
     def ours(workers: int) -> None:
         _pass(Loader(some, batch_size=batch, seed=0, device=_CPU, workers=workers, crop=views.crop).epoch(0))
 
     def torchs(workers: int) -> None:
-        _pass(DataLoader(Crops(some), batch, shuffle=True, num_workers=workers, drop_last=True))
+        _pass(DataLoader(Crops(some, view), batch, shuffle=True, num_workers=workers, drop_last=True))
 
     for workers in (0, 2):
         contestants: dict[str, Callable[[], None]] = {
             "streaming": partial(ours, workers),
             "torch_dataloader": partial(torchs, workers),
         }
-        seconds = alternate(contestants, arguments.runs, _CPU, by_the_wall=True)
-        amounts = dict.fromkeys(contestants, count // batch * batch)
-        facts = _facts() | {"workers": workers, "view": _VIEW, "views": 2}
-        _told("crops", list(contestants), amounts, seconds, facts)
+        seconds = alternate(contestants, arguments.runs, _CPU, by_the_wall=workers > 0)
+        amounts = dict.fromkeys(contestants, len(some) // batch * batch)
+        asked = {"workers": workers, "view": view.size, "views": 2, "interpolation": view.interpolation}
+        _told("crops", list(contestants), amounts, seconds, _facts(kind) | asked)
 
 
-def decoders(files: Source, arguments: argparse.Namespace) -> None:
+def decoders(some: Source, arguments: argparse.Namespace, kind: str) -> None:
     """JPEG files in memory to RGB pixels, on one thread."""
-    places = range(0, len(files), max(1, len(files) // arguments.images))
-    contents = [file_content(files, index) for index in places][: arguments.images]
+    contents = [file_content(some, index) for index in range(len(some))]
     buffers = [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in contents]
+    side = some.load(0).width // 2
 
     def pillow(side: int | None) -> None:
         for content in contents:
@@ -139,8 +154,9 @@ def decoders(files: Source, arguments: argparse.Namespace) -> None:
             np.asarray(image.convert("RGB"))
 
     contestants: dict[str, Callable[[], None]] = {
+        "ours": lambda: _pass(np.asarray(decode_held(io.BytesIO(content), "")) for content in contents),
         "pillow": lambda: pillow(None),
-        "pillow_draft_half": lambda: pillow(64),
+        "pillow_draft_half": lambda: pillow(side),
         "torchvision": lambda: _pass(decode_jpeg(buffer, ImageReadMode.RGB) for buffer in buffers),
     }
     if importlib.util.find_spec("simplejpeg"):
@@ -149,8 +165,8 @@ def decoders(files: Source, arguments: argparse.Namespace) -> None:
     if importlib.util.find_spec("turbojpeg"):
         turbo = importlib.import_module("turbojpeg").TurboJPEG()
         contestants["turbojpeg"] = lambda: _pass(turbo.decode(content, pixel_format=0) for content in contents)
-    seconds = alternate(contestants, arguments.runs, _CPU, by_the_wall=True)
-    _told("decoders", list(contestants), dict.fromkeys(contestants, len(contents)), seconds, _facts())
+    seconds = alternate(contestants, arguments.runs, _CPU)
+    _told("decoders", list(contestants), dict.fromkeys(contestants, len(contents)), seconds, _facts(kind))
 
 
 def _told(
@@ -165,8 +181,8 @@ def _told(
     report(name, amounts, chosen, contestants[0], "images/s", **facts)
 
 
-def _facts() -> dict[str, object]:
-    return {"files": "Imagenette, 128 px", **about(_CPU, "torchvision", "pillow", "numpy", "simplejpeg")}
+def _facts(files: str = _SMALL) -> dict[str, object]:
+    return {"files": files, **about(_CPU, "torchvision", "pillow", "numpy", "numba", "simplejpeg")}
 
 
 def _pass(results: Iterable[object]) -> None:
@@ -201,8 +217,14 @@ def main() -> None:
             raise TypeError("a pack is opened as one")
         bringing(files, packed, arguments)
         del packed
-    crops(files, arguments)
-    decoders(files, arguments)
+    some = files.select(torch.arange(len(files))[:: len(files) // arguments.images][: arguments.images])
+    with tempfile.TemporaryDirectory() as folder:
+        large = photographs(files, arguments.images, Path(folder))
+        crops(large, moco_v2(224), arguments, _LARGE)
+        crops(large, simclr(224), arguments, _LARGE)
+        crops(some, simclr(_VIEW), arguments, _SMALL)
+        decoders(large, arguments, _LARGE)
+        decoders(some, arguments, _SMALL)
 
 
 if __name__ == "__main__":
