@@ -19,6 +19,7 @@ PACKAGES = {
     "rich": "rich",
     "safetensors": "safetensors",
     "scipy": "scipy",
+    "sklearn": "scikit-learn",
     "tensorboard": "tensorboard",
     "timm": "timm",
     "torch": "torch",

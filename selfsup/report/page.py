@@ -64,7 +64,7 @@ def _scripts(data: dict[str, Any]) -> str:
     vendored = f"/*\n{licence}*/\n{_read(_CURVES)}" if data.get("curves") else ""
     content = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
     return (
-        f"<script type='application/json' id='data'>{content}</script>"
+        f"<script type='application/json' id='page-data'>{content}</script>"
         + (f"<script>{vendored}</script>" if vendored else "")
         + f"<script>{_read('page.js')}</script>"
     )

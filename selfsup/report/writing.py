@@ -44,8 +44,9 @@ def _page(contents: Contents, drawn: dict[str, Plot], share: float) -> str:
     data: dict[str, Any] = {"curves": {name: plot.data for name, plot in drawn.items() if plot.data is not None}}
     if contents.map is not None:
         data["map"] = map_data(contents.map, round(share * _THUMBS))
-    lead = f"<p class='lead'>{text(contents.title, 300)}</p>"
-    shown = page(contents.evidence.name, lead, sections(contents, drawn, album), data)
+    name = Path(contents.evidence.name)
+    lead = f"<p class='lead'>{text(contents.title, 300)} · {text(name, 300)}</p>"
+    shown = page(name.name or str(name), lead, sections(contents, drawn, album), data)
     return album.placed(shown, round(share * _PICTURES))
 
 
