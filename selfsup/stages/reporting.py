@@ -10,6 +10,7 @@ from selfsup.data.opening import open_part, open_test_part, open_training
 from selfsup.data.settings import Data
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.output import message
+from selfsup.report.at_end import NAME
 from selfsup.report.collect import Effort, Images, collect
 from selfsup.report.contents import Contents, Scored
 from selfsup.report.encoding import Feeding
@@ -21,8 +22,6 @@ from selfsup.stages.result_table import results_of
 from selfsup.stages.run_data import require_data_of_run
 from selfsup.stages.settings import HELP, Report
 from selfsup.training.accelerator import stage_device
-
-NAME = "report.html"  # in a run folder
 
 
 def run_report(path: Path, settings: Report) -> Evaluated:
