@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from selfsup.report.drawing import FAINT, GRID, INK, SERIES, Box, Dots, Drawing, Line, Shape, Words, shortened, width_of
 
-WIDTH, HEIGHT = 640.0, 260.0
+WIDTH, HEIGHT = 520.0, 230.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 16.0, 30.0, 34.0
 _LONGEST = 18  # letters of a class name beside a heat map
 
@@ -142,8 +142,8 @@ class Bar(NamedTuple):
 
 def bars(found: Sequence[Bar], title: str) -> Drawing:
     """Shares, one below the other, each with its per cent."""
-    names = max(width_of(bar.name, 13) for bar in found) + 12
-    height, room = 26.0, WIDTH - names - 64
+    names = max(width_of(bar.name, 13) for bar in found) + 8
+    height, room = 26.0, WIDTH - names - 56
     shapes: list[Shape] = []
     for place, bar in enumerate(found):
         y = 6 + place * height
@@ -180,7 +180,7 @@ def heat_map(matrix: Sequence[Sequence[int]], names: Sequence[str], title: str) 
                 continue
             share = value / total
             colour = SERIES[2] if row == column else SERIES[1]
-            strength = 0.12 + 0.5 * share  # so that black numbers stay readable on it
+            strength = 0.06 + 0.54 * share  # so that black numbers stay readable on it
             shapes.append(Box(left + column * cell, y, cell - 1, cell - 1, colour, strength))
             if cell >= 24:
                 place = left + (column + 0.5) * cell - 0.5

@@ -61,6 +61,11 @@ class EmbeddingMap(NamedTuple):
     thumbs: list[tuple[int, Example]]  # the number of a point, and its picture
     protocol: Protocol
 
+    @property
+    def shown_first(self) -> Layout:
+        """The one that keeps neighbours together, where there is one."""
+        return self.layouts[min(1, len(self.layouts) - 1)]
+
 
 class Neighbourhood(NamedTuple):
     """An image, and its nearest ones before and after training, with their cosines."""

@@ -105,6 +105,7 @@ def svg(drawing: Drawing) -> str:
     """An `<svg>` that stands in a page; its colours are classes of the page's style."""
     return (
         f'<svg class="drawing" viewBox="0 0 {drawing.width:g} {drawing.height:g}" role="img" '
+        f'style="max-width:{drawing.width * 1.15:.0f}px" '
         f'aria-label="{html.escape(f"{drawing.title}. {drawing.description}")}">'
         + "".join(map(_element, drawing.shapes))
         + "</svg>"

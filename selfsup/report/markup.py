@@ -62,13 +62,26 @@ def _cell(word: str) -> str:
     return f"<td class='number'>{text(word)}</td>" if numeric else f"<td>{text(word)}</td>"
 
 
-def figure(drawing: Drawing, caption: str, how: Mapping[str, Any] | None = None, curve: str = "") -> str:
-    """A drawing with its caption and its protocol; `curve` names the data by which it is drawn anew by scripts."""
+def figure(
+    drawing: Drawing, caption: str, how: Mapping[str, Any] | None = None, curve: str = "", wide: bool = False
+) -> str:
+    """A drawing with its caption and its protocol.
+
+    Args:
+        drawing: it.
+        caption: a sentence or two below the title.
+        how: the protocol.
+        curve: the name of the data by which scripts draw it anew.
+        wide: whether it scrolls by itself where the page is narrow, so that its letters stay readable.
+    """
+    shape = svg(drawing)
+    if wide:
+        shape = f"<div class='across' tabindex='0' role='region' aria-label='{text(drawing.title)}'>{shape}</div>"
     interactive = f" data-curve='{text(curve)}'" if curve else ""
     return (
         f"<figure{interactive}><figcaption>{text(drawing.title)}"
         + (f"<span class='note'>{text(caption, 600)}</span>" if caption else "")
-        + f"</figcaption>{svg(drawing)}{protocol(how or {})}</figure>"
+        + f"</figcaption>{shape}{protocol(how or {})}</figure>"
     )
 
 

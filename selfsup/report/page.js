@@ -35,12 +35,12 @@
     const digits = (value) => (value == null ? "–" : Number(value.toPrecision(4)).toString());
     const draw = () => {
       if (plot) plot.destroy();
-      const width = Math.max(240, Math.min(704, figure.clientWidth));
+      const width = Math.max(240, Math.min(600, figure.clientWidth));
       const axis = { stroke: colour("faint"), grid: { stroke: colour("grid"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
       plot = new uPlot({
-        width, height: Math.round(Math.max(200, width * 0.4)),
+        width, height: Math.round(Math.max(190, width * 0.42)), padding: [10, 12, 0, 0],
         scales: { x: { time: false } },
-        axes: [{ ...axis, values: (_, all) => all.map((value) => value.toLocaleString("en")) }, { ...axis, size: 56, values: (_, all) => all.map(digits) }],
+        axes: [{ ...axis, size: 30, values: (_, all) => all.map((value) => value.toLocaleString("en")) }, { ...axis, size: 50, values: (_, all) => all.map(digits) }],
         series: [{ label: given.x_name }, ...given.series.map((one) => ({
           label: one.name, stroke: colour(one.colour), width: 2, spanGaps: true, dash: one.dashed ? [5, 4] : undefined,
           points: { show: given.x.length < 40 && !one.dashed, size: 5 }, value: (_, value) => digits(value),
@@ -79,7 +79,7 @@
     const pictured = new Map(Array.from(numbers(given.thumbs.rows, Uint32Array), (row, place) => [row, place]));
     const sheet = new Image();
     if (given.thumbs.uri) sheet.src = given.thumbs.uri;
-    let layout = layouts[0], group = groups[0], only = -2, view = { x: 0, y: 0, scale: 1 }, chosen = -1;
+    let layout = layouts[given.first], group = groups[0], only = -2, view = { x: 0, y: 0, scale: 1 }, chosen = -1;
     const canvas = make("canvas", { tabIndex: 0 }), pen = canvas.getContext("2d");
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", still.getAttribute("aria-label") + " Arrow keys go to the next picture, plus and minus enlarge, 0 shows all.");
@@ -98,6 +98,7 @@
       pen.clearRect(0, 0, side, side);
       const palette = Array.from({ length: 10 }, (_, number) => colour("s" + number)), none = colour("faint");
       const radius = Math.min(5, (total() > 20000 ? 1.1 : total() > 4000 ? 1.6 : 2.4) * Math.sqrt(view.scale));
+      const round = total() <= 8000;
       for (const faint of only === -2 ? [false] : [true, false]) {
         pen.globalAlpha = faint ? 0.12 : total() > 4000 ? 0.7 : 0.85;
         for (let index = 0; index < total(); index++) {
@@ -106,7 +107,7 @@
           const [x, y] = place(index);
           if (x < -5 || y < -5 || x > side + 5 || y > side + 5) continue;
           pen.fillStyle = value < 0 ? none : palette[value % 10];
-          pen.fillRect(x - radius, y - radius, 2 * radius, 2 * radius);
+          if (round) { pen.beginPath(); pen.arc(x, y, radius + 0.5, 0, 7); pen.fill(); } else pen.fillRect(x - radius, y - radius, 2 * radius, 2 * radius);
         }
       }
       pen.globalAlpha = 1;
@@ -193,11 +194,11 @@
       button.onclick = () => {
         layout = one; chosen = -1; view = { x: 0, y: 0, scale: 1 };
         buttons.forEach((other) => { other.ariaPressed = String(other === button); });
-        note.textContent = one.note; draw();
+        note.textContent = one.name + ": " + one.note; draw();
       };
       return button;
     });
-    const note = make("p", { className: "note", textContent: layout.note });
+    const note = document.querySelector(".map-note");
     const by = make("select"), which = make("select");
     groups.forEach((one, number) => by.append(make("option", { value: number, textContent: one.name })));
     const fill = () => {
@@ -218,7 +219,6 @@
     still.style.display = "none";
     still.after(canvas);
     holder.before(tools);
-    holder.after(note);
     holder.append(told);
     sheet.onload = () => { if (chosen >= 0) { const index = chosen; chosen = -1; choose(index); } };
     draw();

@@ -19,6 +19,7 @@ class Section(NamedTuple):
     name: str  # in the address, #name
     title: str
     body: str  # markup
+    short: str = ""  # of the title, for the contents; empty: all of it
 
 
 def page(title: str, lead: str, sections: Sequence[Section], data: dict[str, Any]) -> str:
@@ -30,7 +31,9 @@ def page(title: str, lead: str, sections: Sequence[Section], data: dict[str, Any
         sections: in their order; each is a line of the contents.
         data: for the scripts: "curves" and "map", see page.js. Curves bring uPlot with them.
     """
-    contents = "".join(f"<li><a href='#{section.name}'>{text(section.title)}</a></li>" for section in sections)
+    contents = "".join(
+        f"<li><a href='#{section.name}'>{text(section.short or section.title)}</a></li>" for section in sections
+    )
     body = "".join(
         f"<section id='{section.name}' aria-labelledby='{section.name}-title'>"
         f"<h2 id='{section.name}-title'>{text(section.title)}</h2>{section.body}</section>"

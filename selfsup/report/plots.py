@@ -42,20 +42,24 @@ def plots(contents: Contents) -> dict[str, Plot]:
         if series:
             found[name] = _curve([*series, *(_baselines(contents) if name == "knn" else [])], _TITLES[name])
     for name in [name for name in contents.curves if name not in _DRAWN_OTHERWISE][:_MOST]:
-        found[f"log_{name}"] = _curve([_series(name, contents.curves[name], SERIES[0])], name)
+        found[f"log_{name}"] = _curve([_series(name, contents.curves[name], SERIES[0])], name.replace("_", " "))
     if contents.compared is not None:
         colours = {"raw pixels": SERIES[8], "untrained encoder": SERIES[1], "this encoder": SERIES[0]}
         shares = [Bar(name, share.value, colours.get(name, SERIES[2])) for name, share in contents.compared.shares]
         found["compared"] = Plot(bars(shares, "Images whose class kNN finds"))
     if contents.map is not None:
         for layout in contents.map.layouts:
-            key = "map_" + layout.name.lower().replace("-", "")
-            found[key] = Plot(still_map(contents.map, layout))
+            found[map_name(layout)] = Plot(still_map(contents.map, layout))
     if contents.confusion is not None:
         found["confusion"] = Plot(heat_map(contents.confusion.matrix, contents.confusion.names, "Confusion matrix"))
     if contents.spectrum is not None and max(contents.spectrum.shares) > 0:
         found["spectrum"] = Plot(decay(contents.spectrum.shares, "Singular values of the features", "number"))
     return found
+
+
+def map_name(layout: Layout) -> str:
+    """What the drawing of a map goes by."""
+    return "map_" + layout.name.lower().replace("-", "")
 
 
 def _series(name: str, curve: Curve, colour: str) -> Series:

@@ -9,7 +9,7 @@ from selfsup.report.drawing import SERIES
 from selfsup.report.markup import details, facts, figure, picture, protocol, table, text
 from selfsup.report.page import Section
 from selfsup.report.pictures import Album
-from selfsup.report.plots import Plot
+from selfsup.report.plots import Plot, map_name
 from selfsup.report.verdict import judged
 
 _KEYS = 20  # classes in the key of a map
@@ -42,14 +42,15 @@ def sections(contents: Contents, drawn: dict[str, Plot], album: Album) -> list[S
         ("data", "Data", lambda: _data(contents)),
         ("run", "Configuration", lambda: _run(contents)),
     ]
-    return [Section(name, title, body) for name, title, made in parts if (body := made())]
+    short = {"map": "Map", "neighbours": "Neighbours", "spread": "Spread", "run": "Settings"}
+    return [Section(name, title, body, short.get(name, "")) for name, title, made in parts if (body := made())]
 
 
 def _verdict(contents: Contents, drawn: dict[str, Plot]) -> str:
     found = judged(contents.evidence)
     tones = {"good": "Good: ", "bad": "Bad: ", "unsure": "Unsure: ", "plain": ""}
     said = "".join(
-        f"<li class='{tone}'><span class='screen-reader'>{tones[tone]}</span>{text(sentence, 600)}</li>"
+        f"<li class='{tone}'><span class='screen-reader'>{tones[tone]}</span>{_headed(sentence)}</li>"
         for tone, sentence in found.sentences
     )
     advice = "".join(
@@ -60,11 +61,17 @@ def _verdict(contents: Contents, drawn: dict[str, Plot]) -> str:
     if advice:
         body += f"<h3>What to do next</h3><ul class='advice'>{advice}</ul>"
     if contents.compared is not None and "compared" in drawn:
-        body += f"<h3>How good</h3>{figure(drawn['compared'].drawing, '', contents.compared.protocol)}"
+        body += f"<div class='beside'>{figure(drawn['compared'].drawing, '', contents.compared.protocol)}</div>"
     if contents.left_out:
         items = "".join(f"<li>{text(word, 600)}</li>" for word in contents.left_out)
         body += f"<h3>What is not on this page</h3><ul class='left-out'>{items}</ul>"
     return body
+
+
+def _headed(sentence: str) -> str:
+    """A finding whose first short sentence stands out."""
+    head, _, rest = sentence.partition(". ")
+    return f"<strong>{text(head, 600)}.</strong> {text(rest, 600)}" if rest else f"<strong>{text(head, 600)}</strong>"
 
 
 def _curves(drawn: dict[str, Plot]) -> str:
@@ -101,17 +108,18 @@ def _map(contents: Contents, drawn: dict[str, Plot]) -> str:
     found = contents.map
     if found is None:
         return ""
-    layout = found.layouts[0]
+    layout = found.shown_first
     key = "".join(
         f"<li><svg viewBox='0 0 10 10' aria-hidden='true'><circle class='fill {SERIES[at % 10]}' cx='5' cy='5' r='5'/>"
         f"</svg>{text(name, 40)}</li>"
         for at, name in enumerate(found.names[:_KEYS])
     )
     more = f"<li>and {len(found.names) - _KEYS} more; colours repeat</li>" if len(found.names) > _KEYS else ""
-    drawing = markup.svg(drawn["map_pca"].drawing)
-    told = f"{len(found.labels):,} images; near points have alike features. {layout.note.capitalize()}."
+    drawing = markup.svg(drawn[map_name(layout)].drawing)
+    told = f"{len(found.labels):,} images; points that lie near each other have alike features."
     return (
         f"<p class='note'>{text(told, 600)}</p><div class='map'><div>{drawing}</div></div>"
+        f"<p class='note map-note'>{text(f'{layout.name}: {layout.note}', 600)}</p>"
         + (f"<ul class='key' aria-label='Classes by colour'>{key}{more}</ul>" if key else "")
         + protocol(found.protocol | {one.name: one.note for one in found.layouts})
     )
@@ -174,7 +182,8 @@ def _confusion(contents: Contents, drawn: dict[str, Plot], album: Album) -> str:
         for example, taken, share in found.mistakes
     )
     told = "Rows are classes, columns what their images were taken for; green is right, orange is wrong."
-    body = f"<div class='pair'>{figure(drawn['confusion'].drawing, told, found.protocol)}<div>{per_class}</div></div>"
+    drawing = figure(drawn["confusion"].drawing, told, found.protocol, wide=True)
+    body = f"<div class='pair'>{drawing}<div>{per_class}</div></div>"
     return body + (f"<h3>Worst mistakes</h3><div class='mistakes'>{mistakes}</div>" if mistakes else "")
 
 

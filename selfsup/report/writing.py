@@ -78,7 +78,8 @@ def map_data(found: EmbeddingMap, room: int) -> dict[str, Any]:
         }
         for one in found.layouts
     ]
-    return {"count": len(found.labels), "layouts": layouts, "groups": groups, "thumbs": thumbs}
+    first = found.layouts.index(found.shown_first)
+    return {"count": len(found.labels), "first": first, "layouts": layouts, "groups": groups, "thumbs": thumbs}
 
 
 def _coded(numbers: Tensor, kind: type[np.integer[Any]]) -> str:
