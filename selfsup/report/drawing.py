@@ -9,6 +9,8 @@ from typing import Literal, TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
+from selfsup.storage.untrusted import plain_name
+
 Anchor = Literal["start", "middle", "end"]
 # What a colour is for; the page's style says it for light and dark, here it is said for PNG, in light. Those of series
 # have a contrast of 3 to white and to near black, and differ for people who confuse red and green.
@@ -28,6 +30,7 @@ _LIGHT = {
     ),
 }
 _SCALE = 3  # pixels of a PNG for a unit of the drawing
+_LONGEST = 1_000  # letters of a description
 _LETTER = 0.56  # width of a letter over its size, on average
 
 
@@ -84,7 +87,7 @@ class Drawing:
     width: float
     height: float
     shapes: tuple[Shape, ...]
-    title: str
+    title: str  # words may come from anyone: they are escaped where they are written
     description: str
 
 
@@ -106,10 +109,14 @@ def svg(drawing: Drawing) -> str:
     return (
         f'<svg class="drawing" viewBox="0 0 {drawing.width:g} {drawing.height:g}" role="img" '
         f'style="max-width:{drawing.width * 1.15:.0f}px" '
-        f'aria-label="{html.escape(f"{drawing.title}. {drawing.description}")}">'
+        f'aria-label="{_escaped(f"{drawing.title}. {drawing.description}")}">'
         + "".join(map(_element, drawing.shapes))
         + "</svg>"
     )
+
+
+def _escaped(word: str) -> str:
+    return html.escape(plain_name(word, _LONGEST))
 
 
 def _element(shape: Shape) -> str:
@@ -129,7 +136,7 @@ def _element(shape: Shape) -> str:
         )
     return (
         f'<text class="fill {shape.colour}" x="{shape.x:.1f}" y="{shape.y:.1f}" font-size="{shape.size:g}" '
-        f'text-anchor="{shape.anchor}" dominant-baseline="central">{html.escape(shape.text)}</text>'
+        f'text-anchor="{shape.anchor}" dominant-baseline="central">{_escaped(shape.text)}</text>'
     )
 
 
@@ -171,7 +178,13 @@ def _drawn(pen: ImageDraw.ImageDraw, shape: Shape) -> None:
     else:
         font = ImageFont.load_default(shape.size * _SCALE)
         anchor = {"start": "lm", "middle": "mm", "end": "rm"}[shape.anchor]
-        pen.text((shape.x * _SCALE, shape.y * _SCALE), shape.text, fill=colour, font=font, anchor=anchor)
+        pen.text(
+            (shape.x * _SCALE, shape.y * _SCALE),
+            plain_name(shape.text, _LONGEST),
+            fill=colour,
+            font=font,
+            anchor=anchor,
+        )
 
 
 def _dashes(points: list[tuple[float, float]], drawn: float, left_out: float) -> list[list[tuple[float, float]]]:
