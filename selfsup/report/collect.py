@@ -19,11 +19,11 @@ from selfsup.report.examples import VIEWED, clustered, neighbours, views_shown
 from selfsup.report.figures import BANK, PAIRS, Judging, Seen, classified, confusion, spectrum
 from selfsup.report.pictures import Examples
 from selfsup.report.subject import Subject, data_facts, facts_of
-from selfsup.report.verdict import Evidence
+from selfsup.report.verdict import Evidence, Share
 
 QUERIES = 2_000  # test images that are judged
 _SHARE = 0.4  # of the time for reading out features of the images that are shown
-_PIXELS, _UNTRAINED, _TRAINED = "raw pixels", "untrained encoder", "this encoder"
+_PIXELS, _UNTRAINED, _TRAINED, _CLASSIFIER = "raw pixels", "untrained encoder", "this encoder", "its classifier"
 _Part = TypeVar("_Part")
 
 
@@ -197,21 +197,22 @@ class _Collecting:
         banks = _alike({name: labelled(first(bank, BANK)) for name, bank in banks.items()})
         queries: dict[str, Features] = {}
         if self.images.test is not None and int(self.images.test.labels.max()) >= 0:
-            asked = drawn(self.images.test, QUERIES)
             known = {_TRAINED: self.subject.exported.encoder} | {
-                name: encoders[name] for name in banks if name != _TRAINED
+                name: encoders[name] for name in encoders if name in banks
             }
-            queries = _alike({name: labelled(found) for name, found in self._each(known, asked).items()})
+            read_too = self._each(known, drawn(self.images.test, QUERIES))
+            queries = _alike({name: labelled(found) for name, found in read_too.items()})
+            queries = queries if _TRAINED in queries else {}
         judging = Judging(banks[_TRAINED].labels, not queries, self.images.feeding.device)
-        shares = {
-            name: judging.share(bank, queries.get(name))
-            for name, bank in banks.items()
-            if not queries or name in queries
-        }
+        asked = {name: bank for name, bank in banks.items() if not queries or name in queries}
+        shares = {name: judging.share(bank, queries.get(name)) for name, bank in asked.items()}
         protocol = judging.protocol(banks[_TRAINED], queries.get(_TRAINED)) | self.protocol
         self._know(pixels=shares.get(_PIXELS), untrained=shares.get(_UNTRAINED), trained=shares.get(_TRAINED))
         self._part("confusion", lambda: self._confusion(judging, banks[_TRAINED], queries.get(_TRAINED), protocol))
-        order = [(name, shares[name]) for name in (_PIXELS, _UNTRAINED, _TRAINED) if name in shares]
+        classifier = self.contents.evidence.decided
+        if classifier is not None:
+            shares[_CLASSIFIER] = classifier
+        order = [(name, shares[name]) for name in (_PIXELS, _UNTRAINED, _TRAINED, _CLASSIFIER) if name in shares]
         return Compared(order, protocol)
 
     def _each(self, encoders: dict[str, nn.Module], source: Source) -> dict[str, Features]:
@@ -228,13 +229,15 @@ class _Collecting:
         source = self.shown if queries is None or self.images.test is None else drawn(self.images.test, QUERIES)
         names = [source.class_name(label) for label in range(int(max(bank.labels.max(), asked.labels.max())) + 1)]
         head = self.subject.exported.head
-        if isinstance(head, Classifier) and list(head.config.class_names) == names:
-            chosen, shares = classified(head, asked.features, self.images.feeding.device)
-            protocol = {"by": "the classifier", "images that are judged": len(asked.labels)} | self.protocol
-        else:
+        if not isinstance(head, Classifier) or list(head.config.class_names) != names:
             chosen, shares = judging.choices(bank, queries)
-            protocol = {"by": "kNN"} | protocol
-        return confusion(asked, chosen, shares, names, Examples(source), protocol)
+            return confusion(asked, chosen, shares, names, Examples(source), {"by": "kNN"} | protocol)
+        chosen, shares = classified(head, asked.features, self.images.feeding.device)
+        self._know(decided=Share(int((chosen == asked.labels).sum()), len(chosen)))
+        how = {"by": "the classifier", "images that are judged": len(chosen)} | self.protocol
+        if queries is None:
+            how["beware"] = "these are training images: it may have learnt from some of them"
+        return confusion(asked, chosen, shares, names, Examples(source), how)
 
     def _clusters(self, read: Features, found: list[Tensor]) -> object:
         sheets, clusters = clustered(read, self.shown, self.examples, self.protocol)

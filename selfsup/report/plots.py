@@ -44,7 +44,12 @@ def plots(contents: Contents) -> dict[str, Plot]:
     for name in [name for name in contents.curves if name not in _DRAWN_OTHERWISE][:_MOST]:
         found[f"log_{name}"] = _curve([_series(name, contents.curves[name], SERIES[0])], name.replace("_", " "))
     if contents.compared is not None:
-        colours = {"raw pixels": SERIES[8], "untrained encoder": SERIES[1], "this encoder": SERIES[0]}
+        colours = {
+            "raw pixels": SERIES[8],
+            "untrained encoder": SERIES[1],
+            "this encoder": SERIES[0],
+            "its classifier": SERIES[2],
+        }
         shares = [Bar(name, share.value, colours.get(name, SERIES[2])) for name, share in contents.compared.shares]
         found["compared"] = Plot(bars(shares, "Images whose class kNN finds"))
     if contents.map is not None:

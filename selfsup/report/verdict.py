@@ -48,6 +48,7 @@ class Evidence:
     trained: Share | None = None
     rise: float | None = None  # of the logged kNN over the last quarter
     classifier: bool = False
+    decided: Share | None = None  # by the classifier
 
     @property
     def finished(self) -> bool:
@@ -120,7 +121,14 @@ def _quality(found: Evidence) -> list[Sentence]:
     """How good the encoder is, by the best figures there are."""
     if found.trained is None:
         return [_without_knn(found)]
-    own, chance = found.trained, 1 / max(1, found.classes)
+    decided = []
+    if found.decided is not None:
+        decided = [Sentence("plain", f"Its classifier is right about {found.decided.value:.1%} of the images.")]
+    return [*_by_knn(found, found.trained), *decided]
+
+
+def _by_knn(found: Evidence, own: Share) -> list[Sentence]:
+    chance = 1 / max(1, found.classes)
     rest = [(name, share) for name, share in (("raw pixels", found.pixels), ("the untrained encoder", found.untrained))]
     others = [(name, share) for name, share in rest if share is not None]
     told = [f"{_compared(own, share)} {name} ({share.value:.1%})" for name, share in others]
@@ -222,10 +230,10 @@ def _advice(found: Evidence) -> list[Advice]:
     if found.rise is not None and found.rise > RISING and found.finished and found.kind == "pretraining":
         text = f"kNN still rose by {found.rise * 100:.1f} points over the last quarter: more epochs should help."
         advice.append(Advice(text, f"selfsup pretrain RECIPE --folder {run} --extend.to-epoch N"))
-    if worse:
-        return advice
     if found.classifier:
         return [*advice, Advice("Judge the classifier, class by class.", f"selfsup evaluate {run}")]
+    if worse:
+        return advice
     if found.trained is not None:
         advice.append(Advice("Train a linear probe, the figure that papers report.", f"selfsup linear {run}"))
         advice.append(Advice("Train a classifier on few labels.", f"selfsup finetune {run} --labelled.fraction 0.1"))

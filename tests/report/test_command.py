@@ -102,6 +102,7 @@ def test_of_a_fine_tuned_run(run: Path, tmp_path: Path) -> None:
     assert sections == ALL - {"views"}
     assert "the classifier" in read.text, "whose confusions these are"
     assert "alignment" not in told
+    assert f"Its classifier is right about {told['classifier_top1']:.1%}" in read.text
     assert "selfsup evaluate" in read.text
 
 
@@ -123,7 +124,7 @@ def test_of_imported_weights_on_photographs(tmp_path: Path, monkeypatch: pytest.
     assert {"compared.png", "confusion.png", "map_pca.png", "spectrum.png"} == {
         place.name for place in (tmp_path / "drawings").iterdir()
     }
-    with pytest.raises(ValueError, match="--out FILE.html"):
+    with pytest.raises(ValueError, match=r"--out FILE\.html"):
         run_report(place / "encoder.safetensors", quick())
 
 
