@@ -165,7 +165,7 @@ class _Collecting:
 
     def _seen(self) -> Seen | None:
         augment = self.subject.augment
-        return augment and Seen(augment, self.subject.seed, self.images.source, self.images.feeding)
+        return None if augment is None else Seen(augment, self.subject.seed, self.images.source, self.images.feeding)
 
     def _views(self) -> object:
         seen = self._seen()

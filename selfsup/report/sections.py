@@ -5,7 +5,7 @@ from collections.abc import Callable
 from selfsup.report import markup
 from selfsup.report.charts import number
 from selfsup.report.contents import Contents, Example
-from selfsup.report.drawing import SERIES
+from selfsup.report.drawing import SERIES, svg
 from selfsup.report.markup import details, facts, figure, picture, protocol, table, text
 from selfsup.report.page import Section
 from selfsup.report.pictures import Album
@@ -76,8 +76,8 @@ def _headed(sentence: str) -> str:
 
 def _curves(drawn: dict[str, Plot]) -> str:
     first = [figure(drawn[name].drawing, "", curve=name) for name in ("loss", "knn") if name in drawn]
-    names = [*(name for name in ("accuracy", "rank", "spread", "rate") if name in drawn)]
-    names += [name for name in drawn if name.startswith("log_")]
+    further = ("accuracy", "rank", "spread", "rate")
+    names = [name for name in drawn if name in further or name.startswith("log_")]
     body = f"<div class='pair'>{''.join(first)}</div>" if first else ""
     if names:
         rest = "".join(figure(drawn[name].drawing, "", curve=name) for name in names)
@@ -115,7 +115,7 @@ def _map(contents: Contents, drawn: dict[str, Plot]) -> str:
         for at, name in enumerate(found.names[:_KEYS])
     )
     more = f"<li>and {len(found.names) - _KEYS} more; colours repeat</li>" if len(found.names) > _KEYS else ""
-    drawing = markup.svg(drawn[map_name(layout)].drawing)
+    drawing = svg(drawn[map_name(layout)].drawing)
     told = f"{len(found.labels):,} images; points that lie near each other have alike features."
     return (
         f"<p class='note'>{text(told, 600)}</p><div class='map'><div>{drawing}</div></div>"

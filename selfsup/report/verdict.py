@@ -19,14 +19,14 @@ NARROW = 0.1  # feature_std below which features are said to be narrow; healthy 
 
 
 class Share(NamedTuple):
-    """Of `count` images so many were right."""
+    """Of `total` images so many were right."""
 
     right: int
-    count: int
+    total: int
 
     @property
     def value(self) -> float:
-        return self.right / self.count
+        return self.right / self.total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def collapsed(found: Evidence) -> bool:
 
 def difference(a: Share, b: Share) -> Literal["above", "below", "alike"]:
     """Whether a share is surely above or below another: by more than `SURE` standard errors of their difference."""
-    error = math.sqrt(sum(share.value * (1 - share.value) / share.count for share in (a, b)))
+    error = math.sqrt(sum(share.value * (1 - share.value) / share.total for share in (a, b)))
     gap = a.value - b.value
     if abs(gap) <= SURE * error:
         return "alike"
