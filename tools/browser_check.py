@@ -129,6 +129,7 @@ def _with_scripts(opened: Any, path: Path, width: int, theme: str, axe: str, scr
         page.wait_for_timeout(_WAIT)
         problems += _barriers(page, axe)
         _kept(page, screenshots, f"{path.stem}_{width}_{theme}_open")
+        problems += _on_paper(page)
         page.click("button.theme")
         page.wait_for_timeout(_WAIT)
         problems += [f"after the switch: {line}" for line in _barriers(page, axe)]
@@ -148,6 +149,14 @@ def _without_scripts(opened: Any, path: Path, axe: str, screenshots: Path | None
         if hidden:
             problems.append(f"{len(hidden)} drawings are not seen")
     return problems
+
+
+def _on_paper(page: Any) -> list[str]:
+    """Whether drawings that scripts have replaced are there again where the page is printed."""
+    page.emulate_media(media="print")
+    hidden = [one for one in page.locator("svg.drawing").all() if not one.is_visible()]
+    page.emulate_media(media="screen")
+    return [f"in print {len(hidden)} drawings are not seen"] if hidden else []
 
 
 def _seen(drawing: Any) -> bool:

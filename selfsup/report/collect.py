@@ -16,13 +16,14 @@ from selfsup.report.curves import ends
 from selfsup.report.embedding_map import embedding_map, with_pictures
 from selfsup.report.encoding import Deadline, Feeding, drawn, features_within, first, labelled, raw_pixels
 from selfsup.report.examples import VIEWED, clustered, neighbours, views_shown
-from selfsup.report.figures import BANK, PAIRS, Judging, Seen, classified, confusion, spectrum
+from selfsup.report.figures import BANK, FEW, PAIRS, SPECTRUM, Judging, Seen, classified, confusion, spectrum
 from selfsup.report.pictures import Examples
 from selfsup.report.subject import Subject, data_facts, facts_of
 from selfsup.report.verdict import Evidence, Share
 
-QUERIES = 2_000  # test images that are judged
-_SHARE = 0.4  # of the time for reading out features of the images that are shown
+QUERIES = 2_000  # test images that are judged, at most, and no more than half as many as vote where time is short
+_MUCH = 60.0  # seconds left, with which nothing has to be hurried
+_SHARE = 0.12  # of the time for reading out features of the images that are shown
 _PIXELS, _UNTRAINED, _TRAINED, _CLASSIFIER = "raw pixels", "untrained encoder", "this encoder", "its classifier"
 _Part = TypeVar("_Part")
 
@@ -111,7 +112,9 @@ class _Collecting:
         self._part("spectrum", lambda: self._spectrum(read))
         self._part("compared", lambda: self._compared(read))
         if self.before is None and not self.deadline.passed:
-            self.before = self._try("untrained encoder", lambda: self._read(self.subject.untrained(), self.shown, 0.3))
+            self.before = self._try(
+                "untrained encoder", lambda: self._read(self.subject.untrained(), self._same(read), 0.3)
+            )
         before = None if self.before is None else self.before.features
         self._part("neighbours", lambda: neighbours(read, before, self.examples, self.protocol))
         clusters: list[Tensor] = []
@@ -158,6 +161,10 @@ class _Collecting:
             self.contents.left_out.append(told)
         return read
 
+    def _same(self, read: Features) -> Source:
+        """Those of the images that are shown that have been read."""
+        return self.shown.select(torch.arange(int(read.indices.max()) + 1))
+
     def _rows(self, count: int) -> Tensor:
         """Positions in the source, spread evenly."""
         total = len(self.images.source)
@@ -172,7 +179,8 @@ class _Collecting:
         return seen and views_shown(seen, self._rows(VIEWED), Examples(self.images.source))
 
     def _spectrum(self, read: Features) -> object:
-        found = spectrum(read.features, self.protocol)
+        most = SPECTRUM if self.deadline.left > _MUCH else FEW
+        found = spectrum(read.features, self.protocol, most)
         self._know(feature_std=found.figures["feature_std"], feature_rank=found.figures["feature_rank"])
         seen = self._seen()
         if seen is None:
@@ -192,7 +200,7 @@ class _Collecting:
             return None
         self._know(labels=True, classes=classes)
         encoders = {_PIXELS: raw_pixels(self.images.feeding.center), _UNTRAINED: self.subject.untrained()}
-        banks = {_TRAINED: read} | self._each(encoders, self.shown)
+        banks = {_TRAINED: read} | self._each(encoders, self._same(read))
         self.before = banks.get(_UNTRAINED)
         banks = _alike({name: labelled(first(bank, BANK)) for name, bank in banks.items()})
         queries: dict[str, Features] = {}
@@ -200,7 +208,8 @@ class _Collecting:
             known = {_TRAINED: self.subject.exported.encoder} | {
                 name: encoders[name] for name in encoders if name in banks
             }
-            read_too = self._each(known, drawn(self.images.test, QUERIES))
+            most = QUERIES if len(read.labels) == len(self.shown) else min(QUERIES, len(read.labels) // 2)
+            read_too = self._each(known, drawn(self.images.test, most))
             queries = _alike({name: labelled(found) for name, found in read_too.items()})
             queries = queries if _TRAINED in queries else {}
         judging = Judging(banks[_TRAINED].labels, not queries, self.images.feeding.device)

@@ -16,6 +16,7 @@ from selfsup.report.pictures import Examples
 
 THUMBS = 800  # pictures of points, at most
 _FITTED = 10_000  # rows that the axes of PCA are found from
+_WIDE = 1_024  # dimensions from which on so many rows must do: time grows with the cube of the smaller number
 _REDUCED = 50  # directions that t-SNE and UMAP begin from, as is usual
 _TRIED = 300  # rows by which the time that t-SNE takes is told
 _PATIENCE = 1.5  # times as long as was foreseen it may take
@@ -30,11 +31,15 @@ def principal(rows: Tensor, count: int) -> tuple[Tensor, float]:
 
     The sign of an axis is such that its largest component is positive, so that equal rows give equal maps.
     """
-    fitted = rows[:_FITTED].double()
+    fitted = rows[: _WIDE if rows.shape[1] > _WIDE else _FITTED].double()
     mean = fitted.mean(dim=0)
     centred = fitted - mean
-    values, vectors = torch.linalg.eigh(centred.T @ centred)
-    axes = vectors.flip(1)[:, :count]
+    if len(centred) < centred.shape[1]:  # the axes lie among the rows
+        values, vectors = torch.linalg.eigh(centred @ centred.T)
+        axes = torch.nn.functional.normalize(centred.T @ vectors.flip(1)[:, :count], dim=0)
+    else:
+        values, vectors = torch.linalg.eigh(centred.T @ centred)
+        axes = vectors.flip(1)[:, :count]
     largest = axes.abs().argmax(dim=0)
     axes = axes * axes[largest, torch.arange(axes.shape[1])].sign()
     total = float(values.clamp(min=0).sum())

@@ -15,6 +15,7 @@ from selfsup.randomness import Stream
 
 PIXELS = 32  # side of what raw pixels are compared by, at most
 _BATCH = 256
+_FIRST = 32  # images of the first part
 
 
 class Deadline:
@@ -55,35 +56,33 @@ def drawn(source: Source, most: int) -> Source:
 def features_within(encoder: nn.Module, source: Source, feeding: Feeding, deadline: Deadline) -> Features | None:
     """Features of the first images of `source`, of as many as there is time for; None where there is none.
 
-    The encoder is put back in its mode afterwards, and stays on the device.
+    They are read in parts that begin small and grow, none larger than the speed so far allows. The encoder is put back
+    in its mode afterwards, and stays on the device.
     """
     was_training = encoder.training
     encoder.to(feeding.device).eval()
-    read = []
-    for part in _parts(len(source), feeding.batch_size):
-        if deadline.passed:
+    read, done, begin = list[Features](), 0, time.monotonic()
+    size = min(_FIRST, feeding.batch_size)
+    while done < len(source) and not deadline.passed:
+        if done:
+            size = min(size, int(deadline.left * done / (time.monotonic() - begin)))
+        if size < 1:
             break
-        few = source.select(torch.arange(part.start, part.stop))
+        part = source.select(torch.arange(done, min(done + size, len(source))))
+        part.tolerated = 1.0  # of a small part one image is much
         for batch in encoded(
-            *(encoder, few, feeding.center, feeding.device, (0, 1), {}),
+            *(encoder, part, feeding.center, feeding.device, (0, 1), {}),
             batch_size=feeding.batch_size,
             canvas=feeding.canvas,
             workers=feeding.workers,
         ):
-            read.append(batch._replace(indices=batch.indices + part.start))
+            read.append(Features(batch.features.cpu(), batch.labels.cpu(), batch.indices.cpu() + done))
+        done += len(part)
+        size = min(2 * size, 16 * feeding.batch_size)
     encoder.train(was_training)
     if not read:
         return None
-    return Features(*(torch.cat(column).cpu() for column in zip(*read, strict=True)))
-
-
-def _parts(count: int, batch_size: int) -> list[range]:
-    """A first small part, so that little time is lost where there is little, then larger ones; workers serve a part."""
-    parts, start, size = [], 0, batch_size
-    while start < count:
-        parts.append(range(start, min(start + size, count)))
-        start, size = start + size, min(2 * size, 16 * batch_size)
-    return parts
+    return Features(*(torch.cat(column) for column in zip(*read, strict=True)))
 
 
 def raw_pixels(center: Center) -> nn.Module:

@@ -28,6 +28,7 @@ NEAREST = 6
 SHEETS = 12  # clusters that are shown
 OF_A_CLUSTER = 12
 WITHOUT_LABELS = 10  # clusters, where no classes tell how many
+MOST = 200  # clusters
 VIEWED = 8  # images whose views are shown
 VIEWS = 6  # of each
 _REPEATS, _ITERATIONS = 1, 15
@@ -82,17 +83,21 @@ def _nearest(rows: Tensor, asked: list[int]) -> list[list[tuple[int, float]]]:
 
 
 def clustered(features: Features, source: Source, examples: Examples, protocol: Protocol) -> tuple[Clusters, Tensor]:
-    """Spherical k-means of N images into as many clusters as there are classes: sheets, and the clusters (N,) int64."""
+    """Spherical k-means of N images into as many clusters as there are classes: sheets, and the clusters (N,) int64.
+
+    They are numbered by their size, the largest first.
+    """
     rows = unit(features.features)
     known = features.labels[features.labels >= 0]
     classes = len(known.unique())
-    k = min(classes if classes >= 2 else WITHOUT_LABELS, len(rows))
+    k = min(classes if classes >= 2 else WITHOUT_LABELS, MOST, len(rows))
     clusters, _ = spherical_kmeans(rows, k, _REPEATS, _ITERATIONS, seed=0)
     all_labelled = classes >= 2 and len(known) == len(features.labels)
     figures = cluster_figures(features.labels if all_labelled else None, clusters)
-    sizes = clusters.bincount()
+    order = clusters.bincount().argsort(descending=True, stable=True)
+    clusters = order.argsort()[clusters]  # the largest one is the first
     sheets = []
-    for cluster in sizes.argsort(descending=True, stable=True)[:SHEETS].tolist():
+    for cluster in range(min(SHEETS, len(order))):
         own = (clusters == cluster).nonzero()[:, 0]
         central = own[(rows[own] @ rows[own].mean(dim=0)).argsort(descending=True, stable=True)][:OF_A_CLUSTER]
         share, label = _most_frequent(features.labels[own], source)

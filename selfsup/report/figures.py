@@ -22,6 +22,7 @@ from selfsup.report.verdict import Share
 TEMPERATURE = 0.1  # of the kNN votes
 BANK = 10_000  # labelled images that vote, at most
 SPECTRUM = 5_000  # images whose singular values are taken
+FEW = 512  # the same where there is little time
 PAIRS = 256  # images whose two views are compared
 WORST = 24  # mistakes that are shown
 CLASSES = 60  # of a confusion matrix, at most: the ones with the most mistakes where there are more
@@ -108,22 +109,24 @@ def _hardest(matrix: Tensor) -> Tensor:
     return mistakes.argsort(descending=True, stable=True)[:CLASSES].sort().values
 
 
-def spectrum(features: Tensor, protocol: Protocol) -> Spectrum:
+def spectrum(features: Tensor, protocol: Protocol, most: int = SPECTRUM) -> Spectrum:
     """Singular values of features about their mean; RankMe of the features, and the directions in which they differ.
 
     Args:
         features: (N, D), finite.
         protocol: what they are of.
+        most: rows that are taken.
     """
-    rows = features[:SPECTRUM].double()
+    rows = features[:most].double()
     centred = rows - rows.mean(dim=0)
     gram = centred @ centred.T if rows.shape[0] < rows.shape[1] else centred.T @ centred
     singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(0)
+    health = feature_health(unit(rows.float()), unit(rows.float()))
     figures = {
         "rank_me": effective_rank(rows),
         "feature_rank": effective_rank(centred),
-        "feature_std": float(feature_health(unit(features[:SPECTRUM]), unit(features[:SPECTRUM]))["feature_std"]),
-        "uniformity": float(feature_health(unit(features), unit(features))["uniformity"]),
+        "feature_std": float(health["feature_std"]),
+        "uniformity": float(health["uniformity"]),
     }
     shares = (singular / singular.sum().clamp(min=1e-300)).tolist()
     return Spectrum(shares, figures, protocol | {"images": len(rows), "dimensions": rows.shape[1]})

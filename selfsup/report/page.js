@@ -73,7 +73,7 @@
     return new Kind(bytes.buffer, 0, bytes.length / Kind.BYTES_PER_ELEMENT);
   };
   const map = (holder, given) => {
-    const count = given.count, still = holder.querySelector("svg");
+    const still = holder.querySelector("svg");
     const layouts = given.layouts.map((one) => ({ ...one, xy: numbers(one.xy, Uint16Array), rows: one.rows && numbers(one.rows, Uint32Array) }));
     const groups = given.groups.map((one) => ({ ...one, of: numbers(one.of, Int16Array) }));
     const pictured = new Map(Array.from(numbers(given.thumbs.rows, Uint32Array), (row, place) => [row, place]));
@@ -223,7 +223,6 @@
     sheet.onload = () => { if (chosen >= 0) { const index = chosen; chosen = -1; choose(index); } };
     draw();
     redraw.push(draw);
-    return count;
   };
   const holder = document.querySelector(".map");
   if (holder && data.map) map(holder, data.map);

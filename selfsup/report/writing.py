@@ -58,7 +58,7 @@ def map_data(found: EmbeddingMap, room: int) -> dict[str, Any]:
         names = [plain_name(name, 60) for name in found.names[:_MOST_GROUPS]]
         groups.append({"name": "class", "names": names, "of": _coded(found.labels, np.int16)})
     if found.clusters is not None:
-        names = [f"cluster {number + 1}" for number in range(int(found.clusters.max()) + 1)]
+        names = [str(number + 1) for number in range(int(found.clusters.max()) + 1)]
         groups.append({"name": "cluster", "names": names, "of": _coded(found.clusters, np.int16)})
     if not groups:
         groups.append({"name": "class", "names": [], "of": _coded(torch.full_like(found.labels, -1), np.int16)})
