@@ -20,6 +20,7 @@ _WIDE = 1_024  # dimensions from which on so many rows must do: time grows with 
 _REDUCED = 50  # directions that t-SNE and UMAP begin from, as is usual
 _TRIED = 300  # rows by which the time that t-SNE takes is told
 _PATIENCE = 1.5  # times as long as was foreseen it may take
+_SHORT = 3.0  # seconds in which none is begun: its import alone takes one or two
 _LEAST = 50  # rows that are worth a t-SNE
 _PERPLEXITY = 30.0
 _ITERATIONS = 750
@@ -62,6 +63,8 @@ def t_sne(rows: Tensor, most: int, seconds: float) -> tuple[Tensor, str]:
     Raises:
         ValueError: scikit-learn is not installed, or there is too little time.
     """
+    if seconds < _SHORT:
+        raise ValueError(f"t-SNE needs {_SHORT:g} seconds at least, and there are {seconds:.1f} left")
     manifold = optional("sklearn.manifold", "a map by t-SNE")
     asked = min(most, len(rows))
     reduced, _ = principal(rows[:asked], min(_REDUCED, rows.shape[1]))

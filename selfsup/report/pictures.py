@@ -127,7 +127,7 @@ def sprite(pictures: Sequence[Image.Image], room: int) -> tuple[str, int, int, i
     Where they do not fit in a quality in which they can be recognised, only the first ones are taken.
     """
     count = len(pictures)
-    edge = min(40, max(max(picture.size) for picture in pictures))
+    edge = min(40, max((max(picture.size) for picture in pictures), default=1))
     while count:
         for quality in (75, 60, 45):
             uri = data_uri(jpeg(_sheet(pictures[:count], edge, min(40, count)), quality))

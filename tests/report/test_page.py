@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from selfsup.report.charts import Series, decay, heat_map, lines, scatter, ticks
@@ -67,6 +68,15 @@ def test_a_page_on_nothing_but_a_name() -> None:
     read = Read(report_page(bare).decode())
     assert "how good these weights are is for you to see" in read.text
     assert [section["id"] for section in read.of("section")] == ["verdict", "run"]
+
+
+def test_a_map_without_pictures_or_classes() -> None:
+    bare = contents(thumbs=0)
+    assert bare.map is not None
+    bare.map = bare.map._replace(labels=torch.full_like(bare.map.labels, -1), names=[], clusters=None)
+    found = json.loads(Read(report_page(bare).decode()).scripts[0])["map"]
+    assert (found["thumbs"]["uri"], found["thumbs"]["names"]) == ("", [])
+    assert [group["names"] for group in found["groups"]] == [[]]
 
 
 def test_fifty_thousand_points_and_pictures_of_noise_fit() -> None:
