@@ -29,6 +29,7 @@ _LIGHT = {
         )
     ),
 }
+_ROOM, _TITLE = 14.0, 26.0  # around the drawing in a PNG, and for the title above it
 _SCALE = 3  # pixels of a PNG for a unit of the drawing
 _LONGEST = 1_000  # letters of a description
 _LETTER = 0.56  # width of a letter over its size, on average
@@ -148,10 +149,11 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
 
 
 def png(drawing: Drawing) -> bytes:
-    """The drawing as a PNG file, in light colours, three pixels to a unit."""
-    size = round(drawing.width * _SCALE), round(drawing.height * _SCALE)
-    picture = Image.new("RGB", size, _LIGHT[PAPER])
+    """The drawing below its title as a PNG file, in light colours, three pixels to a unit, with some room around it."""
+    size = (drawing.width + 2 * _ROOM) * _SCALE, (drawing.height + 2 * _ROOM + _TITLE) * _SCALE
+    picture = Image.new("RGB", (round(size[0]), round(size[1])), _LIGHT[PAPER])
     pen = ImageDraw.Draw(picture)
+    _drawn(pen, Words(0, -_TITLE / 2, drawing.title, colour=INK, size=15))
     for shape in drawing.shapes:
         _drawn(pen, shape)
     content = io.BytesIO()
@@ -159,10 +161,15 @@ def png(drawing: Drawing) -> bytes:
     return content.getvalue()
 
 
+def _at(x: float, y: float) -> tuple[float, float]:
+    """The pixel of a place of a drawing."""
+    return (x + _ROOM) * _SCALE, (y + _ROOM + _TITLE) * _SCALE
+
+
 def _drawn(pen: ImageDraw.ImageDraw, shape: Shape) -> None:
     colour = _LIGHT[shape.colour]
     if isinstance(shape, Line):
-        places = [(x * _SCALE, y * _SCALE) for x, y in shape.points]
+        places = [_at(x, y) for x, y in shape.points]
         width = max(1, round(shape.width * _SCALE))
         if shape.dashed:
             for part in _dashes(places, 4 * _SCALE, 3 * _SCALE):
@@ -171,10 +178,10 @@ def _drawn(pen: ImageDraw.ImageDraw, shape: Shape) -> None:
             pen.line(places, fill=colour, width=width, joint="curve")
     elif isinstance(shape, Dots):
         for x, y in shape.points:
-            pen.circle((x * _SCALE, y * _SCALE), shape.radius * _SCALE, fill=colour)
+            pen.circle(_at(x, y), shape.radius * _SCALE, fill=colour)
     elif isinstance(shape, Box):
-        corners = (shape.x, shape.y, shape.x + shape.width, shape.y + shape.height)
-        pen.rectangle([corner * _SCALE for corner in corners], fill=_mixed(colour, shape.strength))
+        corners = [*_at(shape.x, shape.y), *_at(shape.x + shape.width, shape.y + shape.height)]
+        pen.rectangle(corners, fill=_mixed(colour, shape.strength))
     else:
         font = ImageFont.load_default(shape.size * _SCALE)
         anchor = {"start": "lm", "middle": "mm", "end": "rm"}[shape.anchor]

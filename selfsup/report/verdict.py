@@ -137,6 +137,8 @@ def _by_knn(found: Evidence, own: Share) -> list[Sentence]:
     ranks = [difference(own, share) for _, share in others]
     if ranks and all(rank == "above" for rank in ranks):
         return [Sentence("good", f"It has learnt. {text}.")]
+    if found.untrained is not None and "below" in ranks and difference(own, found.untrained) == "above":
+        return [Sentence("unsure", f"It learns, but is worse than raw pixels so far. {text}.")]
     if "below" in ranks:
         return [Sentence("bad", f"It is no use yet. {text}.")]
     return [Sentence("unsure", f"It is not clear that it has learnt anything of use. {text}." if told else f"{text}.")]

@@ -128,8 +128,9 @@ def test_lines_are_drawn_where_the_values_are() -> None:
     assert 'd="M10.0 20.0L50.0 20.0"' in svg(drawing)
     content = png(drawing)
     with Image.open(io.BytesIO(content)) as picture:
-        assert picture.getpixel((90, 60)) == (0x25, 0x63, 0xB8)
-        assert picture.getpixel((90, 30)) == (255, 255, 255)
+        assert picture.size == (3 * (60 + 2 * 14), 3 * (40 + 2 * 14 + 26))
+        assert picture.getpixel((3 * (30 + 14), 3 * (20 + 14 + 26))) == (0x25, 0x63, 0xB8)
+        assert picture.getpixel((3 * (30 + 14), 3 * (10 + 14 + 26))) == (255, 255, 255)
 
 
 def test_charts_of_odd_values() -> None:

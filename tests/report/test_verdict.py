@@ -69,6 +69,14 @@ def test_a_run_that_is_worse_than_pixels() -> None:
     assert "finetune" not in advice
 
 
+def test_better_than_untrained_and_worse_than_pixels_is_a_beginning() -> None:
+    tone, text, advice = said(replace(WELL, trained=Share(400, 1000), pixels=Share(480, 1000)))
+    assert tone == "unsure"
+    assert text.startswith("It learns, but is worse than raw pixels so far.")
+    assert "10.0 points better than the untrained encoder" in text
+    assert "augmented views" in advice
+
+
 def test_what_may_be_chance_is_no_finding() -> None:
     tone, text, _ = said(replace(WELL, trained=Share(38, 100), pixels=Share(35, 100), untrained=Share(30, 100)))
     assert tone == "unsure"
