@@ -16,7 +16,7 @@ from selfsup.report.writing import write_report
 NAME = "report.html"  # in a run folder
 SHARE = 0.05  # of the time that training took
 MOST = 120.0  # seconds
-_LEAST = 1.0  # seconds that are worth reading images for
+_LEAST = 2.0  # seconds that are worth reading images for
 
 
 def report_at_end(

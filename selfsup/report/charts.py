@@ -8,6 +8,7 @@ from selfsup.report.drawing import FAINT, GRID, INK, SERIES, Box, Dots, Drawing,
 
 WIDTH, HEIGHT = 520.0, 230.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 16.0, 30.0, 34.0
+_BARS = 400.0  # width of bars
 _LONGEST = 18  # letters of a class name beside a heat map
 
 
@@ -143,7 +144,7 @@ class Bar(NamedTuple):
 def bars(found: Sequence[Bar], title: str) -> Drawing:
     """Shares, one below the other, each with its per cent."""
     names = max(width_of(bar.name, 13) for bar in found) + 8
-    height, room = 26.0, WIDTH - names - 56
+    height, room = 26.0, _BARS - names - 56
     shapes: list[Shape] = []
     for place, bar in enumerate(found):
         y = 6 + place * height
@@ -152,7 +153,7 @@ def bars(found: Sequence[Bar], title: str) -> Drawing:
         shapes.append(Box(names, y, max(1.0, room * bar.share), 18, bar.colour))
         shapes.append(Words(names + room + 10, y + 9, f"{bar.share:.1%}", colour=INK, size=13))
     told = "; ".join(f"{bar.name} {bar.share:.1%}" for bar in found)
-    return Drawing(WIDTH, 6 + height * len(found), tuple(shapes), title, told)
+    return Drawing(_BARS, 6 + height * len(found), tuple(shapes), title, told)
 
 
 def heat_map(matrix: Sequence[Sequence[int]], names: Sequence[str], title: str) -> Drawing:

@@ -136,5 +136,6 @@ def views_shown(seen: Seen, rows: Tensor, examples: Examples) -> ViewRows:
             pixels = (cell * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
             pictures.append(small(Image.fromarray(pixels)))
         shown.append((examples(row), pictures))
+    sizes = sorted({f"{view.shape[-2]} x {view.shape[-1]}" for view in views})
     protocol = {"epoch": 1, "seed": seen.seed, "views of an image": len(views), "views shown": min(VIEWS, len(views))}
-    return ViewRows(shown, protocol | {"sizes": sorted({tuple(view.shape[-2:]) for view in views})})
+    return ViewRows(shown, protocol | {"height x width": ", ".join(sizes)})

@@ -42,7 +42,8 @@ def plots(contents: Contents) -> dict[str, Plot]:
         if series:
             found[name] = _curve([*series, *(_baselines(contents) if name == "knn" else [])], _TITLES[name])
     for name in [name for name in contents.curves if name not in _DRAWN_OTHERWISE][:_MOST]:
-        found[f"log_{name}"] = _curve([_series(name, contents.curves[name], SERIES[0])], name.replace("_", " "))
+        said = name.replace("_", " ")
+        found[f"log_{name}"] = _curve([_series(said, contents.curves[name], SERIES[0])], said)
     if contents.compared is not None:
         colours = {
             "raw pixels": SERIES[8],

@@ -60,6 +60,7 @@ def test_hostile_words_stay_words() -> None:
     assert "alert(1)" in wild.text
     assert "\x1b" not in wild.text
     assert "\u202e" not in wild.text
+    assert "<" not in wild.scripts[0], "a browser would take </script and a blank for its end"
     assert json.loads(wild.scripts[0])["map"]["groups"][0]["names"][0].startswith("</script>")
 
 
