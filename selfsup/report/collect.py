@@ -256,9 +256,11 @@ class _Collecting:
     def _map(self, read: Features, clusters: list[Tensor]) -> object:
         count = int(read.labels.max()) + 1
         names = [self.shown.class_name(label) for label in range(count)]
-        time = Deadline(min(self.effort.tsne_seconds, 0.6 * self.deadline.left))
+        time = min(self.effort.tsne_seconds, 0.6 * self.deadline.left)
         protocol = self.protocol | {"metric": "cosine", "images": len(read.labels)}
-        found, left_out = embedding_map(read.features, read.labels, names, self.effort.tsne, time, protocol)
+        found, left_out = embedding_map(
+            read.features, read.labels, names, self.effort.tsne, time, self.deadline, protocol
+        )
         self.contents.left_out += left_out
         found = found._replace(clusters=clusters[0] if clusters else None)
         return with_pictures(found, read.indices, self.examples, self.deadline)

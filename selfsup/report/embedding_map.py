@@ -21,6 +21,7 @@ _REDUCED = 50  # directions that t-SNE and UMAP begin from, as is usual
 _TRIED = 300  # rows by which the time that t-SNE takes is told
 _PATIENCE = 1.5  # times as long as was foreseen it may take
 _SHORT = 3.0  # seconds in which none is begun: its import alone takes one or two
+_UNTOLD = 300.0  # seconds that must be left for UMAP, whose first use compiles for a minute
 _LEAST = 50  # rows that are worth a t-SNE
 _PERPLEXITY = 30.0
 _ITERATIONS = 750
@@ -100,6 +101,7 @@ def embedding_map(
     labels: Tensor,
     names: list[str],
     most: int,
+    seconds: float,
     deadline: Deadline,
     protocol: Protocol,
 ) -> tuple[EmbeddingMap, list[str]]:
@@ -110,8 +112,8 @@ def embedding_map(
         labels: (N,) int64; -1 where there is none.
         names: of the classes.
         most: images that t-SNE and UMAP place; 0: neither.
-        deadline: by which t-SNE is to be done. UMAP, which tells no time ahead, is left out where less than a minute
-            is left.
+        seconds: that t-SNE may take.
+        deadline: of the report. UMAP, which tells no time ahead, is left out where less than five minutes are left.
         protocol: what the features are of.
     """
     rows = unit(features)
@@ -122,8 +124,8 @@ def embedding_map(
     left_out = []
     tries: list[tuple[str, Callable[[], tuple[Tensor, str]]]] = []
     if most:
-        tries.append(("t-SNE", lambda: t_sne(rows, most, deadline.left)))
-        if importlib.util.find_spec("umap") is not None and deadline.left > 60:
+        tries.append(("t-SNE", lambda: t_sne(rows, most, min(seconds, deadline.left))))
+        if importlib.util.find_spec("umap") is not None and deadline.left > _UNTOLD:
             tries.append(("UMAP", lambda: _umap(rows, most)))
     for name, placed in tries:
         try:
