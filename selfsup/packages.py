@@ -21,6 +21,7 @@ PACKAGES = {
     "safetensors": "safetensors",
     "scipy": "scipy",
     "simplejpeg": "simplejpeg",
+    "sklearn": "scikit-learn",
     "tensorboard": "tensorboard",
     "timm": "timm",
     "torch": "torch",

@@ -1,16 +1,15 @@
 """A pretraining run: its configuration, and the function that carries it out."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsup import distributed
 from selfsup.augment.parameters import Interpolation
@@ -40,6 +39,7 @@ from selfsup.evaluation.starting import start_encoder, start_head
 from selfsup.methods.base import Extract, Method, RunContext
 from selfsup.models.encoder import Encoder, pretrained_fact
 from selfsup.output import message
+from selfsup.report.at_end import report_at_end
 from selfsup.run_folder.environment import device_name
 from selfsup.run_folder.extending import Extend, extended, extended_history
 from selfsup.run_folder.folder import EXTENSIONS, RunFolder
@@ -52,6 +52,7 @@ from selfsup.training.fitting import fit
 from selfsup.training.gradient_cache import check_chunks
 from selfsup.training.images import make_loader, report_unreadable
 from selfsup.training.precision import described, settled
+from selfsup.training.remarks import remarks
 from selfsup.training.settings import Training
 from selfsup.training.trainer import Evaluate
 
@@ -78,6 +79,8 @@ class Run(Training):
     knn_temperature: float = execution(0.1)
     extend: Extend = execution(Extend())  # more epochs for a finished run
     probe_l2: float | None = execution(0.01)  # of the online linear probe, on the images of the online kNN; None: off
+    # At the end, a page on how good it is: report.html in the run folder, for 1/20 of the time or 2 minutes at most.
+    report: bool = execution(True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,7 +124,7 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
     asked, run = run.precision, settled(folder.as_begun(run), folder)
     accelerator = make_accelerator(run)
     device = accelerator.device
-    tested = partial(held_out_images, run.data, alone=source is not None, test=test)
+    tested = cache(partial(held_out_images, run.data, alone=source is not None, test=test))
     source = learnt_from(run, training_images(run.data, source))
     run = fitted(run, source)
     views = Views(run.augment, run.seed)
@@ -146,28 +149,10 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
     with exactness, folder.claimed(run, facts, device, contents), caught_signals():
         if distributed.rank() == 0:
             message(f"{len(source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
-            for line in (described(asked, run), *worth_saying(run, method)):
+            for line in (described(asked, run), *remarks(run.method, run.augment.views[0], method)):
                 message(line)
         result = _trained(extended(run, history), method, loader, views, folder, accelerator, tested)
     return result | {"seconds": round(time.monotonic() - begin, 1)}
-
-
-def worth_saying(run: Run, method: Method) -> Iterator[str]:
-    """What of the settings does nothing, or may not be meant."""
-    asked = getattr(run.method, "batch_norm", "plain")
-    if asked != "plain" and not any(isinstance(module, _BatchNorm) for module in method.encoder.modules()):
-        within = any(isinstance(module, _BatchNorm) for module in method.modules())
-        where = "only in the head" if within else "nowhere"
-        yield f'the encoder has no batch norm: method.batch_norm "{asked}" acts {where}'
-    if method.encoder.normalisation is None:
-        return
-    view = run.augment.views[0]
-    for name, wanted, given in zip(("mean", "std"), method.encoder.normalisation, (view.mean, view.std), strict=True):
-        if any(abs(a - b) > 0.01 for a, b in zip(wanted, given, strict=True)):
-            yield (
-                f"the pretrained weights were trained on images with {name} {wanted} and the views have {given}; give "
-                f"--augment.views.0.{name} (and of the other views) {' '.join(map(str, wanted))} to feed them as then"
-            )
 
 
 def learnt_from(run: Run, source: Source) -> Source:
@@ -187,7 +172,7 @@ def _trained(
     accelerator: Accelerator,
     tested: Callable[[], Source | None],
 ) -> dict[str, Any]:
-    figures: dict[str, float] = {}
+    begin, figures = time.monotonic(), dict[str, float]()
     evaluate = online_evaluation(run, loader.source, tested, method.encoder, accelerator.device)
 
     def evaluate_and_keep() -> dict[str, float]:
@@ -209,6 +194,9 @@ def _trained(
     if outcome.finished:
         made_by = {"method": type(method).__name__, "steps": outcome.step, "epochs": run.epochs, "seed": run.seed}
         result["encoder_sha256"] = export(method, folder.encoder, placed(run.encoder), run.feed, made_by)
+        if run.report and distributed.rank() == 0:
+            trained = time.monotonic() - begin
+            report_at_end(folder.path, loader.source, tested, accelerator.device, run.data.canvas, trained)
     return result
 
 

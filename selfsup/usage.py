@@ -18,6 +18,7 @@ USAGE = """selfsup: self-supervised contrastive pretraining
   selfsup cluster RUN [flags]         cluster features and compare with the labels (--protocol kmeans, dbscan)
   selfsup embed RUN --out FILE        features to FILE.npy and FILE.csv, or to FILE.parquet; run again to go on
   selfsup pack OUT --data.root PATH   images decoded once: squares in one file, or smaller JPEG files (--jpeg SIZE)
+  selfsup report RUN                  a page on how good it is: curves, map, neighbours, verdict (RUN/report.html)
   selfsup compare RUN RUN ...         the results of several runs in a table, and in a plot (--out FILE)
   selfsup import FILE --out DIR       another project's weights become an encoder (docs/weights.md says whose)
   selfsup export RUN --to FORMAT --out PATH

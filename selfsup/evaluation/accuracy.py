@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from selfsup.devices.double import to_double
+
 
 class Hits(NamedTuple):
     """For each of N images whether its class was found."""
@@ -31,6 +33,12 @@ def top_hits(logits: Tensor, labels: Tensor) -> Hits:
 def top_figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """The shares of `top_hits`, "top1" and "top5"."""
     return top_hits(logits, labels).figures
+
+
+def first_choices(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The probability of the most probable class, (N,) float64, and that class, of equal ones the lower: of (N, C)."""
+    predicted = logits.sort(dim=1, descending=True, stable=True).indices[:, 0]
+    return to_double(logits).softmax(dim=1).gather(1, predicted[:, None])[:, 0], predicted
 
 
 def recalls(right: Tensor, labels: Tensor) -> dict[int, float]:

@@ -110,6 +110,27 @@ def knn_hits(
     return {pair: Hits(*map(torch.cat, zip(*hits, strict=True))) for pair, hits in found.items()}
 
 
+def knn_choices(
+    bank: Features, queries: Features | None, k: int, temperature: float, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """The class that the vote chooses for each query, (Q,) int64, and its share of all votes, (Q,) float64.
+
+    Of what `knn_hits` judges, for one k and one T; the arguments and errors are its.
+    """
+    asked = bank if queries is None else queries
+    for part in (bank, asked):
+        part.require_finite()
+    place = torch.device("cpu") if device is None else double_device(device)
+    exclude = torch.arange(len(bank.labels), device=place) if queries is None else None
+    tiles = neighbour_tiles(asked.features.to(place), bank.features.to(place), k, exclude=exclude, cosine=True)
+    chosen, shares = list[Tensor](), list[Tensor]()
+    for similarities, numbers in tiles:
+        scores, classes = vote(similarities.cpu(), bank.labels[numbers.cpu()], temperature)
+        chosen.append(classes[:, 0])
+        shares.append(scores[:, 0] / scores.masked_fill(classes < 0, 0).sum(dim=1))
+    return torch.cat(chosen), torch.cat(shares)
+
+
 def knn_accuracies(
     bank: Features,
     queries: Features | None,

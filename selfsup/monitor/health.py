@@ -22,7 +22,7 @@ DIRECTIONS = 3.0
 # map them to k points, which differ in k - 1 directions.
 _SHARE = 0.75
 
-_REMEDY = (
+REMEDY = (
     "the loss has found a way around the task\n"
     "try a lower --optimizer.learning-rate or a longer warm-up, then stronger augmentation, more negatives or a higher "
     "temperature; an earlier checkpoint may still be well"
@@ -111,7 +111,7 @@ class Health(Observer):
             if constant
             else f"features differ in {figures['feature_rank']:.1f} directions only (feature_rank)"
         )
-        alarm = f"collapse at step {step}: {what}; {_REMEDY}"
+        alarm = f"collapse at step {step}: {what}; {REMEDY}"
         if self._in_a_row == REPORTS and distributed.rank() == 0:
             message(alarm)
         return alarm

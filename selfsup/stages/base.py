@@ -43,10 +43,11 @@ class Evaluated(NamedTuple):
     reason: str = "finished"
     signal: int = 0
     folder: Path | None = None  # the stage's own run folder, where it made one: its results are kept there
+    told: dict[str, Any] | None = None  # what the JSON object says of a stage that has no figures to keep
 
     def line(self) -> dict[str, Any]:
         """The JSON object of the command: the first result, with the other ones in a list."""
-        ended: dict[str, Any] = {"reason": self.reason, "signal": self.signal}
+        ended: dict[str, Any] = (self.told or {}) | {"reason": self.reason, "signal": self.signal}
         if self.folder is not None:
             ended["run"] = str(self.folder)
         if not self.results:

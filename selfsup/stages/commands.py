@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from selfsup.stages.base import Evaluated
 
 # Commands on a run: modules of selfsup.stages, each with a STAGE.
-STAGES = ("knn", "retrieval", "linear", "finetune", "distill", "evaluate", "cluster", "embed")
+STAGES = ("knn", "retrieval", "linear", "finetune", "distill", "evaluate", "cluster", "embed", "report")
 
 
 def command_of(name: str) -> Callable[[list[str]], int]:
@@ -95,7 +95,7 @@ def run_stage(command: str, arguments: list[str]) -> int:
     from selfsup.stages.base import Stage
     from selfsup.stages.run_data import beside_named_data
 
-    stage: Stage = import_module(f"selfsup.stages.{command}").STAGE
+    stage: Stage = import_module(f"selfsup.stages.{'reporting' if command == 'report' else command}").STAGE
     recipe, flags = pop_flag(flags, "--recipe", "")
     # Held until the stage has ended: classes that nothing refers to are forgotten.
     defines_classes = load_recipe(recipe) if recipe else None

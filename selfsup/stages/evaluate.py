@@ -16,7 +16,7 @@ from selfsup.data.layout import Split
 from selfsup.data.opening import labelled_part, open_part, open_test_part
 from selfsup.data.sources import Source
 from selfsup.devices.double import to_double
-from selfsup.evaluation.accuracy import mean_recall, recalls, top_hits
+from selfsup.evaluation.accuracy import first_choices, mean_recall, recalls, top_hits
 from selfsup.evaluation.confusion import BINS, calibration_error, class_figures, confusion_matrix
 from selfsup.evaluation.encoder import Exported
 from selfsup.evaluation.features import features_of
@@ -207,12 +207,6 @@ def figures_of(judged: Judged, num_classes: int) -> tuple[dict[str, float], Tens
     }
     matrix = confusion_matrix(judged.labels, predicted, num_classes)
     return {f"evaluate_{name}": value for name, value in figures.items()}, matrix
-
-
-def first_choices(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The probability of the most probable class, (N,) float64, and that class, of equal ones the lower: of (N, C)."""
-    predicted = logits.sort(dim=1, descending=True, stable=True).indices[:, 0]
-    return to_double(logits).softmax(dim=1).gather(1, predicted[:, None])[:, 0], predicted
 
 
 def mistakes(judged: Judged, names: tuple[str, ...], most: int) -> list[list[Any]]:

@@ -30,6 +30,11 @@ _EVALUATE = """example: class by class, on a folder whose folders are called as 
   selfsup evaluate runs/birds/finetune_10pct --data.root new_labels/
 RUN is a folder that finetune, distill or semi made; without --data.root it is judged on the data it was made from."""
 
+_REPORT = """examples: RUN/report.html, which any browser opens; imported weights on a folder; drawings as PNG files
+  selfsup report runs/birds
+  selfsup report imported/ --data.root photos/ --out birds.html
+  selfsup report runs/birds --png drawings/
+docs/report.md explains the page."""
 
 _PACK = """examples: squares of 144 pixels in one file, or JPEG files whose shorter side is 320 pixels; then a check
   selfsup pack packed/ --data.root photos/ --data.canvas 144
@@ -202,6 +207,29 @@ class Compare:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Report(Reading):
+    """Settings of the command `report`."""
+
+    out: str = ""  # FILE.html; empty: report.html in the folder RUN
+    png: str = ""  # a folder, into which every drawing is written as a PNG file, too; empty: none
+    images: int = 5_000  # training images that are looked at, and are on the map; at most so many
+    tsne: int = 2_000  # of them, those that t-SNE (and UMAP, where it is installed) places; 0: a map by PCA alone
+    tsne_seconds: float = 60.0  # that t-SNE takes at most: it places fewer images where time is short
+    minutes: float = 30.0  # for all of it; what there is no time for is left out, and the page says so
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            not self.out or Path(self.out).suffix == ".html",
+            f"out is {self.out!r}; give the name of a file that ends in .html",
+        )
+        for name, least in (("images", 2), ("tsne", 0), ("batch_size", 1), ("workers", 0)):
+            require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; it must be at least {least}")
+        for name in ("tsne_seconds", "minutes"):
+            require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be positive, such as 10")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Replay:
     """How a captured step is run again."""
 
@@ -258,6 +286,7 @@ HELP = {
     "embed": Help(lambda _: Embed()),
     "evaluate": Help(lambda _: Evaluate(), example=_EVALUATE),
     "predict": Help(lambda _: Predict(), example=_PREDICT),
+    "report": Help(lambda _: Report(), example=_REPORT),
     "pack": Help(lambda _: Packing(), example=_PACK),
 }
 

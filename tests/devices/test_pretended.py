@@ -17,6 +17,7 @@ from selfsup.cluster.kmeans import spherical_kmeans
 from selfsup.cluster.neighbours import nearest_neighbours
 from selfsup.data.base import ArraySource
 from selfsup.data.resident import Resident
+from selfsup.evaluation.accuracy import first_choices
 from selfsup.evaluation.clustering import cluster_figures
 from selfsup.evaluation.confusion import calibration_error
 from selfsup.evaluation.features import Features
@@ -28,7 +29,6 @@ from selfsup.losses.mining import distance_weights, draw
 from selfsup.losses.pairs import distance_similarity, margin_loss
 from selfsup.monitor.health import Health
 from selfsup.randomness import Stream, permutation, permutations, random_bits, uniform
-from selfsup.stages.evaluate import first_choices
 from selfsup.stages.students import agreement
 from tests.support.pretended import DEVICE, OnDevice, on_cpu, pretended
 

@@ -94,6 +94,7 @@ def tiny_run(folder: Path, method: str = "simclr", root: str = "shapes:128", **c
         evaluate_every=0,
         workers=0,
         device="cpu",
+        report=False,
     )
     return replace(run, **changes)
 

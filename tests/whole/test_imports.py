@@ -19,6 +19,7 @@ ORDER = (
     "convert",
     "evaluation",
     "export",
+    "report",
     "pretraining",
     "usage",
     "stages",

@@ -98,7 +98,7 @@ def test_the_table_of_packages_is_what_setup_cfg_installs() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     extras = config["options.extras_require"]
-    optional_ones = "".join(extras[name] for name in ("parquet", "timm", "onnx", "huggingface"))
+    optional_ones = "".join(extras[name] for name in ("parquet", "timm", "onnx", "huggingface", "report"))
     lines = (config["options"]["install_requires"] + optional_ones).splitlines()
     declared = {line.split(";")[0].split(">")[0].strip() for line in lines} - {"", "faiss-gpu"}
     assert set(PACKAGES.values()) == declared

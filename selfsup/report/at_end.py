@@ -1,0 +1,56 @@
+"""The report at the end of a pretraining run: within a small share of its time, and never a reason to fail."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from selfsup.data.sources import Source
+from selfsup.evaluation.newest import newest_encoder
+from selfsup.output import message
+from selfsup.report.collect import Effort, Images, collect
+from selfsup.report.encoding import Feeding
+from selfsup.report.subject import subject_of
+from selfsup.report.writing import write_report
+
+NAME = "report.html"  # in a run folder
+SHARE = 0.05  # of the time that training took
+MOST = 120.0  # seconds
+_LEAST = 2.0  # seconds that are worth reading images for
+
+
+def report_at_end(
+    folder: Path,
+    source: Source,
+    tested: Callable[[], Source | None],
+    device: torch.device,
+    canvas: int | None,
+    trained: float,
+) -> None:
+    """Write report.html into the folder of a run that has just been finished; whatever goes wrong is only said.
+
+    For one process alone. Photographs are decoded by this process itself, so that no worker is started.
+
+    Args:
+        folder: of the run, with its encoder.
+        source: the training images.
+        tested: gives those that online evaluations ask about.
+        device: of the run.
+        canvas: of the run's data.
+        trained: seconds that training took, of which `SHARE` may be spent.
+    """
+    try:
+        exported = newest_encoder(folder, told=False)
+        seconds = min(MOST, SHARE * trained)
+        images = None
+        if seconds >= _LEAST:
+            feeding = Feeding(exported.feed.center(), device, canvas, workers=0)
+            images = Images(source=source, test=tested(), feeding=feeding)
+        effort = Effort(seconds=seconds, tsne_seconds=0.3 * seconds)
+        contents = collect(subject_of(folder, exported), images, effort, [])
+        if contents.left_out:
+            contents.left_out.append(f"All of it: selfsup report {folder}")
+        write_report(contents, folder / NAME)
+        message(f"how good it is, on one page: {folder / NAME}")
+    except Exception as error:  # a page is no reason to end with an error after hours of training
+        message(f"no report was written: {str(error).partition(chr(10))[0] or type(error).__name__}")
