@@ -24,6 +24,20 @@ _U1, _U2, _U3 = (np.uint64(value) for value in (1, 2, 3))
 _0 = np.int64(0)
 
 
+# Of other files, as they were when this was compiled.
+_COMPILED_IN = (*LUMA, BRIGHTNESS, CONTRAST, SATURATION, HUE, BLUR, FACTORS, GRAY, JITTER, MEAN, ORDER, SIGMA, SOLARIZE)
+CONSTANTS = tuple(map(float, _COMPILED_IN))  # of one type, which a loop over them needs
+
+
+@kept("float64()")
+def compiled_with():
+    """A number that tells one table of constants from another."""
+    told = 0.0
+    for constant in CONSTANTS:
+        told = 31 * told + constant
+    return told
+
+
 @inlined
 def _scaled(x, place, length, factor, added):
     """clamp(factor x + added), in place."""

@@ -38,7 +38,19 @@ def loops() -> Loops | None:
     except ImportError as error:
         _log.warning("numba cannot be imported (%s): torch makes views on the CPU, several times slower", error)
         return None
+    up_to_date(crop_loops.compiled_with, [crop_loops.crop])
+    up_to_date(color_loops.compiled_with, [color_loops.color, color_loops.blur])
     return Loops(crop_loops.crop, color_loops.color, color_loops.blur, crop_loops.ROWS, color_loops.PIXELS)
+
+
+def up_to_date(told: Any, functions: list[Any]) -> None:
+    """Compile functions anew where `told`, the `compiled_with` of their file, knows other constants than Python does.
+
+    What numba keeps on disk follows the file of a function, and not those that its constants are from.
+    """
+    if told() != told.py_func():
+        for function in (*functions, told):
+            function.recompile()
 
 
 def views_by_loops(view: View, images: Tensor, boxes: Tensor, parameters: Parameters, cropped: bool) -> Tensor:

@@ -5,7 +5,7 @@ The arithmetic is that of `geometry`, which is the reference. Each sample is wor
 
 The inner loops stand in functions of their own, on flat arrays and with unsigned places: of places that may be negative
 the compiler would make no vectors. All that `crop` calls stands in this file: what is kept on disk is compiled anew
-when this file changes, and only then. Whoever changes constants of `table` must touch the files that compile them in.
+when this file changes, or when the numbers of other files that are compiled in do (`compiled.up_to_date`).
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
@@ -41,6 +41,19 @@ def kept(signature):
             return njit(signature, nogil=True, error_model="numpy")(function)
 
     return decorate
+
+
+# Of other files, as they were when this was compiled.
+CONSTANTS = (START, LENGTH, FIRST, LAST, FLIP, DOWN, RIGHT)
+
+
+@kept("float64()")
+def compiled_with():
+    """A number that tells one table of constants from another."""
+    told = 0.0
+    for constant in CONSTANTS:
+        told = 31 * told + constant
+    return told
 
 
 @inlined

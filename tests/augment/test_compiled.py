@@ -1,5 +1,6 @@
 """Compiled loops against torch, wherever they run: after a fork, with no place to keep them, or a damaged one."""
 
+import ast
 import importlib.util
 import logging
 import multiprocessing
@@ -8,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -21,6 +23,8 @@ from selfsup.augment.views import Augment, Views
 from selfsup.batch import Batch
 
 pytest.importorskip("numba")
+
+from selfsup.augment import color_loops, crop_loops
 
 CPU = torch.device("cpu")
 AUGMENTS = {**{name: preset() for name, preset in PRESETS.items()}, "moco_v3": moco_v3()}
@@ -134,6 +138,48 @@ def test_what_is_kept_on_disk_may_be_damaged(tmp_path: Path) -> None:
         for file in files:
             file.write_bytes(file.read_bytes()[:40])
         assert _imported(path).doubled(4.0) == 8.0, ending
+
+
+SCALED = """
+from numbers_of_doubled import CONSTANTS
+from selfsup.augment.compiled import up_to_date
+from selfsup.augment.crop_loops import kept
+
+@kept("float64(float64)")
+def doubled(x):
+    return CONSTANTS[0] * x
+
+@kept("float64()")
+def compiled_with():
+    return CONSTANTS[0]
+
+before = doubled(1.0)
+up_to_date(compiled_with, [doubled])
+"""
+
+
+def test_what_is_kept_on_disk_follows_constants_of_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "doubled_module.py"
+    path.write_text(SCALED)
+    for constant, kept in ((2.0, 2.0), (3.0, 2.0), (3.0, 3.0)):
+        numbers = ModuleType("numbers_of_doubled")
+        monkeypatch.setattr(numbers, "CONSTANTS", (constant,), raising=False)
+        monkeypatch.setitem(sys.modules, "numbers_of_doubled", numbers)
+        module = _imported(path)
+        assert (module.before, module.doubled(4.0)) == (kept, 4 * constant)
+
+
+@pytest.mark.parametrize("module", [crop_loops, color_loops])
+def test_every_constant_of_another_file_is_told(module: ModuleType) -> None:
+    names = [
+        name.name
+        for node in ast.parse(Path(str(module.__file__)).read_text()).body
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("selfsup")
+        for name in node.names
+        if name.name.isupper()
+    ]
+    told = [float(value) for name in names for value in np.atleast_1d(getattr(module, name))]
+    assert sorted(told) == sorted(map(float, module.CONSTANTS))
 
 
 def test_nothing_need_be_kept_on_disk() -> None:

@@ -24,6 +24,8 @@ ELSEWHERE = {
     "models/channels.py": "weights of a file",
     "monitor/health.py": "copied to the CPU before",
     "randomness.py": "words of the `double_device`",
+    "report/embedding_map.py": "features, which `extract` brings to the CPU",
+    "report/figures.py": "features, which `extract` brings to the CPU",
     "storage/tensor_file.py": "a name in a file",
 }
 
