@@ -16,10 +16,21 @@ import tempfile
 
 import torch
 
+from selfsup.config.recipe_files import load_recipe
+from selfsup.models.resnet import ResNet
 from selfsup.output import program
+from selfsup.pretraining import Run
 from selfsup.runtime.device import device_for
 from tools.benchmarks.side_by_side import about, alternate, report
 from tools.gpu.rates import SETTINGS, SMALL, Setting, Steps
+
+
+def shipped() -> Setting:
+    """The net, views and batch of the recipe for CPUs that the quickstart takes."""
+    recipe: Run = load_recipe("simclr_cifar10_cpu")
+    if not isinstance(recipe.encoder, ResNet.Config):
+        raise TypeError("the recipe has a ResNet")
+    return Setting(recipe.name, recipe.encoder, recipe.augment, recipe.batch_size, 32)
 
 
 def measure(setting: Setting, runs: int) -> None:
@@ -42,13 +53,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1, help="of the CPU; 1 gives figures per core")
     parser.add_argument("--runs", type=int, default=9)
+    cpu = (*SMALL, shipped())
     parser.add_argument(
-        "--setting", choices=[one.name for one in (*SMALL, *SETTINGS)], help="default: small on a CPU, all on a GPU"
+        "--setting",
+        choices=[one.name for one in (*cpu, *SETTINGS)],
+        help="default: that of the recipe simclr_cifar10_cpu on a CPU, ResNet-18 and ResNet-50 on a GPU",
     )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    usual = SETTINGS if device_for("auto").type == "cuda" else SMALL
-    wanted = [one for one in (*SMALL, *SETTINGS) if one.name == arguments.setting] or usual
+    usual = SETTINGS if device_for("auto").type == "cuda" else cpu[1:]
+    wanted = [one for one in (*cpu, *SETTINGS) if one.name == arguments.setting] or usual
     for setting in wanted:
         measure(setting, arguments.runs)
 

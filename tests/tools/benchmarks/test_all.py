@@ -12,7 +12,7 @@ from tools.benchmarks.all import Part, run_all
 
 def test_what_has_no_time_is_said_and_what_there_is_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = (
-        Part("step", ("--runs", "1"), 1.0),
+        Part("step", ("--runs", "1", "--setting", "small"), 1.0),
         Part("knn", ("--nonsense",), 1.0),
         Part("cluster", ("--images", "100000"), 0.005),
     )
