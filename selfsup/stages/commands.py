@@ -95,7 +95,7 @@ def run_stage(command: str, arguments: list[str]) -> int:
     from selfsup.stages.base import Stage
     from selfsup.stages.run_data import beside_named_data
 
-    stage: Stage = import_module(f"selfsup.stages.{'reporting' if command == 'report' else command}").STAGE
+    stage: Stage = import_module(f"selfsup.stages.{command}").STAGE
     recipe, flags = pop_flag(flags, "--recipe", "")
     # Held until the stage has ended: classes that nothing refers to are forgotten.
     defines_classes = load_recipe(recipe) if recipe else None

@@ -27,7 +27,7 @@ from selfsup.report.page import LIMIT
 from selfsup.stages.base import data_of
 from selfsup.stages.finetune import run_finetune
 from selfsup.stages.finetune_settings import finetune_settings
-from selfsup.stages.reporting import run_report
+from selfsup.stages.report import run_report
 from selfsup.stages.settings import Report
 from tests.support.encoders import PLAIN, SMALL, export_untrained
 from tests.support.reported import Read

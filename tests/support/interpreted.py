@@ -58,14 +58,14 @@ def from_crop(view: View, crop: torch.Tensor, numbers: Parameters, row: int) -> 
 
 def main() -> None:
     gaps = {
-        "two views": gap([EVERYTHING, ALIASED], (8, 3, 37, 29)),
-        "unblurred": gap([UNBLURRED], (6, 3, 30, 40)),
-        "shifted": gap([SHIFTED], (6, 3, 40, 20)),
-        "solarized": gap([SOLARIZED], (4, 3, 25, 20)),
-        "crops": gap([replace(SHIFTED, jitter=STRONG), EVERYTHING], (6, 3, 21, 15), cropped=True),
+        "two views": gap([EVERYTHING, ALIASED], (4, 3, 37, 29)),
+        "unblurred": gap([UNBLURRED], (3, 3, 30, 40)),
+        "shifted": gap([SHIFTED], (3, 3, 40, 20)),
+        "solarized": gap([SOLARIZED], (2, 3, 25, 20)),
+        "crops": gap([replace(SHIFTED, jitter=STRONG), EVERYTHING], (3, 3, 21, 15), cropped=True),
         "one image of one pixel": gap([UNBLURRED], (1, 3, 1, 1)),
-        "1 channel": gap([of_channels(1)], (3, 1, 20, 31)),
-        "7 channels": gap([of_channels(7)], (3, 7, 20, 31)),
+        "1 channel": gap([of_channels(1)], (2, 1, 20, 31)),
+        "7 channels": gap([of_channels(7)], (2, 7, 20, 31)),
     }
     print(json.dumps(gaps))
 
