@@ -52,7 +52,8 @@ def rates(lines: Lines, title: str, path: Path) -> None:
         axes.plot([line["min"], line["max"]], [place, place], color=_INK, linewidth=1.2)
         times = "" if ours else f"  ({line['ratio_of_ours']:.2g} x slower)"
         axes.text(line["max"] * 1.06, place, f"{line['median']:,.0f}{times}", va="center", fontsize=8, color=_INK)
-    axes.set_yticks(range(len(lines)), [_NAMES.get(line["name"].partition("/")[2], line["name"]) for line in lines])
+    names = [str(line["name"]).partition("/")[2] for line in lines]
+    axes.set_yticks(range(len(lines)), [_NAMES.get(name, name) for name in names])
     axes.set_xscale("log")
     axes.set_xlim(min(line["min"] for line in lines) / 2, max(line["max"] for line in lines) * 4)
     axes.set_xlabel(lines[0]["unit"], fontsize=8)
@@ -96,7 +97,7 @@ def draw(records: Path, out: Path) -> list[str]:
     """All drawings that there are figures for; their names."""
     lines, written = recorded(records), []
     out.mkdir(parents=True, exist_ok=True)
-    groups = {
+    groups: dict[str, tuple[str, dict[str, object], str]] = {
         "views_32": ("augment", {"size": 32}, "Views of 32 px, one core"),
         "views_224": ("augment", {"size": 224}, "Views of 224 px from 256 px, one core"),
         "crops": ("crops", {"view": 224, "workers": 0, "interpolation": "bilinear"}, "Two crops of a photograph"),
