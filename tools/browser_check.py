@@ -143,8 +143,8 @@ def _without_scripts(opened: Any, path: Path, axe: str, screenshots: Path | None
     problems: list[str] = []
     with _page(opened, path, WIDTHS[0], "light", problems, java_script_enabled=False) as page:
         _kept(page, screenshots, f"{path.stem}_without_scripts")
-        if not page.locator("h1").is_visible() or not page.locator(".verdict li").first.is_visible():
-            problems.append("no title or no verdict is seen")
+        if not page.locator("h1").is_visible() or not page.locator("section h2 + *").first.is_visible():
+            problems.append("no title or no content is seen")
         hidden = [one for one in page.locator("section > * svg.drawing, section > svg.drawing").all() if not _seen(one)]
         if hidden:
             problems.append(f"{len(hidden)} drawings are not seen")

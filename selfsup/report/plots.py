@@ -40,10 +40,10 @@ def plots(contents: Contents) -> dict[str, Plot]:
             if key in contents.curves
         ]
         if series:
-            found[name] = _curve([*series, *(_baselines(contents) if name == "knn" else [])], _TITLES[name])
+            found[name] = curve_plot([*series, *(_baselines(contents) if name == "knn" else [])], _TITLES[name])
     for name in [name for name in contents.curves if name not in _DRAWN_OTHERWISE][:_MOST]:
         said = name.replace("_", " ")
-        found[f"log_{name}"] = _curve([_series(said, contents.curves[name], SERIES[0])], said)
+        found[f"log_{name}"] = curve_plot([_series(said, contents.curves[name], SERIES[0])], said)
     if contents.compared is not None:
         colours = {
             "raw pixels": SERIES[8],
@@ -84,7 +84,8 @@ def _baselines(contents: Contents) -> list[Series]:
     return [Series(name, ends, [shares[name].value] * 2, colour, True) for name, colour in given if name in shares]
 
 
-def _curve(series: list[Series], title: str) -> Plot:
+def curve_plot(series: list[Series], title: str) -> Plot:
+    """Lines over steps, with their values for the scripts; a series may lack steps of others."""
     x = sorted({step for one in series for step in one.x})
     values = [dict(zip(one.x, one.y, strict=True)) for one in series]
     data = {

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from selfsup import output
 from selfsup.output import console, message
+from selfsup.stages.compare_page import compare_page
 from selfsup.stages.result_table import Column, Table, compare, described, mean_and_deviation
 from selfsup.stages.settings import Compare
 from selfsup.storage import checkpoint
@@ -117,28 +118,6 @@ def _in_markdown(text: str) -> str:
     return re.sub(r"([\\\\`*\[\]|])", r"\\\1", html.escape(plain_name(text, _LONGEST), quote=False))
 
 
-def _in_html(text: str) -> str:
-    return html.escape(plain_name(text, _LONGEST))
-
-
-def as_html(table: Table) -> bytes:
-    """A page of its own: the table, its legend, and the plot where there is something to plot."""
-    heading, *rows = ([_in_html(text) for text in line] for line in _lines(table))
-    parts = [
-        "<!DOCTYPE html>\n<meta charset='utf-8'><title>selfsup compare</title>",
-        "<style>body{font-family:sans-serif}td,th{padding:.2em .8em;text-align:right}"
-        "td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto}</style>",
-        "<table><tr>" + "".join(f"<th>{text}</th>" for text in heading) + "</tr>",
-        *("<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>" for row in rows),
-        "</table>",
-        "<ul>" + "".join(f"<li>{_in_html(line)}</li>" for line in legend(table)) + "</ul>",
-    ]
-    if _plotted(table):
-        drawing = plot(table, "svg").decode()
-        parts.append(drawing[drawing.index("<svg") :])
-    return "\n".join(parts).encode()
-
-
 def _plotted(table: Table) -> list[int]:
     """Columns with a value of two rows or more; of every row where there is only one."""
     least = min(2, len(table.rows))
@@ -201,7 +180,7 @@ def _plot_as(form: str) -> Callable[[Table], bytes]:
 _FORMS: dict[str, Callable[[Table], bytes]] = {
     ".md": as_markdown,
     ".csv": as_csv,
-    ".html": as_html,
+    ".html": compare_page,
     ".png": _plot_as("png"),
     ".svg": _plot_as("svg"),
 }

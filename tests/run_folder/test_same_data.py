@@ -21,7 +21,8 @@ from selfsup.pretraining import pretrain
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages import commands
 from selfsup.stages.base import keep, read
-from selfsup.stages.compare import as_html, as_markdown
+from selfsup.stages.compare import as_markdown
+from selfsup.stages.compare_page import compare_page
 from selfsup.stages.finetune import run_finetune
 from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.stages.knn import run_knn
@@ -315,7 +316,7 @@ def test_data_that_differ_are_told_in_words(tmp_path: Path) -> None:
     digests = [column.protocol["data"] for column in table.columns if column.short == "top1"]
     assert table.notes == (told, f"data={digests[0]}: {roots[0]}", f"data={digests[1]}: {roots[1]}")
     assert table.line()["notes"] == list(table.notes)
-    for made in (as_markdown(table).decode(), as_html(table).decode()):
+    for made in (as_markdown(table).decode(), compare_page(table).decode()):
         assert "trained on different data" in made
     # Figures of one data set beside each other: still trained on different data.
     assert compare([paths["one"], paths["three"]]).notes == (told.replace(f"{paths['two']}, ", ""),)

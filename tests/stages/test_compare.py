@@ -218,9 +218,6 @@ def test_panels_of_the_plot_have_one_protocol_each(runs: list[Path], tmp_path: P
     assert drawing == (tmp_path / "again.svg").read_text()
     assert drawing.count('id="axes_') == 1  # k=20 and retrieval have one row only
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-    page = (tmp_path / "p.html").read_text()
-    assert page.count("<svg") == 1
-    assert "run|0&lt;" in page
     one = judged(made(tmp_path / "one"), {"knn_top1": 0.5}, k=1)
     with pytest.raises(ValueError, match="nothing to plot"):
         run_compare([one, runs[2]], Compare(out=str(tmp_path / "no.png")))

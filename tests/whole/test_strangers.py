@@ -25,7 +25,8 @@ from selfsup.pretraining import pretrain
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages import cluster, embed
 from selfsup.stages.base import Result, keep, read
-from selfsup.stages.compare import as_csv, as_html, as_markdown, plot
+from selfsup.stages.compare import as_csv, as_markdown, plot
+from selfsup.stages.compare_page import compare_page
 from selfsup.stages.result_table import compare
 from selfsup.storage import checkpoint, untrusted
 from selfsup.storage.sealed import seal
@@ -271,7 +272,7 @@ def test_no_file_of_compare_carries_anything_out(tmp_path: Path) -> None:
     cells = [cell for line in csv.reader(io.StringIO(as_csv(table).decode())) for cell in line]
     for cell in cells:
         assert cell[:1] not in ("=", "+", "-", "@") or cell.lstrip("+-").replace(".", "").isdigit(), cell
-    written = as_markdown(table), as_html(table), plot(table, "svg")
+    written = as_markdown(table), compare_page(table), plot(table, "svg")
     for made in (as_csv(table), *written):
         assert b"\x1b" not in made
     for made in written:
