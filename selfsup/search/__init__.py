@@ -1,1 +1,1 @@
-"""Which rows are alike: search for the nearest, near duplicates and their groups, diverse subsets. On features alone."""
+"""Which rows are alike: the nearest of one, near duplicates and their groups, diverse subsets. On features alone."""

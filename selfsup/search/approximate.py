@@ -75,7 +75,7 @@ class InvertedLists(Approximate):
         count, dimension = features.shape
         if self.centres.ndim != 2 or self.centres.shape[1] != dimension or self.lists.shape != (count,):
             raise ValueError("its lists are of other rows")
-        if not (bool(self.centres.isfinite().all()) and 0 <= self.lists.min() and self.lists.max() < len(self.centres)):
+        if not (bool(self.centres.isfinite().all()) and self.lists.min() >= 0 and self.lists.max() < len(self.centres)):
             raise ValueError("its lists name centres that it has not")
         self.nearest = faiss.IndexFlatIP(dimension)
         self.nearest.add(self.centres.numpy())
