@@ -83,8 +83,6 @@ def _distinct(
     waiting: list[tuple[Tensor, Tensor]] = []
 
     def compare() -> None:
-        if not waiting:
-            return
         first, second = (rows[torch.cat(part)] for part in zip(*waiting, strict=True))
         cosine = cosines(features, first, features, second)
         near = cosine >= similarity - _ROUNDING
@@ -97,22 +95,28 @@ def _distinct(
 
     if len(rows) > 1:
         sketch, margin = _sketch(features, rows, inverse, similarity)
-        for first, second in _above(sketch, similarity - margin, advance):
-            waiting.append((first, second))
-            if sum(len(part) for part, _ in waiting) > _PENDING:
+        pending = 0
+        for pairs in _above(sketch, similarity - margin, advance):
+            waiting.append(pairs)
+            pending += len(pairs[0])
+            if pending > _PENDING:
                 compare()
-        compare()
+                pending = 0
+        if waiting:
+            compare()
     return Pairs(*(torch.cat(column) for column in zip(*found, strict=True)))
 
 
 def _above(sketch: Tensor, least: float, advance: Callable[[int], None]) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs of sketches (n, d) whose product is at least `least`, tile by tile: two (m,) int64 on the CPU, i < j."""
     height, width = _TILE.get(sketch.device.type, _LARGE_TILE)
+    space = sketch.new_empty(height * width)  # for all tiles: new memory would cost as much time as the products
     for top in range(0, len(sketch), height):
         strip = sketch[top : top + height]
         for left in range(top, len(sketch), width):
             columns = sketch[left : left + width]
-            products = strip @ columns.T
+            products = space[: len(strip) * len(columns)].view(len(strip), len(columns))
+            torch.mm(strip, columns.T, out=products)
             # The maximum is read at the speed of memory; a comparison would write as many answers.
             high = (products.amax(dim=1) >= least).nonzero()[:, 0]
             if len(high):

@@ -181,7 +181,8 @@ def _search(arguments: list[str]) -> int:
     usage = "selfsup search RUN IMAGES ... [--data.root PATH] [--out FILE.html|.png|.jsonl] [--recipe FILE.py] [flags]"
     from selfsup.config.flags import flags_in, parse, pop_flag, values_of
     from selfsup.config.recipe_files import load_recipe
-    from selfsup.stages.settings import HELP, Search
+    from selfsup.stages.search_settings import Search
+    from selfsup.stages.settings import HELP
 
     if arguments[:1] in (["-h"], ["--help"]):
         flags_told(f"{usage}\n\n{HELP['search'].example}", Search, "selfsup search RUN IMAGES ...")

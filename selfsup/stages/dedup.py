@@ -148,11 +148,11 @@ def _write_rows(name: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...
         if name.endswith(".jsonl"):
             file.writelines(f"{json.dumps(dict(zip(columns, row, strict=True)))}\n".encode() for row in rows)
             return
-        with io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="") as text:  # names that are no UTF-8 stay
-            table = csv.writer(text, lineterminator="\n")
-            table.writerow(columns)
-            table.writerows(map(_in_cell, row) for row in rows)
-            text.detach()
+        text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")  # names that are no UTF-8 stay
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(columns)
+        table.writerows(map(_in_cell, row) for row in rows)
+        text.detach()  # flushed, and the file left open
 
 
 def _in_cell(value: Any) -> Any:

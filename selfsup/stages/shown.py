@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import PIL.Image
-from PIL import ImageDraw, ImageFont
+from PIL import ImageDraw, ImageFont, ImageOps
 
 from selfsup.augment.bands import Bands
 from selfsup.data.base import Source, UnreadableImage
@@ -33,13 +33,12 @@ class Cell(NamedTuple):
 
 
 def cell(source: Source, index: int, caption: str) -> Cell:
-    """Image `index`, made small; one that cannot be read is gray."""
+    """Image `index`, its longer side made `SIDE`; one that cannot be read is gray."""
     try:
         picture = _as_rgb(source.load(index))
     except UnreadableImage:
         picture = PIL.Image.new("RGB", (SIDE, SIDE), (128, 128, 128))
-    picture.thumbnail((SIDE, SIDE))
-    return Cell(picture, source.name(index), caption)
+    return Cell(ImageOps.contain(picture, (SIDE, SIDE)), source.name(index), caption)
 
 
 def _as_rgb(picture: PIL.Image.Image | Bands) -> PIL.Image.Image:
