@@ -5,6 +5,7 @@ when they come from anyone.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -14,9 +15,9 @@ from torch import Tensor
 from selfsup.search.rows import CHUNK, faiss_gpus, inverse_lengths, sample, unit_rows
 
 _TRAINED_ON = 64  # rows for each centre, from which k-means learns them
-_LINKS = 32  # of a row in the graph's lowest layer half of its links: M of Malkov and Yashunin
+_GPU_MOST = 2048  # lists and candidates that faiss takes on a GPU
+_LINKS = 32  # of a row in a layer of the graph, twice as many in the lowest: M of Malkov and Yashunin
 _BREADTH = 80  # candidates while the graph is built: efConstruction
-_TALLEST = 32  # layers of a graph
 
 
 class Approximate(ABC):
@@ -32,12 +33,21 @@ class Approximate(ABC):
     """
 
     kind: ClassVar[str]
+    exhausts: ClassVar[bool] = True  # whether more candidates cost no more looking: all rows looked at are compared
     index: Any  # faiss's
 
     @classmethod
     @abstractmethod
-    def learned(cls, features: Tensor, inverse: Tensor, seed: int) -> Self:
-        """The index of rows that has not been built before."""
+    def learned(cls, features: Tensor, inverse: Tensor, seed: int, held: Tensor) -> Self:
+        """The index of rows that has not been built before.
+
+        Where rows are found by way of themselves, the rows `held`, (H,) int64, are left for `complete` to add: an index
+        is measured by them while they are as new to it as any query.
+        """
+
+    def complete(self) -> None:
+        """Add what was held."""
+        return None
 
     @abstractmethod
     def __init__(self, features: Tensor, inverse: Tensor, state: dict[str, Tensor]) -> None: ...
@@ -57,7 +67,11 @@ class Approximate(ABC):
     def candidates(self, queries: Tensor, count: int) -> Tensor:
         """(Q, count) int64 numbers of near rows on the CPU, -1 where there are no more, of (Q, D) float32."""
         asked = unit_rows(queries, inverse_lengths(queries)).cpu().numpy()
-        return torch.from_numpy(self.index.search(asked, count)[1])
+        return torch.from_numpy(self.searcher(count).search(asked, count)[1])
+
+    def searcher(self, count: int) -> Any:
+        """Which of faiss's indexes finds so many candidates."""
+        return self.index
 
 
 class InvertedLists(Approximate):
@@ -86,12 +100,13 @@ class InvertedLists(Approximate):
             numbers = np.arange(start, start + len(rows))
             lists = self.lists[start : start + CHUNK].long().numpy()
             self.index.add_core(len(rows), faiss.swig_ptr(rows), faiss.swig_ptr(numbers), faiss.swig_ptr(lists))
+        self.on_gpu: Any = None
         if features.is_cuda and faiss_gpus():
-            self.resources = faiss.StandardGpuResources()
-            self.index = faiss.index_cpu_to_gpu(self.resources, features.device.index or 0, self.index)
+            self.resources = faiss.StandardGpuResources()  # must live as long as what stands on it
+            self.on_gpu = faiss.index_cpu_to_gpu(self.resources, features.device.index or 0, self.index)
 
     @classmethod
-    def learned(cls, features: Tensor, inverse: Tensor, seed: int) -> Self:
+    def learned(cls, features: Tensor, inverse: Tensor, seed: int, held: Tensor) -> Self:
         import faiss
 
         count, dimension = features.shape
@@ -99,6 +114,7 @@ class InvertedLists(Approximate):
         some = sample(count, _TRAINED_ON * centres, seed)
         rows = unit_rows(features[some.to(features.device)], inverse[some.to(inverse.device)]).cpu().numpy()
         how = {"spherical": True, "niter": 10, "seed": seed + 1, "max_points_per_centroid": _TRAINED_ON}
+        how |= {"min_points_per_centroid": 1}  # of few rows it would complain
         clusters = faiss.Kmeans(dimension, centres, gpu=features.is_cuda and faiss_gpus() > 0, **how)
         clusters.train(rows)
         lists = []
@@ -111,51 +127,78 @@ class InvertedLists(Approximate):
         return {"centres": self.centres, "lists": self.lists}
 
     def efforts(self) -> list[int]:
-        return [*(2**power for power in range(len(self.centres).bit_length() - 1)), len(self.centres)]
+        steps = {part << power for power in range(len(self.centres).bit_length()) for part in (2, 3)}
+        return [1, *sorted(step for step in steps if step < len(self.centres)), len(self.centres)]
 
     def look(self, effort: int) -> None:
         self.index.nprobe = effort
+        if self.on_gpu is not None:
+            self.on_gpu.nprobe = min(effort, _GPU_MOST)
+
+    def searcher(self, count: int) -> Any:
+        small = max(count, self.index.nprobe) <= _GPU_MOST
+        return self.on_gpu if small and self.on_gpu is not None else self.index
 
 
 class Graph(Approximate):
     """A graph in which each row has links to near ones, and few rows in layers above (Malkov and Yashunin 2018)."""
 
     kind = "hnsw"
+    exhausts = False
 
     def __init__(self, features: Tensor, inverse: Tensor, state: dict[str, Tensor]) -> None:
         import faiss
 
-        count, dimension = features.shape
-        _check_graph(count, state)
-        self.index = faiss.IndexHNSWFlat(dimension, _LINKS, faiss.METRIC_INNER_PRODUCT)
-        for start in range(0, count, CHUNK):
-            rows = slice(start, start + CHUNK)
-            self.index.storage.add(unit_rows(features[rows], inverse[rows]).cpu().numpy())
+        count = len(features)
+        self.features, self.inverse, self.order = features, inverse, state["order"].long()
+        if self.order.shape != (count,) or not bool((self.order.sort().values == torch.arange(count)).all()):
+            raise ValueError("its graph is of other rows")
+        self.index = _empty_graph(features.shape[1])
+        places = torch.from_numpy(faiss.vector_to_array(self.index.hnsw.cum_nneighbor_per_level)).long()
+        offsets = _checked_offsets(count, state, places)
+        for rows in self._units(0, count):
+            self.index.storage.add(rows)
         self.index.ntotal = count
         graph, layers = self.index.hnsw, state["layers"].int()
         faiss.copy_array_to_vector(layers.numpy(), graph.levels)
-        faiss.copy_array_to_vector(_offsets(layers).numpy().astype(np.uint64), graph.offsets)
+        faiss.copy_array_to_vector(offsets.numpy().astype(np.uint64), graph.offsets)
         faiss.copy_array_to_vector(state["links"].int().numpy(), graph.neighbors)
         graph.entry_point, graph.max_level = int(state["entry"]), int(layers.max()) - 1
 
     @classmethod
-    def learned(cls, features: Tensor, inverse: Tensor, seed: int) -> Self:
-        import faiss
-
-        index = faiss.IndexHNSWFlat(features.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = _BREADTH
-        for start in range(0, len(features), CHUNK):
-            rows = slice(start, start + CHUNK)
-            index.add(unit_rows(features[rows], inverse[rows]).cpu().numpy())
+    def learned(cls, features: Tensor, inverse: Tensor, seed: int, held: Tensor) -> Self:
         built = cls.__new__(cls)
-        built.index = index
+        others = torch.ones(len(features), dtype=torch.bool)
+        others[held] = False
+        built.features, built.inverse = features, inverse
+        built.order = torch.cat([others.nonzero()[:, 0], held])
+        built.index = _empty_graph(features.shape[1])
+        built.index.hnsw.efConstruction = _BREADTH
+        for rows in built._units(0, len(features) - len(held)):
+            built.index.add(rows)
         return built
+
+    def complete(self) -> None:
+        for rows in self._units(self.index.ntotal, len(self.order)):
+            self.index.add(rows)
+
+    def _units(self, begin: int, end: int) -> Iterator[np.ndarray]:
+        """Unit rows in the order of the graph, a part at a time."""
+        for start in range(begin, end, CHUNK):
+            rows = self.order[start : min(start + CHUNK, end)]
+            own = self.features[rows.to(self.features.device)]
+            yield unit_rows(own, self.inverse[rows.to(self.inverse.device)]).cpu().numpy()
+
+    def candidates(self, queries: Tensor, count: int) -> Tensor:
+        found = super().candidates(queries, min(count, self.index.ntotal))
+        return torch.where(found < 0, -1, self.order[found.clamp(min=0)])
 
     def state(self) -> dict[str, Tensor]:
         import faiss
 
         graph = self.index.hnsw
         return {
+            "order": self.order,
             "layers": torch.from_numpy(faiss.vector_to_array(graph.levels)),
             "links": torch.from_numpy(faiss.vector_to_array(graph.neighbors)),
             "entry": torch.tensor(graph.entry_point),
@@ -168,26 +211,36 @@ class Graph(Approximate):
         self.index.hnsw.efSearch = effort
 
 
+def _empty_graph(dimension: int) -> Any:
+    import faiss
+
+    return faiss.IndexHNSWFlat(dimension, _LINKS, faiss.METRIC_INNER_PRODUCT)
+
+
 KINDS: dict[str, type[Approximate]] = {kind.kind: kind for kind in (InvertedLists, Graph)}
 
 
-def _offsets(layers: Tensor) -> Tensor:
-    """(N + 1,) int64: where the links of each row begin, of so many layers each."""
-    places = torch.where(layers > 0, 2 * _LINKS + (layers.long() - 1) * _LINKS, 0)
-    return torch.cat([torch.zeros(1, dtype=torch.int64), places.cumsum(0)])
+def _checked_offsets(count: int, state: dict[str, Tensor], places: Tensor) -> Tensor:
+    """Where the links of each row begin, and where the last one's end: (N + 1,) int64.
 
+    Args:
+        count: N.
+        state: of a graph: of each row the number of its layers, all links, -1 for none, and the row to begin with.
+        places: (L + 1,) links of a row up to each of the L layers that there can be.
 
-def _check_graph(count: int, state: dict[str, Tensor]) -> None:
-    """Raise ValueError where a walk along the links could leave the graph: faiss does not look."""
+    Raises:
+        ValueError: a walk along the links could leave the graph; faiss does not look.
+    """
     layers, links, entry = state["layers"].long(), state["links"].long(), int(state["entry"])
-    if layers.shape != (count,) or links.ndim != 1 or int(layers.min()) < 1 or int(layers.max()) > _TALLEST:
+    if layers.shape != (count,) or links.ndim != 1 or int(layers.min()) < 1 or int(layers.max()) >= len(places):
         raise ValueError("its graph is of other rows")
-    offsets = _offsets(layers)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), places[layers].cumsum(0)])
     if len(links) != int(offsets[-1]) or not 0 <= entry < count or layers[entry] != layers.max():
         raise ValueError("its graph is not whole")
     if int(links.min()) < -1 or int(links.max()) >= count:
         raise ValueError("its graph has links to rows that are not there")
-    place = torch.arange(len(links)) - offsets[:-1].repeat_interleave(offsets.diff())
-    layer = ((place - _LINKS) // _LINKS).clamp(min=0)  # the first 2 M places are of the lowest
+    within = torch.arange(len(links)) - offsets[:-1].repeat_interleave(offsets.diff())
+    layer = torch.searchsorted(places, within, right=True) - 1
     if bool((layers[links.clamp(min=0)] <= layer)[links >= 0].any()):
         raise ValueError("its graph has links to rows of lower layers")
+    return offsets

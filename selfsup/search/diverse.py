@@ -37,8 +37,8 @@ def diverse_subset(features: Tensor, count: int, *, advance: Callable[[int], Non
     check_rows(features)
     if not 1 <= count <= len(features):
         raise ValueError(f"a subset of {count} is wanted; it must be between 1 and the number of rows, {len(features)}")
-    inverse = inverse_lengths(features).to(features.device)
-    scale = inverse.float()
+    inverse = inverse_lengths(features)
+    scale = inverse.float().to(features.device)
     mean = torch.zeros(features.shape[1], dtype=torch.float64)
     for start in range(0, len(features), CHUNK):
         rows = slice(start, start + CHUNK)

@@ -46,7 +46,8 @@ def near_duplicates(
     Rows that are equal number by number are each paired with the first of them alone, and that one stands for all of
     them: a million black images are a million pairs, and not half of 10^12. Rows of zeros are like none.
 
-    The products are taken on the device of the features; beside them it needs about as many numbers again at most, a
+    The products are taken on the device of the features, and must not be rounded more than single precision is:
+    no TF32, if torch was told to use it. Beside the features as many numbers again are needed at most, a tenth to a
     quarter where the bound is worth while.
 
     Args:
@@ -67,7 +68,7 @@ def near_duplicates(
     again = ((first != own) & (inverse > 0)).nonzero()[:, 0]
     rows = ((first == own) & (inverse > 0)).nonzero()[:, 0]
     advance(len(features) - len(rows))
-    pairs = _distinct(features, rows, inverse, similarity, most - len(again), advance)
+    pairs = _distinct(features, rows, inverse, similarity, advance, most, len(again))
     one, two = torch.cat([pairs.first, first[again]]), torch.cat([pairs.second, again])
     cosine = torch.cat([pairs.similarity, torch.ones(len(again), dtype=torch.float64)])
     equal = torch.arange(len(one)) >= len(pairs.first)
@@ -76,9 +77,15 @@ def near_duplicates(
 
 
 def _distinct(
-    features: Tensor, rows: Tensor, inverse: Tensor, similarity: float, most: int, advance: Callable[[int], None]
+    features: Tensor,
+    rows: Tensor,
+    inverse: Tensor,
+    similarity: float,
+    advance: Callable[[int], None],
+    most: int,
+    of_equal: int,
 ) -> Pairs:
-    """Pairs of `rows`, of which no two are equal."""
+    """Pairs of `rows`, of which no two are equal; with those `of_equal` rows they are `most` at most."""
     found = [Pairs(*(torch.empty(0, dtype=kind) for kind in (torch.int64, torch.int64, torch.float64, torch.bool)))]
     waiting: list[tuple[Tensor, Tensor]] = []
 
@@ -88,12 +95,14 @@ def _distinct(
         near = cosine >= similarity - _ROUNDING
         found.append(Pairs(first[near], second[near], cosine[near], torch.zeros(int(near.sum()), dtype=torch.bool)))
         waiting.clear()
-        if sum(len(part.first) for part in found) > most:
+        if of_equal + sum(len(part.first) for part in found) > most:
             raise ValueError(
                 f"more than {most:,} pairs of rows have a cosine of {similarity:g} at least; give a higher similarity"
             )
 
-    if len(rows) > 1:
+    if len(rows) < 2:
+        advance(len(rows))
+    else:
         sketch, margin = _sketch(features, rows, inverse, similarity)
         pending = 0
         for pairs in _above(sketch, similarity - margin, advance):

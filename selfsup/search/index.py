@@ -12,7 +12,8 @@ from selfsup.search.kinds import EXACT_VALUES, Kind
 from selfsup.search.rows import check_rows, cosines, inverse_lengths, sample
 
 RECALL_AT = 10
-_SAMPLE = 500  # rows by which the effort is chosen, and as many others by which the recall is measured
+_SAMPLE = 500  # rows by which the effort is chosen, and as many by which the recall is measured; a tenth of all at most
+_HELD_BETWEEN = 40  # rows that are held, at most, among the nearest of one: they are a tenth at most
 _SPARE = 16  # candidates beyond k whose cosines are computed again
 _AS_NEAR = 1e-9  # a row this much less similar than the k-th is as good as it
 
@@ -21,7 +22,7 @@ class Measured(NamedTuple):
     """How good an approximate index is."""
 
     effort: int  # lists, or candidates, that are looked at for a query
-    recall: float  # of the 10 nearest other rows, the share that is found, on rows that the effort was not chosen by
+    recall: float  # recall@10 for queries that are new to it, and that the effort was not chosen by
 
 
 class Index:
@@ -43,7 +44,7 @@ class Index:
             approximate.look(measured.effort)
 
     @classmethod
-    def build(cls, features: Tensor, kind: Kind = "auto", recall: float = 0.95, seed: int = 0) -> Self:
+    def build(cls, features: Tensor, kind: Kind = "auto", recall: float = 0.98, seed: int = 0) -> Self:
         """Build an index.
 
         Args:
@@ -62,8 +63,11 @@ class Index:
         chosen = kind_for(features, kind)
         if chosen == "flat":
             return cls(features)
-        approximate = KINDS[chosen].learned(features, inverse_lengths(features), seed)
-        return cls(features, approximate, measure(approximate, features, recall, seed))
+        held = sample(len(features), min(2 * _SAMPLE, len(features) // 10), seed)
+        approximate = KINDS[chosen].learned(features, inverse_lengths(features), seed, held)
+        measured = measure(approximate, features, held, recall)
+        approximate.complete()
+        return cls(features, approximate, measured)
 
     @property
     def kind(self) -> str:
@@ -111,27 +115,47 @@ def kind_for(features: Tensor, kind: Kind) -> str:
     return "ivf" if features.numel() > EXACT_VALUES and has_faiss() else "flat"
 
 
-def measure(approximate: Approximate, features: Tensor, recall: float, seed: int) -> Measured:
-    """The least effort that reaches a recall on some rows, and its recall on others; all efforts where none does."""
-    rows = sample(len(features), 2 * _SAMPLE, seed)
-    k = min(RECALL_AT, len(features) - 1)
-    if k < 1:
+class _Test(NamedTuple):
+    """Queries, and how near their nearest rows are."""
+
+    held: Tensor  # (N,) bool: rows that are not looked for, and that queries are drawn from
+    queries: Tensor  # (Q, D)
+    least: Tensor  # (Q,) float64: cosine of the last that is to be found
+    wanted: Tensor  # (Q,) int64: how many these are
+
+
+def measure(approximate: Approximate, features: Tensor, held: Tensor, recall: float) -> Measured:
+    """The least effort that reaches a recall for some of the rows `held`, and its recall for the others.
+
+    What is to be found are the 10 nearest rows that are not held; of efforts that all fail the largest is taken.
+    """
+    if not len(held) or len(held) == len(features):
         return Measured(approximate.efforts()[-1], 1.0)
-    least = nearest_neighbours(features[rows], features, k, exclude=rows.to(features.device), cosine=True)[0][:, -1]
-    chosen_by, measured_by = (slice(0, None, 2), slice(1, None, 2)) if len(rows) > 1 else (slice(None), slice(None))
+    apart = torch.zeros(len(features), dtype=torch.bool)
+    apart[held] = True
+    queries, near = features[held.to(features.device)], min(RECALL_AT + _HELD_BETWEEN, len(features) - 1)
+    cosine, rows = nearest_neighbours(queries, features, near, exclude=held.to(features.device), cosine=True)
+    others = ~apart[rows.cpu()]
+    counted = others & (others.cumsum(dim=1) <= RECALL_AT)
+    least = torch.where(counted, cosine.cpu(), torch.inf).amin(dim=1)
+    tests = [
+        _Test(apart, queries[part], least[part], counted[part].sum(dim=1))
+        for part in (slice(0, None, 2), slice(1, None, 2))
+    ]
     for effort in approximate.efforts():
         approximate.look(effort)
-        if _recall(approximate, features, rows[chosen_by], least.cpu()[chosen_by], k) >= recall:
+        if _recall(approximate, features, tests[0]) >= recall:
             break
-    return Measured(effort, _recall(approximate, features, rows[measured_by], least.cpu()[measured_by], k))
+    return Measured(effort, _recall(approximate, features, tests[len(held) > 1]))
 
 
-def _recall(approximate: Approximate, features: Tensor, rows: Tensor, least: Tensor, k: int) -> float:
-    """Of the k nearest other rows of each of `rows`, of cosines from `least` up, the share that is found."""
-    found, numbers = _again(approximate, features[rows.to(features.device)], features, min(k + 1, len(features)))
-    others = (numbers != rows[:, None]) & (numbers >= 0)
-    near = (others & (found >= least[:, None] - _AS_NEAR)).sum(dim=1).clamp(max=k)
-    return float(near.double().mean() / k)
+def _recall(approximate: Approximate, features: Tensor, test: _Test) -> float:
+    """Of the rows that are to be found, the share that is."""
+    count = RECALL_AT + (_HELD_BETWEEN if approximate.exhausts else 0)
+    found, numbers = _again(approximate, test.queries, features, min(count, len(features)))
+    others = (numbers >= 0) & ~test.held[numbers.clamp(min=0)]
+    near = (others & (found >= test.least[:, None] - _AS_NEAR)).sum(dim=1).minimum(test.wanted)
+    return float(near.sum() / test.wanted.sum().clamp(min=1))
 
 
 def _exact(queries: Tensor, features: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from selfsup.data.files import FileSource
 from selfsup.data.same_bytes import same_bytes
 from selfsup.output import image_progress, message
+from selfsup.runtime import arithmetic
 from selfsup.search.diverse import diverse_subset
 from selfsup.search.duplicates import Pairs, near_duplicates
 from selfsup.search.groups import Groups, grouped
@@ -24,6 +27,7 @@ from selfsup.storage.untrusted import as_cell, plain_name
 from selfsup.storage.whole_file import whole_file
 
 MEMBERS = ("group", "path", "stays", "stands_for_it", "similarity", "same_bytes")  # columns of the groups
+KEPT = ("path", "label", "split")  # of what stays
 PAIRS = ("path", "other", "similarity", "same_bytes")  # and of the pairs
 
 
@@ -79,7 +83,7 @@ def _found(kept: Kept, settings: Dedup) -> _Found:
     again = (first != torch.arange(count)).nonzero()[:, 0]
     # The same bytes have the same features but for the last digits, which differ by the batch.
     features[again.to(features.device)] = features[first[again].to(features.device)]
-    with image_progress("dedup") as progress:
+    with image_progress("dedup") as progress, arithmetic.full_precision():
         task = progress.add_task("dedup", total=count)
         pairs = near_duplicates(features, settings.similarity, advance=lambda rows: progress.advance(task, rows))
     sizes = torch.from_numpy(same.sizes)[kept.numbers]
@@ -92,7 +96,7 @@ def _found(kept: Kept, settings: Dedup) -> _Found:
             f"a subset of {settings.subset:,} is wanted, and {len(stay):,} images stay; give a smaller one, or a "
             "higher --similarity"
         )
-    with image_progress("subset") as progress:
+    with image_progress("subset") as progress, arithmetic.full_precision():
         task = progress.add_task("subset", total=settings.subset)
         chosen = diverse_subset(
             features[stay.to(features.device)], settings.subset, advance=lambda rows: progress.advance(task, rows)
@@ -162,19 +166,41 @@ def _in_cell(value: Any) -> Any:
 
 
 def _write_keep(found: _Found, kept: Kept, settings: Dedup) -> None:
-    """The paths that stay, one a line, in the order of the data; of a subset in the order in which they were taken."""
+    """What stays, in the order of the data; of a subset in the order in which they were taken.
+
+    Raises:
+        ValueError: a name cannot stand in such a file; a table of what are no image files.
+    """
     if not settings.keep:
         return
     rows = found.groups.stays.nonzero()[:, 0] if found.subset is None else found.subset
+    if settings.keep.endswith(".csv"):
+        _write_rows(settings.keep, KEPT, [_in_table(kept, row) for row in rows.tolist()])
+        return
     names = [kept.name(row) for row in rows.tolist()]
-    broken = [name for name in names if "\n" in name or "\r" in name]
-    if broken:
-        raise ValueError(
-            f"{len(broken)} names of images hold the end of a line, such as {plain_name(broken[0])}; a list of one a "
-            "line cannot have them: rename these files"
-        )
+    for name in names:
+        _require(name, "\n" not in name and "\r" not in name, "a list of one a line")
     with whole_file(Path(settings.keep)) as file:
         file.writelines(f"{name}\n".encode("utf-8", "surrogateescape") for name in names)
+
+
+def _in_table(kept: Kept, row: int) -> tuple[str, str, str]:
+    """Path, label and part, as `--data.labels` reads them."""
+    number, place = kept.images.place(int(kept.numbers[row]))
+    source = kept.images.parts[number]
+    if not isinstance(source, FileSource):
+        raise ValueError("a table of what stays is of image files in one folder; give --keep a name that ends in .txt")
+    path, label = os.path.abspath(source.name(place)), int(source.labels[place])
+    named = "" if label < 0 else source.class_name(label)
+    _require(path, path == as_cell(path) and path == path.strip(), "a table")
+    return path, named, kept.parts[number]
+
+
+def _require(name: str, fits: bool, what: str) -> None:
+    if not fits:
+        raise ValueError(
+            f"the end of a line or the like is in a name, and {what} cannot have it; rename {plain_name(name)}"
+        )
 
 
 STAGE = Stage(run=run_dedup, defaults=lambda path, protocol: Dedup(data=data_of(path)), help=HELP["dedup"])

@@ -16,8 +16,8 @@ from selfsup.evaluation.encoder import Exported
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.output import message
 from selfsup.stages.base import as_read
-from selfsup.stages.embed import open_parts, write_features
-from selfsup.stages.resumable_file import Partial
+from selfsup.stages.embed import Part, open_parts, write_features
+from selfsup.stages.resumable_file import Done, Partial
 from selfsup.stages.search_settings import Kept as Settings
 from selfsup.stages.settings import Embed
 from selfsup.storage.checkpoint import StorageError
@@ -33,6 +33,7 @@ class Kept(NamedTuple):
 
     features: Tensor  # (N, D) float32: mapped from the file, or on the GPU where they fit there
     images: Collected  # all images of the parts; also those that cannot be read
+    parts: tuple[str, ...]  # what the parts are called: train, test
     numbers: Tensor  # (N,) int64: which image a row is of
     content: dict[str, Any]  # encoder, data and how they were read: what else is found is not of these
     protocol: dict[str, Any]  # of figures
@@ -72,6 +73,9 @@ def kept_features(path: Path, settings: Settings) -> Kept:
     content = protocol | exported.about
     partial = Partial(folder / _FEATURES, content)
     chunks = sum(-(-len(part.source) // _SAVE_EVERY) for part in parts)
+    if partial.done.chunks >= chunks and not _fits(partial, parts):
+        message(f"{partial.beside} is damaged (it counts other images): starting afresh")
+        partial.done = Done()
     if partial.done.chunks < chunks:
         write_features(exported.network(settings.layer).to(device), parts, exported.feed.center(), device, how, partial)
     else:
@@ -85,7 +89,16 @@ def kept_features(path: Path, settings: Settings) -> Kept:
         message(f"{len(left_out)} unreadable images are left out, such as {images.name(left_out[0])}")
     protocol |= {"images": partial.done.rows, "unreadable_images": len(left_out)}
     features = _on_device(torch.from_numpy(partial.features()), device)
-    return Kept(features, images, readable.nonzero()[:, 0], content, protocol, folder, exported, device)
+    names = tuple(part.name for part in parts)
+    return Kept(features, images, names, readable.nonzero()[:, 0], content, protocol, folder, exported, device)
+
+
+def _fits(partial: Partial, parts: list[Part]) -> bool:
+    """Whether finished features have a row for each image that is not said to be unreadable."""
+    unreadable = partial.done.unreadable
+    known = all(number in range(len(part.source)) for part in parts for number in unreadable.get(part.name, {}))
+    left_out = sum(len(unreadable.get(part.name, {})) for part in parts)
+    return known and partial.done.rows == sum(len(part.source) for part in parts) - left_out
 
 
 def _folder(path: Path, settings: Settings) -> Path:

@@ -15,6 +15,7 @@ from selfsup.data.found import named
 from selfsup.data.levels import parse_levels
 from selfsup.evaluation.features import encoded
 from selfsup.output import message
+from selfsup.runtime import arithmetic
 from selfsup.search.approximate import KINDS
 from selfsup.search.index import Index, Measured, kind_for
 from selfsup.search.kinds import EXACT_VALUES
@@ -22,7 +23,7 @@ from selfsup.search.rows import inverse_lengths
 from selfsup.stages.kept_features import Kept, kept_features
 from selfsup.stages.run_data import require_data_of_run
 from selfsup.stages.search_settings import ANSWERS, Search
-from selfsup.stages.shown import MOST_ROWS, Cell, as_html, as_png, cell
+from selfsup.stages.shown import MOST_CELLS, Cell, as_html, as_png, cell
 from selfsup.storage import checkpoint
 from selfsup.storage.sealed import seal, unseal
 from selfsup.storage.tensor_file import lay_out
@@ -58,9 +59,12 @@ def run_search(path: Path, images: Sequence[str], settings: Search) -> dict[str,
     index = opened(kept, settings)
     feed = kept.exported.feed
     queries = collect(images, parse_levels(feed.range), feed.channels)
-    if settings.out.endswith(".png") and len(queries) > MOST_ROWS:
-        raise ValueError(f"a picture has {MOST_ROWS} rows at most, not {len(queries):,}; give .html or .jsonl")
     k = min(settings.k, len(kept.features))
+    if settings.out.endswith(".png") and len(queries) * (k + 1) > MOST_CELLS:
+        raise ValueError(
+            f"{len(queries):,} images with {k} found for each are too many for a picture, which has {MOST_CELLS:,} at "
+            "most; give --out a name that ends in .html or .jsonl"
+        )
     if k < settings.k:
         message(f"k is {settings.k}, and there are {k} images: all of them are found")
     answers = _answered(queries, index, k, kept, settings)
@@ -100,7 +104,8 @@ def opened(kept: Kept, settings: Search) -> Index:
     found = _found(kept, kind, settings.recall)
     if found is not None:
         return found
-    index = Index.build(kept.features, settings.index if settings.index != "auto" else "ivf", settings.recall)
+    with arithmetic.full_precision():
+        index = Index.build(kept.features, settings.index, settings.recall)
     assert index.approximate is not None
     assert index.measured is not None
     tensors = lay_out(index.approximate.state())
@@ -165,23 +170,25 @@ def _answered(queries: Collected, index: Index, k: int, kept: Kept, settings: Se
     if not features:
         name, reason = next(iter(reasons.items()))
         raise ValueError(f"none of the images that were asked for can be read: {named([name], 'image')}; {reason}")
-    similarities, rows = index.search(torch.cat(features), k)
+    with arithmetic.full_precision():
+        similarities, rows = index.search(torch.cat(features), k)
     return _Answers(queries, similarities, rows, {number: row for row, number in enumerate(numbers)}, reasons)
 
 
 def _write(answers: _Answers, kept: Kept, settings: Search) -> None:
-    suffix = "" if settings.out == "-" else Path(settings.out).suffix
-    if suffix == ".png":
-        checkpoint.write_atomically(Path(settings.out), as_png(list(_cells(answers, kept))))
-    elif suffix == ".html":
-        with whole_file(Path(settings.out)) as file:
+    lines = (f"{line}\n".encode() for line in _lines(answers, kept))
+    if settings.out == "-":
+        for line in lines:
+            print(line.decode(), end="")
+        return
+    out = Path(settings.out)
+    with whole_file(out) as file:
+        if out.suffix == ".png":
+            file.write(as_png(list(_cells(answers, kept))))
+        elif out.suffix == ".html":
             file.writelines(as_html(_cells(answers, kept), "selfsup search"))
-    elif suffix:
-        with whole_file(Path(settings.out)) as file:
-            file.writelines(f"{line}\n".encode() for line in _lines(answers, kept))
-    else:
-        for line in _lines(answers, kept):
-            print(line)
+        else:
+            file.writelines(lines)
 
 
 def _lines(answers: _Answers, kept: Kept) -> Iterator[str]:

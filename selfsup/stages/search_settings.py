@@ -40,7 +40,7 @@ class Search(Kept):
     k: int = 10  # images that are found for each
     # flat: exact. ivf: lists, hnsw: a graph, both of faiss and approximate. auto: flat up to 2^27 numbers, else ivf.
     index: Kind = "auto"
-    recall: float = 0.95  # an approximate index looks at as much as this recall@10 takes, measured on its own images
+    recall: float = 0.98  # an approximate index looks at as much as this recall@10 takes, measured on its own images
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,12 +59,13 @@ class Dedup(Kept):
     out: str = ""  # FILE.csv or FILE.jsonl: the images of each group of near duplicates
     similarity: float = 0.95  # least cosine of near duplicates
     pairs: str = ""  # FILE.csv or FILE.jsonl: also every pair
-    keep: str = ""  # FILE.txt: also the images that stay, one a line
+    # FILE.txt: also the images that stay, one a line. FILE.csv: the same as a table, of files, for --data.labels.
+    keep: str = ""
     subset: int | None = None  # of those that stay, so many that lie farthest from each other are kept; None: all
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, ends in (("out", LISTS), ("pairs", LISTS), ("keep", (".txt",))):
+        for name, ends in (("out", LISTS), ("pairs", LISTS), ("keep", (".txt", ".csv"))):
             value = getattr(self, name)
             require(
                 not value or Path(value).suffix in ends,
@@ -77,8 +78,6 @@ class Dedup(Kept):
         require(
             self.subset is None or self.subset >= 1, f"subset is {self.subset}; give a number of images of at least 1"
         )
-        require(
-            self.subset is None or bool(self.keep), f"--subset {self.subset} belongs to --keep FILE.txt; give it, too"
-        )
+        require(self.subset is None or bool(self.keep), f"--subset {self.subset} belongs to --keep FILE; give it, too")
         written = [name for name in (self.out, self.pairs, self.keep) if name]
         require(len(set(written)) == len(written), f"two results have one name, of {', '.join(written)}")

@@ -1,6 +1,5 @@
 """Images beside those that were found for them: a page of HTML that holds its pictures, or one large picture."""
 
-import base64
 import html
 import io
 from collections.abc import Iterator, Sequence
@@ -9,14 +8,14 @@ from typing import NamedTuple
 import PIL.Image
 from PIL import ImageDraw, ImageFont, ImageOps
 
-from selfsup.augment.bands import Bands
-from selfsup.data.base import Source, UnreadableImage
+from selfsup.data.base import Source
+from selfsup.report.pictures import data_uri, jpeg, shown
 from selfsup.storage.untrusted import plain_name
 
 SIDE = 128  # pixels of a picture's longer side
 _GAP, _CAPTION = 8, 32  # pixels between cells of the large picture, and of the two lines below each
 _LETTERS = 20  # of a name below a picture
-MOST_ROWS = 200  # of the large picture
+MOST_CELLS = 4000  # of the large picture
 _LONGEST = 200  # letters of a name in HTML
 _STYLE = (
     "body{font-family:sans-serif}table{border-collapse:collapse}td{padding:6px;vertical-align:top;max-width:140px;"
@@ -33,20 +32,8 @@ class Cell(NamedTuple):
 
 
 def cell(source: Source, index: int, caption: str) -> Cell:
-    """Image `index`, its longer side made `SIDE`; one that cannot be read is gray."""
-    try:
-        picture = _as_rgb(source.load(index))
-    except UnreadableImage:
-        picture = PIL.Image.new("RGB", (SIDE, SIDE), (128, 128, 128))
-    return Cell(ImageOps.contain(picture, (SIDE, SIDE)), source.name(index), caption)
-
-
-def _as_rgb(picture: PIL.Image.Image | Bands) -> PIL.Image.Image:
-    """Of more than three channels the first three; of fewer the first one, as gray."""
-    if not isinstance(picture, Bands):
-        return picture.convert("RGB")
-    bands = picture.bands[:3] if len(picture.bands) >= 3 else (picture.bands[0],) * 3
-    return PIL.Image.merge("RGB", bands)
+    """Image `index`, with its longer side of `SIDE` pixels; one that cannot be read is gray."""
+    return Cell(ImageOps.contain(shown(source, index, SIDE), (SIDE, SIDE)), source.name(index), caption)
 
 
 def as_html(rows: Iterator[Sequence[Cell]], title: str) -> Iterator[bytes]:
@@ -59,11 +46,8 @@ def as_html(rows: Iterator[Sequence[Cell]], title: str) -> Iterator[bytes]:
 
 
 def _in_html(one: Cell) -> str:
-    content = io.BytesIO()
-    one.picture.save(content, "JPEG", quality=85)
     name = html.escape(plain_name(one.name, _LONGEST))
-    data = base64.b64encode(content.getvalue()).decode()
-    return f"<td><img src='data:image/jpeg;base64,{data}' alt=''><br>{html.escape(one.caption)}<br>{name}</td>"
+    return f"<td><img src='{data_uri(jpeg(one.picture, 85))}' alt=''><br>{html.escape(one.caption)}<br>{name}</td>"
 
 
 def as_picture(rows: Sequence[Sequence[Cell]]) -> PIL.Image.Image:
