@@ -52,6 +52,10 @@ _NAMES = {
     **dict.fromkeys(("fit_logistic", "probe_features"), "evaluation.logistic"),
     "retrieval_figures": "evaluation.retrieval",
     "cluster_figures": "evaluation.clustering",
+    # Features that are alike.
+    "Index": "search.index",
+    "near_duplicates": "search.duplicates",
+    "diverse_subset": "search.diverse",
 }
 __all__ = ["__version__", *sorted(_NAMES)]
 

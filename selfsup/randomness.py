@@ -39,6 +39,7 @@ class Stream(IntEnum):
     CLASSES = 12
     ERASE = 13
     CENTRES = 14
+    SEARCHED = 15
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:

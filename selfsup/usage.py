@@ -17,6 +17,8 @@ USAGE = """selfsup: self-supervised contrastive pretraining
   selfsup evaluate CLASSIFIER [flags] judge a classifier on a labelled folder, class by class (--data.root PATH)
   selfsup cluster RUN [flags]         cluster features and compare with the labels (--protocol kmeans, dbscan)
   selfsup embed RUN --out FILE        features to FILE.npy and FILE.csv, or to FILE.parquet; run again to go on
+  selfsup search RUN IMAGES [flags]   images of a folder that are most like these: --data.root PATH, --out FILE.html
+  selfsup dedup RUN --out FILE        near duplicates in a folder, which to keep, a diverse subset (--similarity 0.95)
   selfsup pack OUT --data.root PATH   images decoded once: squares in one file, or smaller JPEG files (--jpeg SIZE)
   selfsup report RUN                  a page on how good it is: curves, map, neighbours, verdict (RUN/report.html)
   selfsup compare RUN RUN ...         the results of several runs in a table, and in a plot (--out FILE)

@@ -51,12 +51,16 @@ class Examples:
     def _made(self, index: int) -> Example:
         label = int(self._source.labels[index])
         named = self._source.class_name(label) if label >= 0 else ""
-        try:
-            picture, size = self._source.load_for_canvas(index, EDGE)
-            shown = _unsqueezed(small(as_rgb(picture)), size)
-        except UnreadableImage:
-            shown = Image.new("RGB", (EDGE, EDGE), (128, 128, 128))
-        return Example(shown, self._source.name(index), named)
+        return Example(shown(self._source, index), self._source.name(index), named)
+
+
+def shown(source: Source, index: int, edge: int = EDGE) -> Image.Image:
+    """Image `index` with its longer side at most so many pixels; a gray square where it cannot be read."""
+    try:
+        picture, size = source.load_for_canvas(index, edge)
+        return _unsqueezed(small(as_rgb(picture), edge), size)
+    except UnreadableImage:
+        return Image.new("RGB", (edge, edge), (128, 128, 128))
 
 
 def _unsqueezed(picture: Image.Image, size: tuple[int, int]) -> Image.Image:

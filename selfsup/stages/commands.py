@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from selfsup.stages.base import Evaluated
 
 # Commands on a run: modules of selfsup.stages, each with a STAGE.
-STAGES = ("knn", "retrieval", "linear", "finetune", "distill", "evaluate", "cluster", "embed", "report")
+STAGES = ("knn", "retrieval", "linear", "finetune", "distill", "evaluate", "cluster", "embed", "dedup", "report")
 
 
 def command_of(name: str) -> Callable[[list[str]], int]:
@@ -25,6 +25,7 @@ def command_of(name: str) -> Callable[[list[str]], int]:
         **{stage: partial(run_stage, stage) for stage in STAGES},
         "semi": _semi,
         "predict": _predict,
+        "search": _search,
         "compare": _compare,
         "pack": _pack,
         "import": partial(_weights, "import"),
@@ -172,6 +173,33 @@ def _predict(arguments: list[str]) -> int:
 
     defines_classes = load_recipe(recipe) if recipe else None
     result = run_predict(Path(name), images, parse(Predict(), flags, f"selfsup predict {name} IMAGES ..."))
+    del defines_classes
+    return _print_result(result)
+
+
+def _search(arguments: list[str]) -> int:
+    usage = "selfsup search RUN IMAGES ... [--data.root PATH] [--out FILE.html|.png|.jsonl] [--recipe FILE.py] [flags]"
+    from selfsup.config.flags import flags_in, parse, pop_flag, values_of
+    from selfsup.config.recipe_files import load_recipe
+    from selfsup.stages.search_settings import Search
+    from selfsup.stages.settings import HELP
+
+    if arguments[:1] in (["-h"], ["--help"]):
+        flags_told(f"{usage}\n\n{HELP['search'].example}", Search, "selfsup search RUN IMAGES ...")
+    name, rest = first_word(arguments, "the run folder or encoder file", usage)
+    recipe, rest = pop_flag(rest, "--recipe", "")
+    images, flags = leading_words(rest)
+    if not images:
+        raise ValueError(f"the images are missing; name them before the flags\nusage: {usage}")
+    from selfsup.stages.base import data_of
+    from selfsup.stages.run_data import beside_named_data
+    from selfsup.stages.search import run_search
+
+    defines_classes = load_recipe(recipe) if recipe else None
+    data = beside_named_data(data_of(Path(name)), values_of(flags, "--data.root"), flags_in(flags))
+    settings = parse(Search(data=data), flags, f"selfsup search {name} IMAGES ...")
+    with _named_data(flags):
+        result = run_search(Path(name), images, settings)
     del defines_classes
     return _print_result(result)
 

@@ -113,7 +113,7 @@ def run_embed(path: Path, settings: Embed) -> Evaluated:
     exported = newest_encoder(path, size=settings.size)
     device = stage_device(settings.device)
     encoder = exported.network(settings.layer).to(device)
-    parts = _parts(settings)
+    parts = open_parts(settings)
     protocol: dict[str, Any] = {
         "layer": settings.layer,
         **exported.protocol,
@@ -164,7 +164,8 @@ def _checked(settings: Embed) -> Path:
     return out
 
 
-def _parts(settings: Embed) -> list[Part]:
+def open_parts(settings: Embed) -> list[Part]:
+    """The parts of the data that `settings.part` names."""
     data = settings.data
     parts = []
     if settings.part != "test":

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from selfsup.output import message
 from selfsup.storage import checkpoint
-from selfsup.storage.untrusted import open_own, read_json
+from selfsup.storage.untrusted import open_own, plain_name, read_json
 
 _ROW_GROUP = 8192  # rows of a Parquet file that are in memory at once
 
@@ -50,13 +50,17 @@ class Partial:
             of, done = saved["of"], Done(**saved["done"])
             numbers = {part: {int(key): reason for key, reason in met.items()} for part, met in done.unreadable.items()}
             done.unreadable = numbers  # JSON has only strings as keys
+            if not isinstance(of, dict):
+                raise ValueError("it does not say what it is of")
             if min(done.chunks, done.rows, done.dimension) < 0:
                 raise ValueError("it counts less than nothing")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             message(f"{self.beside} is damaged ({error}): starting afresh")
             return None
-        if of != json.loads(json.dumps(self.content)):
-            message(f"{self.path} is of something else (settings, encoder or data): starting afresh")
+        own = json.loads(json.dumps(self.content))
+        if of != own:
+            differ = sorted(str(name) for name in {*of, *own} if of.get(name) != own.get(name))
+            message(f"{self.path} is of something else ({plain_name(', '.join(differ))}): starting afresh")
             return None
         return done if self.path.stat().st_size >= self.offset(done) else None
 
@@ -94,9 +98,9 @@ class Partial:
         checkpoint.write_atomically(self.beside, (json.dumps(saved, indent=1) + "\n").encode())
 
     def features(self) -> NDArray[np.float32]:
-        """(rows, D), mapped from the disk."""
+        """(rows, D), mapped from the disk; what is changed in it stays in memory."""
         shape = (self.done.rows, self.done.dimension)
-        return np.memmap(self.path, np.dtype("<f4"), "r", offset=len(_header(self.done)), shape=shape)
+        return np.memmap(self.path, np.dtype("<f4"), "c", offset=len(_header(self.done)), shape=shape)
 
     def become_array(self, path: Path, index: bytes) -> None:
         """End as the file `path`, with `index` in its .csv: where the array is, the index is the one of it."""

@@ -13,6 +13,7 @@ from selfsup.config.settings import execution
 from selfsup.data.settings import Data
 from selfsup.devices.choice import Device
 from selfsup.evaluation.reading import RECALL_AT, Layer, Reading, check_temperature
+from selfsup.stages.search_settings import DEDUP, SEARCH, Dedup, Search
 
 CLUSTERINGS = ("kmeans", "dbscan")  # protocols of cluster
 TABLES = (".csv", ".jsonl", ".parquet")  # ends of the files that predict writes
@@ -288,6 +289,8 @@ HELP = {
     "predict": Help(lambda _: Predict(), example=_PREDICT),
     "report": Help(lambda _: Report(), example=_REPORT),
     "pack": Help(lambda _: Packing(), example=_PACK),
+    "search": Help(lambda _: Search(), example=SEARCH),
+    "dedup": Help(lambda _: Dedup(), example=DEDUP),
 }
 
 

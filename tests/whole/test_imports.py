@@ -11,7 +11,7 @@ SELFSUP = ROOT / "selfsup"
 # From what stands alone to what people run. docs/architecture.md says what each is for.
 ORDER = (
     *("packages", "devices", "randomness", "batch", "distributed", "losses", "storage"),
-    *("config", "output", "dtensor", "models", "augment", "cluster"),
+    *("config", "output", "dtensor", "models", "augment", "cluster", "search"),
     *("optim", "memory", "monitor", "runtime"),
     *("methods", "catalogue", "data"),
     "run_folder",

@@ -64,6 +64,8 @@ def test_help_of_commands_without_flags(command: str, capsys: pytest.CaptureFixt
         ("evaluate", "--worst"),
         ("cluster", "--repeats"),
         ("embed", "--save-every"),
+        ("search", "--recall"),
+        ("dedup", "--similarity"),
         ("compare", "--out"),
         ("import", "--layout"),
         ("export", "--part"),
