@@ -1,8 +1,8 @@
-"""The bytes of an image as they lie in a file."""
+"""The bytes of an image as they lie in a file, or in an array."""
 
 from pathlib import Path
 
-from selfsup.data.base import Source, UnreadableImage
+from selfsup.data.base import ArraySource, Source, UnreadableImage
 from selfsup.data.encoded import EncodedSource
 from selfsup.data.files import FileSource
 from selfsup.data.joined import OfParts
@@ -20,3 +20,14 @@ def file_content(source: Source, index: int) -> bytes:
         return read_bytes(Path(source.name(index))) if isinstance(source, FileSource) else b""
     except (OSError, ValueError, UnreadableImage):
         return b""
+
+
+def image_content(source: Source, index: int) -> bytes:
+    """All bytes of a file, an entry or an array's image; none where it cannot be read any more."""
+    if isinstance(source, OfParts):
+        number, row = source.place(index)
+        return image_content(source.parts[number], row)
+    if isinstance(source, ArraySource):
+        pixels: bytes = source.pixels(index).contiguous().numpy().tobytes()
+        return pixels
+    return file_content(source, index)

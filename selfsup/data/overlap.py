@@ -4,10 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from selfsup.data.base import ArraySource, Source
-from selfsup.data.content import file_content
+from selfsup.data.base import Source
+from selfsup.data.content import image_content
 from selfsup.data.identity import image_digests, in_first
-from selfsup.data.joined import JoinedSource
 from selfsup.data.looked import WHOLE
 from selfsup.data.resident import CanvasSource
 from selfsup.data.settings import Verify
@@ -43,7 +42,7 @@ def shared_images(train: Source, test: Source, full: bool = False) -> Shared | N
             unread += 1
         elif size > WHOLE or size < 0:  # else the digest is of all bytes
             left -= 2 * max(size, 0)
-            if _content(test, asked) != _content(train, known):
+            if image_content(test, asked) != image_content(train, known):
                 continue
         found.append((asked, known))
     if not found:
@@ -61,17 +60,6 @@ def _candidates(train: Source, test: Source, full: bool) -> list[tuple[int, int,
     same = (known[place] == digests).all(axis=1) & (known_sizes[place] == sizes) & digests.any(axis=1)
     rows = np.flatnonzero(same)
     return list(zip(rows.tolist(), place[rows].tolist(), sizes[rows].tolist(), strict=True))
-
-
-def _content(source: Source, index: int) -> bytes:
-    """All bytes of a file, an entry or an array's image; none where it cannot be read any more."""
-    if isinstance(source, JoinedSource):
-        number, row = source.place(index)
-        return _content(source.parts[number], row)
-    if isinstance(source, ArraySource):
-        pixels: bytes = source.pixels(index).contiguous().numpy().tobytes()
-        return pixels
-    return file_content(source, index)
 
 
 def tell_shared(train: Source, test: Source, verify: Verify) -> int:
