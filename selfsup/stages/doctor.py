@@ -9,17 +9,16 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import selfsup
 from selfsup.data.free_memory import free_memory
 from selfsup.packages import EXTRAS, LOST, NEEDED, PACKAGES
+from selfsup.stages.installed import problem_of, too_old, version_of
 
 _PYTHON = (3, 11)  # the oldest
 _SMALL_SHARED = 1 << 30  # bytes of shared memory below which workers send batches in another way
-_COMPILED = (*NEEDED, "faiss", "numba", "simplejpeg", "torchvision")  # these may be there and broken
 
 
 @dataclass
@@ -70,10 +69,10 @@ def _packages(found: Examination) -> None:
     versions: dict[str, str] = {}
     lost = []
     for module in (*NEEDED, *LOST):
-        problem = _problem(module)
+        problem = problem_of(module)
         package = PACKAGES[module]
         if not problem:
-            versions[module] = _version(module)
+            versions[module] = version_of(module)
         elif module in NEEDED:
             found.broken.append(f"{package} {problem}: pip install --upgrade {package}")
         else:
@@ -81,61 +80,13 @@ def _packages(found: Examination) -> None:
     found.facts |= {"packages": versions, "packages_missing": lost}
     found.said.append("packages: " + ", ".join(f"{module} {version}" for module, version in versions.items()))
     found.said += lost
-    found.broken += _too_old()
-
-
-def _problem(module: str) -> str:
-    """Why a module cannot be used; "" where it can."""
-    try:
-        if importlib.util.find_spec(module) is None:
-            return "is not installed"
-        if module in _COMPILED:
-            importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        return "is not installed" if error.name == module else f"lacks a part of its own ({error})"
-    except Exception as error:  # libraries that do not fit together raise nearly every class there is
-        return f"cannot be imported ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
-    return ""
-
-
-def _version(module: str) -> str:
-    loaded = getattr(sys.modules.get(module), "__version__", None)
-    if isinstance(loaded, str):
-        return loaded
-    for package in (PACKAGES.get(module, module), f"{module}-gpu"):
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return "of an unknown version"
-
-
-def _too_old() -> list[str]:
-    """Packages that are older than the installation of selfsup asks for; nothing is known of a bare checkout."""
-    try:
-        from packaging.requirements import Requirement
-
-        wanted = [Requirement(line) for line in metadata.requires("selfsup") or ()]
-    except (ImportError, metadata.PackageNotFoundError):
-        return []
-    told = []
-    for requirement in wanted:
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            version = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            continue  # which is said where it is looked for
-        if not requirement.specifier.contains(version, prereleases=True):
-            needed = f"{requirement.name}{requirement.specifier}"
-            told.append(f"{requirement.name} is {version}, and selfsup needs {needed}: pip install '{needed}'")
-    return told
+    found.broken += too_old()
 
 
 def _extras(found: Examination) -> None:
     there, missing = [], {}
     for name, (modules, purpose) in EXTRAS.items():
-        if all(_problem(module) == "" for module in modules):
+        if all(problem_of(module) == "" for module in modules):
             there.append(name)
         else:
             missing[name] = f"pip install 'selfsup[{name}]'"

@@ -13,7 +13,7 @@ import torch
 
 from selfsup import cli
 from selfsup.packages import EXTRAS, LOST, NEEDED, PACKAGES
-from selfsup.stages import doctor
+from selfsup.stages import doctor, installed
 from selfsup.stages.doctor import examined
 from tests.support.places import ROOT
 
@@ -85,10 +85,10 @@ def test_a_package_that_is_there_and_cannot_be_imported(monkeypatch: pytest.Monk
 
 def test_an_old_package_is_named_with_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        doctor.metadata, "requires", lambda name: ["torch>=900", "numpy>=1", "absent>=1; extra == 'dev'"]
+        installed.metadata, "requires", lambda name: ["torch>=900", "numpy>=1", "absent>=1; extra == 'dev'"]
     )
     assert examined().broken == [
-        f"torch is {doctor.metadata.version('torch')}, and selfsup needs torch>=900: pip install 'torch>=900'"
+        f"torch is {installed.metadata.version('torch')}, and selfsup needs torch>=900: pip install 'torch>=900'"
     ]
 
 
