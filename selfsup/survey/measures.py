@@ -4,7 +4,7 @@ import hashlib
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -151,5 +151,5 @@ def all_measures(source: Source, of_pixels: bool, workers: int) -> Iterator[Meas
         ) from error
 
 
-def _as_it_is(item: Measures) -> Measures:
+def _as_it_is(item: Any) -> Any:
     return item

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from selfsup.data.layout import Split
-from selfsup.report.verdict import Sentence
+from selfsup.report.verdict import Sentence, Tone
 from selfsup.storage.untrusted import plain_name
 from selfsup.survey.account import Account, Part
 from selfsup.survey.twins import Twins
@@ -99,7 +99,7 @@ def _classes(part: Part, name: str) -> list[Sentence]:
         if many == few:
             said.append(Sentence("good", f"{told}each has {many:,}."))
         else:
-            tone = "unsure" if many > _IMBALANCED * few else "plain"
+            tone: Tone = "unsure" if many > _IMBALANCED * few else "plain"
             ends = f"{plain_name(most, 60)} has {many:,}, {plain_name(least, 60)} has {few:,}"
             said.append(Sentence(tone, f"{told}{ends}, {many / few:.3g} to 1."))
     missing = [label for label, count in part.classes if not count]

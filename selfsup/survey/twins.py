@@ -39,8 +39,7 @@ class Contents(NamedTuple):
     @property
     def known(self) -> np.ndarray:  # (N,) bool
         """Where something is known without decoding."""
-        found: np.ndarray = self.digests.any(axis=1)
-        return found
+        return np.asarray(self.digests.any(axis=1))
 
 
 def contents_of(sources: Sequence[Source], full: bool) -> Contents:
