@@ -82,7 +82,9 @@ def _twins(found: Account, twins: Twins, kind: str) -> list[Sentence]:
     first, second = (plain_name(found.name(number)) for number in group[:2])
     told = f"{twins.images:,} images in {twins.groups:,} group{'' if twins.groups == 1 else 's'} {kind}"
     said = [
-        Sentence("unsure", f"{told}; the largest has {len(group):,}: {first}, {second}{', ...' * (len(group) > 2)}.")
+        Sentence(
+            "unsure", f"{told}; the largest has {len(group):,}: {first}, {second}{' and others' * (len(group) > 2)}."
+        )
     ]
     if twins.mislabelled:
         groups = f"{twins.mislabelled:,} of these groups {'has' if twins.mislabelled == 1 else 'have'}"

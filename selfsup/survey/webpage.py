@@ -151,7 +151,8 @@ def _groups(found: Account, twins: Twins, what: str, shown: Callable[[int], str]
         named = f"{len(group):,} images, from {_file(found, group[0])} on"
         images = "".join(map(shown, group[:_OF_A_GROUP]))
         sheets += f"<div class='sheet'><span>{text(named)}</span><div class='row'>{images}</div></div>"
-    note = f"{what}: {twins.images:,} images in {twins.groups:,} groups, the largest first."
+    groups = "1 group" if twins.groups == 1 else f"{twins.groups:,} groups, the largest first"
+    note = f"{what}: {twins.images:,} images in {groups}."
     return f"<p class='note'>{note}</p><div class='sheets'>{sheets}</div>"
 
 
