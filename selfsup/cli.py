@@ -15,8 +15,8 @@ from selfsup.usage import USAGE
 def main() -> None:
     """Entry point of `selfsup` and `python -m selfsup`.
 
-    Exits with 0; 2: cannot be done as asked; 74: the figures could not be printed; 75: another process of the run is
-    gone or stuck; 128 + signal.
+    Exits with 0; 1: `doctor`, or `data --strict`, has found something broken; 2: cannot be done as asked; 74: the
+    figures could not be printed; 75: another process of the run is gone or stuck; 128 + signal.
     """
     arguments = sys.argv[1:]
     # Threads that wait by spinning take the core from the ones they wait for; must be set before torch is imported.

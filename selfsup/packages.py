@@ -30,6 +30,30 @@ PACKAGES = {
     "tyro": "tyro",
 }
 
+# Without these no command works, or no training: what is imported.
+NEEDED = ("torch", "numpy", "PIL", "safetensors", "accelerate", "psutil", "rich", "scipy", "tyro")
+
+# What is installed with selfsup, and what is lost without it.
+LOST = {
+    "faiss": "neighbours are searched by torch, which is slower among many images",
+    "kornia": 'there is no backend "kornia" of views, which only comparisons need',
+    "matplotlib": "selfsup compare does not work",
+    "numba": "views on a CPU and crops of files are made in other ways, which are slower",
+    "simplejpeg": "JPEG files are decoded by Pillow, which is slower",
+    "tensorboard": "no event files are written; metrics.jsonl is",
+    "torchvision": "--data.root torchvision:NAME does not work",
+}
+
+# Extras of `pip install 'selfsup[NAME]'`: what each imports, and what it is for.
+EXTRAS = {
+    "datasets": (("datasets",), "data sets of Hugging Face's hub (hf:NAME)"),
+    "huggingface": (("transformers",), "exports to Hugging Face"),
+    "onnx": (("onnx", "onnxruntime", "onnxscript"), "exports to ONNX"),
+    "parquet": (("pyarrow",), "Arrow and Parquet files"),
+    "report": (("sklearn",), "t-SNE in reports"),
+    "timm": (("timm",), "encoders of timm"),
+}
+
 
 def optional(module: str, purpose: str) -> ModuleType:
     """Import a module that only some uses need.

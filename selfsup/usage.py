@@ -19,6 +19,7 @@ USAGE = """selfsup: self-supervised contrastive pretraining
   selfsup embed RUN --out FILE        features to FILE.npy and FILE.csv, or to FILE.parquet; run again to go on
   selfsup search RUN IMAGES [flags]   images of a folder that are most like these: --data.root PATH, --out FILE.html
   selfsup dedup RUN --out FILE        near duplicates in a folder, which to keep, a diverse subset (--similarity 0.95)
+  selfsup data PATH                   what is in images: classes, sizes, duplicates, broken files (--out FILE.html)
   selfsup pack OUT --data.root PATH   images decoded once: squares in one file, or smaller JPEG files (--jpeg SIZE)
   selfsup report RUN                  a page on how good it is: curves, map, neighbours, verdict (RUN/report.html)
   selfsup compare RUN RUN ...         the results of several runs in a table, and in a plot (--out FILE)
@@ -26,6 +27,7 @@ USAGE = """selfsup: self-supervised contrastive pretraining
   selfsup export RUN --to FORMAT --out PATH
                                       for torchvision, timm, transformers, ONNX, ... (docs/export.md)
   selfsup replay CAPTURED [flags]     run a step that was left out again: RUN/captured/step_00000042
+  selfsup doctor                      what is installed here, what works, and what is missing
   selfsup recipes                     list the shipped recipes
   selfsup methods                     what each method remembers and minimises, its papers and recipes
 

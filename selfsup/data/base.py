@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from PIL import Image
@@ -49,6 +49,15 @@ class TooManyUnreadable(ValueError):
     """More than 1 % of the images (and more than one) cannot be read, or none can."""
 
 
+class Header(NamedTuple):
+    """How an image lies in its file."""
+
+    form: str  # as Pillow calls it: JPEG, PNG
+    mode: str  # Pillow's, of its pixels: RGB, L, P
+    channels: int | None  # None where its values are no pixels, as those of a palette
+    depth: str  # how pixels of more than 8 bits are called: 16-bit; "" for all others
+
+
 class Source(ABC):
     """A numbered set of images with labels, RGB but where `channels` says otherwise.
 
@@ -89,8 +98,8 @@ class Source(ABC):
         """Of an image whose file has more than 8 bits a pixel, what range they fill."""
         return None
 
-    def stored_channels(self, index: int) -> int | None:
-        """How many channels the file of an image has, whatever it is read with; None where there is none to ask."""
+    def header(self, index: int) -> Header | None:
+        """What the file of an image says of itself, whatever it is read with; None where there is none to ask."""
         return None
 
     def names_cut_short(self) -> list[str]:

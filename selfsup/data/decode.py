@@ -8,7 +8,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from selfsup.augment.bands import Bands, Held, Picture, Pixels
-from selfsup.data.base import UnreadableImage
+from selfsup.data.base import Header, UnreadableImage
 from selfsup.data.channels import Channels
 from selfsup.data.deep import Deep, Depth, deep_pixels, to_bytes
 from selfsup.data.formats import FORMATS
@@ -240,12 +240,14 @@ def measured_depth(file: Path | BinaryIO) -> Depth | None:
         return None
 
 
-def stored_channels(file: Path | BinaryIO) -> int | None:
-    """How many channels a file has, by its header; None where they are no pixels, or it cannot be read."""
+def header_of(file: Path | BinaryIO) -> Header | None:
+    """What the header of an image file says; None where it cannot be read."""
     try:
         with quiet(), _opened(file) as content, Image.open(content, formats=FORMATS) as image:
             pixels = image.mode in (*_PLAIN, "I", "F") or image.mode.startswith("I;16")
-            return len(image.getbands()) if pixels else None
+            deep = deep_pixels(image)
+            channels = len(image.getbands()) if pixels else None
+            return Header(str(image.format), image.mode, channels, deep.kind if deep else "")
     except Exception:  # which is told where it is read
         return None
 

@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from selfsup.augment.bands import Held, Picture
-from selfsup.data.base import Source, UnreadableImage
+from selfsup.data.base import Header, Source, UnreadableImage
 from selfsup.data.channels import Channels, channel_count
-from selfsup.data.decode import decode, decode_held, measured_depth, stored_channels
+from selfsup.data.decode import decode, decode_held, header_of, measured_depth
 from selfsup.data.deep import Depth
 from selfsup.data.levels import Levels
 from selfsup.data.truncated import CutShort
@@ -67,9 +67,9 @@ class Decoded(Source):
         except UnreadableImage:  # counted where it is decoded
             return None
 
-    def stored_channels(self, index: int) -> int | None:
+    def header(self, index: int) -> Header | None:
         try:
-            return stored_channels(self._content(index))
+            return header_of(self._content(index))
         except UnreadableImage:  # counted where it is decoded
             return None
 

@@ -65,6 +65,17 @@ def suffix(name: str) -> str:
     return f".{found}" if end[0] and word else ""
 
 
+def form_by_content(head: bytes) -> str:
+    """Pillow's name of the format in which a file of these first 16 bytes begins; "" where it is none of FORMATS."""
+    return next((name for name in FORMATS if re.match(_FIRST[name], head, re.DOTALL)), "")
+
+
+def named_form(name: str) -> str:
+    """Pillow's name of the format that a file is called by; "" where its name says none."""
+    end = suffix(name)
+    return next((form for form, ends in _FAMILIES.items() if end and end in ends.split()), "")
+
+
 def images_by_content(names: Iterable[str], head: Callable[[str], bytes]) -> list[str]:
     """Those of `names`, files whose suffix names no image, that begin as an image does.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from selfsup.augment.bands import Held, Picture
-from selfsup.data.base import Source
+from selfsup.data.base import Header, Source
 from selfsup.data.class_numbers import renumbered
 from selfsup.data.deep import Depth
 from selfsup.data.found import Found
@@ -52,9 +52,9 @@ class OfParts(Source):
         part, row = self._part(index)
         return part.depth(row)
 
-    def stored_channels(self, index: int) -> int | None:
+    def header(self, index: int) -> Header | None:
         part, row = self._part(index)
-        return part.stored_channels(row)
+        return part.header(row)
 
     def is_cut_short(self, index: int) -> bool:
         part, row = self._part(index)

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from selfsup.data.base import NoTestPart
+from selfsup.data.base import NoTestPart, NoTrainingPart
 from selfsup.data.found import Found, by_suffix, named
 from selfsup.data.listing import Listing
 from selfsup.storage.untrusted import plain_name
@@ -106,7 +106,8 @@ def arrange(listing: Listing, split: Split, where: str, labelled: "Labelling | N
 
     Raises:
         NoTestPart: there is no division.
-        ValueError: two folders could be one part, or the training part is missing.
+        NoTrainingPart: there are test images alone.
+        ValueError: two folders could be one part.
     """
     prefix = ""
     while True:
@@ -166,7 +167,7 @@ def _part(
     if split == "test" and not parts.test:
         raise NoTestPart(no_test_part(where))
     if split == "train" and not parts.train:
-        raise ValueError(
+        raise NoTrainingPart(
             f"{where} has a test part, {plain_name(parts.test)}, and no training part; wanted a folder 'train' beside "
             "it, or give that folder itself"
         )

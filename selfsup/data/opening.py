@@ -113,7 +113,8 @@ def _of_channels(source: Source, channels: Channels) -> list[str]:
     if channels != "rgb":
         return []
     places = _looked_at(source)
-    found = {source.stored_channels(place) for place in places}
+    headers = [source.header(place) for place in places]
+    found = {header.channels if header else None for header in headers}
     count = next(iter(found), None)
     if len(found) != 1 or count in (None, 3):
         return []

@@ -1,15 +1,9 @@
 """Photographs that are read anew in every epoch: worker processes decode and crop them at full resolution."""
 
-import contextlib
-import functools
-import multiprocessing.context
-import os
 import shutil
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import popen_fork
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,15 +12,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from selfsup import distributed
 from selfsup.augment.bands import Held
 from selfsup.augment.files import compiled, held
 from selfsup.batch import Batch, Key
 from selfsup.data.base import Source, TooManyUnreadable, UnreadableImage, check_unreadable
+from selfsup.data.workers import Fork, cores, leave_signals_to_parent, say_where_too_many, signals_held_back
 from selfsup.devices.moving import to_device
-from selfsup.output import message
 from selfsup.randomness import counter
-from selfsup.runtime.parent_death import end_with_parent
 
 Crop = Callable[[list[Held], Tensor, Any], tuple[Tensor, ...]]
 """(images, (B,) int64 positions in the data set, epoch) -> for each view (B, C, S, S) uint8. Must not use a GPU.
@@ -138,7 +130,7 @@ class Streaming:
     def batches(self, keys: Sequence[Key]) -> Iterator[Batch]:
         """A batch for each key, in order; images and labels on the device. Raises TooManyUnreadable."""
         lasting = self.lasting and not self._in_use
-        with _signals_held_back():
+        with signals_held_back():
             items = self._started(keys, lasting)
         self._in_use = self._in_use or lasting
         ended = False
@@ -176,7 +168,7 @@ class Streaming:
         fork = sys.platform == "linux" and self.workers > 0
         if fork:
             compiled()  # once, for all of them
-        _say_where_too_many(self.workers, _cores())
+        say_where_too_many(self.workers, cores())
         with warnings.catch_warnings():
             # Said above, in our words; torch warns where a loader is made, and again where its workers start.
             warnings.filterwarnings("ignore", message="This DataLoader will create")
@@ -188,75 +180,15 @@ class Streaming:
                 num_workers=self.workers,
                 persistent_workers=lasting,
                 collate_fn=_as_it_is,
-                worker_init_fn=_leave_signals_to_parent,
+                worker_init_fn=leave_signals_to_parent,
                 pin_memory=self.device.type == "cuda",
-                multiprocessing_context=_Fork() if fork else None,
+                multiprocessing_context=Fork() if fork else None,
                 generator=torch.Generator(),  # of its own: it is drawn from, and the global state is not for that
             )
             items = iter(loader)
         if lasting:
             self._kept, self._keys = loader, given
         return items
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@functools.cache  # once, although every epoch and evaluation starts workers
-def _say_where_too_many(workers: int, cores: int) -> None:
-    if workers > cores and distributed.rank() == 0:
-        message(f"{workers} workers share {cores} cores, and decode no faster than {cores}; give --workers {cores}")
-
-
-class _Killed(popen_fork.Popen):
-    """A forked process that is killed where it should be terminated, because it ignores that signal.
-
-    One that waits for another that was lost (to the system's want of memory, say) would be waited for without end.
-    """
-
-    def terminate(self) -> None:
-        self.kill()
-
-
-class _Worker(multiprocessing.context.ForkProcess):
-    @staticmethod
-    def _Popen(process_obj: Any) -> _Killed:
-        return _Killed(process_obj)
-
-
-class _Fork(multiprocessing.context.ForkContext):
-    Process = _Worker
-
-
-@contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Those that `_leave_signals_to_parent` is about come later; processes started meanwhile never get them."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _left_to_parent())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _left_to_parent() -> list[signal.Signals]:
-    # Windows has neither SIGUSR1 nor SIGHUP.
-    names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]
-
-
-def _leave_signals_to_parent(worker: int) -> None:
-    """Terminals and launchers signal the whole group: the parent finishes its step, and needs its workers for that.
-
-    A parent that is killed takes them along: they hold its open files, with the lock of the run folder.
-    """
-    for number in _left_to_parent():
-        signal.signal(number, signal.SIG_IGN)
-    end_with_parent(9)  # SIGKILL
 
 
 def _as_it_is(item: Any) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfsup.output import message, print_figures
+from selfsup.stages.looking import look_at_data, look_at_installation
 from selfsup.usage import first_word, flags_told, leading_words, only_help
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def command_of(name: str) -> Callable[[list[str]], int]:
         "predict": _predict,
         "search": _search,
         "compare": _compare,
+        "data": look_at_data,
+        "doctor": look_at_installation,
         "pack": _pack,
         "import": partial(_weights, "import"),
         "export": partial(_weights, "export"),

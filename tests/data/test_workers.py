@@ -30,14 +30,14 @@ def zeros(images: list, indices: torch.Tensor, epoch: object) -> tuple[torch.Ten
 
 
 def test_a_signal_before_a_worker_is_ready_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ready = streaming._leave_signals_to_parent
+    ready = streaming.leave_signals_to_parent
 
     def signalled(worker: int) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
             signal.raise_signal(number)
         ready(worker)
 
-    monkeypatch.setattr(streaming, "_leave_signals_to_parent", signalled)
+    monkeypatch.setattr(streaming, "leave_signals_to_parent", signalled)
     data = Streaming(
         open_source(str(photographs(tmp_path / "photos", 8)), "train"), zeros, torch.device("cpu"), 2, True
     )
@@ -50,10 +50,10 @@ def test_more_workers_than_cores_are_said_once_in_our_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """torch warns where a loader is made and again where its workers start; its warning is an error in these tests."""
-    monkeypatch.setattr(streaming, "_cores", lambda: 1)
+    monkeypatch.setattr(streaming, "cores", lambda: 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     source = open_source(str(photographs(tmp_path / "photos", 8)), "train")
-    streaming._say_where_too_many.cache_clear()
+    streaming.say_where_too_many.cache_clear()
     data = Streaming(source, zeros, torch.device("cpu"), 2, True)
     for _ in range(2):
         assert [len(batch.indices) for batch in data.batches(KEYS)] == [4, 4]

@@ -238,3 +238,8 @@ def broken_folder(folder: Path) -> dict[str, str]:
     other("an empty folder", Path.mkdir)
     other("a folder of other files", lambda path: (path / "in").mkdir(parents=True))
     return kinds
+
+
+def blobs(number: int, width: int = 90, height: int = 60) -> Image.Image:
+    """A picture of soft blobs of colour, unlike any other number's, that a small copy still shows."""
+    return picture(number, 7, 5).resize((width, height), Image.Resampling.BICUBIC)

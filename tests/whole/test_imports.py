@@ -20,6 +20,7 @@ ORDER = (
     "evaluation",
     "export",
     "report",
+    "survey",
     "pretraining",
     "usage",
     "stages",

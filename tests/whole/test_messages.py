@@ -44,7 +44,7 @@ def test_common_names_of_flags_are_known(flag: str, told: str) -> None:
     assert told in str(refused.value)
 
 
-@pytest.mark.parametrize("command", ["recipes", "methods"])
+@pytest.mark.parametrize("command", ["recipes", "methods", "doctor"])
 def test_help_of_commands_without_flags(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.command_of(command)(["--help"]) == 0
     assert capsys.readouterr().out.startswith(f"selfsup {command} ")
@@ -71,6 +71,7 @@ def test_help_of_commands_without_flags(command: str, capsys: pytest.CaptureFixt
         ("export", "--part"),
         ("replay", "--precision"),
         ("pack", "--jpeg"),
+        ("data", "--strict"),
     ],
 )
 def test_help_shows_every_flag_without_a_run(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ HELP = """
 import sys
 from selfsup import cli
 from selfsup.stages.settings import HELP
-for words in ([], *([name] for name in (*HELP, "compare", "replay"))):
+for words in ([], *([name] for name in (*HELP, "data", "compare", "replay"))):
     sys.argv = ["selfsup", *words, "--help"]
     try:
         cli.main()
