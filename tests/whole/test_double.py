@@ -28,7 +28,6 @@ ELSEWHERE = {
     "report/figures.py": "features, which `extract` brings to the CPU",
     "search/diverse.py": "copied to the CPU before",
     "search/duplicates.py": "pairs, which are on the CPU",
-    "search/index.py": "answers, which are on the CPU",
     "search/rows.py": "copied to the CPU before",
     "storage/tensor_file.py": "a name in a file",
 }
