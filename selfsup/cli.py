@@ -5,7 +5,7 @@ import sys
 import tempfile
 
 import selfsup
-from selfsup.output import complain, meant_for_user, program
+from selfsup.output import complain, meant_for_user, program, want_json
 from selfsup.packages import missing
 from selfsup.runtime.parent_death import follow_launcher
 from selfsup.stages.commands import command_of
@@ -47,9 +47,15 @@ def _carried_out(arguments: list[str]) -> int:
 
             start_missing_processes(arguments)
         follow_launcher()  # before torch is imported, which takes seconds
-        command = command_of(arguments[0])
+        want_json("--json" in arguments)
+        words = [word for word in arguments if word != "--json"]
+        if not words:
+            raise ValueError("the command is missing\nsee: selfsup --help")
+        if words[0] != "pretrain":  # of the others, help is of all flags
+            words = ["--help" if word == "--help-all" else word for word in words]
+        command = command_of(words[0])
         _require_temporary_folder()
-        return command(arguments[1:])
+        return command(words[1:])
     except KeyboardInterrupt:
         complain("selfsup: interrupted")
         return 130

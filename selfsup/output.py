@@ -107,11 +107,34 @@ def complain(text: str) -> None:
     errors.flush()
 
 
-def print_figures(result: dict[str, Any]) -> None:
-    """Print the JSON line of a command, flushed; it says too where messages were lost on the way."""
+class _Wanted:
+    json = False  # by --json: the JSON object on a terminal, too
+
+
+def want_json(wanted: bool) -> None:
+    """Whether results are printed as JSON on a terminal, too, from here on."""
+    _Wanted.json = wanted
+
+
+def read_by_people() -> bool:
+    """Whether standard output is a terminal, and nobody has asked for JSON on it."""
+    return not _Wanted.json and sys.stdout is not None and sys.stdout.isatty()
+
+
+def print_figures(result: dict[str, Any], in_words: Callable[[dict[str, Any]], list[str]] | None = None) -> None:
+    """Print the result of a command, flushed; it says too where messages were lost on the way.
+
+    Args:
+        result: is printed as one JSON line.
+        in_words: makes lines for people of it, which are printed instead where they read.
+    """
     err, out = sys.stderr, sys.stdout
     lost = {"messages_lost": err.problem} if isinstance(err, Steady) and err.problem else {}
-    print(json.dumps(result | lost), flush=True)
+    if in_words is not None and read_by_people():
+        lines = [*in_words(result), *(f"messages were lost: {reason}" for reason in lost.values())]
+        print("\n".join(plain(line) for line in lines), flush=True)
+    else:
+        print(json.dumps(result | lost), flush=True)
     if isinstance(out, Steady):
         out.carries_figures = True
 

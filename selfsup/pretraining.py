@@ -114,7 +114,8 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
         test: the images that online evaluations ask about; without them training images are, each left out in turn.
 
     Returns:
-        the figures of the run: steps, last online evaluation, seconds of this launch, and how it ended ("reason").
+        the figures of the run: steps, last online evaluation, seconds of this launch, how it ended ("reason"), and in
+        the main process what the page at its end says ("report").
 
     Raises:
         ValueError: the configuration, the data or the folder do not fit; the message says how.
@@ -196,7 +197,8 @@ def _trained(
         result["encoder_sha256"] = export(method, folder.encoder, placed(run.encoder), run.feed, made_by)
         if run.report and distributed.rank() == 0:
             trained = time.monotonic() - begin
-            report_at_end(folder.path, loader.source, tested, accelerator.device, run.data.canvas, trained)
+            found = report_at_end(folder.path, loader.source, tested, accelerator.device, run.data.canvas, trained)
+            result |= {"report": found} if found else {}
     return result
 
 

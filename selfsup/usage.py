@@ -28,17 +28,34 @@ USAGE = """selfsup: self-supervised contrastive pretraining
                                       for torchvision, timm, transformers, ONNX, ... (docs/export.md)
   selfsup replay CAPTURED [flags]     run a step that was left out again: RUN/captured/step_00000042
   selfsup doctor                      what is installed here, what works, and what is missing
-  selfsup recipes                     list the shipped recipes
+  selfsup recipes [NAME]              list the shipped recipes (--for "cifar"), or the record of one
   selfsup methods                     what each method remembers and minimises, its papers and recipes
+  selfsup completion SHELL            a script for bash or zsh, which then complete commands, recipes and flags
 
 CLASSIFIER is a folder that finetune, distill or semi made (docs/predict.md).
 RUN is a run folder, an encoder.safetensors, or a file of another project's weights (.pth, .safetensors).
-Every command explains its flags with --help.
+Every command explains its flags with --help; of a recipe it shows the common ones, and --help-all all of them.
+--lr X is --optimizer.learning-rate, --data PATH is --data.root.
 --size N: pretraining with views of N pixels; commands on a RUN: the images that the encoder is fed with.
 Of an encoder of your own, the commands on a RUN are told where it is defined: --recipe FILE.py.
 On several GPUs: accelerate launch --num_processes N -m selfsup pretrain RECIPE [flags]
-The last line on standard output is a JSON object with the figures; messages go to standard error.
+A terminal shows results in sentences and tables; elsewhere, and with --json, the last line on standard output is a
+JSON object with the figures. Messages go to standard error.
 """
+
+
+# What follows the command's name; of commands that say no examples themselves.
+EXAMPLES = {
+    "knn": ("runs/birds", "runs/birds --k 20 200 --temperature 0.07 0.1", "moco.pth --data photos/ --size 224"),
+    "retrieval": ("runs/birds", "runs/birds --layer embedding --recall-at 1 10"),
+    "linear": ("runs/birds", "runs/birds --labelled.fraction 0.01", "runs/birds --protocol moco --data photos/"),
+    "finetune": ("runs/birds --labelled.fraction 0.1", "runs/birds --labelled.per-class 10 --epochs 30"),
+    "distill": ("runs/birds/finetune_10pct", "runs/birds/finetune_10pct --protocol smaller"),
+    "cluster": ("runs/birds --k 50", "runs/birds --protocol dbscan --eps 0.3"),
+    "embed": ("runs/birds --out features.npy", "runs/birds --out features.parquet --data photos/"),
+    "compare": ("runs/*", "runs/birds runs/cars --out table.html"),
+    "replay": ("runs/birds/captured/step_00000042 --precision fp32",),
+}
 
 
 def first_word(arguments: list[str], what: str, usage: str) -> tuple[str, list[str]]:
@@ -76,5 +93,6 @@ def flags_told(usage: str, settings: Callable[[], Any], command: str) -> None:
     """Print how a command is called, and all its flags; exits."""
     from selfsup.config.flags import parse
 
-    print(f"{usage}\n")
+    name = command.split()[1]
+    print("\n".join([usage, *(f"  selfsup {name} {words}" for words in EXAMPLES.get(name, ())), ""]))
     parse(settings(), ["--help"], command)

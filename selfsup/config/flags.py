@@ -35,12 +35,14 @@ def flag_names(config: Any, prefix: str = "") -> list[str]:
 
 SIZE = "--size"  # of commands on an encoder; of pretraining it stands for several flags, and is taken off before them
 _VIEWS = "--augment.views.0.size"
+# Short names, taken wherever there is the flag that they stand for.
+SHORT = {"--lr": "--optimizer.learning-rate", "--data": "--data.root"}
 # What people call some flags; of several the first that there is.
 _SHORT = {
-    **dict.fromkeys(("--lr", "--learning-rate", "--rate"), ("--optimizer.learning-rate",)),
+    **dict.fromkeys(("--learning-rate", "--rate"), ("--optimizer.learning-rate",)),
     **dict.fromkeys(("--wd", "--weight-decay"), ("--optimizer.weight-decay",)),
     **dict.fromkeys(("--bs", "--batch"), ("--batch-size",)),
-    **dict.fromkeys(("--data", "--data-dir", "--dataset", "--root", "--path"), ("--data.root",)),
+    **dict.fromkeys(("--data-dir", "--dataset", "--root", "--path"), ("--data.root",)),
     **dict.fromkeys(("--out-dir", "--output", "--output-dir", "--run"), ("--folder", "--out")),
     **dict.fromkeys(("--image-size", "--img-size", "--resolution"), (SIZE,)),
     **dict.fromkeys(("--tau", "--temp", "--temperature", "-t"), ("--method.temperature", "--temperature")),
@@ -95,13 +97,24 @@ def pop_size(flags: list[str]) -> tuple[int | tuple[int, int] | None, list[str]]
 
 
 def flags_in(flags: list[str]) -> set[str]:
-    """The names of the flags that are given, with hyphens."""
-    return {flag.partition("=")[0].replace("_", "-") for flag in flags if flag.startswith("--")}
+    """The names of the flags that are given, in full and with hyphens."""
+    return {_full(flag) for flag in flags if flag.startswith("--")}
+
+
+def _full(flag: str) -> str:
+    name = flag.partition("=")[0].replace("_", "-")
+    return SHORT.get(name, name)
+
+
+def in_full(flags: list[str], known: list[str]) -> list[str]:
+    """The flags, with those by their short names that stand for a known one by its own."""
+    split = (flag.partition("=") for flag in flags)
+    return [(SHORT[name] if SHORT.get(name) in known else name) + equals + value for name, equals, value in split]
 
 
 def values_of(flags: list[str], name: str) -> list[str]:
-    """The words that follow a flag, as --data.root A B or --data.root=A; none where it is not given."""
-    places = [place for place, flag in enumerate(flags) if flag.partition("=")[0].replace("_", "-") == name]
+    """The words that follow a flag, as --data.root A B or --data=A; none where it is not given."""
+    places = [place for place, flag in enumerate(flags) if flag.startswith("--") and _full(flag) == name]
     if not places:
         return []
     _, equals, value = flags[places[-1]].partition("=")  # the last counts
@@ -114,7 +127,7 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
 
     Args:
         default: a frozen dataclass instance; every field of it and of what it nests is a flag.
-        flags: the command line after the command's own words. --help prints all flags and exits.
+        flags: the command line after the command's own words. --help or --help-all prints all flags and exits.
         command: how the command is called, for messages.
 
     Raises:
@@ -123,13 +136,16 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
     if not flags:
         return default
     known = flag_names(default)
+    flags = ["--help" if flag == "--help-all" else flag for flag in in_full(flags, known)]
     if flags and not flags[0].startswith("-"):
         hint = f"; to name the images give --data.root {flags[0]}" if "--data.root" in known else ""
-        raise ValueError(f"{plain_name(flags[0])} is no flag{hint}\nall flags: {command} --help")
+        raise ValueError(f"{plain_name(flags[0])} is no flag{hint}\nall flags: {command} --help-all")
     for flag in flags:
         name = flag.split("=")[0]
         if name.startswith("--") and name.replace("_", "-") not in known and name != "--help":
-            raise ValueError(f"unknown flag {name}{_meant(name.replace('_', '-'), known)}\nall flags: {command} --help")
+            raise ValueError(
+                f"unknown flag {name}{_meant(name.replace('_', '-'), known)}\nall flags: {command} --help-all"
+            )
     tyro = optional("tyro", "a command line with flags")
     text = io.StringIO()
     try:
@@ -147,7 +163,7 @@ def parse(default: Config, flags: list[str], command: str) -> Config:
     told = _wanted(told, flags) or told
     if "--device" in told:
         told += '; "auto" takes the GPU where there is one'
-    raise ValueError(f"{told}\nall flags: {command} --help")
+    raise ValueError(f"{told}\nall flags: {command} --help-all")
 
 
 # How tyro says that a value is of another kind, and what is wanted instead.

@@ -67,6 +67,8 @@ class Method(nn.Module):
             raise NotImplementedError(f"{type(self).__qualname__} does not say how to build its method")
 
     about: ClassVar[About] = About("", "none", "", ())  # of a probe and the like, which the table does not name
+    # What people read in place of "accuracy" among its figures, which says how often a positive is found.
+    accuracy_is: ClassVar[str] = "contrastive accuracy"
     forms_labels: ClassVar[bool] = False  # gives `pseudo_labels` before every epoch
     # All views are embedded as one batch, so that batch norm is over all of them.
     views_share_batch_norm: ClassVar[bool] = False

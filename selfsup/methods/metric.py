@@ -38,6 +38,7 @@ class Metric(Method):
         ("Hadsell 2006", "Schroff 2015", "Song 2016", "Sohn 2016", "Wu 2017", "Wang 2019", "Sun 2020", "Kim 2020"),
         "needed",
     )
+    accuracy_is = "Recall@1 in the batch"
     views_share_batch_norm = True
 
     @dataclass(frozen=True, kw_only=True)

@@ -5,17 +5,19 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
 from selfsup.output import console, message
 from selfsup.packages import missing
 from selfsup.storage.checkpoint import write_atomically
 from selfsup.storage.untrusted import open_own, read_bytes
+
+_WIDE = 100  # columns of a terminal that have room for a long bar
+_MINUTE = 99.5  # seconds up to which they are counted
 
 
 class Log:
@@ -28,25 +30,27 @@ class Log:
         tensorboard: folder of the event files.
         step: the step that the run starts from.
         total: the last step of the run.
+        accuracy_is: what people read in place of "accuracy".
     """
 
-    def __init__(self, metrics: Path, tensorboard: Path, step: int, total: int):
+    def __init__(self, metrics: Path, tensorboard: Path, step: int, total: int, accuracy_is: str = "accuracy"):
         _drop_after(metrics, step)
         self._file = open_own(metrics, "a")
         self._board = _board(tensorboard, step)
         self._last: dict[str, float] = {}
         self._writing = True
+        self._accuracy_is = accuracy_is
+        # Where lines cannot be drawn anew there is no bar, and the line of an epoch says how fast it goes.
+        self._drawn = console().is_terminal and not console().is_dumb_terminal
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("step"),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.0f} images/s, left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            BarColumn(bar_width=40 if console().width >= _WIDE else 12),
+            TextColumn("{task.fields[told]}"),
             console=console(),
-            disable=not console().is_terminal,
+            disable=not self._drawn,
         )
-        self._task = self._progress.add_task("steps", total=total, completed=step, rate=0.0, figures="")
+        self._task = self._progress.add_task("steps", total=total, completed=step, told="")
         self._progress.start()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -74,19 +78,22 @@ class Log:
                 message(f"figures are not logged any more: {self._file.name}: {error.strerror or error}")
             self._writing = False
 
-    def advance(self, step: int) -> None:
-        """Move the progress bar; shows the figures last logged."""
-        figures = " ".join(f"{name} {self._last[name]:.3f}" for name in ("loss", "knn_top1") if name in self._last)
-        self._progress.update(
-            self._task, completed=step, rate=self._last.get("images_per_second", 0.0), figures=figures
-        )
+    def advance(self, step: int, left: float | None) -> None:
+        """Move the progress bar, which shows the figures last logged and the seconds that are left."""
+        figures = [f"loss {self._last['loss']:.4g}"] if "loss" in self._last else []
+        self._progress.update(self._task, completed=step, told="  ".join([*figures, *self._pace(left)]))
 
-    def epoch(self, epoch: int, epochs: int, seconds_left: float) -> None:
-        """One line for a finished epoch, also where there is no terminal."""
-        names = {"loss": "loss", "accuracy": "accuracy", "knn_top1": "kNN", "images_per_second": "images/s"}
-        figures = [f"{label} {self._last[name]:.4g}" for name, label in names.items() if name in self._last]
-        left = timedelta(seconds=round(seconds_left))
-        message(f"epoch {epoch}/{epochs}  {'  '.join(figures)}  left {left}")
+    def epoch(self, epoch: int, epochs: int, left: float | None) -> None:
+        """One line for a finished epoch, also where there is no terminal; `left`: seconds."""
+        figures = told(self._last, self._accuracy_is)
+        message("  ".join([f"epoch {epoch}/{epochs}", *figures, *([] if self._drawn else self._pace(left))]))
+
+    def _pace(self, left: float | None) -> list[str]:
+        rate = self._last.get("images_per_second")
+        return [
+            *([] if rate is None else [f"{rate:,.0f} images/s"]),
+            *([] if left is None else [f"{duration(left)} left"]),
+        ]
 
     def close(self) -> None:
         self._progress.stop()
@@ -95,6 +102,32 @@ class Log:
                 self._board.close()
         with self._unless_it_fails():
             self._file.close()
+
+
+def told(figures: dict[str, float], accuracy_is: str) -> list[str]:
+    """What people read of the figures last logged.
+
+    Where nothing is judged, for want of labels, the spread of features stands in its place, which tells learning from
+    collapse.
+    """
+    parts = [f"loss {figures['loss']:.4g}"] if "loss" in figures else []
+    if "accuracy" in figures:
+        parts.append(f"{accuracy_is} {100 * figures['accuracy']:.1f} %")
+    judged = {"knn_top1": "kNN", "top1": "top-1", "distill_top1": "top-1", "agreement": "agreement"}
+    shares = [f"{name} {100 * figures[key]:.1f} %" for key, name in judged.items() if key in figures]
+    if shares:
+        return [*parts, *shares]
+    spread = {"feature_std": "std {:.2f}", "feature_rank": "rank {:.0f}"}
+    found = [form.format(figures[name]) for name, form in spread.items() if name in figures]
+    return [*parts, f"feature {', '.join(found)}"] if found else parts
+
+
+def duration(seconds: float) -> str:
+    """ "45 s", "12 min", "3 h 20 min", as exact as an estimate is."""
+    minutes = round(seconds / 60)
+    if seconds < _MINUTE:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _board(folder: Path, step: int) -> Any:

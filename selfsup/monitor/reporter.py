@@ -26,10 +26,11 @@ class Reporter(Observer):
     def __init__(self, log: Log, horizon: Horizon, augment: Augment, step: int) -> None:
         self.log, self.horizon, self.augment = log, horizon, augment
         self._first = self._marked_step = step
-        self._begin = self._marked = time.monotonic()
+        self._marked = time.monotonic()
+        self._warm: tuple[int, float] | None = None  # the first step of this launch, and when it was over
 
     def __enter__(self) -> Self:
-        self._begin = self._marked = time.monotonic()
+        self._marked = time.monotonic()
         return self
 
     def __exit__(
@@ -54,12 +55,21 @@ class Reporter(Observer):
     def after_step(self, step: int, figures: dict[str, float] | None) -> None:
         if figures is not None:
             self.log.scalars(step, figures)
-        self.log.advance(step)
+        self._warm = self._warm or (step, time.monotonic())
+        self.log.advance(step, self._left(step))
 
     def after_epoch(self, step: int, figures: dict[str, float]) -> None:
         if figures:
             self.log.scalars(step, figures)
-        now = time.monotonic()
-        left = (self.horizon.total_steps - step) * (now - self._begin) / (step - self._first)
-        self.log.epoch(step // self.horizon.steps_per_epoch, self.horizon.epochs, left)
-        self._marked = now  # an evaluation is not training
+        self.log.epoch(step // self.horizon.steps_per_epoch, self.horizon.epochs, self._left(step))
+        self._marked = time.monotonic()  # an evaluation is not training
+
+    def _left(self, step: int) -> float | None:
+        """Seconds until the last step at the pace so far, evaluations among it; None where that is not known yet.
+
+        Without the first step, in which code is compiled and images are read for the first time.
+        """
+        if self._warm is None or step <= self._warm[0]:
+            return None
+        first, over = self._warm
+        return (self.horizon.total_steps - step) * (time.monotonic() - over) / (step - first)

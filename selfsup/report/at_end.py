@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ def report_at_end(
     device: torch.device,
     canvas: int | None,
     trained: float,
-) -> None:
+) -> dict[str, Any]:
     """Write report.html into the folder of a run that has just been finished; whatever goes wrong is only said.
 
     For one process alone. Photographs are decoded by this process itself, so that no worker is started.
@@ -38,6 +39,9 @@ def report_at_end(
         device: of the run.
         canvas: of the run's data.
         trained: seconds that training took, of which `SHARE` may be spent.
+
+    Returns:
+        what the page says in figures, as far as there was time for it; nothing where there is no page.
     """
     try:
         exported = newest_encoder(folder, told=False)
@@ -52,5 +56,9 @@ def report_at_end(
             contents.left_out.append(f"All of it: selfsup report {folder}")
         write_report(contents, folder / NAME)
         message(f"how good it is, on one page: {folder / NAME}")
+        how = contents.compared.protocol if contents.compared is not None else {}
+        asked = {"split": how["split"], "query_images": how["images that are judged"]} if how else {}
+        return {"page": str(folder / NAME), **asked, **contents.figures}
     except Exception as error:  # a page is no reason to end with an error after hours of training
         message(f"no report was written: {str(error).partition(chr(10))[0] or type(error).__name__}")
+        return {}

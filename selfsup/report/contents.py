@@ -152,3 +152,20 @@ class Contents:
     settings: Any = None  # of the run, as it was dumped
     environment: Any = None  # of its last launch
     left_out: list[str] = field(default_factory=list)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """kNN beside that of pixels and of the untrained encoder, and the spread of features, as far as known."""
+        shares = self.compared.shares if self.compared is not None else []
+        spread = self.spectrum.figures if self.spectrum is not None else {}
+        figures = {_FIGURES[name]: share.value for name, share in shares} | spread
+        return {name: round(value, 4) for name, value in figures.items()}
+
+
+# How results call what is compared.
+_FIGURES = {
+    "raw pixels": "pixels_knn_top1",
+    "untrained encoder": "untrained_knn_top1",
+    "this encoder": "knn_top1",
+    "its classifier": "classifier_top1",
+}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfsup.output import message, print_figures
 from selfsup.stages.looking import look_at_data, look_at_installation
-from selfsup.usage import first_word, flags_told, leading_words, only_help
+from selfsup.usage import first_word, flags_told, leading_words
 
 if TYPE_CHECKING:
     from selfsup.stages.base import Evaluated
@@ -36,6 +36,7 @@ def command_of(name: str) -> Callable[[list[str]], int]:
         "replay": _replay,
         "recipes": _recipes,
         "methods": _methods,
+        "completion": _completion,
     }
     if name not in commands:
         from selfsup.config.stored_names import nearest
@@ -44,12 +45,19 @@ def command_of(name: str) -> Callable[[list[str]], int]:
     return commands[name]
 
 
-def _print_result(result: dict[str, Any]) -> int:
-    """Print the JSON line, in the main process only; returns the exit code."""
+def _print_result(result: dict[str, Any], of: str = "", kept: str = "") -> int:
+    """Print the JSON line, or what a person reads of it, in the main process only; returns the exit code.
+
+    Args:
+        result: the figures.
+        of: the command or stage, where `selfsup.stages.in_words` has words of its own for it.
+        kept: the file that holds all of the result.
+    """
     from selfsup import distributed
+    from selfsup.stages.in_words import in_words
 
     if distributed.rank() == 0:
-        print_figures(result)
+        print_figures(result, partial(in_words, of, kept=kept))
     code = 0
     if result.get("signal"):
         from selfsup.runtime.signals import leave
@@ -60,8 +68,12 @@ def _print_result(result: dict[str, Any]) -> int:
 
 
 def _pretrain(arguments: list[str]) -> int:
-    usage = "selfsup pretrain RECIPE [--size N] [flags]   (flags of a recipe: selfsup pretrain RECIPE --help)"
+    usage = (
+        "selfsup pretrain RECIPE --data PATH [flags]   (flags of a recipe: selfsup pretrain RECIPE --help)\n"
+        "example: selfsup pretrain simclr_folder --data photos/"
+    )
     name, flags = first_word(arguments, "the recipe", usage)
+    from selfsup.config.flag_help import recipe_help
     from selfsup.config.flags import parse, pop_size
     from selfsup.config.recipe_files import load_recipe
     from selfsup.pretraining import Run, pretrain
@@ -71,14 +83,15 @@ def _pretrain(arguments: list[str]) -> int:
     if not isinstance(recipe, Run):
         raise ValueError(f"recipe {name} must be a selfsup.pretraining.Run, not a {type(recipe).__name__}")
     size, flags = pop_size(flags)
-    if {"-h", "--help"} & set(flags):
-        print("--size N, or HEIGHT WIDTH: pixels of the first view; all that follows from it is changed with it\n")
     begun = recipe if size is None else resized(recipe, size)
+    if {"-h", "--help"} & set(flags):
+        print(recipe_help(begun, name))
+        return 0
     run = parse(begun, flags, f"selfsup pretrain {name}")
     if size is not None and os.environ.get("RANK", "0") == "0":
         for line in told(recipe, begun, run):
             message(line)
-    return _print_result(pretrain(run))
+    return _print_result(pretrain(run), "pretrain")
 
 
 def run_stage(command: str, arguments: list[str]) -> int:
@@ -118,7 +131,7 @@ def run_stage(command: str, arguments: list[str]) -> int:
     with _named_data(flags):
         evaluated = stage.run(path, settings)
     del defines_classes
-    return _kept(evaluated, path)
+    return _kept(evaluated, path, command)
 
 
 def _named_data(flags: list[str]) -> AbstractContextManager[None]:
@@ -129,7 +142,7 @@ def _named_data(flags: list[str]) -> AbstractContextManager[None]:
     return named_data() if "--data.root" in flags_in(flags) else nullcontext()
 
 
-def _kept(evaluated: "Evaluated", path: Path) -> int:
+def _kept(evaluated: "Evaluated", path: Path, command: str) -> int:
     """Keep the results in the stage's own folder, or in that of the run; print them."""
     from selfsup import distributed
     from selfsup.run_folder.folder import RunFolder
@@ -141,7 +154,8 @@ def _kept(evaluated: "Evaluated", path: Path) -> int:
         if kept:
             keep(RunFolder(where), evaluated.results)
     finally:  # after they are kept, for output may be lost; but an old file that cannot be read costs no figures
-        code = _print_result(evaluated.line())
+        stage = evaluated.results[0].stage if evaluated.results else command
+        code = _print_result(evaluated.line(), stage, str(where / "results" / f"{stage}.json") if kept else "")
     return code
 
 
@@ -154,7 +168,7 @@ def _semi(arguments: list[str]) -> int:
     settings = parse_semi(name, flags)
     with _named_data(flags):
         evaluated = run_semi(name, settings)
-    return _kept(evaluated, Path(name))
+    return _kept(evaluated, Path(name), "semi")
 
 
 def _predict(arguments: list[str]) -> int:
@@ -177,7 +191,7 @@ def _predict(arguments: list[str]) -> int:
     defines_classes = load_recipe(recipe) if recipe else None
     result = run_predict(Path(name), images, parse(Predict(), flags, f"selfsup predict {name} IMAGES ..."))
     del defines_classes
-    return _print_result(result)
+    return _print_result(result, "predict")
 
 
 def _search(arguments: list[str]) -> int:
@@ -219,7 +233,7 @@ def _compare(arguments: list[str]) -> int:
     from selfsup.stages.compare import run_compare
 
     runs = [Path(name) for name in (first, *names)]
-    return _print_result(run_compare(runs, parse(Compare(), flags, "selfsup compare RUN ...")))
+    return _print_result(run_compare(runs, parse(Compare(), flags, "selfsup compare RUN ...")), "compare")
 
 
 def _pack(arguments: list[str]) -> int:
@@ -269,19 +283,18 @@ def _replay(arguments: list[str]) -> int:
 
 
 def _recipes(arguments: list[str]) -> int:
-    from selfsup.config.recipe_files import recipe_names, recipe_summary
+    from selfsup.stages.listing import list_recipes
 
-    if only_help(arguments, "selfsup recipes   (lists the shipped recipes, each with its first line)", "recipes"):
-        return 0
-    for name in recipe_names():
-        print(f"{name:24} {recipe_summary(name)}")
-    return 0
+    return list_recipes(arguments)
 
 
 def _methods(arguments: list[str]) -> int:
-    if only_help(arguments, "selfsup methods   (what each method remembers and minimises)", "methods"):
-        return 0
-    from selfsup.catalogue import table
+    from selfsup.stages.listing import list_methods
 
-    print(table(), end="")
-    return 0
+    return list_methods(arguments)
+
+
+def _completion(arguments: list[str]) -> int:
+    from selfsup.stages.listing import print_completion
+
+    return print_completion(arguments)

@@ -4,8 +4,9 @@ import csv
 import html
 import io
 import re
+import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,58 +15,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.console import Console
-from rich.table import Table as TerminalTable
-from rich.text import Text
 
 from selfsup import output
-from selfsup.output import console, message
+from selfsup.output import console, message, read_by_people
 from selfsup.stages.compare_page import compare_page
 from selfsup.stages.result_table import Column, Table, compare, described, mean_and_deviation
 from selfsup.stages.settings import Compare
+from selfsup.stages.terminal_table import cell, comparable, remarks, terminal_tables
 from selfsup.storage import checkpoint
-from selfsup.storage.untrusted import as_cell, plain, plain_name
+from selfsup.storage.untrusted import as_cell, plain_name
 
 _PANELS = 3  # in a line of the plot
 _LONGEST = 10_000  # characters of a cell or a protocol in a file
+_ENDLESS = 1000  # columns where there is no terminal
 _LETTER = 0.075  # inches that a letter of a run's name takes, generously
-
-
-# On the terminal
-
-
-def _number(value: float) -> str:
-    if abs(value) <= 1:
-        return f"{value:.4f}"
-    return f"{value:.0f}" if value == round(value) else f"{value:.2f}"
-
-
-def cell(values: list[float], runs: int = 1) -> str:
-    """Mean, and standard deviation of several values; with their number where it is not that of the runs."""
-    if not values:
-        return ""
-    mean, deviation = mean_and_deviation(values)
-    text = _number(mean) if deviation is None else f"{_number(mean)} ± {_number(deviation)}"
-    return text if len(values) == runs else f"{text} (n = {len(values)})"
-
-
-def terminal_tables(table: Table) -> Iterator[TerminalTable]:
-    """One for the figures of each stage: a single one would be too wide for most terminals."""
-    for part, stage in dict.fromkeys((column.part, column.stage) for column in table.columns):
-        shown = TerminalTable(title=_word(f"{part}: {stage}" if part else stage), title_justify="left")
-        numbers = [n for n, column in enumerate(table.columns) if (column.part, column.stage) == (part, stage)]
-        shown.add_column("run", overflow="fold")
-        for number in numbers:
-            column = table.columns[number]
-            differing = f"\n{column.differing}" if column.differing else ""
-            shown.add_column(_word(column.short + differing), justify="right")
-        for row in table.rows:
-            shown.add_row(_word(row.name), *(cell(row.cells[number], len(row.runs)) for number in numbers))
-        yield shown
-
-
-def _word(text: str) -> Text:
-    """Without a meaning of brackets or control characters in it."""
-    return Text(plain(text))
 
 
 def legend(table: Table) -> list[str]:
@@ -201,15 +164,26 @@ def run_compare(runs: list[Path], settings: Compare) -> dict[str, Any]:
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_atomically(out, content)
-    # Where there is no terminal, lines are as long as they need to be.
-    wide = console() if console().is_terminal else Console(file=output.errors, highlight=False, width=1000)  # type: ignore[arg-type]
-    for shown in terminal_tables(table):
-        wide.print(shown, markup=False)
-    for line in legend(table):
-        message(line)
+    _show(table)
     for name, reason in table.skipped.items():
         message(f"skipped: {reason}" if name in reason else f"skipped: {name}: {reason}")
     if out is None:
         return table.line()
     message(f"written to {out}")
     return table.line() | {"out": str(out)}
+
+
+def _show(table: Table) -> None:
+    """On a terminal what can be compared, as wide as it is; elsewhere all, in lines as long as they need to be."""
+    if read_by_people():
+        screen = Console(file=sys.stdout, highlight=False)
+    elif console().is_terminal:
+        screen = console()
+    else:
+        screen = Console(file=output.errors, highlight=False, width=_ENDLESS)  # type: ignore[arg-type]
+    fits = screen.is_terminal
+    shown = comparable(table) if fits else table
+    for piece in terminal_tables(shown, screen.width):
+        screen.print(piece, markup=False)
+    for line in [*remarks(table, shown), *legend(shown)]:
+        message(textwrap.fill(line, screen.width, subsequent_indent="  ") if fits else line)

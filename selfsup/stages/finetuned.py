@@ -15,6 +15,8 @@ from selfsup.stages.finetune_settings import Finetune
 class FineTuned(Method):
     """An encoder and a classifier on it, trained together by cross-entropy, above the parts that stay as they are."""
 
+    accuracy_is = "accuracy"
+
     def __init__(self, encoder: Encoder, head: Classifier, settings: Finetune):
         super().__init__()
         self.settings = settings

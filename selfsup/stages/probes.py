@@ -124,6 +124,8 @@ class LinearProbe(Method):
         learning_rates: one classifier for each, whose rate is so many times the optimizer's; without, one classifier.
     """
 
+    accuracy_is = "accuracy"
+
     def __init__(
         self,
         encoder: Encoder,

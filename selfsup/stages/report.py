@@ -90,12 +90,7 @@ def _written(contents: Contents, out: Path, png: str) -> dict[str, Any]:
         message(sentence)
     message(f"written to {out} ({size / 1e6:.1f} MB)")
     told: dict[str, Any] = {"report": str(out), "bytes": size, "verdict": [said for _, said in verdict.sentences]}
-    if contents.compared is not None:
-        names = {"raw pixels": "pixels_knn_top1", "untrained encoder": "untrained_knn_top1", "this encoder": "knn_top1"}
-        names["its classifier"] = "classifier_top1"
-        told |= {names[name]: round(share.value, 4) for name, share in contents.compared.shares}
-    if contents.spectrum is not None:
-        told |= {name: round(value, 4) for name, value in contents.spectrum.figures.items()}
+    told |= contents.figures
     if contents.left_out:
         told["left_out"] = contents.left_out
     if png:

@@ -78,7 +78,7 @@ def fit(
     if training.max_bad_steps is not None:
         observers.insert(0, Guard(method, training, folder, loader.source, accelerator, step, optimizer))
     if distributed.rank() == 0:
-        log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps)
+        log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps, method.accuracy_is)
         observers.insert(0, Reporter(log, horizon, views.augment, step))
     _announce(step, training, horizon)
     with caught_signals() as caught, contextlib.closing(loader), Observers(observers) as trainer.observer:

@@ -26,7 +26,7 @@ def test_a_full_disk_is_told_once(
     log = Log(tmp_path / "metrics.jsonl", tmp_path, 0, 10)
     for step in (1, 2, 3):
         log.scalars(step, {"loss": 0.5})
-        log.advance(step)
+        log.advance(step, None)
     log.epoch(1, 1, 0)
     log.close()
     said = capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Runs side by side: what is not comparable is never in one column, repetitions are one row."""
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -9,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from selfsup import cli
 from selfsup.config.settings import result_relevant
 from selfsup.data.labelled import Labelled
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.base import Result, keep
-from selfsup.stages.compare import _FORMS, cell, run_compare
-from selfsup.stages.result_table import compare, identity
+from selfsup.stages.compare import _FORMS, run_compare
+from selfsup.stages.result_table import Column, compare, identity
 from selfsup.stages.settings import COMPARISONS, Compare
+from selfsup.stages.terminal_table import best, cell, comparable, terminal_tables
 
 KNN = {"k": 200, "temperature": 0.1, "layer": "backbone"}
 
@@ -279,3 +282,56 @@ def test_the_command(runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_every_form_that_the_settings_allow_is_written() -> None:
     assert set(_FORMS) == set(COMPARISONS)
+
+
+# On a terminal
+
+
+def test_columns_are_of_figures_that_two_runs_have(tmp_path: Path) -> None:
+    one = judged(judged(made(tmp_path / "one"), {"knn_top1": 0.5}), {"retrieval_map": 0.3}, "retrieval")
+    two = judged(judged(made(tmp_path / "two", epochs=9), {"knn_top1": 0.6}), {"knn_top1": 0.7}, k=20)
+    shown = comparable(compare([one, two]))
+    assert [(column.heading, [row.cells[0] for row in shown.rows]) for column in shown.columns] == [
+        ("knn top1 (k=200)", [[0.5], [0.6]])
+    ]
+    assert len(comparable(compare([one])).columns) == 2  # nothing to compare with, so all
+    seeds = [judged(made(tmp_path / f"s{seed}", seed, epochs=5), {"knn_top1": 0.1}, k=7) for seed in range(2)]
+    assert len(comparable(compare([*seeds, one])).columns) == 1  # two runs in one row
+
+
+@pytest.mark.parametrize(
+    ("figure", "values", "marked"),
+    [
+        ("knn_top1", [[0.5], [0.75, 0.25], [0.6]], {2}),  # by the mean
+        ("knn_top1", [[0.5], [0.1], [0.25, 0.75]], {0, 2}),
+        ("knn_top1", [[0.5], [], [0.5]], set()),
+        ("recall_at_10", [[0.1], [0.2], [0.3]], {2}),
+        ("evaluate_ece", [[0.1], [0.2], []], {0}),  # an error
+        ("knn_top1", [[], [0.5], []], set()),  # nothing to be better than
+        ("clusters", [[5], [9], [2]], set()),  # more are not better
+        ("teacher_top1", [[0.5], [0.6], [0.7]], set()),  # not what was trained
+    ],
+)
+def test_the_best_is_marked(figure: str, values: list[list[float]], marked: set[int]) -> None:
+    assert best(Column("", figure.partition("_")[0], figure, {}, ""), values) == marked
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_table_is_as_wide_as_the_terminal(width: int, tmp_path: Path) -> None:
+    """Many figures under long protocols and long names; every value is there once."""
+    figures = {f"recall_at_{k}": k / 100 for k in range(1, 13)}
+    runs = [made(tmp_path / ("a_long_name_of_a_run_" * 4) / str(number), epochs=number) for number in range(2)]
+    for run in runs:
+        judged(run, figures, "retrieval", data="content 0123456789abcdef0123456789abcdef", layer="embedding")
+        judged(run, {name: value + 0.5 for name, value in figures.items()}, "retrieval", same_camera="excluded")
+    console = Console(width=width, file=io.StringIO())
+    table = compare(runs)
+    for piece in terminal_tables(table, width):
+        console.print(piece)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= width
+    shown = re.findall(r"\b0\.\d{4}", text)
+    assert sorted(shown) == sorted(f"{value:.4f}" for row in table.rows for values in row.cells for value in values)
+    pieces = text.count("retrieval (")
+    assert f"retrieval (1 of {pieces})" in text
+    assert pieces == {80: 12, 160: 6}[width]  # of 24 figures 2 or 4 beside each other
