@@ -1,9 +1,8 @@
 """The commands `data` and `doctor`, which look and change nothing: their words, what they print, and how they end."""
 
-import sys
 from dataclasses import replace
 
-from selfsup.output import complain, print_figures
+from selfsup.output import complain, print_figures, read_by_people
 from selfsup.usage import first_word, flags_told, leading_words, only_help
 
 _DATA = "selfsup data PATH ... [--out FILE.html] [--strict] [flags]"
@@ -29,7 +28,7 @@ def look_at_data(arguments: list[str]) -> int:
     from selfsup.stages.surveying import run_survey
 
     told = run_survey(settings)
-    if not sys.stdout.isatty():
+    if not read_by_people():
         print_figures(told)
     return int(settings.strict and told["unreadable_images"] > 0)
 
@@ -43,6 +42,6 @@ def look_at_installation(arguments: list[str]) -> int:
     found = examined()
     for line in found.lines():
         complain(line)  # which needs no package
-    if not sys.stdout.isatty():
+    if not read_by_people():
         print_figures(found.figures())
     return int(bool(found.broken))
