@@ -162,13 +162,13 @@ def judged_soak(steps: int, read: list[Reading], epochs: int, forked: list[Readi
 
 
 def more_handles(readings: list[Reading]) -> int:
-    """File handles in the last third of the readings over those in the warm-up.
+    """File handles in the last third of the readings over those in the second half of the warm-up.
 
     The lowest of each count: a batch on its way from a worker holds files for a moment, more often on a busy machine,
     and a handle that leaks is held at every reading.
     """
-    earlier = readings[: len(readings) - len(after_warm_up(readings))]
-    later = readings[-len(readings) // 3 :]
+    warm = len(readings) - len(after_warm_up(readings))
+    earlier, later = readings[warm // 2 : warm], readings[-len(readings) // 3 :]
     return min(item.handles for item in later) - min(item.handles for item in earlier)
 
 

@@ -168,6 +168,8 @@ def test_a_leak_is_told_from_a_cache_that_fills_late() -> None:
     assert lasting.more_handles(readings) == 1
     on_their_way = [item._replace(handles=12 + 4 * (n % 3)) for n, item in enumerate(readings)]
     assert lasting.more_handles(on_their_way) == 0
+    begun = [item._replace(handles=8 if n == 0 else item.handles) for n, item in enumerate(on_their_way)]
+    assert lasting.more_handles(begun) == 0
     leaking = [item._replace(handles=item.handles + n // 5) for n, item in enumerate(on_their_way)]
     assert lasting.more_handles(leaking) > 20
 
