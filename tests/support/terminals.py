@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import io
 import os
 import re
 import struct
@@ -30,6 +29,9 @@ TERMINALS = {
     "dumb": Terminal(80, "dumb"),
     "piped": Terminal(piped=True),
 }
+
+
+_END = "\x00"  # which nothing else writes
 
 
 def shown(terminal: Terminal, *words: object) -> list[str]:
@@ -73,6 +75,9 @@ def _streams(terminal: Terminal) -> Iterator[list[str]]:
             output.console.cache_clear()
             with patch.dict(os.environ, place), patch.multiple(sys, stdout=stream, stderr=stream):
                 yield said
+            stream.write(_END)
+            stream.flush()
+            heard.join()  # before the terminal is closed, at which Linux may drop what has not been read
     finally:
         output.console.cache_clear()
         heard.join()
@@ -80,11 +85,12 @@ def _streams(terminal: Terminal) -> Iterator[list[str]]:
 
 
 def _all_of(reading: int) -> str:
-    found = io.BytesIO()
+    """All that comes before the end; where a test has failed, before the other side is closed."""
+    found = b""
     with contextlib.suppress(OSError):  # a pseudo-terminal that nobody writes to any more is an error on Linux
-        while part := os.read(reading, 65_536):
-            found.write(part)
-    return found.getvalue().decode()
+        while not found.endswith(_END.encode()) and (part := os.read(reading, 65_536)):
+            found += part
+    return found.decode().removesuffix(_END)
 
 
 def _screen(said: str) -> list[str]:
