@@ -96,3 +96,15 @@ def flags_told(usage: str, settings: Callable[[], Any], command: str) -> None:
     name = command.split()[1]
     print("\n".join([usage, *(f"  selfsup {name} {words}" for words in EXAMPLES.get(name, ())), ""]))
     parse(settings(), ["--help"], command)
+
+
+def named_images(arguments: list[str], what: str, usage: str) -> tuple[str, str, list[str], list[str]]:
+    """The words of a command on images: its first one, which is `what`; the recipe; the images; and the flags."""
+    from selfsup.config.flags import pop_flag
+
+    name, rest = first_word(arguments, what, usage)
+    recipe, rest = pop_flag(rest, "--recipe", "")
+    images, flags = leading_words(rest)
+    if not images:
+        raise ValueError(f"the images are missing; name them before the flags\nusage: {usage}")
+    return name, recipe, images, flags

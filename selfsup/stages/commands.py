@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfsup.output import message, print_figures
 from selfsup.stages.looking import look_at_data, look_at_installation
-from selfsup.usage import first_word, flags_told, leading_words
+from selfsup.usage import first_word, flags_told, leading_words, named_images
 
 if TYPE_CHECKING:
     from selfsup.stages.base import Evaluated
@@ -175,17 +175,13 @@ def _predict(arguments: list[str]) -> int:
     usage = (
         "selfsup predict CLASSIFIER IMAGES ... --out FILE.csv|.jsonl|.parquet [--bank PATH] [--recipe FILE.py] [flags]"
     )
-    from selfsup.config.flags import parse, pop_flag
+    from selfsup.config.flags import parse
     from selfsup.config.recipe_files import load_recipe
     from selfsup.stages.settings import HELP, Predict
 
     if arguments[:1] in (["-h"], ["--help"]):
         flags_told(f"{usage}\n\n{HELP['predict'].example}", Predict, "selfsup predict CLASSIFIER IMAGES ...")
-    name, rest = first_word(arguments, "the classifier", usage)
-    recipe, rest = pop_flag(rest, "--recipe", "")
-    images, flags = leading_words(rest)
-    if not images:
-        raise ValueError(f"the images are missing; name them before the flags\nusage: {usage}")
+    name, recipe, images, flags = named_images(arguments, "the classifier", usage)
     from selfsup.stages.predict import run_predict
 
     defines_classes = load_recipe(recipe) if recipe else None
@@ -196,18 +192,14 @@ def _predict(arguments: list[str]) -> int:
 
 def _search(arguments: list[str]) -> int:
     usage = "selfsup search RUN IMAGES ... [--data.root PATH] [--out FILE.html|.png|.jsonl] [--recipe FILE.py] [flags]"
-    from selfsup.config.flags import flags_in, parse, pop_flag, values_of
+    from selfsup.config.flags import flags_in, parse, values_of
     from selfsup.config.recipe_files import load_recipe
     from selfsup.stages.search_settings import Search
     from selfsup.stages.settings import HELP
 
     if arguments[:1] in (["-h"], ["--help"]):
         flags_told(f"{usage}\n\n{HELP['search'].example}", Search, "selfsup search RUN IMAGES ...")
-    name, rest = first_word(arguments, "the run folder or encoder file", usage)
-    recipe, rest = pop_flag(rest, "--recipe", "")
-    images, flags = leading_words(rest)
-    if not images:
-        raise ValueError(f"the images are missing; name them before the flags\nusage: {usage}")
+    name, recipe, images, flags = named_images(arguments, "the run folder or encoder file", usage)
     from selfsup.stages.base import data_of
     from selfsup.stages.run_data import beside_named_data
     from selfsup.stages.search import run_search

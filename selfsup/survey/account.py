@@ -9,8 +9,9 @@ import torch
 
 from selfsup.data.base import Source, TooManyUnreadable, check_unreadable
 from selfsup.data.layout import Split
+from selfsup.data.same_bytes import Contents, contents_numbered, contents_of
 from selfsup.survey.measures import all_measures
-from selfsup.survey.twins import Contents, Twins, alike_twins, contents_numbered, contents_of, equal_twins
+from selfsup.survey.twins import Twins, alike_twins, equal_twins
 
 Parts = dict[Split, Source]
 

@@ -1,18 +1,12 @@
 """Images that are there more than once: equal to the byte, or alike; those in both parts of the data are leaks."""
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from selfsup.data.base import Source
-from selfsup.data.content import image_content
-from selfsup.data.identity import image_digests
-from selfsup.data.looked import WHOLE
 from selfsup.survey.alike import alike
 
 SHOWN = 50  # groups and leaks that are kept
@@ -28,53 +22,6 @@ class Twins(NamedTuple):
     leaks: list[tuple[int, int]]  # the first of them, each with such a twin
     mislabelled: int  # groups whose images are of different classes
     uncompared: int = 0  # pairs that would have to be compared, and were too many
-
-
-class Contents(NamedTuple):
-    """What is in the files of N images, or in the pixels of arrays."""
-
-    bytes: np.ndarray  # (N,) int64, of files; -1 where there is none
-    digests: np.ndarray  # (N, 16) uint8, see `identity.image_digests`
-
-    @property
-    def known(self) -> np.ndarray:  # (N,) bool
-        """Where something is known without decoding."""
-        return np.asarray(self.digests.any(axis=1))
-
-
-def contents_of(sources: Sequence[Source], full: bool) -> Contents:
-    """Of all parts together; with `full` files are read that the list of files knows, too."""
-    found = [image_digests(source, full) for source in sources]
-    return Contents(np.concatenate([sizes for sizes, _ in found]), np.concatenate([digests for _, digests in found]))
-
-
-def contents_numbered(sources: Sequence[Source], contents: Contents) -> np.ndarray:
-    """(N,) int64: images of equal content have one number, that of the first of them; -1 where nothing is known.
-
-    Files above 64 KiB, of which digests know the beginning, the middle and the end, and arrays are compared whole.
-    """
-    numbers = np.where(contents.known, np.arange(len(contents.bytes)), -1)
-    columns = (*np.ascontiguousarray(contents.digests).view("<u8").T, contents.bytes.astype("<i8"))
-    order = np.lexsort(columns)  # stable, so that the first of equal ones comes first
-    differs = np.any([np.diff(column[order]) != 0 for column in columns], axis=0)
-    groups = np.concatenate([[0], np.cumsum(differs)])
-    starts = np.flatnonzero(np.concatenate([[True], differs]))
-    numbers[order] = np.where(contents.known[order], order[starts[groups]], -1)
-    sizes = np.bincount(groups)[groups]
-    rows = np.sort(order[(sizes > 1) & contents.known[order]])
-    firsts: dict[tuple[int, bytes], int] = {}
-    for row in rows[(contents.bytes[rows] > WHOLE) | (contents.bytes[rows] < 0)].tolist():
-        content = hashlib.sha256(_content(sources, row)).digest()
-        numbers[row] = firsts.setdefault((int(numbers[row]), content), row)
-    return numbers
-
-
-def _content(sources: Sequence[Source], row: int) -> bytes:
-    for source in sources:
-        if row < len(source):
-            return image_content(source, row)
-        row -= len(source)
-    raise IndexError(row)
 
 
 def equal_twins(numbers: np.ndarray, labels: np.ndarray, training: int) -> Twins:
