@@ -24,8 +24,7 @@ _U1, _U2, _U3 = (np.uint64(value) for value in (1, 2, 3))
 _0 = np.int64(0)
 
 
-# Of other files, as they were when this was compiled. As in `crop_loops`: numba compiles what a function finds in its own
-# file, so each file has to tell by itself.
+# As in `crop_loops`: numba compiles in what stands in a function's own file, so each file tells its constants itself.
 _COMPILED_IN = (*LUMA, BRIGHTNESS, CONTRAST, SATURATION, HUE, BLUR, FACTORS, GRAY, JITTER, MEAN, ORDER, SIGMA, SOLARIZE)
 CONSTANTS = tuple(map(float, _COMPILED_IN))  # of one type, which a loop over them needs
 

@@ -21,7 +21,8 @@ from selfsup.output import console, message, read_by_people
 from selfsup.stages.compare_page import compare_page
 from selfsup.stages.result_table import Column, Table, compare, described, mean_and_deviation
 from selfsup.stages.settings import Compare
-from selfsup.stages.terminal_table import cell, comparable, remarks, terminal_tables
+from selfsup.stages.table_cells import cell, comparable
+from selfsup.stages.terminal_table import remarks, terminal_tables
 from selfsup.storage import checkpoint
 from selfsup.storage.untrusted import as_cell, plain_name
 

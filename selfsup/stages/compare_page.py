@@ -1,9 +1,8 @@
 """Several runs on one page: their figures, their curves laid over each other, and the settings in which they differ."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from selfsup.report.charts import Bar, Series, bars
 from selfsup.report.curves import Curve, read_curves, thinned
@@ -13,10 +12,9 @@ from selfsup.report.page import Section, page
 from selfsup.report.plots import Plot, curve_plot
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.result_table import Column, Row, Table, mean_and_deviation
+from selfsup.stages.table_cells import best, better, cell, shared
 from selfsup.storage.untrusted import plain_name
 
-_HIGHER = re.compile(r"top\d+|accuracy|recall|precision|map|mrr|r@\d+|nmi|ari|purity|f1")
-_LOWER = re.compile(r"ece|loss|error|brier")
 # What is laid over each other, by its name in the log.
 _CURVES = {
     "loss": "Loss",
@@ -28,14 +26,6 @@ _CURVES = {
 _CHARTS = 12  # figures that are drawn as bars, at most
 _DIFFERENCES = 200  # settings that are told, at most
 _LONGEST = 40  # letters of a run's name in a drawing
-
-
-class _Cell(NamedTuple):
-    """A figure of a row."""
-
-    mean: float
-    deviation: float | None
-    values: int  # of so many
 
 
 def compare_page(table: Table) -> bytes:
@@ -67,10 +57,10 @@ def _side_by_side(figures: list[str]) -> str:
 
 def _figures(table: Table) -> str:
     """A table for each stage, with its footnotes, then bars."""
-    shared = [n for n in range(len(table.columns)) if len(_held(table, n)) >= min(2, len(table.rows))]
-    alone = [n for n in range(len(table.columns)) if n not in shared]
-    body = _tables(table, shared) or "<p>No two runs have a figure under the same protocol.</p>"
-    charts = [_chart(table, n) for n in shared if _share(table, n)][:_CHARTS]
+    kept = shared(table)
+    alone = [n for n in range(len(table.columns)) if n not in kept]
+    body = _tables(table, kept) or "<p>No two runs have a figure under the same protocol.</p>"
+    charts = [_chart(table, n) for n in kept if _share(table, n)][:_CHARTS]
     if len(table.rows) > 1:
         body += _side_by_side(charts)
     if alone:
@@ -94,11 +84,11 @@ def _stage(table: Table, name: str, numbers: list[int]) -> str:
         f"<th scope='col' class='number'>{text(column.short)}{_mark(mark, len(protocols))}{_told_apart(column)}</th>"
         for column, mark in zip(columns, marks, strict=True)
     )
-    best = {n: _best(table, n) for n in numbers}
+    marked = {n: best(table.columns[n], [row.cells[n] for row in table.rows]) for n in numbers}
     rows = [row for row in table.rows if any(row.cells[n] for n in numbers)]
     lines = "".join(
         f"<tr><th scope='row'>{text(row.name)}</th>"
-        + "".join(_cell(row, n, table.rows.index(row) in best[n]) for n in numbers)
+        + "".join(_cell(row, n, table.rows.index(row) in marked[n]) for n in numbers)
         + "</tr>"
         for row in rows
     )
@@ -122,56 +112,26 @@ def _told_apart(column: Column) -> str:
     return f"<span class='note'>{text(column.differing)}</span>" if column.differing else ""
 
 
-def _cell(row: Row, n: int, best: bool) -> str:
-    found = _summary(row.cells[n])
-    if found is None:
-        return "<td class='number'>–</td>"
-    words = _number(found.mean)
-    if found.deviation is not None:
-        words += f" ± {_number(found.deviation)}"
-    if found.values != len(row.runs):
-        words += f" (n = {found.values})"
-    if best:
-        return f"<td class='number'><strong>{text(words)}</strong><span class='screen-reader'> best</span></td>"
-    return f"<td class='number'>{text(words)}</td>"
+def _cell(row: Row, n: int, marked: bool) -> str:
+    words = text(cell(row.cells[n], len(row.runs)) or "–")
+    if marked:
+        words = f"<strong>{words}</strong><span class='screen-reader'> best</span>"
+    return f"<td class='number'>{words}</td>"
 
 
-def _number(value: float) -> str:
-    if abs(value) <= 1:
-        return f"{value:.4f}"
-    return f"{value:,.0f}" if value == round(value) else f"{value:,.2f}"
-
-
-def _summary(values: list[float]) -> _Cell | None:
-    return _Cell(*mean_and_deviation(values), len(values)) if values else None
-
-
-def _held(table: Table, n: int) -> dict[int, _Cell]:
-    """The figures that there are in a column, by their row."""
-    found = {place: _summary(row.cells[n]) for place, row in enumerate(table.rows)}
-    return {place: one for place, one in found.items() if one is not None}
-
-
-def _best(table: Table, n: int) -> set[int]:
-    """The rows with the best mean; none where it is not known which is better, or nothing is worse."""
-    name, held = table.columns[n].short.lower(), _held(table, n)
-    means = {place: one.mean for place, one in held.items()}
-    if len(set(means.values())) < 2 or not (_HIGHER.search(name) or _LOWER.search(name)):
-        return set()
-    best = (min if _LOWER.search(name) else max)(means.values())
-    return {place for place, mean in means.items() if mean == best}
+def _means(table: Table, n: int) -> dict[int, float]:
+    """Of each row that has values in a column."""
+    return {at: mean_and_deviation(row.cells[n])[0] for at, row in enumerate(table.rows) if row.cells[n]}
 
 
 def _share(table: Table, n: int) -> bool:
     """Whether a column is of shares of which more is better."""
-    name = table.columns[n].short.lower()
-    known = bool(_HIGHER.search(name)) and not _LOWER.search(name)
-    return known and all(0 <= one.mean <= 1 for one in _held(table, n).values())
+    return better(table.columns[n]) == "higher" and all(0 <= mean <= 1 for mean in _means(table, n).values())
 
 
 def _chart(table: Table, n: int) -> str:
     names, column = _names(table.rows), table.columns[n]
-    shares = [Bar(names[at], one.mean, SERIES[at % len(SERIES)]) for at, one in _held(table, n).items()]
+    shares = [Bar(names[at], mean, SERIES[at % len(SERIES)]) for at, mean in _means(table, n).items()]
     return figure(bars(shares, column.name), column.differing, column.protocol)
 
 

@@ -1,56 +1,18 @@
 """The table of `selfsup compare` on a terminal: as wide as that is, of what can be compared, the best marked."""
 
-import re
 import textwrap
 from collections.abc import Iterator
 
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from selfsup.stages.result_table import Column, Row, Table, mean_and_deviation
+from selfsup.stages.result_table import Column, Row, Table
+from selfsup.stages.table_cells import best, cell
 from selfsup.storage.untrusted import plain
 
 _HEADING = 22  # columns of the terminal that a heading takes at most, where its words allow it
 _LEAST = 12  # columns of the terminal for the names of runs
 _BEST = "*"
-# The ends of figures' names. Of others, such as the number of clusters, none is the best.
-_HIGHER = re.compile(r"(top\d|accuracy|recall_at_\d+|map|map_at_r|r_precision|nmi|ari|purity|cosine|agreement)$")
-_LOWER = re.compile(r"(^|_)ece$")
-
-
-def number(value: float) -> str:
-    """Four decimals of a share, two of a larger number."""
-    if abs(value) <= 1:
-        return f"{value:.4f}"
-    return f"{value:.0f}" if value == round(value) else f"{value:.2f}"
-
-
-def cell(values: list[float], runs: int = 1) -> str:
-    """Mean, and standard deviation of several values; with their number where it is not that of the runs."""
-    if not values:
-        return ""
-    mean, deviation = mean_and_deviation(values)
-    text = number(mean) if deviation is None else f"{number(mean)} ± {number(deviation)}"
-    return text if len(values) == runs else f"{text} (n = {len(values)})"
-
-
-def comparable(table: Table) -> Table:
-    """Of the columns those that two runs have; of a single run all."""
-    least = min(2, sum(len(row.runs) for row in table.rows))
-    kept = [n for n in range(len(table.columns)) if sum(len(row.cells[n]) for row in table.rows) >= least]
-    rows = [row._replace(cells=[row.cells[n] for n in kept]) for row in table.rows]
-    return table._replace(columns=[table.columns[n] for n in kept], rows=rows)
-
-
-def best(column: Column, cells: list[list[float]]) -> set[int]:
-    """The rows with the best mean of a column; none where all are alike, or no end of it is better."""
-    means = {row: mean_and_deviation(values)[0] for row, values in enumerate(cells) if values}
-    lower = bool(_LOWER.search(column.figure))
-    known = lower or (bool(_HIGHER.search(column.figure)) and not column.figure.startswith("teacher"))
-    if len(set(means.values())) < 2 or not known:
-        return set()
-    mark = min(means.values()) if lower else max(means.values())
-    return {row for row, mean in means.items() if mean == mark}
 
 
 def terminal_tables(table: Table, width: int) -> Iterator[RichTable]:

@@ -20,7 +20,8 @@ from selfsup.stages.base import Result, keep
 from selfsup.stages.compare import _FORMS, run_compare
 from selfsup.stages.result_table import Column, compare, identity
 from selfsup.stages.settings import COMPARISONS, Compare
-from selfsup.stages.terminal_table import best, cell, comparable, terminal_tables
+from selfsup.stages.table_cells import best, cell, comparable
+from selfsup.stages.terminal_table import terminal_tables
 
 KNN = {"k": 200, "temperature": 0.1, "layer": "backbone"}
 
