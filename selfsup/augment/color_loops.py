@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from selfsup.augment.color import LUMA
-from selfsup.augment.crop_loops import inlined, kept
+from selfsup.augment.kept import inlined, kept
 from selfsup.augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION
 from selfsup.augment.table import BLUR, FACTORS, GRAY, JITTER, MEAN, ORDER, SIGMA, SOLARIZE
 

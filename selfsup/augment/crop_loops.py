@@ -12,11 +12,10 @@ when this file changes, or when the numbers of other files that are compiled in 
 # Types are inferred by numba, which has none of its own.
 
 import math
-from pickle import UnpicklingError
 
 import numpy as np
-from numba import njit
 
+from selfsup.augment.kept import inlined, kept
 from selfsup.augment.table import DOWN, FIRST, FLIP, LAST, LENGTH, RIGHT, START
 
 ROWS = 32  # that are made together
@@ -24,23 +23,6 @@ ROWS = 32  # that are made together
 _ZERO, _ONE, _LEVEL, _INFINITY = (np.float32(value) for value in (0, 1, 1 / 255, math.inf))
 _U1, _U2, _U3, _U4 = (np.uint64(value) for value in (1, 2, 3, 4))
 _0, _1 = np.int64(0), np.int64(1)  # as arguments: for 0 and 1 written out functions would be compiled once more
-
-inlined = njit(nogil=True, error_model="numpy")  # a part of what calls it
-
-
-def kept(signature):
-    """A decorator: compiled for these types as the module is imported, or read from disk, where it is kept.
-
-    Where no folder for it can be written, or what lies there is damaged, it is compiled each time.
-    """
-
-    def decorate(function):
-        try:
-            return njit(signature, cache=True, nogil=True, error_model="numpy")(function)
-        except (RuntimeError, OSError, EOFError, UnpicklingError):
-            return njit(signature, nogil=True, error_model="numpy")(function)
-
-    return decorate
 
 
 # Of other files, as they were when this was compiled.

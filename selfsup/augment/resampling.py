@@ -6,12 +6,11 @@ columns are added. No product and sum are rounded together, so every processor m
 """
 
 import math
-from collections.abc import Callable
-from pickle import UnpicklingError
-from typing import Any, TypeVar, cast
 
 import numpy as np
-from numba import njit, types
+from numba import types
+
+from selfsup.augment.kept import kept
 
 _BITS = 22  # of a weight after the point, as Pillow has them: 32 less 8 of the pixel and 2 for what overshoots
 
@@ -23,22 +22,6 @@ _FIRST, _COUNT, _TABLE = (
     types.Array(types.int64, 1, "C"),
     types.Array(types.int32, 2, "C"),
 )
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def _kept(*arguments: Any) -> Callable[[Function], Function]:
-    """A decorator: compiled for these types; each time anew where nothing can be kept on the disk, or is damaged."""
-
-    def decorate(function: Function) -> Function:
-        signature = types.void(*arguments)
-        try:
-            made: Any = njit(signature, cache=True, nogil=True, error_model="numpy")(function)
-        except (RuntimeError, OSError, EOFError, UnpicklingError):
-            made = njit(signature, nogil=True, error_model="numpy")(function)
-        return cast(Function, made)
-
-    return decorate
 
 
 class _Axis:
@@ -99,7 +82,7 @@ def _turned(lines: np.ndarray) -> np.ndarray:
     return words.view(np.uint8)
 
 
-@_kept(types.int64, types.float64, types.float64, types.boolean, _FIRST, _COUNT, _TABLE)
+@kept(types.void(types.int64, types.float64, types.float64, types.boolean, _FIRST, _COUNT, _TABLE))
 def _weigh(
     extent: int, start: float, length: float, cubic: bool, first: np.ndarray, count: np.ndarray, table: np.ndarray
 ) -> None:
@@ -128,7 +111,7 @@ def _weigh(
         first[new], count[new] = low, taps
 
 
-@_kept(_PIXELS, types.Array(types.uint64, 2, "C"))
+@kept(types.void(_PIXELS, types.Array(types.uint64, 2, "C")))
 def _turn(lines: np.ndarray, words: np.ndarray) -> None:
     # Eight pixels at once become one word of 64 bits, whose lowest byte is the first one in memory.
     last = len(lines) - 1
@@ -140,7 +123,7 @@ def _turn(lines: np.ndarray, words: np.ndarray) -> None:
             words[column, block] = word
 
 
-@_kept(_PIXELS, types.int64, _FIRST, _COUNT, _TABLE, _PIXELS)
+@kept(types.void(_PIXELS, types.int64, _FIRST, _COUNT, _TABLE, _PIXELS))
 def _add(
     lines: np.ndarray, step: int, first: np.ndarray, count: np.ndarray, table: np.ndarray, made: np.ndarray
 ) -> None:
@@ -181,7 +164,7 @@ def sample_box(
     _sample(flat, left * channels, rows, row_weights, (columns - left) * channels, column_weights, block, made)
 
 
-@_kept(_READ, types.int64, _PLACES, _WEIGHTS, _PLACES, _WEIGHTS, types.Array(types.float32, 2, "C"), _MADE)
+@kept(types.void(_READ, types.int64, _PLACES, _WEIGHTS, _PLACES, _WEIGHTS, types.Array(types.float32, 2, "C"), _MADE))
 def _sample(
     flat: np.ndarray,
     left: int,
