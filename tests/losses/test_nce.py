@@ -112,3 +112,12 @@ def test_softmax_over_bank_is_the_cross_entropy():
     assert (
         softmax_over_bank(torch.ones(6, 4), torch.ones(50, 4), targets)[1] == 0
     )  # a tie, as of a collapsed encoder, is no hit
+
+
+def test_the_bank_is_constant_in_its_softmax():
+    """The method writes it; a gradient would be a second way to change it."""
+    features, bank, _ = problem(torch.float64)
+    bank.requires_grad_()
+    softmax_over_bank(10 * features, bank, torch.tensor([3, 1, 49, 0, 7, 20]))[0].backward()
+    assert features.grad.abs().sum() > 0
+    assert bank.grad is None
