@@ -14,6 +14,7 @@ import functools
 import http.server
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -61,7 +62,7 @@ def main() -> int:
 def build(out: Path) -> list[str]:
     """Build the site; what is wrong with it."""
     begin = time.monotonic()
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(out)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     )
@@ -75,9 +76,9 @@ def build(out: Path) -> list[str]:
 def faults_of_page(page: Path, site: Path) -> list[str]:
     """What a built page asks of elsewhere, and where it names a place of this machine."""
     text, name = page.read_text(), page.relative_to(site)
-    asked = [found[0] for tag in _LOADING.finditer(text) if (found := _ASKED.search(tag[0]))]
-    found = [f"{name} asks for something from elsewhere: {what}" for what in asked]
-    return found + ([f"{name} names {ROOT}"] if str(ROOT) in text else [])
+    asked = [what[0] for tag in _LOADING.finditer(text) if (what := _ASKED.search(tag[0]))]
+    wrong = [f"{name} asks for something from elsewhere: {what}" for what in asked]
+    return wrong + ([f"{name} names {ROOT}"] if str(ROOT) in text else [])
 
 
 def serve(site: Path) -> None:
@@ -124,23 +125,10 @@ def script(page: Path) -> str:
 
 def follow_notebook(notebook: Path) -> int:
     """Run all cells in a kernel; the exit code."""
-    import nbformat
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
-
     with tempfile.TemporaryDirectory() as folder:
-        client = NotebookClient(
-            nbformat.read(notebook, as_version=4),
-            timeout=600,
-            kernel_name="python3",
-            resources={"metadata": {"path": folder}},
-        )
-        try:
-            client.execute()
-        except CellExecutionError as error:
-            message(str(error))
-            return 1
-    return 0
+        copy = shutil.copy(notebook, folder)
+        command = [sys.executable, "-m", "nbclient.cli", "--timeout=600", copy]
+        return subprocess.run(command, cwd=folder, env=_environment(Path(folder))).returncode
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -66,7 +66,7 @@ def expanded(nav: list[Any], pages: list[str]) -> list[Any]:
 
 def named_pages(nav: list[Any]) -> list[str]:
     """Every page that a navigation leads to."""
-    found = []
+    found: list[str] = []
     for entry in nav:
         inner = next(iter(entry.values())) if isinstance(entry, dict) else entry
         found += named_pages(inner) if isinstance(inner, list) else [inner]
@@ -156,7 +156,9 @@ def _public_names() -> str:
         module, told = defined(selfsup._NAMES[name], name)
         page = places.get(module) or places[f"{module}.{name}"]
         rows.append(f"| [`selfsup.{name}`]({page}.md#selfsup.{module}.{name}) | {told} |")
-    head = "# Reference\n\nWhat `import selfsup` offers. Nothing is imported before it is used.\n\n| name | |\n|---|---|\n"
+    head = (
+        "# Reference\n\nWhat `import selfsup` offers. Nothing is imported before it is used.\n\n| name | |\n|---|---|\n"
+    )
     return head + "\n".join(rows) + "\n"
 
 

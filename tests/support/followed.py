@@ -51,9 +51,11 @@ def _command(words: list[str], page: Path, block: Block, monkeypatch: pytest.Mon
         monkeypatch.setattr(sys, "argv", words[1:])
         runpy.run_path(words[1], run_name="__main__")
     elif words[0] == "selfsup":
+        code: object = 0
         try:
             cli.main()
         except SystemExit as end:
-            assert not end.code, place
+            code = end.code
+        assert not code, place
     else:
         raise AssertionError(f"{place}: only selfsup and python are carried out")

@@ -13,7 +13,7 @@ from tests.support.places import ROOT
 from tools.docs import FOLLOWED, faults_of_page, reproducing
 from tools.documents import Block, Link, anchor, anchors, blocks, elsewhere, faults, links, pages, with_table
 
-# Blocks of Python by a word in each, and the test that runs it. Pages that are followed from top to bottom are not here.
+# Blocks of Python by a word in each, and the test that runs it; those of FOLLOWED pages are run by test_follow.py.
 RUN_BY = {
     "README.md": {
         "recipe = Run(": "tests/whole/test_public.py::test_the_recipe_of_the_readme_is_one",
@@ -30,7 +30,7 @@ RUN_BY = {
         "class Plain": "tests/whole/test_public.py::test_the_encoders_of_the_documents_are_some",
     },
     "docs/export.md": {
-        "onnxruntime.InferenceSession": "tests/tools/test_journey.py::test_all_commands_lead_to_a_program_that_decides_alike",
+        "InferenceSession": "tests/tools/test_journey.py::test_all_commands_lead_to_a_program_that_decides_alike",
         "FORMAT = Format": "tests/whole/test_public.py::test_layouts_and_formats_of_the_documents_can_be_made",
     },
     "docs/library.md": {
@@ -57,7 +57,8 @@ def test_what_leads_nowhere_is_found(tmp_path: Path) -> None:
         (tmp_path / name).write_text("# x\n")
     (tmp_path / "README.md").write_text("# A `b` c\n\n[x](docs/one.md#there) [y](#a-b-c) ![z](docs/none.svg)\n")
     (docs / "one.md").write_text(
-        "# There\n\n[up](../README.md#no) [out](../../x) `[code](nowhere.md)`\n\ntext:\n- a\n\n```\n[x](nowhere.md)\n```\n"
+        "# There\n\n[up](../README.md#no) [out](../../x) `[code](nowhere.md)`\n\ntext:\n- a\n\n"
+        "```\n[x](nowhere.md)\n```\n"
         "[split\nlink](gone.md) <https://example.org/a> [far](https://example.org/b)\n"
     )
     assert faults(tmp_path) == [
@@ -96,7 +97,7 @@ def test_every_block_of_python_is_run_by_a_test() -> None:
 
 
 def test_names_of_the_library_that_documents_mention_are_there() -> None:
-    modules = {path.stem for path in (ROOT / "selfsup").iterdir()}
+    modules = {path.stem for path in (ROOT / "selfsup").iterdir()} | {"recipes"}
     for page in pages(ROOT):
         for name in set(re.findall(r"\bselfsup\.([A-Za-z_]\w*)(?!\w*[/-])", page.read_text())):
             assert name in selfsup.__all__ or name in modules, f"{page.name}: selfsup.{name}"

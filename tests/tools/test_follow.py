@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import matplotlib
@@ -16,18 +17,32 @@ from tools.documents import Block
 DOCS = ROOT / "docs"
 
 
+# What makes the tutorial shorter: its commands stay as they are but for these words.
+SHORTER = {"--epochs 20": "--epochs 2", "report runs/photos": "report runs/photos --tsne 0 --images 100"}
+
+
 def test_the_tutorial_leads_from_photographs_to_a_search_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert follow(DOCS / "tutorial.md", tmp_path, monkeypatch) >= 9
+    """Every command, with fewer epochs; `python -m tools.docs --follow` carries it out as it stands."""
+    page = tmp_path / "tutorial.md"
+    text = (DOCS / "tutorial.md").read_text()
+    for words, shorter in SHORTER.items():
+        assert words in text
+        text = text.replace(words, shorter)
+    page.write_text(text)
+    assert follow(page, tmp_path, monkeypatch) >= 9
     out, told = capsys.readouterr()
-    assert "photos/disc/broken.jpg" in told
+    assert "2 images in 1 group look alike" in told
+    assert "photos/checks/broken.jpg: it is cut short" in told
     lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    judged = next(line for line in lines if "knn_top1" in line and "k" in line.get("protocol", line))
-    report = json.loads((tmp_path / "runs" / "photos" / "results" / "knn.json").read_text())
-    assert report, judged
-    pairs = list(csv.DictReader((tmp_path / "duplicates.csv").open()))
-    assert {"disc/0000.jpg", "disc/copy_of_0000.jpg"} <= {row["path"].removeprefix("photos/") for row in pairs}
+    assert [line["knn_top1"] for line in lines if "knn_top1" in line]
+    rows = list(csv.DictReader((tmp_path / "duplicates.csv").read_text().splitlines()))
+    group = {row["group"] for row in rows if row["path"].endswith(("checks/0000.jpg", "copy_of_0000.jpg"))}
+    assert len(group) == 1
+    found = [line for line in out.splitlines() if re.match(r"\d\.\d{3} photos", line)]
+    assert len(found) == 5
+    assert found[0].startswith("1.000 ")
     for written in ("photos.html", "found.html", "keep.txt", "photos.pt2", "runs/photos/report.html"):
         assert (tmp_path / written).stat().st_size > 1000, written
 
@@ -58,12 +73,12 @@ def test_the_notebook_runs_from_top_to_bottom(
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert not any(cell.get("outputs") for cell in notebook["cells"]), "strip the outputs before it is committed"
     text = "\n".join(cells)
-    assert "epochs=10" in text
-    exec(compile(text.replace("epochs=10", "epochs=3"), "first_look.ipynb", "exec"), {"__name__": "__main__"})
+    assert "epochs=16" in text
+    exec(compile(text.replace("epochs=16", "epochs=3"), "first_look.ipynb", "exec"), {"__name__": "__main__"})
     plt.close("all")
     told = capsys.readouterr().out
     figures = {line.rsplit(maxsplit=1)[0].strip(): float(line.split()[-1]) for line in told.splitlines()[-3:]}
-    assert figures["trained"] > figures["untrained"]
+    assert figures["trained"] > figures["raw pixels"] + 0.2  # 0.6 and 0.2; the untrained encoder has 0.5
 
 
 def test_a_page_becomes_a_script(tmp_path: Path) -> None:
