@@ -127,7 +127,7 @@ def follow_notebook(notebook: Path) -> int:
     """Run all cells in a kernel; the exit code."""
     with tempfile.TemporaryDirectory() as folder:
         copy = shutil.copy(notebook, folder)
-        command = [sys.executable, "-m", "nbclient.cli", "--timeout=600", copy]
+        command = [sys.executable, "-c", "from nbclient.cli import main; main()", "--timeout=600", copy]
         return subprocess.run(command, cwd=folder, env=_environment(Path(folder))).returncode
 
 
@@ -160,12 +160,12 @@ def reproducing() -> str:
     parts = []
     for name in published():
         found = read_record(name)
-        time_ = found.time or "time not measured"
+        hardware = "one process; no hardware is named" if found.hardware.startswith("not said") else found.hardware
         departures = re.search(r"Departures?\b.*", found.more)
         measured = ", ".join(f"[{Path(place).stem}]({place.removeprefix('docs/')})" for place in found.measured)
         rows = [
             f"- Expected: {found.expected or 'nothing is written down'}",
-            f"- Needs: {found.hardware}; {time_}.",
+            f"- Needs: {hardware}. Time: {found.time or 'not measured'}.",
             f"- Measured here: {measured or 'not yet'}.",
             *([f"- {departures[0]}"] if departures else []),
         ]

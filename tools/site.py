@@ -155,10 +155,9 @@ def _public_names() -> str:
     for name in sorted(selfsup._NAMES, key=str.lower):
         module, told = defined(selfsup._NAMES[name], name)
         page = places.get(module) or places[f"{module}.{name}"]
-        rows.append(f"| [`selfsup.{name}`]({page}.md#selfsup.{module}.{name}) | {told} |")
-    head = (
-        "# Reference\n\nWhat `import selfsup` offers. Nothing is imported before it is used.\n\n| name | |\n|---|---|\n"
-    )
+        rows.append(f"| [`{name}`]({page}.md#selfsup.{module}.{name}) | {told} |")
+    head = "# Reference\n\nWhat `import selfsup` offers, such as `selfsup.load`. Nothing is imported before it is used.\n\n"
+    head += "| name | |\n|---|---|\n"
     return head + "\n".join(rows) + "\n"
 
 

@@ -12,6 +12,7 @@ from selfsup.config.recipe_files import load_recipe, recipe_names, recipes_folde
 # Sentences that tell what came of it, or that nothing has yet.
 _EXPECTED = re.compile(r"Published|\bkNN\b|linear probe|Recall@1|[Nn]ot run|docs/results|to be measured")
 _TIME = re.compile(r"(about )?\d+ (minutes|hours|days)\b|minutes instead of days")
+_FOLLOWS = re.compile(r"[Pp]ublished|the authors' CIFAR demo")
 _OWN = "Not a published setting"  # begins that sentence of the others
 _PROCESSES = re.compile(r"--num_processes (\d+)")
 _PARTS = ("method", "encoder", "data", "sampling", "optimizer", "schedule")  # of a Run, whose classes tell most
@@ -59,7 +60,7 @@ def read_record(name: str) -> Record:
 def published() -> list[str]:
     """The shipped recipes that follow a paper or its code."""
     texts = {name: " ".join(_docstring(name).split()) for name in recipe_names()}
-    return [name for name, text in texts.items() if re.search(r"[Pp]ublished", text) and _OWN not in text]
+    return [name for name, text in texts.items() if _FOLLOWS.search(text) and _OWN not in text]
 
 
 def record(name: str, width: int = 100) -> list[str]:
