@@ -156,8 +156,8 @@ def _public_names() -> str:
         module, told = defined(selfsup._NAMES[name], name)
         page = places.get(module) or places[f"{module}.{name}"]
         rows.append(f"| [`{name}`]({page}.md#selfsup.{module}.{name}) | {told} |")
-    head = "# Reference\n\nWhat `import selfsup` offers, such as `selfsup.load`. Nothing is imported before it is used.\n\n"
-    head += "| name | |\n|---|---|\n"
+    told = "What `import selfsup` offers, such as `selfsup.load`. Nothing is imported before it is used."
+    head = f"# Reference\n\n{told}\n\n| name | |\n|---|---|\n"
     return head + "\n".join(rows) + "\n"
 
 

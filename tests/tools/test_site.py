@@ -6,11 +6,13 @@ import pytest
 
 pytest.importorskip("mkdocs")
 
+import griffe
 import yaml
 
 import selfsup
 from tests.support.places import ROOT
 from tools import site
+from tools.field_comments import FieldComments, comment
 
 
 def navigation() -> list[object]:
@@ -67,6 +69,23 @@ def test_formulas_become_mathml() -> None:
     assert found.count("<math") == 2
     assert "<mfrac>" in found
     assert "&#x0003C;" in found  # <
+
+
+def test_comments_on_fields_are_documentation() -> None:
+    lines = ["# no", "", "# One", "# two.", "a: int = 1  # three # four", "b: str = ''", 'c: str = "#"  # five']
+    assert comment(lines, 5, 5) == "One two. three # four"
+    assert comment(lines, 6, 6) == ""
+    assert comment(lines, 7, 7) == "five"
+    package = griffe.load(
+        "selfsup.methods.moco",
+        search_paths=[ROOT],
+        extensions=griffe.load_extensions(FieldComments),
+        allow_inspection=False,
+    )
+    config = package["MoCo.Config"]
+    assert config.docstring.value == "Settings of `MoCo`."
+    assert config["queue_size"].docstring.value == "K, number of older keys; 0, with batch_negatives: none"
+    assert config["batch_norm"].docstring.value.startswith("A key that shares batch norm with its query")
 
 
 def test_a_notebook_is_a_page(tmp_path: Path) -> None:
