@@ -9,6 +9,7 @@ import selfsup
 from selfsup.config.flags import flag_names
 from selfsup.config.recipe_files import load_recipe, recipe_names
 from selfsup.config.recipe_record import published
+from selfsup.usage import USAGE
 from tests.support.places import ROOT
 from tools.docs import FOLLOWED, faults_of_page, reproducing
 from tools.documents import Block, Link, anchor, anchors, blocks, elsewhere, faults, links, pages, with_table
@@ -103,17 +104,40 @@ def test_names_of_the_library_that_documents_mention_are_there() -> None:
             assert name in selfsup.__all__ or name in modules, f"{page.name}: selfsup.{name}"
 
 
+def known_flags() -> set[str]:
+    """Of all recipes, and those that stand in the documents below of other commands."""
+    known = {flag for name in recipe_names() for flag in flag_names(load_recipe(name))}
+    return {f"--{flag.lstrip('-').replace('_', '-')}" for flag in known} | {
+        *("--size", "--layer", "--protocol", "--out", "--lr", "--data", "--help", "--for"),
+        *("--k", "--similarity", "--keep", "--to", "--preprocessing"),
+        *("--labelled.per-class", "--labelled.fraction", "--labelled.shares", "--temperature", "--write"),
+    }
+
+
 def test_flags_in_the_place_of_those_of_others_are_there() -> None:
     """docs/coming_from.md: what stands in the column of selfsup."""
-    known = {flag for name in recipe_names() for flag in flag_names(load_recipe(name))}
-    known = {f"--{flag.lstrip('-').replace('_', '-')}" for flag in known}
-    known |= {"--size", "--layer", "--protocol", "--out"}
     told = set()
     for line in (ROOT / "docs" / "coming_from.md").read_text().splitlines():
         if line.startswith("| "):
             told |= set(re.findall(r"(--[a-z][\w.-]*)", line.split(" | ")[1]))
     assert len(told) > 30
-    assert not told - known
+    assert not told - known_flags()
+
+
+@pytest.mark.parametrize("page", ["collapse.md", "tutorial.md", "reproducing.md", "index.md"])
+def test_flags_of_a_page_are_there(page: str) -> None:
+    text = re.sub(r"accelerate launch --\w+", "", (ROOT / "docs" / page).read_text())
+    assert not set(re.findall(r"(?<![\w-])(--[a-z][\w.-]*\w)", text)) - known_flags()
+
+
+def test_commands_and_recipes_that_documents_name_are_there() -> None:
+    commands = set(re.findall(r"^  selfsup (\w+)", USAGE, flags=re.MULTILINE))
+    recipes = {*recipe_names(), "RECIPE", "my_recipe", "recipe", "dcl_cifar10_cpu"}
+    for page in pages(ROOT):
+        text = page.read_text()
+        named = set(re.findall(r"(?:`|^    |^)selfsup ([a-z]+)\b", text, flags=re.MULTILINE))
+        assert not named - commands, page.name
+        assert not set(re.findall(r"selfsup pretrain (\w+)", text)) - recipes, page.name
 
 
 def test_layouts_that_are_named_are_there() -> None:
