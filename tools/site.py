@@ -79,8 +79,9 @@ def generated() -> dict[str, str]:
     pages = {page: _for_site(text, at_root=True) for page, text in pages.items()}
     if (notebook := ROOT / "docs" / f"{NOTEBOOK}.ipynb").is_file():
         pages[f"{NOTEBOOK}.md"] = notebook_page(notebook)
-    pages["reference/index.md"] = _public_names()
-    for name, (title, wanted) in REFERENCE.items():
+    groups = reference()
+    pages["reference/index.md"] = _public_names(groups)
+    for name, (title, wanted) in groups.items():
         entries = [f"::: selfsup.{module}\n" for part in wanted for module in modules(part)]
         pages[f"reference/{name}.md"] = "\n".join([f"# {title}\n", *entries])
     return pages
@@ -148,9 +149,17 @@ def _for_site(text: str, at_root: bool, up: str = "") -> str:
     return re.sub(r"\[([^\]]*)\]\(((?!https?:)[^)#\s]+)(#[^)\s]*)?\)", moved, text)
 
 
-def _public_names() -> str:
+def reference() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """REFERENCE, and a page for the public names that have no place there."""
+    placed = {module for _, wanted in REFERENCE.values() for part in wanted for module in modules(part)}
+    written = [(defined(module, name)[0], name) for name, module in sorted(selfsup._NAMES.items())]
+    rest = tuple(f"{module}.{name}" for module, name in written if not {module, f"{module}.{name}"} & placed)
+    return REFERENCE | ({"more": ("More", rest)} if rest else {})
+
+
+def _public_names(groups: dict[str, tuple[str, tuple[str, ...]]]) -> str:
     """The page of `import selfsup`: every name, what it is, and where it is explained."""
-    places = {module: page for page, (_, wanted) in REFERENCE.items() for part in wanted for module in modules(part)}
+    places = {module: page for page, (_, wanted) in groups.items() for part in wanted for module in modules(part)}
     rows = []
     for name in sorted(selfsup._NAMES, key=str.lower):
         module, told = defined(selfsup._NAMES[name], name)

@@ -46,6 +46,14 @@ def test_the_reference_explains_every_public_name() -> None:
                 assert path.is_file() or (path.parent.with_suffix(".py")).is_file(), (name, module)
 
 
+def test_a_public_name_without_a_place_stands_on_a_page_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert site.reference() == site.REFERENCE
+    monkeypatch.setattr(site, "REFERENCE", {"losses": ("Losses", ("losses",))})
+    assert "search.index.Index" in site.reference()["more"][1]
+    assert not [name for name in site.reference()["more"][1] if name.startswith("losses.")]
+    assert "(more.md#selfsup.search.index.Index)" in site.generated()["reference/index.md"]
+
+
 def test_links_hold_within_the_site() -> None:
     at_root = (
         "[a](docs/data.md#x) [b](CHANGELOG.md) [c](recipes/) [d](https://e.org) [e](#own) [f](docs/benchmarks/cpu.md)"
