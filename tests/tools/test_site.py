@@ -47,7 +47,7 @@ def test_the_reference_explains_every_public_name() -> None:
 
 
 def test_a_public_name_without_a_place_stands_on_a_page_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert site.reference() == site.REFERENCE
+    assert site.reference().items() >= site.REFERENCE.items()
     monkeypatch.setattr(site, "REFERENCE", {"losses": ("Losses", ("losses",))})
     assert "search.index.Index" in site.reference()["more"][1]
     assert not [name for name in site.reference()["more"][1] if name.startswith("losses.")]
