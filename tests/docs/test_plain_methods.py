@@ -220,8 +220,9 @@ TWINS = [
     ),
     Twin(
         name="spcl",
-        config=SpCL.Config(k1=10, k2=3, min_samples=3),
-        build=lambda file, toy: file.SpCL(toy, 16, IMAGES, k1=10, k2=3, min_samples=3),
+        # With these neighbourhoods images are set apart by independence, and others by compactness.
+        config=SpCL.Config(k1=8, k2=2, min_samples=3),
+        build=lambda file, toy: file.SpCL(toy, 16, IMAGES, k1=8, k2=2, min_samples=3),
         step=spcl_step,
         parts={"encoder": "encoder", "neck": "neck", "memory.features": "memory", "threshold": "threshold"},
         views=1,

@@ -29,39 +29,32 @@ class XBM(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         z = F.normalize(self.head(self.encoder(images)))  # (B, D), unit rows
-        own = torch.eye(len(z), dtype=torch.bool, device=z.device)
-        loss = pair_loss(z, labels, z, labels, own, self.margin)
+        loss = pair_loss(z, labels, z, labels, self.margin)
         if self.steps < self.memory_start:
             return loss
         # The memory holds the batch, too: a constant that is written before it is read, as published.
-        rows = self.remember(z.detach(), labels)
+        self.remember(z.detach(), labels)
         used = int(self.filled)
-        own = rows[:, None] == torch.arange(used, device=z.device)  # (B, used)
-        remembered = pair_loss(z, labels, self.memory[:used].clone(), self.classes[:used], own, self.margin)
+        remembered = pair_loss(z, labels, self.memory[:used].clone(), self.classes[:used], self.margin)
         return loss + self.memory_weight * remembered
 
     @torch.no_grad()
-    def remember(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Write over the oldest rows: (B,) the rows that were written."""
+    def remember(self, z: Tensor, labels: Tensor) -> None:
+        """Write over the oldest rows."""
         rows = (self.pointer + torch.arange(len(z), device=z.device)) % len(self.memory)
         self.memory[rows], self.classes[rows] = z, labels
         self.pointer.add_(len(z)).remainder_(len(self.memory))
         self.filled.add_(len(z)).clamp_(max=len(self.memory))
-        return rows
 
 
-def pair_loss(
-    anchors: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor, own: Tensor, margin: float
-) -> Tensor:
+def pair_loss(anchors: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor, margin: float) -> Tensor:
     """1 - s of positive pairs and s of negative pairs above the margin, summed, over the number of anchors.
 
-    anchors (B, D), references (M, D), own (B, M): where the reference is the anchor itself.
+    anchors (B, D), references (M, D). An anchor and itself have s = 1 and add nothing.
     """
     s = anchors @ references.T  # (B, M)
     same = labels[:, None] == reference_labels
-    pull = ((1 - s) * (same & ~own)).sum()
-    push = (s * (~same & (s > margin))).sum()
-    return (pull + push) / len(anchors)
+    return ((1 - s) * same + s * (~same & (s > margin))).sum() / len(anchors)
 
 
 def train_step(model: XBM, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> float:
