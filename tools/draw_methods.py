@@ -21,7 +21,7 @@ from tools.method_flows import FLOWS, Arrow, Box, Flow
 
 _COLUMN, _ROW, _EDGE = 142, 90, 14  # distances of centres; the margin
 _WIDTH, _HEIGHT = 104, 58  # of a box in one row
-_LINE, _INK, _PAPER = "#768390", "#1c2024", "#eef1f4"
+_LINE, _INK, _PAPER, _STOP = "#768390", "#1c2024", "#eef1f4", "#d64545"
 _NARROW, _WIDE = frozenset(" ,.'fijlrtI1"), frozenset("mwMW")  # letters
 _FONT = "font-family=\"system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif\""
 # Ground and frame of a box by what it is, and what the legend calls it.
@@ -123,7 +123,7 @@ def _arrow(arrow: Arrow, places: dict[str, _Place]) -> tuple[str, str]:
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
     if arrow.stopped:  # two strokes across the line
         shape += "".join(
-            f'<path d="M{x + at - 3:g} {y + 7:g}L{x + at + 3:g} {y - 7:g}" stroke="#c0392b" stroke-width="2"/>'
+            f'<path d="M{x + at - 3:g} {y + 7:g}L{x + at + 3:g} {y - 7:g}" stroke="{_STOP}" stroke-width="2"/>'
             for at in (-3, 3)
         )
     return shape, _label(x, y, arrow.label) if arrow.label else ""
@@ -177,7 +177,7 @@ def _legend(flow: Flow, top: float, width: float) -> tuple[list[str], float]:
                 f'<path d="M{x:g} {y:g}h18" stroke="{_LINE}" stroke-width="1.6" stroke-dasharray="{_DASHED["write"]}"/>'
             )
         else:
-            shapes += [f'<path d="M{x + at:g} {y + 6:g}l6 -12" stroke="#c0392b" stroke-width="2"/>' for at in (3, 9)]
+            shapes += [f'<path d="M{x + at:g} {y + 6:g}l6 -12" stroke="{_STOP}" stroke-width="2"/>' for at in (3, 9)]
         shapes.append(_label(x + 22 + wide / 2, y, text))
         x += wide + 36
     return shapes, y + 12 + _EDGE
