@@ -5,11 +5,12 @@
 The sample configuration of the published code, but for the data: batch 64 of 16 classes with 4 images each, 128-d
 embeddings, contrastive loss over similarities with margin 0.5, memory filled after 1,000 steps, rate 1e-4, decay 5e-4.
 35,000 steps; tested on the central 224 of 256 pixels.
-Departures: the code has Adam with the decay in the gradient and a rate that falls on plateaus of Recall@1, here it is
-AdamW with a warm-up and a cosine; it starts from ImageNet weights, this from random ones; its ResNet-50 has no ReLU
-after the first batch norm and ends in global max pooling, this one is torchvision's; its head starts with a normal
-distribution by its outputs and bias 0, ours as torch starts a linear layer; its images are first resized to 256
-pixels, which a crop that is resized anyway does not need. Not run yet.
+Not run yet.
+Departures: the code has Adam with the decay in the gradient and a rate that falls on plateaus of the test recall,
+here it is AdamW with a warm-up and a cosine; it starts from ImageNet weights, this from random ones; its ResNet-50
+has no ReLU after the first batch norm and ends in global max pooling, this one is torchvision's; its head starts with
+a normal distribution by its outputs and bias 0, ours as torch starts a linear layer; its images are first resized to
+256 pixels, which a crop that is resized anyway does not need.
 """
 
 from selfsup.augment.parameters import View
