@@ -93,7 +93,9 @@ def test_the_encoders_of_the_documents_are_some() -> None:
     names: dict[str, Any] = {"__name__": "documents"}
     for word, config in (("Timm", "encoder"), ("class Plain", "Plain")):
         exec(told_in_readme(word, "docs/encoders.md"), names)
-        encoder = (names[config] if config == "encoder" else names[config].Config()).build()
+        settings = names[config] if config == "encoder" else names[config].Config()
+        assert settings.channels == 3  # else colour images are refused
+        encoder = settings.build()
         assert isinstance(encoder, selfsup.Encoder)
         assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, encoder.feature_dim)
 
