@@ -38,8 +38,10 @@ from selfsup.evaluation.reading import check_temperature
 from selfsup.evaluation.starting import start_encoder, start_head
 from selfsup.methods.base import Extract, Method, RunContext
 from selfsup.models.encoder import Encoder, pretrained_fact
+from selfsup.monitor.loggers import require_loggers
 from selfsup.output import message
 from selfsup.report.at_end import report_at_end
+from selfsup.report.projector import projector_at_end
 from selfsup.run_folder.environment import device_name
 from selfsup.run_folder.extending import Extend, extended, extended_history
 from selfsup.run_folder.folder import EXTENSIONS, RunFolder
@@ -79,7 +81,8 @@ class Run(Training):
     knn_temperature: float = execution(0.1)
     extend: Extend = execution(Extend())  # more epochs for a finished run
     probe_l2: float | None = execution(0.01)  # of the online linear probe, on the images of the online kNN; None: off
-    # At the end, a page on how good it is: report.html in the run folder, for 1/20 of the time or 2 minutes at most.
+    # At the end, a page on how good it is: report.html in the run folder, for 1/20 of the time or 2 minutes at most;
+    # and TensorBoard's embedding projector, for 1/50 or half a minute.
     report: bool = execution(True)
 
     def __post_init__(self) -> None:
@@ -121,6 +124,7 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
         ValueError: the configuration, the data or the folder do not fit; the message says how.
     """
     begin = time.monotonic()
+    require_loggers(run.log_to)
     folder = RunFolder(Path(run.folder or f"runs/{run.name}"))
     asked, run = run.precision, settled(folder.as_begun(run), folder)
     accelerator = make_accelerator(run)
@@ -196,9 +200,11 @@ def _trained(
         made_by = {"method": type(method).__name__, "steps": outcome.step, "epochs": run.epochs, "seed": run.seed}
         result["encoder_sha256"] = export(method, folder.encoder, placed(run.encoder), run.feed, made_by)
         if run.report and distributed.rank() == 0:
-            trained = time.monotonic() - begin
-            found = report_at_end(folder.path, loader.source, tested, accelerator.device, run.data.canvas, trained)
+            given = folder.path, loader.source, tested, accelerator.device, run.data.canvas, time.monotonic() - begin
+            found = report_at_end(*given)
             result |= {"report": found} if found else {}
+            if "tensorboard" in run.log_to:
+                projector_at_end(folder.tensorboard, *given)
     return result
 
 

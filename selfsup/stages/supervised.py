@@ -21,6 +21,7 @@ from selfsup.evaluation.features import Features, extract
 from selfsup.evaluation.feed import Preprocessing
 from selfsup.evaluation.unfinished import Described, describe
 from selfsup.methods.base import Method
+from selfsup.monitor.loggers import require_loggers
 from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime import arithmetic
 from selfsup.training.accelerator import make_accelerator
@@ -98,6 +99,7 @@ def train(
         ValueError: the folder belongs to another configuration, or the data do not fit.
     """
     require_fed(source, augment.views[0].mean)
+    require_loggers(settings.log_to)
     accelerator = make_accelerator(settings)
     views = Views(augment, settings.seed)
     before: dict[str, Any] = {"images": fingerprint_before(source)}

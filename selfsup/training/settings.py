@@ -1,11 +1,12 @@
 """How something is trained, as every trained stage is told, and how that ended."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from selfsup.config.checks import require
 from selfsup.config.settings import execution, require_finite
 from selfsup.devices.choice import Device
+from selfsup.monitor.logger import LoggerName
 from selfsup.optim.optimizers import OptimizerConfig
 from selfsup.optim.schedules import Cosine, Schedule
 from selfsup.runtime.arithmetic import Precision
@@ -42,6 +43,8 @@ class Training:
     device: Device = execution("auto")  # a CUDA GPU, else an Apple GPU (mps), else the CPU
     workers: int = execution(2)  # processes that decode photographs; arrays need none
     log_every: int = execution(20)  # steps
+    # What is told of the run beside metrics.jsonl: any of tensorboard, wandb, mlflow.
+    log_to: tuple[LoggerName, ...] = execution(("tensorboard",))
     evaluate_every: int = execution(1)  # epochs between online evaluations; 0: never
     hang_minutes: float = execution(30.0)  # without any movement, until a run of several processes is ended
     save_minutes: float = execution(10.0)  # that a run loses when it is killed, at most or little more
@@ -59,6 +62,11 @@ class Training:
             f"clip_norm is {self.clip_norm}; it must be positive, or None for no clipping",
         )
         self._check_caching()
+        known = get_args(LoggerName)
+        require(
+            set(self.log_to) <= set(known) and len(set(self.log_to)) == len(self.log_to),
+            f"log_to is {' '.join(map(str, self.log_to))}; wanted each at most once, and of {', '.join(known)}",
+        )
         require(
             self.max_bad_steps is None or self.max_bad_steps >= 0,
             f"max_bad_steps is {self.max_bad_steps}; give 0 to stop at the first, or None to look for none",
