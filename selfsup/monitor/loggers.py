@@ -13,6 +13,7 @@ from selfsup.monitor.tensorboard import TensorBoard
 from selfsup.monitor.wandb import WandB
 from selfsup.output import message
 from selfsup.packages import EXTRAS, missing
+from selfsup.storage.untrusted import plain_name
 
 
 class Onward:
@@ -89,7 +90,9 @@ class Loggers:
                 del self._loggers[name]
 
     def settings(self, values: dict[str, Setting]) -> None:
-        self._each(lambda logger: logger.settings(values))
+        """What was run; long words are cut in their middle."""
+        short = {name: plain_name(value) if isinstance(value, str) else value for name, value in values.items()}
+        self._each(lambda logger: logger.settings(short))
 
     def scalars(self, step: int, values: dict[str, float], otherwise: Group) -> None:
         """Figures by their names alone; those that no table knows are in the group `otherwise`."""

@@ -24,8 +24,12 @@ class MLflow:
     """
 
     def __init__(self, opening: Opening) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing is sent but to the store
         self._mlflow = optional("mlflow", "--log-to mlflow")
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or (opening.folder / "mlflow").absolute().as_uri()
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or ""
+        if not uri:
+            uri = (opening.folder / "mlflow").absolute().as_uri()
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 wants files to be asked for
         self._client = self._mlflow.MlflowClient(tracking_uri=uri)
         file = opening.folder / "mlflow.json"
         known = kept_id(file)

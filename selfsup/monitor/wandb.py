@@ -24,7 +24,7 @@ class WandB:
         self._wandb = optional("wandb", "--log-to wandb")
         file = opening.folder / "wandb.json"
         known = kept_id(file)
-        mode = os.environ.get("WANDB_MODE") or ("online" if self._wandb.api.api_key else "offline")
+        mode = os.environ.get("WANDB_MODE") or ("online" if self._known_there() else "offline")
         self._run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
             name=os.environ.get("WANDB_NAME") or opening.folder.name,
@@ -40,6 +40,10 @@ class WandB:
             message(f"Weights & Biases: nothing is sent; later: wandb sync {opening.folder}/wandb/offline-run-*")
         elif known is None:
             message(f"Weights & Biases: {self._run.url or mode}")
+
+    def _known_there(self) -> bool:
+        """Whether there is a key; nobody is asked for one, here or over the network."""
+        return self._wandb.run is not None or bool(self._wandb.login(prompt=False, verify=False))
 
     def settings(self, values: dict[str, Setting]) -> None:
         self._run.config.update(values, allow_val_change=True)

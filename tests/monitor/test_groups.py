@@ -8,10 +8,13 @@ import torch
 from torch import nn
 
 from selfsup.batch import Batch
+from selfsup.data.settings import Data
 from selfsup.evaluation.accuracy import top_figures
 from selfsup.methods.base import Method
+from selfsup.models.heads import Classifier
 from selfsup.monitor.groups import BY_MOMENT, GROUPS, grouped
 from selfsup.pretraining import pretrain
+from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.stages.finetuned import FineTuned
 from selfsup.stages.probes import LinearProbe
 from selfsup.stages.students import Distilled, FeatureDistilled
@@ -38,11 +41,11 @@ def test_what_a_run_logs_has_a_group(tmp_path: Path) -> None:
 def test_what_a_stage_logs_has_a_group() -> None:
     """Of a sweep's many classifiers each figure has its rate in its name, and belongs to training as all of a step."""
     encoder, batch = Toy(batch_norm=False), Batch((), torch.tensor([0, 1]), torch.tensor([0, 1]))
-    views = [torch.randn(2, 3, 8, 8)]
-    head, wide = nn.Linear(16, 3), nn.Linear(16, 3)
-    teacher = nn.Sequential(Toy(batch_norm=False), wide)
+    views, head = [torch.randn(2, 3, 8, 8)], nn.Linear(16, 3)
+    teacher = nn.Sequential(Toy(batch_norm=False), nn.Linear(16, 3))
+    classifier = Classifier.Config(num_classes=3).build(16)
     methods: list[Method] = [
-        FineTuned(encoder, head),
+        FineTuned(encoder, classifier, finetune_settings("sgd", Data())),
         Distilled(encoder, head, teacher, temperature=1.0, alpha=1.0, tau_squared=False),
         FeatureDistilled(encoder, head, teacher),
         LinearProbe(encoder, 3, "zeros"),

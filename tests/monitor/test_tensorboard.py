@@ -93,19 +93,30 @@ def test_runs_are_compared_by_their_settings_and_last_figures(folder: Path, boar
     from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
     from tensorboard.context import RequestContext
     from tensorboard.plugins import base_plugin
-    from tensorboard.plugins.hparams import backend_context
+    from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
     launch(tmp_path / "other", 1, max_steps=2, method="moco")
-    multiplexer = plugin_event_multiplexer.EventMultiplexer()
-    multiplexer.AddRun(str(folder / "tensorboard"), "finished")
-    multiplexer.AddRun(str(tmp_path / "other" / "tensorboard"), "stopped")
+    places = {"whole": folder / "tensorboard", "stopped": tmp_path / "other" / "tensorboard"}
+    multiplexer = plugin_event_multiplexer.EventMultiplexer({name: str(place) for name, place in places.items()})
     multiplexer.Reload()
     context = base_plugin.TBContext(data_provider=data_provider.MultiplexerDataProvider(multiplexer, ""))
     backend, request = backend_context.Context(context), RequestContext()
-    content = backend.hparams_metadata(request, "")
-    experiment = backend.experiment_from_metadata(request, "", True, content, [])
-    named = {info.name: info for info in experiment.hparam_infos}
-    assert (
-        set(named["method"].domain_discrete.values) == {"simclr", "moco"} or len(named["method"].domain_discrete) == 2
+    experiment = backend.experiment_from_metadata(request, "", True, backend.hparams_metadata(request, ""), [])
+    columns = {info.name for info in experiment.hparam_infos}
+    assert {"method", "method.temperature", "method.queue_size", "batch_size", "optimizer.learning_rate"} <= columns
+    asked = api_pb2.ListSessionGroupsRequest(
+        start_index=0,
+        slice_size=10,
+        allowed_statuses=[api_pb2.STATUS_SUCCESS, api_pb2.STATUS_RUNNING, api_pb2.STATUS_UNKNOWN],
+        col_params=[api_pb2.ColParams(metric=info.name) for info in experiment.metric_infos],
     )
-    print(named.keys())
+    groups = list_session_groups.Handler(request, backend, "", asked).run().session_groups
+    found = {group.hparams["method"].string_value: group for group in groups}
+    assert found.keys() == {"simclr", "moco"}
+    assert found["simclr"].hparams["method.temperature"].number_value == 0.2
+    (session,) = found["simclr"].sessions
+    figures = {value.name.tag: (value.training_step, value.value) for value in session.metric_values}
+    for name in ("train/loss", "eval/knn_top1"):
+        assert figures[name] == (16, board.Scalars(name)[-1].value)
+    assert [session.status for group in groups for session in group.sessions].count(api_pb2.STATUS_SUCCESS) == 1
+    assert session.status == api_pb2.STATUS_SUCCESS

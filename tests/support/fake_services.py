@@ -46,7 +46,8 @@ def install_wandb(monkeypatch: pytest.MonkeyPatch, key: str = "") -> tuple[Modul
     module.__dict__.update(
         started=started,
         init=started.init,
-        api=SimpleNamespace(api_key=key),
+        run=None,
+        login=lambda prompt, verify: bool(key),
         Settings=lambda **settings: settings,
         Image=lambda pixels: ("image", pixels),
         Histogram=lambda np_histogram: ("histogram", *np_histogram),
