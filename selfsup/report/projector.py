@@ -33,7 +33,12 @@ class Points(NamedTuple):
     features: Tensor  # (N, D)
     classes: list[str]  # (N,), "" where there is none
     names: list[str]  # (N,) of the images
-    pictures: list[Image.Image]  # (N,)
+    pictures: list[Image.Image]  # (N,), of at most `EDGE` pixels a side
+
+    @property
+    def edge(self) -> int:
+        """The side of a square that holds any of the pictures."""
+        return max(max(picture.size) for picture in self.pictures)
 
 
 def projector_at_end(
@@ -94,14 +99,14 @@ def write_projector(board: Path, points: Points) -> None:
     info = config.embeddings.add()
     info.tensor_name, info.tensor_shape[:] = "features", points.features.shape
     info.tensor_path, info.metadata_path = "projector/tensors.tsv", "projector/metadata.tsv"
-    info.sprite.image_path, info.sprite.single_image_dim[:] = "projector/sprite.png", (EDGE, EDGE)
+    info.sprite.image_path, info.sprite.single_image_dim[:] = "projector/sprite.png", (points.edge, points.edge)
     place = board / "projector"
     place.mkdir(parents=True, exist_ok=True)
     rows = io.BytesIO()
     np.savetxt(rows, unit(points.features.float()).numpy(), fmt="%.4g", delimiter="\t")
     write_atomically(place / "tensors.tsv", rows.getvalue())
     write_atomically(place / "metadata.tsv", _metadata(points).encode())
-    write_atomically(place / "sprite.png", _sprite(points.pictures))
+    write_atomically(place / "sprite.png", _sprite(points.pictures, points.edge))
     write_atomically(board / "projector_config.pbtxt", text_format.MessageToString(config).encode())
 
 
@@ -113,11 +118,11 @@ def _metadata(points: Points) -> str:
     return "class\timage\n" + "".join(f"{label}\t{name}\n" for label, name in rows)
 
 
-def _sprite(pictures: list[Image.Image]) -> bytes:
+def _sprite(pictures: list[Image.Image], edge: int) -> bytes:
     """All pictures row by row in a square, as a PNG."""
     columns = math.ceil(math.sqrt(len(pictures)))
-    square = Image.new("RGB", (columns * EDGE, columns * EDGE))
-    square.paste(sheet(pictures, EDGE, columns))
+    square = Image.new("RGB", (columns * edge, columns * edge))
+    square.paste(sheet(pictures, edge, columns))
     content = io.BytesIO()
     square.save(content, "PNG")
     return content.getvalue()

@@ -13,6 +13,11 @@ from selfsup.evaluation.accuracy import top_figures
 from selfsup.methods.base import Method
 from selfsup.models.heads import Classifier
 from selfsup.monitor.groups import BY_MOMENT, GROUPS, grouped
+from selfsup.monitor.log import Log
+from selfsup.monitor.logger import Opening
+from selfsup.monitor.loggers import LOGGERS, Loggers
+from selfsup.monitor.reporter import Reporter
+from selfsup.optim.schedules import Horizon
 from selfsup.pretraining import pretrain
 from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.stages.finetuned import FineTuned
@@ -20,6 +25,7 @@ from selfsup.stages.probes import LinearProbe
 from selfsup.stages.students import Distilled, FeatureDistilled
 from tests.contracts.case import Case, Run, Toy
 from tests.contracts.cases import CASES
+from tests.support.fake_services import Noted
 from tests.support.tiny import tiny_run
 
 
@@ -54,6 +60,20 @@ def test_what_a_stage_logs_has_a_group() -> None:
         assert {"loss", *method(views, batch).metrics} <= GROUPS.keys() | BY_MOMENT
     assert top_figures(torch.randn(4, 6), torch.arange(4)).keys() <= GROUPS.keys()
     assert "agreement" not in GROUPS, "a step and the evaluation after it would be one figure"
+
+
+def test_what_an_evaluation_finds_is_told_from_what_a_step_finds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kept = Noted()
+    monkeypatch.setitem(LOGGERS, "tensorboard", lambda opening: kept)
+    log = Log(tmp_path / "metrics.jsonl", Loggers(["tensorboard"], Opening(Path("run"), 0, {})), 0, 6)
+    watching = Reporter(log, Horizon(30, 10, 2), None, 0)  # type: ignore[arg-type]  # no picture is made
+    watching.after_step(3, {"agreement": 0.5})
+    watching.after_epoch(3, {"agreement": 0.75})
+    log.close()
+    told = [words for words, _ in kept.named("scalars")]
+    assert told == [(3, {"train/agreement": 0.5}), (3, {"eval/agreement": 0.75})]
 
 
 def test_a_figure_of_ones_own_goes_by_when_it_is_logged() -> None:

@@ -66,7 +66,7 @@ def test_a_finished_run_has_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     lines = (board / info.metadata_path).read_text().splitlines()
     assert len(lines) == 41
     with PIL.Image.open(board / info.sprite.image_path) as sprite:
-        assert sprite.size == (7 * EDGE, 7 * EDGE)
+        assert sprite.size == (7 * 32, 7 * 32)  # as large as the images are
     assert [path.name for path in sorted(board.iterdir()) if "tfevents" not in path.name] == [
         "projector",
         "projector_config.pbtxt",
