@@ -12,9 +12,9 @@ import numpy as np
 from numba import njit
 
 from selfsup.augment.color import LUMA
-from selfsup.augment.kept import inlined, kept
 from selfsup.augment.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION
 from selfsup.augment.table import BLUR, FACTORS, GRAY, JITTER, MEAN, ORDER, SIGMA, SOLARIZE
+from selfsup.devices.kept import inlined, kept
 
 PIXELS = 1024  # whose colours are changed together
 _TAIL = 5.0  # deviations of a Gaussian; what lies further out is less than a rounding of the sum

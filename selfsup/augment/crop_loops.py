@@ -15,8 +15,8 @@ import math
 
 import numpy as np
 
-from selfsup.augment.kept import inlined, kept
 from selfsup.augment.table import DOWN, FIRST, FLIP, LAST, LENGTH, RIGHT, START
+from selfsup.devices.kept import inlined, kept
 
 ROWS = 32  # that are made together
 # Other constants would make double precision of what is computed with them, or of places.

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numba import types
 
-from selfsup.augment.kept import kept
+from selfsup.devices.kept import kept
 
 _BITS = 22  # of a weight after the point, as Pillow has them: 32 less 8 of the pixel and 2 for what overshoots
 

@@ -16,7 +16,9 @@ _TERMS = 2**20  # minima alive at once
 DIGITS = 9  # after the point of a distance
 
 
-def jaccard_graph(features: Tensor, radius: float, k1: int = 30, k2: int = 6) -> csr_array:
+def jaccard_graph(
+    features: Tensor, radius: float, k1: int = 30, k2: int = 6, neighbours: Tensor | None = None
+) -> csr_array:
     """All pairs of images whose k-reciprocal Jaccard distance is at most `radius`.
 
     Zhong et al. 2017 (equations 3 to 9) as SpCL's published code computes it (Ge et al. 2020): an image's neighbours
@@ -34,14 +36,17 @@ def jaccard_graph(features: Tensor, radius: float, k1: int = 30, k2: int = 6) ->
         radius: largest distance that is kept, at most 1; of it, too, 9 digits count.
         k1: neighbours that sets are made of; all N where there are fewer images.
         k2: neighbours that weights are averaged over.
+        neighbours: (N, k1) int64, the rows nearest to each, itself among them, the nearest first, where they are known;
+            else all rows are compared.
 
     Returns:
         (N, N) sparse symmetric float64 on the CPU; what is not stored is further apart, and each image is stored with
         itself. A stored 0 is a distance.
     """
     features = features.to(double_device(features.device))
-    _, found = nearest_neighbours(features, features, min(k1, len(features)))
-    ranks = found.cpu().numpy().astype(np.int32)  # (N, k1), oneself among them
+    if neighbours is None:
+        neighbours = nearest_neighbours(features, features, min(k1, len(features)))[1]
+    ranks = neighbours.cpu().numpy().astype(np.int32)  # (N, k1), oneself among them
     weights = _weighed(features, _expanded(ranks, k1))
     if k2 > 1:
         weights = _members(ranks[:, :k2]).astype(np.float64) @ weights / min(k2, ranks.shape[1])

@@ -1,8 +1,8 @@
 """Nearest neighbours by inner product or cosine: exact, in bounded memory, one answer from torch and from faiss."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from selfsup.devices.double import double_device
 _SPARE = 16  # candidates beyond k, so that rounding in single precision cannot hide a true neighbour
 _QUERIES = 1024  # rows per tile
 _TOGETHER = 8 * _QUERIES  # rows that go through the bank together: each of its tiles is scaled once for them
-_BANK = 32_768  # columns per tile
+_VALUES = 2**25  # of the bank per tile: 65,536 rows of 512 numbers
 _MANY = 2**24  # pairs from which on faiss is worth its import
 _DOUBLES = 2**21  # of candidates that are compared again at a time
 _FEW = 64  # queries whose candidates one thread of the CPU compares again, one query after the other
@@ -106,7 +106,7 @@ class _Search:
 
     def _of_tile(self, rows: slice, candidates: Tensor) -> tuple[Tensor, Tensor]:
         part = self.queries[rows]
-        scores = _compared_again(part, self.bank, self.scale, candidates)
+        scores = similarities_of(part, self.bank, self.scale, candidates)
         last = scores.amin(dim=1)  # of a row that is no candidate: at most this, and the error
         if self.exclude is not None:
             scores[candidates == self.exclude[rows, None]] = -torch.inf
@@ -171,10 +171,11 @@ def _candidates(queries: Tensor, bank: Tensor, scale: Tensor | None, wanted: int
     parts = queries.split(_TOGETHER if backend == "faiss" else _QUERIES)  # faiss has tiles of its own
     best = [part.new_empty(len(part), 0) for part in parts]
     where = [torch.empty(len(part), 0, dtype=torch.int64, device=part.device) for part in parts]
-    for start in range(0, len(bank), _BANK):
-        tile = bank[start : start + _BANK]
+    step = max(1, _VALUES // bank.shape[1])
+    for start in range(0, len(bank), step):
+        tile = bank[start : start + step]
         if scale is not None:  # a query's own length does not change its ranking
-            tile = tile * scale[start : start + _BANK, None].to(tile.dtype)
+            tile = tile * scale[start : start + step, None].to(tile.dtype)
         for number, part in enumerate(parts):
             values, columns = search(part, tile, min(wanted, len(tile)))
             values = torch.cat([best[number], values], dim=1)
@@ -198,8 +199,18 @@ def _by_faiss(queries: Tensor, tile: Tensor, wanted: int) -> tuple[Tensor, Tenso
     return torch.from_numpy(values).to(queries), torch.from_numpy(found).to(queries.device)
 
 
-def _compared_again(queries: Tensor, bank: Tensor, scale: Tensor | None, candidates: Tensor) -> Tensor:
-    """(Q, C) similarities in double precision."""
+def similarities_of(queries: Tensor, bank: Tensor, scale: Tensor | None, candidates: Tensor) -> Tensor:
+    """Of each query with the bank rows of these numbers, in double precision; equal rows have equal ones, to the bit.
+
+    Args:
+        queries: (Q, D) float32.
+        bank: (N, D) float32.
+        scale: (N,) float64 inverse lengths of the bank's rows, for cosines; None: inner products.
+        candidates: (Q, C) int64.
+
+    Returns:
+        (Q, C) float64.
+    """
     # Not by a matrix product: its sums depend on the column, and equal bank rows would not tie to the last bit.
     if queries.device.type == "cpu":
         scores = _products_on_cpu(queries, bank, candidates)
@@ -215,13 +226,28 @@ def _compared_again(queries: Tensor, bank: Tensor, scale: Tensor | None, candida
 
 def _products_on_cpu(queries: Tensor, bank: Tensor, candidates: Tensor) -> Tensor:
     """The same of one query after the other, whose candidates stay in the processor's cache meanwhile, in threads."""
-    asked, rows, numbers = (part.detach().numpy() for part in (queries.double(), bank, candidates))
+    loop = _compiled_products() if bank.is_contiguous() and bank.dtype == torch.float32 else None
+    asked, rows, numbers = (part.detach().numpy() for part in (queries.double().contiguous(), bank, candidates))
     scores = np.empty(numbers.shape)
 
     def compare(first: int) -> None:
+        some = slice(first, first + _FEW)
+        if loop is not None:
+            loop(asked[some], rows, numbers[some], scores[some])
+            return
         for query in range(first, min(first + _FEW, len(asked))):
             np.einsum("cd,d->c", rows[numbers[query]].astype(np.float64), asked[query], out=scores[query])
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         list(threads.map(compare, range(0, len(asked), _FEW)))
     return torch.from_numpy(scores)
+
+
+@cache
+def _compiled_products() -> Callable[..., None] | None:
+    """None where numba cannot be imported: what stands in its place gives the same, more slowly."""
+    try:
+        from selfsup.cluster.product_loops import products
+    except ImportError:
+        return None
+    return products

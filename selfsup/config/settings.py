@@ -198,7 +198,7 @@ def _absolute(path: Any, words: tuple[str, ...]) -> Any:
 
 
 # Runs are stored with the number of the newest change of a default that they know.
-CHANGED_DEFAULTS = 1
+CHANGED_DEFAULTS = 2
 
 
 def changed_default(default: Any, *, before: Any, in_number: int) -> Any:

@@ -108,7 +108,7 @@ def test_without_numba_torch_makes_the_views_and_says_so_once(
 
 
 DOUBLED = """
-from selfsup.augment.kept import kept
+from selfsup.devices.kept import kept
 
 @kept("float64(float64)")
 def doubled(x):
@@ -143,7 +143,7 @@ def test_what_is_kept_on_disk_may_be_damaged(tmp_path: Path) -> None:
 SCALED = """
 from numbers_of_doubled import CONSTANTS
 from selfsup.augment.compiled import up_to_date
-from selfsup.augment.kept import kept
+from selfsup.devices.kept import kept
 
 @kept("float64(float64)")
 def doubled(x):

@@ -29,7 +29,7 @@ def sorted_exactly(queries: torch.Tensor, bank: torch.Tensor, k: int) -> tuple[t
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_equals_a_full_sort(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     needs(backend)
-    monkeypatch.setattr(neighbours, "_BANK", 70)  # several tiles, the last one ragged
+    monkeypatch.setattr(neighbours, "_VALUES", 70 * 8)  # several tiles, the last one ragged
     monkeypatch.setattr(neighbours, "_QUERIES", 9)
     generator = torch.Generator().manual_seed(0)
     bank = F.normalize(torch.randn(300, 8, generator=generator))
@@ -44,7 +44,7 @@ def test_equals_a_full_sort(backend: Backend, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_cosines_of_rows_of_any_length(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     needs(backend)
-    monkeypatch.setattr(neighbours, "_BANK", 70)
+    monkeypatch.setattr(neighbours, "_VALUES", 70 * 8)
     monkeypatch.setattr(neighbours, "_QUERIES", 9)
     generator = torch.Generator().manual_seed(2)
     bank, queries = (torch.randn(n, 8, generator=generator) * torch.arange(1, n + 1)[:, None] for n in (300, 25))
@@ -108,11 +108,40 @@ def test_the_first_of_equal_rows() -> None:
     assert torch.equal(neighbours.first_equal_rows(rows), wanted)
 
 
+@pytest.mark.parametrize("dim", [1, 3, 16, 37])
+def test_compiled_products_are_those_of_numpy(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To rounding; and rows that are equal have equal products to the bit, wherever they stand."""
+    pytest.importorskip("numba")
+    generator = torch.Generator().manual_seed(4)
+    bank, queries = (torch.randn(n, dim, generator=generator) for n in (90, 70))
+    bank[[5, 44, 89]] = bank[17].clone()
+    scale = torch.rand(90, generator=generator, dtype=torch.float64)
+    numbers = torch.randint(90, (70, 31), generator=generator)
+    numbers[:, :4] = torch.tensor([5, 17, 44, 89])
+    for inverse in (None, scale.index_fill(0, torch.tensor([5, 17, 44, 89]), 0.5)):
+        found = neighbours.similarities_of(queries, bank, inverse, numbers)
+        exact = (queries.double()[:, None] * bank[numbers].double()).sum(dim=2)
+        if inverse is not None:
+            exact *= inverse[numbers] / queries.double().norm(dim=1, keepdim=True)
+        torch.testing.assert_close(found, exact, rtol=0, atol=1e-13)
+        assert (found[:, 1:4] == found[:, :1]).all()
+        with monkeypatch.context() as patch:
+            patch.setattr(neighbours, "_compiled_products", lambda: None)
+            torch.testing.assert_close(
+                neighbours.similarities_of(queries, bank, inverse, numbers), found, rtol=0, atol=1e-13
+            )
+    transposed = bank.T.contiguous().T  # as tensors may lie
+    exact = (queries.double() @ bank.double().T).gather(1, numbers)
+    torch.testing.assert_close(
+        neighbours.similarities_of(queries, transposed, None, numbers), exact, rtol=0, atol=1e-12
+    )
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_memory_is_of_tiles(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither Q x N similarities nor a second bank: no tensor made on the way is larger than its tile."""
     needs(backend)
-    monkeypatch.setattr(neighbours, "_BANK", 512)
+    monkeypatch.setattr(neighbours, "_VALUES", 512 * 16)
     monkeypatch.setattr(neighbours, "_QUERIES", 32)
     monkeypatch.setattr(neighbours, "_DOUBLES", 4096)
     bank, queries = torch.randn(20_000, 16), torch.randn(70, 16)

@@ -79,7 +79,7 @@ def naive(bank: Features, queries: Features, k: int, temperature: float) -> dict
 @pytest.mark.parametrize("leave_one_out", [False, True])
 def test_all_pairs_in_one_search(backend: Backend, leave_one_out: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "_QUERIES", 9)
-    monkeypatch.setattr(neighbours, "_BANK", 16)
+    monkeypatch.setattr(neighbours, "_VALUES", 16 * 6)
     searched = []
 
     def search(*args: Any, **settings: Any) -> Any:

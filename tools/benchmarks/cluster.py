@@ -1,8 +1,8 @@
 """Clustering beside what others offer: `python -m tools.benchmarks.cluster`.
 
 Spherical k-means by faiss, as the commands take it, and by torch alone, in turn, with how much their clusters agree
-(adjusted Rand index); and what SpCL does before an epoch, DBSCAN on Jaccard distances of k-reciprocal neighbours, with
-the peak of the process' memory. One JSON line for each, in seconds of the processor.
+(adjusted Rand index); and what SpCL does before an epoch, DBSCAN on Jaccard distances of k-reciprocal neighbours, which
+an index finds or, with --exact, a comparison of all, with the peak of the process' memory. One JSON line for each.
 """
 
 import runpy
@@ -23,7 +23,10 @@ from selfsup.cluster.jaccard import jaccard_graph
 from selfsup.cluster.kmeans import kmeans, spherical_kmeans
 from selfsup.evaluation.clustering import adjusted_rand_index, contingency
 from selfsup.output import print_figures, program
+from selfsup.search.each_other import nearest_of_each
 from tools.benchmarks.side_by_side import about, alternate, peak_gb, report, short
+
+_K1 = 30  # neighbours that Jaccard distances are made of
 
 
 def blobs(count: int, dim: int, clusters: int) -> tuple[Tensor, Tensor]:
@@ -50,23 +53,35 @@ def compare_kmeans(count: int, dim: int, k: int, runs: int) -> None:
     report("kmeans", dict.fromkeys(seconds, count), seconds, "faiss", "images/s", **facts, **_about())
 
 
-def time_dbscan(count: int, dim: int) -> None:
+def time_dbscan(count: int, dim: int, exact: bool) -> None:
+    """By an index, and, where that is asked for, by comparing all rows: how long, and how much the clusters agree."""
     rows, labels = blobs(count, dim, max(2, count // 20))
-    start, before = time.process_time(), peak_gb()
-    graph = jaccard_graph(rows, 0.6)
-    graphed = time.process_time()
-    clusters = dbscan(graph, 0.6, 4)
-    line = {
-        "name": "dbscan/jaccard",
-        "images": count,
-        "dim": dim,
-        "seconds_of_neighbours_and_distances": short(graphed - start),
-        "seconds_of_clusters": short(time.process_time() - graphed),
-        "peak_gb": short(peak_gb()),
-        "peak_gb_with_features_only": short(before),
-        "ari_with_the_truth": short(adjusted_rand_index(contingency(labels, clusters))),
-    }
-    print_figures(line | _about())
+    found = dict[str, Tensor]()
+    for way in ("approximate", *(["exact"] if exact else [])):
+        start, cpu, before = time.perf_counter(), time.process_time(), peak_gb()
+        nearest = nearest_of_each(rows, _K1) if way == "approximate" else None
+        searched = time.perf_counter()
+        graph = jaccard_graph(rows, 0.6, _K1, neighbours=None if nearest is None else nearest.numbers)
+        graphed = time.perf_counter()
+        found[way] = dbscan(graph, 0.6, 4)
+        end = time.perf_counter()
+        line = {
+            "name": f"dbscan/jaccard/{way}",
+            "images": count,
+            "dim": dim,
+            "threads": torch.get_num_threads(),
+            "seconds": short(end - start),
+            "seconds_of_index_and_search": short(searched - start),
+            "seconds_of_distances": short(graphed - searched),
+            "seconds_of_clusters": short(end - graphed),
+            "cpu_seconds": short(time.process_time() - cpu),
+            "peak_gb": short(peak_gb()),
+            "peak_gb_with_features_only": short(before),
+            "recall": 1.0 if nearest is None else short(nearest.recall),
+            "ari_with_the_truth": short(adjusted_rand_index(contingency(labels, found[way]))),
+            "ari_with_approximate": short(adjusted_rand_index(contingency(found["approximate"], found[way]))),
+        }
+        print_figures(line | _about())
 
 
 def _about() -> dict[str, object]:
@@ -77,10 +92,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--dim", type=int, nargs=2, default=(512, 2048), help="of k-means, and of DBSCAN")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=3, help="of k-means; 0: none")
+    parser.add_argument("--exact", action="store_true", help="compare all rows, too, and say how much clusters agree")
     arguments = parser.parse_args()
-    compare_kmeans(arguments.images, arguments.dim[0], 10, arguments.runs)
-    time_dbscan(arguments.images, arguments.dim[1])
+    if arguments.runs:
+        compare_kmeans(arguments.images, arguments.dim[0], 10, arguments.runs)
+    time_dbscan(arguments.images, arguments.dim[1], arguments.exact)
 
 
 if __name__ == "__main__":
