@@ -10,6 +10,7 @@ from selfsup.monitor.logger import Ending, Opening, Setting, kept_id, pixels
 from selfsup.output import message
 from selfsup.packages import optional
 from selfsup.storage.checkpoint import write_atomically
+from selfsup.storage.untrusted import plain_name
 
 EXPERIMENT = "selfsup"  # unless MLFLOW_EXPERIMENT_NAME names another
 _STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
@@ -27,7 +28,8 @@ class MLflow:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing is sent but to the store
         self._mlflow = optional("mlflow", "--log-to mlflow")
         uri = os.environ.get("MLFLOW_TRACKING_URI") or ""
-        if not uri:
+        own = not uri
+        if own:
             uri = (opening.folder / "mlflow").absolute().as_uri()
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 wants files to be asked for
         self._client = self._mlflow.MlflowClient(tracking_uri=uri)
@@ -36,12 +38,16 @@ class MLflow:
         self._new = known is None
         if known is None:
             run = self._client.create_run(self._experiment(), run_name=opening.folder.name)
-            known = str(run.info.run_id)
-            write_atomically(file, (json.dumps({"id": known}) + "\n").encode())
-            message(f"MLflow: run {known} in {uri}")
         else:
-            self._client.update_run(known, status="RUNNING")
-        self._id = known
+            run = self._client.get_run(known)
+        if own:
+            _require_within(str(run.info.artifact_uri), uri)
+        self._id = str(run.info.run_id)
+        if self._new:
+            write_atomically(file, (json.dumps({"id": self._id}) + "\n").encode())
+            message(f"MLflow: run {self._id} in {uri}")
+        else:
+            self._client.update_run(self._id, status="RUNNING")
 
     def _experiment(self) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
@@ -70,3 +76,9 @@ class MLflow:
 
     def finish(self, ending: Ending) -> None:
         self._client.set_terminated(self._id, status=_STATUS[ending])
+
+
+def _require_within(place: str, store: str) -> None:
+    """Raise ValueError where pictures would go elsewhere than into the store, whose files may have come from anyone."""
+    if not place.startswith(f"{store}/") or ".." in place or "%" in place.removeprefix(store):
+        raise ValueError(f"mlflow/ names another place, {plain_name(place)}; remove it and mlflow.json for a new run")

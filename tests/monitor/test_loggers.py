@@ -237,8 +237,8 @@ def test_services_are_told_of_a_run_that_goes_on_as_of_one(
     for name in ("WANDB_MODE", "WANDB_PROJECT", "WANDB_NAME", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     module, run = install_wandb(monkeypatch)
-    client = install_mlflow(monkeypatch)
     folder = tmp_path / "run"
+    client = install_mlflow(monkeypatch, (folder / "mlflow").as_uri())
     wanted: dict[str, Any] = {"log_to": ("wandb", "mlflow"), "log_every": 1, "evaluate_every": 1}
     before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002  # the global one is looked at
     pretrain(tiny_run(folder, max_steps=5, **wanted))

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from selfsup.monitor.logger import LoggerName
+from selfsup.monitor.logger import LoggerName, Opening
+from selfsup.monitor.mlflow import MLflow
 from selfsup.pretraining import pretrain
+from tests.support.fake_services import install_mlflow
 from tests.support.tiny import tiny_run
 
 STEPS = [2, 4]  # that are reported, in one launch each
@@ -39,6 +41,23 @@ def test_mlflow_holds_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     kept = {path.name.partition("+timestamp")[0] for path in (folder / "mlflow").rglob("*.png")}
     assert kept == {"views+step+1", "views+step+3"}
     assert len(list((folder / "mlflow").rglob("positive/step_*.json"))) == len(STEPS)
+
+
+def test_a_store_from_a_stranger_gets_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files may name any place for what belongs to a run."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    stranger = "0" * 32
+    for place in (
+        "file:///elsewhere",
+        f"{(tmp_path / 'run' / 'mlflow').as_uri()}/../../elsewhere",
+        "http://127.0.0.1:9",
+    ):
+        client = install_mlflow(monkeypatch, place)
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / "mlflow.json").write_text(f'{{"id": "{stranger}"}}')
+        with pytest.raises(ValueError, match=r"mlflow/ names another place, .*; remove it and"):
+            MLflow(Opening(tmp_path / "run", 0, {}))
+        assert {name for name, _, _ in client.calls} == {"get_run"}
 
 
 _BLOCK, _HEAD = 32_768, 7  # of the log format of LevelDB, in which wandb keeps a run

@@ -55,9 +55,10 @@ def install_wandb(monkeypatch: pytest.MonkeyPatch, key: str = "") -> tuple[Modul
     return module, run
 
 
-def install_mlflow(monkeypatch: pytest.MonkeyPatch) -> Noted:
-    """A module `mlflow`; gives the client."""
-    client = Noted(create_experiment="7", create_run=SimpleNamespace(info=SimpleNamespace(run_id="f" * 32)))
+def install_mlflow(monkeypatch: pytest.MonkeyPatch, store: str) -> Noted:
+    """A module `mlflow`, whose runs lie in a store, by its URI; gives the client."""
+    run = SimpleNamespace(info=SimpleNamespace(run_id="f" * 32, artifact_uri=f"{store}/7/{'f' * 32}/artifacts"))
+    client = Noted(create_experiment="7", create_run=run, get_run=run)
     module = _module(monkeypatch, "mlflow")
     made = Noted(MlflowClient=client)
     entities = SimpleNamespace(Param=lambda name, value: (name, value), Metric=lambda *parts: parts)
