@@ -11,6 +11,7 @@ from selfsup.packages import optional
 from selfsup.storage.checkpoint import write_atomically
 
 PROJECT = "selfsup"  # unless WANDB_PROJECT names another
+_SECONDS = 45.0  # that a server may take at the beginning, and for the rest at the end
 
 
 class WandB:
@@ -33,7 +34,15 @@ class WandB:
             dir=str(opening.folder),
             mode=mode,
             reinit="create_new",  # whatever else the program logs
-            settings=self._wandb.Settings(silent=True, console="off", save_code=False, disable_git=True),
+            settings=self._wandb.Settings(
+                silent=True,
+                console="off",
+                save_code=False,
+                disable_git=True,
+                init_timeout=_SECONDS,
+                finish_timeout=_SECONDS,
+                finish_timeout_raises=True,
+            ),
         )
         write_atomically(file, (json.dumps({"id": self._run.id}) + "\n").encode())
         if known is None and mode == "offline":
