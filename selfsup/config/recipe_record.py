@@ -5,13 +5,15 @@ import re
 import textwrap
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from selfsup.config.recipe_files import load_recipe, recipe_names, recipes_folder
 
 # Sentences that tell what came of it, or that nothing has yet.
 _EXPECTED = re.compile(r"Published|\bkNN\b|linear probe|Recall@1|[Nn]ot run|docs/results|to be measured")
 _TIME = re.compile(r"(about )?\d+ (minutes|hours|days)\b|minutes instead of days")
+_FOLLOWS = re.compile(r"[Pp]ublished|the authors' CIFAR demo")
+_OWN = "Not a published setting"  # begins that sentence of the others
 _PROCESSES = re.compile(r"--num_processes (\d+)")
 _PARTS = ("method", "encoder", "data", "sampling", "optimizer", "schedule")  # of a Run, whose classes tell most
 _INDENT = 12
@@ -24,6 +26,43 @@ def matching(wanted: str) -> list[str]:
     return [name for name, text in texts.items() if all(word in text for word in words)]
 
 
+class Record(NamedTuple):
+    """What the docstring of a recipe tells."""
+
+    title: str
+    commands: tuple[str, ...]
+    expected: str  # the sentences on what came of it; "" where none is written down
+    hardware: str
+    time: str  # "" where it was not measured
+    measured: tuple[str, ...]  # documents with results of it
+    more: str  # all other sentences
+
+
+def read_record(name: str) -> Record:
+    """The record of a shipped recipe, or of a file."""
+    title, _, body = _docstring(name).partition("\n")
+    commands = tuple(line.strip() for line in body.splitlines() if line.startswith("    "))
+    prose = " ".join(line.strip() for line in body.splitlines() if not line.startswith("    "))
+    sentences = re.split(r"(?<=\.) +(?=[A-Z])", prose.strip())
+    expected = [sentence for sentence in sentences if _EXPECTED.search(sentence)]
+    time = _TIME.search(" ".join([*sentences, title]))
+    return Record(
+        title=title,
+        commands=commands,
+        expected=" ".join(expected),
+        hardware=_hardware(title, " ".join(commands)),
+        time=time[0] if time else "",
+        measured=tuple(_documents(name)),
+        more=" ".join(sentence for sentence in sentences if sentence not in expected),
+    )
+
+
+def published() -> list[str]:
+    """The shipped recipes that follow a paper or its code."""
+    texts = {name: " ".join(_docstring(name).split()) for name in recipe_names()}
+    return [name for name, text in texts.items() if _FOLLOWS.search(text) and _OWN not in text]
+
+
 def record(name: str, width: int = 100) -> list[str]:
     """The lines that `selfsup recipes NAME` prints: what it is, what to expect, on what, how long, and its settings.
 
@@ -31,22 +70,17 @@ def record(name: str, width: int = 100) -> list[str]:
         ValueError: there is no such recipe.
     """
     recipe = load_recipe(name)
-    title, _, body = _docstring(name).partition("\n")
-    commands = [line.strip() for line in body.splitlines() if line.startswith("    ")]
-    prose = " ".join(line.strip() for line in body.splitlines() if not line.startswith("    "))
-    sentences = re.split(r"(?<=\.) +(?=[A-Z])", prose.strip())
-    expected = [sentence for sentence in sentences if _EXPECTED.search(sentence)]
-    time = _TIME.search(" ".join([*sentences, title]))
+    found = read_record(name)
     rows = {
-        "expected": " ".join(expected) or "nothing is written down",
-        "hardware": _hardware(title, " ".join(commands)),
-        "time": time[0] if time else "not measured",
-        "measured": ", ".join(_documents(name)),
-        "more": " ".join(sentence for sentence in sentences if sentence not in expected),
+        "expected": found.expected or "nothing is written down",
+        "hardware": found.hardware,
+        "time": found.time or "not measured",
+        "measured": ", ".join(found.measured),
+        "more": found.more,
     }
     told = [line for row, text in rows.items() if text for line in _row(row, text, width)]
     settings = [line for row, text in _settings(recipe).items() for line in _row(row, text, width)]
-    return [f"{name}: {title}", "", *(f"  {line}" for line in commands), "", *told, "", *settings]
+    return [f"{name}: {found.title}", "", *(f"  {line}" for line in found.commands), "", *told, "", *settings]
 
 
 def _docstring(name: str) -> str:

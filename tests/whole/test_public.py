@@ -13,9 +13,14 @@ import pytest
 import torch
 
 import selfsup
+from selfsup.convert.layout import Layout
+from selfsup.convert.projections import SequentialHead
+from selfsup.convert.resnets import TORCHVISION
 from selfsup.data.base import UnreadableImage
 from selfsup.data.shapes import shapes
 from selfsup.evaluation.features import extract
+from selfsup.export.format import Format
+from tests.support.foreign_files import FILES
 from tests.support.places import ROOT
 from tests.support.tiny import tiny_run
 
@@ -143,6 +148,35 @@ def test_the_readme_embeds_files(run: Path, tmp_path: Path, monkeypatch: pytest.
     names: dict[str, torch.Tensor] = {}
     exec(told_in_readme("selfsup.load("), names)
     assert names["features"].shape == (2, 32)
+
+
+def test_the_documents_search(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "my_photos").symlink_to(run)
+    for number, name in enumerate(("a.jpg", "b.png", "c.png")):
+        PIL.Image.fromarray(shapes(3).images[number].permute(1, 2, 0).numpy()).save(tmp_path / name)
+    names: dict[str, Any] = {}
+    exec(told_in_readme("Index.build", "docs/search.md"), names)
+    assert names["rows"][0, 0] == 0
+    assert len(names["subset"]) == 2
+
+
+def test_the_documents_load_weights_of_another_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    FILES["moco"]().write(tmp_path).rename(tmp_path / "moco_v2_800ep_pretrain.pth.tar")
+    names: dict[str, Any] = {}
+    exec(told_in_readme("moco_v2_800ep", "docs/weights.md"), names)
+    assert isinstance(names["encoder"], selfsup.LoadedEncoder)
+
+
+def test_layouts_and_formats_of_the_documents_can_be_made() -> None:
+    names: dict[str, Any] = {"Layout": Layout, "TORCHVISION": TORCHVISION, "SequentialHead": SequentialHead}
+    exec(told_in_readme("LAYOUT = Layout", "docs/weights.md"), names)
+    assert names["LAYOUT"].name == "mine"
+    names = {"Format": Format, **dict.fromkeys(("write", "read", "usage"), lambda outgoing, path: None)}
+    exec(told_in_readme("FORMAT = Format", "docs/export.md"), names)
+    assert names["FORMAT"].endings == (".mine",)
 
 
 @pytest.fixture(scope="module")
