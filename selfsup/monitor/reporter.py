@@ -15,7 +15,7 @@ from selfsup.monitor.observer import Observer, Report
 from selfsup.monitor.similarities import EDGES, ROWS, similarities
 from selfsup.optim.schedules import Horizon
 
-HISTOGRAMS = 100  # of a run, at most or little more
+HISTOGRAMS = 100  # of a run that is not interrupted, at most
 
 
 class Reporter(Observer):
@@ -71,7 +71,7 @@ class Reporter(Observer):
         report.figures["images_per_second"] = images / (now - self._marked)
         self._marked, self._marked_step = now, report.step
         if self._compared is not None and report.step >= self._due:
-            self._due = report.step + self.horizon.total_steps // HISTOGRAMS
+            self._due = report.step + -(-self.horizon.total_steps // HISTOGRAMS)
             self._spread(report, *self._compared)
 
     def _spread(self, report: Report, rows: Tensor, partners: Tensor) -> None:
