@@ -34,6 +34,7 @@ def flag_names(config: Any, prefix: str = "") -> list[str]:
 
 
 SIZE = "--size"  # of commands on an encoder; of pretraining it stands for several flags, and is taken off before them
+DRY_RUN = "--dry-run"  # of pretraining
 _VIEWS = "--augment.views.0.size"
 # Short names, taken wherever there is the flag that they stand for.
 SHORT = {"--lr": "--optimizer.learning-rate", "--data": "--data.root"}
@@ -71,6 +72,12 @@ def pop_flag(flags: list[str], name: str, default: str) -> tuple[str, list[str]]
         if flag.startswith(f"{name}="):
             return flag.partition("=")[2], flags[:position] + flags[position + 1 :]
     return default, flags
+
+
+def pop_switch(flags: list[str], name: str) -> tuple[bool, list[str]]:
+    """Whether a flag without a value is given, and the flags without it."""
+    others = [flag for flag in flags if flag.replace("_", "-") != name]
+    return len(others) < len(flags), others
 
 
 def pop_size(flags: list[str]) -> tuple[int | tuple[int, int] | None, list[str]]:
