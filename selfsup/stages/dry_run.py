@@ -96,7 +96,7 @@ def dry_run(run: Run, source: Source | Dataset | None = None, test: Source | Dat
         **_disk(run, method, memory, horizon, ready.folder.path),
     }
     with arithmetic.of_run(run.precision, run.deterministic, device), contextlib.closing(loader):
-        figures = _two_steps(run, ready, loader) | _evaluations(run, ready, loader)
+        figures = two_steps(run, ready, loader) | _evaluations(run, ready, loader)
     parts = distributed.gather_json(figures, device)
     figures = {name: max(part[name] for part in parts) for name in figures}
     expected = figures["seconds_first_step"] + (horizon.total_steps - 1) * figures["seconds_per_step"]
@@ -133,7 +133,7 @@ class _Timer(Observer):
         self._phase, self._since = phase, now
 
 
-def _two_steps(run: Run, ready: Prepared, loader: Loader) -> dict[str, float]:
+def two_steps(run: Run, ready: Prepared, loader: Loader) -> dict[str, float]:
     """Take them, without a run folder and without evaluations; the first batches of the run, from where it begins."""
     device, method = ready.accelerator.device, ready.method
     if device.type == "cuda":

@@ -21,7 +21,7 @@ from selfsup.output import message
 from selfsup.training.gradient_cache import check_chunks, possible_chunks
 from selfsup.training.settings import Training
 from selfsup.training.sharding import sharding_requested
-from selfsup.training.step_memory import StepMemory, Uncountable, embed_and_back, free_for_steps
+from selfsup.training.step_memory import StepMemory, Uncountable, embed_and_back, free_for_steps, has_keys
 
 T = TypeVar("T", bound=Training)
 SPARE = 0.1  # share of a device's memory that is left free where a step is tried
@@ -116,7 +116,12 @@ def _rehearse(memory: StepMemory, rows: int, whole: int) -> None:
         views = [torch.randn(whole, *shape, device=device) for shape in memory.shapes]
         parts = [view[:rows].contiguous(memory_format=image_format(device)) for view in views]
         for _ in range(2):
-            embed_and_back(lambda: method.embedded(method.embed, method.queries(parts)), training.precision, device)
+            embed_and_back(
+                lambda: method.embedded(method.embed, method.queries(parts)),
+                has_keys(method),
+                training.precision,
+                device,
+            )
             optimizer.step()
             optimizer.zero_grad()
         del left_free

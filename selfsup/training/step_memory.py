@@ -148,7 +148,8 @@ def free_for_steps(device: torch.device) -> int:
     if device.type == "cuda":
         free: int = torch.cuda.mem_get_info(device)[0]
         return free
-    return free_memory() // processes_here()
+    share: int = free_memory() // processes_here()
+    return share
 
 
 class Uncountable(RuntimeError):
@@ -175,18 +176,27 @@ def _counted(
     with distributed.alone(), _without_content() if fake else contextlib.nullcontext():
         tensors = {name: _stand_in(tensor, device, fake) for name, tensor in _state(module)}
         views = [torch.zeros(rows, *shape, device=device).to(memory_format=image_format(device)) for shape in shapes]
-        with LiveBytes([*tensors.values(), *views]) as live:
-            embed_and_back(lambda: functional_call(module, tensors, (views,)), precision, device)
+        live = LiveBytes([*tensors.values(), *views])
+        with live:
+            embed_and_back(lambda: functional_call(module, tensors, (views,)), has_keys(method), precision, device)
     return live.peak
 
 
-def embed_and_back(embed: Callable[[], list[Tensor]], precision: str, device: torch.device) -> None:
-    """Embed in this precision, and back-propagate the sum of the embeddings."""
+def embed_and_back(embed: Callable[[], list[Tensor]], with_keys: bool, precision: str, device: torch.device) -> None:
+    """Embed in this precision, with keys once more without gradient, and back-propagate the sum of the embeddings."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         sums = [part.float().sum() for part in embed() if part.requires_grad]
+        if with_keys:
+            with torch.no_grad():
+                embed()
     if sums:  # none of a frozen encoder
         torch.stack(sums).sum().backward()
+
+
+def has_keys(method: Method) -> bool:
+    """Whether a second encoder embeds, without gradient, while a step holds what the gradient of the first needs."""
+    return sum(isinstance(module, type(method.encoder)) for module in method.modules()) > 1
 
 
 def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
