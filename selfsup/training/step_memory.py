@@ -28,7 +28,7 @@ from selfsup.training.nonfinite import room_for_undo
 from selfsup.training.settings import Training
 from selfsup.training.sharding import sharding_requested
 
-MARGIN = 0.2  # share of what is free that is spared, where it is asked how much fits
+MARGIN = 0.3  # share of what is free that is spared, where it is asked how much fits
 _FAR = 128  # multiples of the rows that batch norm needs, at which a line is laid through two counts
 _NEAR = 2  # the same where a step has to be computed
 

@@ -21,7 +21,7 @@ from selfsup.stages.finetune_settings import finetune_settings
 from selfsup.training import chunk_choice
 from selfsup.training.chunk_choice import chosen
 from selfsup.training.gradient_cache import possible_chunks
-from selfsup.training.step_memory import StepMemory
+from selfsup.training.step_memory import MARGIN, StepMemory
 from tests.support.exact import assert_equal_to_rounding, double_precision
 from tests.support.tiny import tiny_run
 from tests.training.test_resume import final_state
@@ -148,7 +148,7 @@ def test_on_a_cpu_the_largest_chunk_that_is_counted_to_fit(
     memory = StepMemory(ready.method, ready.run, ready.shapes, CPU)
     taken = memory.line.at(chunk) + memory.views(16) + memory.optimizer + memory.saved_from
     for free, wanted in ((taken + 10, chunk), (taken - 10, chunk // 2)):
-        monkeypatch.setattr(chunk_choice, "free_for_steps", lambda *_, free=free: round(free / 0.8))
+        monkeypatch.setattr(chunk_choice, "free_for_steps", lambda *_, free=free: round(free / (1 - MARGIN)))
         if wanted == 1:
             with pytest.raises(ValueError, match="not even chunks of 2 images"):
                 chosen(ready.method, ready.run, ready.shapes, CPU)
