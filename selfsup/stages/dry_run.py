@@ -31,7 +31,7 @@ from selfsup.run_folder.environment import device_name
 from selfsup.runtime import arithmetic
 from selfsup.storage import checkpoint
 from selfsup.training.chunk_choice import chosen
-from selfsup.training.fitting import placed
+from selfsup.training.fitting import to_its_device
 from selfsup.training.images import make_loader
 from selfsup.training.memory_check import Refused, check_memory
 from selfsup.training.step_memory import MARGIN, StepMemory, Uncountable, free_for_steps
@@ -138,7 +138,7 @@ def two_steps(run: Run, ready: Prepared, loader: Loader) -> dict[str, float]:
     device, method = ready.accelerator.device, ready.method
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    shard = placed(method, run, device)
+    shard = to_its_device(method, run, device)
     trainer = Trainer(
         method=method,
         optimizer=run.optimizer.build(method.named_parameters(), run.batch_size, method.rates()),

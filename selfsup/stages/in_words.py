@@ -92,9 +92,7 @@ def _dry_run(result: dict[str, Any]) -> list[str]:
             5, f"largest batch that fits: about {result['largest_batch']:,}, by an estimate that spares {margin}"
         )
     if result["disk_bytes"] > result["disk_free_bytes"]:
-        lines.append(
-            "the disk has too little room: free some, keep fewer checkpoints (--keep-last, --keep-every)"
-        )
+        lines.append("the disk has too little room: free some, keep fewer checkpoints (--keep-last, --keep-every)")
     if result["step"]:
         lines.append(f"the run in {result['folder']} is at step {result['step']:,}, and would go on from there")
     return lines

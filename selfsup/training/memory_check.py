@@ -16,9 +16,9 @@ from selfsup.training.gradient_cache import possible_chunks
 from selfsup.training.settings import Training
 from selfsup.training.step_memory import StepMemory, Uncountable, free_for_steps
 
-# A network makes of a batch at most so many times its bytes; far less in all that are known. Where that many fit, a
-# step is not counted, which takes a second for a large network.
-_AT_MOST = 5000
+# A network makes of a batch at most so many times its bytes: 100 to 2,000 times in those that are shipped. Where that
+# many fit, a step is not counted, which takes a second for a large network.
+_AT_MOST = 10_000
 GIB = 2**30
 Refused = Literal["never", "above total", "above free"]
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from selfsup import distributed
 from selfsup.pretraining import pretrain
 from selfsup.stages import dry_run as module
 from selfsup.stages.dry_run import STEPS, dry_run
@@ -94,7 +95,10 @@ SHARED = ("total_steps", "parameters", "checkpoint_bytes")
 
 
 def in_two(folder: Path) -> torch.Tensor:
-    found = dry_run(tiny_run(folder / "run", "moco", shard_encoder=True, grad_cache_chunk="auto"))
+    with distributed.alone():
+        assert distributed.world_size() == 1
+    assert distributed.world_size() == 2
+    found = dry_run(tiny_run(folder / "run", "simclr", shard_encoder=True, grad_cache_chunk="auto"))
     names = (*SHARED, "processes", "largest_batch", "seconds_expected")
     return torch.tensor([found[name] for name in names], dtype=torch.float64)
 
@@ -102,7 +106,7 @@ def in_two(folder: Path) -> torch.Tensor:
 def test_two_processes_that_divide_the_encoder_tell_the_same(tmp_path: Path) -> None:
     first, second = (part.tolist() for part in run_processes(2, in_two, tmp_path))
     assert first == second
-    one = dry_run(tiny_run(tmp_path / "run", "moco"))
+    one = dry_run(tiny_run(tmp_path / "run", "simclr"))
     assert first[: len(SHARED)] == [one[name] for name in SHARED]
     assert first[len(SHARED)] == 2
     assert list(tmp_path.iterdir()) == []
@@ -117,7 +121,6 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert list(tmp_path.iterdir()) == []
     assert call(monkeypatch, "pretrain", "simclr_cifar10_cpu", "--dry-run", "--no-such-flag") == 2
     told = "\n".join(in_words("dry-run", found))
-    assert json.dumps(found)
     for words in (
         "64 images, 4 steps per epoch",
         "largest batch that fits: about 64",
