@@ -48,7 +48,7 @@ from selfsup.training.fitting import fit
 from selfsup.training.gradient_cache import check_chunks
 from selfsup.training.images import make_loader, report_unreadable
 from selfsup.training.memory_check import Refused, check_memory
-from selfsup.training.precision import described, settled
+from selfsup.training.precision import chunks_kept, described, settled
 from selfsup.training.remarks import remarks
 from selfsup.training.settings import Training
 
@@ -133,7 +133,7 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
     """
     begin = time.monotonic()
     ready = prepared(run, source, test)
-    asked, run, folder, method, views = run.precision, ready.run, ready.folder, ready.method, ready.views
+    asked, run, folder, method, views = run, ready.run, ready.folder, ready.method, ready.views
     accelerator, device = ready.accelerator, ready.accelerator.device
     facts: dict[str, Any] = {"method": method.resolved}
     if ready.start:
@@ -156,7 +156,8 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
     with exactness, folder.claimed(run, facts, device, contents), caught_signals():
         if distributed.rank() == 0:
             message(f"{len(ready.source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
-            for line in (described(asked, run), *remarks(run.method, run.augment.views[0], method)):
+            told = (described(asked.precision, run), *chunks_kept(asked, ready.run))
+            for line in (*told, *remarks(run.method, run.augment.views[0], method)):
                 message(line)
         result = _trained(extended(run, history), method, loader, views, folder, accelerator, ready.tested)
     return result | {"seconds": round(time.monotonic() - begin, 1)}

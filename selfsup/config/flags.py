@@ -197,8 +197,8 @@ def _wanted(told: str, flags: list[str]) -> str:
     kind = next((kind for words, kind in _KINDS.items() if wrong and re.search(words, wrong[2])), None)
     if wrong is None or kind is None:
         return ""
-    words = re.search(r"\{([\w,]+)\}", wrong[2])
-    choice = f" or {words[1].replace(',', ' or ')}" if words else ""
+    words = ",".join(re.findall(r"\{([\w,]+)\}", wrong[2]))
+    choice = f" or {words.replace(',', ' or ')}" if words else ""
     return f"{wrong[1]} is {plain_name(' '.join(values_of(flags, wrong[1])))}; wanted {kind}{choice}"
 
 

@@ -1,5 +1,6 @@
 """Which precision a run has, and what gradient caching: they are chosen when the run begins, and kept afterwards."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -40,6 +41,14 @@ def described(asked: Precision, settings: Any) -> str:
     if asked == "auto" and settings.precision != usual:
         return f"precision {settings.precision}, with which the run began (a new one would have {usual} here)"
     return f"precision {settings.precision}"
+
+
+def chunks_kept(asked: Any, settings: Any) -> Iterator[str]:
+    """Which gradient caching settled settings have kept, in words, where a choice was asked for."""
+    chunk = settings.grad_cache_chunk
+    if asked.grad_cache_chunk == "auto" and chunk != "auto":
+        caching = "no gradient caching" if chunk is None else f"gradient caching in chunks of {chunk} images"
+        yield f"{caching}, with which the run began"
 
 
 def _kept(folder: RunFolder) -> Precision | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsup import distributed
+from selfsup.config.flags import parse
 from selfsup.methods.base import Method
 from selfsup.models.resnet import ResNet
 from selfsup.pretraining import Prepared, prepared, pretrain
@@ -82,7 +83,9 @@ def test_a_batch_that_does_not_fit_gives_what_the_whole_batch_gives(method: str,
         assert_equal_to_rounding(final_state(tmp_path / "parts")[kind], final_state(tmp_path / "whole")[kind])
 
 
-def test_a_run_that_goes_on_keeps_its_chunk_to_the_same_bits(tmp_path: Path) -> None:
+def test_a_run_that_goes_on_keeps_its_chunk_to_the_same_bits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Also where there is more memory by then."""
     uncut, cut = (tiny_run(tmp_path / name, "moco", grad_cache_chunk="auto", max_steps=4) for name in ("uncut", "cut"))
     with memory_for(4):
@@ -90,6 +93,7 @@ def test_a_run_that_goes_on_keeps_its_chunk_to_the_same_bits(tmp_path: Path) -> 
         pretrain(replace(cut, max_steps=2))
     with memory_for(100):
         pretrain(cut)
+    assert "gradient caching in chunks of 4 images, with which the run began" in capsys.readouterr().err
     first, second = final_state(tmp_path / "uncut"), final_state(tmp_path / "cut")
     for kind in ("method", "optimizer"):
         for name, value in first[kind].items():
@@ -151,6 +155,13 @@ def test_on_a_cpu_the_largest_chunk_that_is_counted_to_fit(
                 chosen(ready.method, ready.run, ready.shapes, CPU)
         else:
             assert chosen(ready.method, ready.run, ready.shapes, CPU).grad_cache_chunk == wanted
+
+
+def test_a_word_that_is_none_is_answered_with_what_is_wanted() -> None:
+    run = tiny_run(Path())
+    assert parse(run, ["--grad-cache-chunk", "auto"], "selfsup pretrain").grad_cache_chunk == "auto"
+    with pytest.raises(ValueError, match="is many; wanted a whole number or None or auto"):
+        parse(run, ["--grad-cache-chunk", "many"], "selfsup pretrain")
 
 
 def test_chunks_hold_whole_parts_of_a_batch_norm(tmp_path: Path) -> None:
