@@ -108,11 +108,12 @@ def _rehearse(memory: StepMemory, rows: int, whole: int) -> None:
     """Two steps of a copy on images of noise, without the loss; it is gone afterwards, and so is all it took."""
     training, device = memory.training, memory.device
     on_gpu = device.type == "cuda"
+    spare = SPARE * torch.cuda.get_device_properties(device).total_memory if on_gpu else 0
+    beside = memory.beside + int(spare)  # of a run that is not alone
     with distributed.alone(), torch.random.fork_rng([device] if on_gpu else []):
         method = copy.deepcopy(memory.method).to(device).to(memory_format=image_format(device)).train()
         optimizer = training.optimizer.build(method.named_parameters(), training.batch_size, method.rates())
-        spare = SPARE * torch.cuda.get_device_properties(device).total_memory if on_gpu else 0
-        left_free = torch.empty(memory.beside + int(spare), dtype=torch.uint8, device=device)
+        left_free = torch.empty(beside, dtype=torch.uint8, device=device)
         views = [torch.randn(whole, *shape, device=device) for shape in memory.shapes]
         parts = [view[:rows].contiguous(memory_format=image_format(device)) for view in views]
         for _ in range(2):
