@@ -37,6 +37,7 @@ _GROUPS: dict[str, tuple[_Common, ...]] = {
         _Common("--precision", "NAME", "precision", "auto, fp32, tf32, bf16 or fp16"),
         _Common("--workers", "N", "workers", "processes that decode image files"),
         _Common("--data.canvas", "N", "data.canvas", "decode once, to N pixels; None: always"),
+        _Common("--grad-cache-chunk", "N", "grad_cache_chunk", "images at a time; auto: what fits"),
     ),
 }
 _WIDTH = 80
@@ -63,6 +64,7 @@ def recipe_help(recipe: Any, name: str) -> str:
             *lines,
             "",
             "examples:",
+            f"  {called} --data photos/ --dry-run",
             f"  {called} --data photos/ --epochs 100",
             f"  {called} --data photos/ --size 96 --lr 0.1",
             f"  accelerate launch --num_processes 2 -m {called} --data photos/",

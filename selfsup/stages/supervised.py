@@ -26,6 +26,7 @@ from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime import arithmetic
 from selfsup.training.accelerator import make_accelerator
 from selfsup.training.channels import require_fed
+from selfsup.training.chunk_choice import chosen
 from selfsup.training.fitting import fit
 from selfsup.training.gradient_cache import check_chunks
 from selfsup.training.images import make_loader, report_unreadable
@@ -113,6 +114,7 @@ def train(
     method = build()
     check_chunks(method, settings)
     device = accelerator.device
+    settings = chosen(method, settings, [(source.channels, *view.shape) for view in augment.views], device)
     evaluate: Evaluate | None = None if judge is None else lambda: judge(method, device)
     with (
         arithmetic.of_run(settings.precision, settings.deterministic, device),

@@ -58,7 +58,7 @@ def fit(
         StorageError: a checkpoint could not be written; the one before is untouched.
         LostRank: another process is gone, or nothing moves any more because of it.
     """
-    sharded = _place(method, training, accelerator.device)
+    sharded = to_its_device(method, training, accelerator.device)
     optimizer = training.optimizer.build(method.named_parameters(), training.batch_size, method.rates())
     horizon = Horizon(loader.sampler.length, training.batch_size, training.epochs)
     checkpoints = Checkpoints(method, optimizer, accelerator, folder, training, horizon.steps_per_epoch)
@@ -87,7 +87,7 @@ def fit(
         return trainer.run(step, caught)
 
 
-def _place(method: Method, training: Training, device: torch.device) -> bool:
+def to_its_device(method: Method, training: Training, device: torch.device) -> bool:
     """Move the method to the device; returns whether its encoder is divided among the processes."""
     if sharding.sharding_requested(training) and sharding.shard(method, device):
         if distributed.rank() == 0:

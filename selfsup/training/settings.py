@@ -26,8 +26,9 @@ class Training:
     deterministic: bool = True  # on a GPU: only kernels that give the same bits every time
     clip_norm: float | None = None  # largest norm of the whole gradient
     # Gradient caching, for batches that do not fit into memory: images of each process that are embedded at a time;
-    # must divide its part of the batch. None: all at once.
-    grad_cache_chunk: int | None = None
+    # must divide its part of the batch. auto: all at once where they fit, else as many as fit, which a run keeps. None:
+    # all at once.
+    grad_cache_chunk: int | Literal["auto"] | None = None
     # Batch norm then. chunk: over each chunk. frozen: by statistics of the whole batch that a pass ahead found, and
     # through which no gradient flows.
     grad_cache_batch_norm: Literal["chunk", "frozen"] = "chunk"
@@ -83,8 +84,8 @@ class Training:
     def _check_caching(self) -> None:
         chunk, frozen = self.grad_cache_chunk, self.grad_cache_batch_norm == "frozen"
         require(
-            chunk is None or chunk >= 1,
-            f"grad_cache_chunk is {chunk}; give 1 or more, such as 64, or None for no chunks",
+            chunk is None or chunk == "auto" or chunk >= 1,
+            f"grad_cache_chunk is {chunk}; give 1 or more, such as 64, auto for what fits, or None for no chunks",
         )
         require(
             not frozen or chunk is not None,
