@@ -22,7 +22,7 @@ _GROUPS: dict[str, tuple[_Common, ...]] = {
         _Common("--epochs", "N", "epochs", "times that all images are seen"),
         _Common("--batch-size", "N", "batch_size", "images of a step, over all processes"),
         _Common("--size", "N", "augment.views.0.size", "pixels of the views"),
-        _Common("--data", "PATH ...", "data.root", "the images: folder, archive, shapes, ..."),
+        _Common("--data", "PATH ...", "data.root", "images: folder, archive, shapes, ..."),
     ),
     "the run": (
         _Common("--folder", "DIR", "folder", "run folder; empty: runs/NAME"),
