@@ -14,6 +14,7 @@ _NAMES = {
     # A run, and what comes of it.
     **dict.fromkeys(("Run", "pretrain"), "pretraining"),
     **dict.fromkeys(("LoadedEncoder", "load"), "evaluation.loading"),
+    "dry_run": "stages.dry_run",
     "load_recipe": "catalogue",
     "Data": "data.settings",
     "open_source": "data.sources",

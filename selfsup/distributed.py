@@ -4,6 +4,8 @@ import atexit
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -12,9 +14,23 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+class _Alone:
+    now = False  # this process computes something that the others know nothing of
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within, this process acts as if there were no others: nothing is gathered or summed, and nobody is waited for."""
+    before, _Alone.now = _Alone.now, True
+    try:
+        yield
+    finally:
+        _Alone.now = before
+
+
 def is_distributed() -> bool:
     """Whether more than one process takes part."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return not _Alone.now and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def launched() -> int:

@@ -10,6 +10,7 @@ PACKAGES = {
     "faiss": "faiss-cpu",
     "kornia": "kornia",
     "matplotlib": "matplotlib",
+    "mlflow": "mlflow-skinny",
     "numba": "numba",
     "numpy": "numpy",
     "onnx": "onnx",
@@ -28,6 +29,7 @@ PACKAGES = {
     "torchvision": "torchvision",
     "transformers": "transformers",
     "tyro": "tyro",
+    "wandb": "wandb",
 }
 
 # Without these no command works, or no training: what is imported.
@@ -48,10 +50,12 @@ LOST = {
 EXTRAS = {
     "datasets": (("datasets",), "data sets of Hugging Face's hub (hf:NAME)"),
     "huggingface": (("transformers",), "exports to Hugging Face"),
+    "mlflow": (("mlflow",), "runs that are logged to MLflow (--log-to mlflow)"),
     "onnx": (("onnx", "onnxruntime", "onnxscript"), "exports to ONNX"),
     "parquet": (("pyarrow",), "Arrow and Parquet files"),
     "report": (("sklearn",), "t-SNE in reports"),
     "timm": (("timm",), "encoders of timm"),
+    "wandb": (("wandb",), "runs that are logged to Weights & Biases (--log-to wandb)"),
 }
 
 

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from selfsup import distributed
 from selfsup.augment.parameters import Interpolation
@@ -22,24 +21,22 @@ from selfsup.data.given import held_out_images, training_images
 from selfsup.data.identity import content_of, fingerprint_before
 from selfsup.data.loader import Loader
 from selfsup.data.opening import labelled_part
-from selfsup.data.overlap import tell_shared
-from selfsup.data.resident import kept_whole
 from selfsup.data.sampling import SHUFFLED, ClassBalanced, Sampling, TwoDomains
 from selfsup.data.settings import Data
-from selfsup.data.sources import Source, subset
+from selfsup.data.sources import Source
 from selfsup.evaluation.encoder import Exported, export
-from selfsup.evaluation.features import extract
 from selfsup.evaluation.feed import Preprocessing, feed_of
 from selfsup.evaluation.foreign import any_encoder
-from selfsup.evaluation.knn import knn_accuracy, neighbours_of
-from selfsup.evaluation.logistic import online_linear
+from selfsup.evaluation.online import Online, extractor, online_evaluation
 from selfsup.evaluation.readable import require_encoder, require_readable, require_readable_head
 from selfsup.evaluation.reading import check_temperature
 from selfsup.evaluation.starting import start_encoder, start_head
-from selfsup.methods.base import Extract, Method, RunContext
+from selfsup.methods.base import Method, RunContext
 from selfsup.models.encoder import Encoder, pretrained_fact
+from selfsup.monitor.loggers import require_loggers
 from selfsup.output import message
 from selfsup.report.at_end import report_at_end
+from selfsup.report.projector import projector_at_end
 from selfsup.run_folder.environment import device_name
 from selfsup.run_folder.extending import Extend, extended, extended_history
 from selfsup.run_folder.folder import EXTENSIONS, RunFolder
@@ -48,13 +45,14 @@ from selfsup.runtime.signals import caught_signals
 from selfsup.storage import checkpoint
 from selfsup.training.accelerator import make_accelerator
 from selfsup.training.channels import fitted
+from selfsup.training.chunk_choice import chosen
 from selfsup.training.fitting import fit
 from selfsup.training.gradient_cache import check_chunks
 from selfsup.training.images import make_loader, report_unreadable
-from selfsup.training.precision import described, settled
+from selfsup.training.memory_check import Refused, check_memory
+from selfsup.training.precision import chunks_kept, described, settled
 from selfsup.training.remarks import remarks
 from selfsup.training.settings import Training
-from selfsup.training.trainer import Evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +77,9 @@ class Run(Training):
     knn_temperature: float = execution(0.1)
     extend: Extend = execution(Extend())  # more epochs for a finished run
     probe_l2: float | None = execution(0.01)  # of the online linear probe, on the images of the online kNN; None: off
-    # At the end, a page on how good it is: report.html in the run folder, for 1/20 of the time or 2 minutes at most.
+    # At the end, report.html (for 1/20 of the time, 2 minutes at most) and TensorBoard's projector (1/50, 30 seconds).
     report: bool = execution(True)
+    check_memory: bool = execution(True)  # refuse a run that takes more memory than there is, before it begins
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,6 +103,20 @@ class Run(Training):
     def feed(self) -> Preprocessing:
         return feed_of(self.augment, self.test_fraction, self.test_interpolation, self.data.range)
 
+    @property
+    def online(self) -> Online:
+        return Online(
+            every=self.evaluate_every,
+            bank=self.knn_bank,
+            queries=self.knn_queries,
+            k=self.knn_k,
+            temperature=self.knn_temperature,
+            probe_l2=self.probe_l2,
+            center=self.feed.center(),
+            data=self.data,
+            workers=self.workers,
+        )
+
 
 def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Dataset | None = None) -> dict[str, Any]:
     """Carry out a run in its folder, or go on with it, and export the encoder when it is finished.
@@ -121,39 +134,76 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
         ValueError: the configuration, the data or the folder do not fit; the message says how.
     """
     begin = time.monotonic()
-    folder = RunFolder(Path(run.folder or f"runs/{run.name}"))
-    asked, run = run.precision, settled(folder.as_begun(run), folder)
-    accelerator = make_accelerator(run)
-    device = accelerator.device
-    tested = cache(partial(held_out_images, run.data, alone=source is not None, test=test))
-    source = learnt_from(run, training_images(run.data, source))
-    run = fitted(run, source)
-    views = Views(run.augment, run.seed)
-    begun = bool(checkpoint.steps(folder.checkpoints))
-    start = any_encoder(Path(run.start)) if run.start else None
-    method = build_method(run, source, pretrained=not begun, start=start)
-    check_chunks(method, run)
+    require_loggers(run.log_to)
+    ready = prepared(run, source, test)
+    asked, run, folder, method, views = run, ready.run, ready.folder, ready.method, ready.views
+    accelerator, device = ready.accelerator, ready.accelerator.device
     facts: dict[str, Any] = {"method": method.resolved}
-    if start:
-        facts |= {"start": start.sha256} | ({"start_head": True} if run.start_head else {})
+    if ready.start:
+        facts |= {"start": ready.start.sha256} | ({"start_head": True} if run.start_head else {})
     if run.encoder.weights:
         facts["pretrained"] = pretrained_fact(run.encoder.weights, folder.facts().get("pretrained"))
-    steps = run.sampling.build(source.labels, run.batch_size, run.seed).steps_per_epoch
+    steps = run.sampling.build(ready.source.labels, run.batch_size, run.seed).steps_per_epoch
     history = extended_history(run.extend, run.epochs, run.schedule, folder, steps)
     if history:
         facts[EXTENSIONS] = [dump(segment) for segment in history]
-    contents = {"images": content_of(source, run.data.verify, {"images": fingerprint_before(source)})}
+    contents = {"images": content_of(ready.source, run.data.verify, {"images": fingerprint_before(ready.source)})}
     folder.check(run, facts, contents)  # before anything is decoded
-    loader = make_loader(run, run.data, source, views, accelerator, run.sampling)
+    refused: Refused = "above total" if run.check_memory else "never"
+    check_memory(method, run, ready.source, run.data.canvas, ready.shapes, device, refused)
+    loader = make_loader(run, run.data, ready.source, views, accelerator, run.sampling)
+    run = chosen(method, run, ready.shapes, device)
     # None of several processes may end alone: a signal is noted from here on, and all agree before the first step.
     exactness = arithmetic.of_run(run.precision, run.deterministic, device)
     with exactness, folder.claimed(run, facts, device, contents), caught_signals():
         if distributed.rank() == 0:
-            message(f"{len(source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
-            for line in (described(asked, run), *remarks(run.method, run.augment.views[0], method)):
+            message(f"{len(ready.source)} images, {loader.steps_per_epoch} steps per epoch; run folder {folder.path}")
+            message(described(asked.precision, run))
+            for line in (*chunks_kept(asked, ready.run), *remarks(run.method, run.augment.views[0], method)):
                 message(line)
-        result = _trained(extended(run, history), method, loader, views, folder, accelerator, tested)
+        result = _trained(extended(run, history), method, loader, views, folder, accelerator, ready.tested)
     return result | {"seconds": round(time.monotonic() - begin, 1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a run begins with, before it has a folder, and before an image is decoded."""
+
+    run: Run  # settled
+    folder: RunFolder  # of which nothing is written
+    accelerator: Accelerator
+    source: Source  # the images it learns from
+    tested: Callable[[], Source | None]  # those that online evaluations ask about
+    views: Views
+    method: Method  # on the CPU
+    start: Exported | None
+
+    @property
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """(C, H, W) of each view."""
+        return [(self.source.channels, *view.shape) for view in self.run.augment.views]
+
+
+def prepared(run: Run, source: Source | Dataset | None = None, test: Source | Dataset | None = None) -> Prepared:
+    """Find the images, and build what learns from them; of the arguments see `pretrain`."""
+    folder = RunFolder(Path(run.folder or f"runs/{run.name}"))
+    run = settled(folder.as_begun(run), folder)
+    accelerator = make_accelerator(run)
+    images = learnt_from(run, training_images(run.data, source))
+    run = fitted(run, images)
+    start = any_encoder(Path(run.start)) if run.start else None
+    method = build_method(run, images, pretrained=not checkpoint.steps(folder.checkpoints), start=start)
+    check_chunks(method, run)
+    return Prepared(
+        run=run,
+        folder=folder,
+        accelerator=accelerator,
+        source=images,
+        tested=cache(partial(held_out_images, run.data, alone=source is not None, test=test)),
+        views=Views(run.augment, run.seed),
+        method=method,
+        start=start,
+    )
 
 
 def learnt_from(run: Run, source: Source) -> Source:
@@ -174,13 +224,13 @@ def _trained(
     tested: Callable[[], Source | None],
 ) -> dict[str, Any]:
     begin, figures = time.monotonic(), dict[str, float]()
-    evaluate = online_evaluation(run, loader.source, tested, method.encoder, accelerator.device)
+    evaluate = online_evaluation(run.online, loader.source, tested, method.encoder, accelerator.device)
 
     def evaluate_and_keep() -> dict[str, float]:
         figures.update(evaluate() if evaluate else {})
         return dict(figures)
 
-    extract_all = extractor(run, loader.source, accelerator.device)
+    extract_all = extractor(run.online, loader.source, accelerator.device)
     outcome = fit(method, loader, views, run, folder, accelerator, evaluate_and_keep if evaluate else None, extract_all)
     result = {
         "run": str(folder.path),
@@ -196,22 +246,12 @@ def _trained(
         made_by = {"method": type(method).__name__, "steps": outcome.step, "epochs": run.epochs, "seed": run.seed}
         result["encoder_sha256"] = export(method, folder.encoder, placed(run.encoder), run.feed, made_by)
         if run.report and distributed.rank() == 0:
-            trained = time.monotonic() - begin
-            found = report_at_end(folder.path, loader.source, tested, accelerator.device, run.data.canvas, trained)
+            given = folder.path, loader.source, tested, accelerator.device, run.data.canvas, time.monotonic() - begin
+            found = report_at_end(*given)
             result |= {"report": found} if found else {}
+            if "tensorboard" in run.log_to:
+                projector_at_end(folder.tensorboard, *given)
     return result
-
-
-def extractor(run: Run, source: Source, device: torch.device) -> Extract:
-    """A function that reads out the features of every training image, with the test-time view."""
-
-    def extract_all(module: nn.Module) -> torch.Tensor:
-        read = extract(module, source, run.feed.center(), device, canvas=run.data.canvas, workers=run.workers)
-        # An image that cannot be read is trained on as the next readable one, the first after the last.
-        place = torch.searchsorted(read.indices, torch.arange(len(source))) % len(read.indices)
-        return read.features[place]
-
-    return extract_all
 
 
 def build_method(run: Run, source: Source, pretrained: bool = True, start: Exported | None = None) -> Method:
@@ -258,33 +298,3 @@ def build_method(run: Run, source: Source, pretrained: bool = True, start: Expor
             f"{type(method).__name__} finds none; use SpCL, or sampling=Shuffled()"
         )
     return method
-
-
-def online_evaluation(
-    run: Run, source: Source, tested: Callable[[], Source | None], encoder: nn.Module, device: torch.device
-) -> Evaluate | None:
-    """A function that judges the encoder on a part of the data, or None where there are no labels.
-
-    By kNN, and by logistic regression where there is a `probe_l2`, as the commands knn and linear do on these images.
-    """
-    if not run.evaluate_every or len(source.labels[source.labels >= 0].unique()) < 2:
-        return None
-    data = run.data
-    parts = [subset(labelled_part(source, "train"), run.knn_bank)]
-    test = tested()
-    if test is not None and int(test.labels.max()) < 0:
-        message("the test images have no labels: training images are left out for the online evaluation instead")
-    elif test is not None:
-        test = subset(labelled_part(test, "test"), run.knn_queries)
-        tell_shared(parts[0], test, data.verify)
-        parts.append(kept_whole(test, data.canvas))  # decoded once, not in every evaluation
-
-    def evaluate() -> dict[str, float]:
-        bank, *rest = (
-            extract(encoder, part, run.feed.center(), device, canvas=data.canvas, workers=run.workers) for part in parts
-        )
-        k = neighbours_of((run.knn_k,) if run.knn_k else (), bank.labels, leave_one_out=not rest, told=False)[0]
-        accuracy = knn_accuracy(bank, rest[0] if rest else None, k, run.knn_temperature, device=device)
-        return {"knn_top1": accuracy["top1"]} | online_linear(run.probe_l2, bank, rest[0] if rest else None, device)
-
-    return evaluate

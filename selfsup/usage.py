@@ -7,6 +7,7 @@ from typing import Any
 USAGE = """selfsup: self-supervised contrastive pretraining
 
   selfsup pretrain RECIPE [flags]     pretrain by a shipped recipe or by a .py file; run again to go on
+  selfsup pretrain RECIPE --dry-run   what a run would take: time, memory, disk, the largest batch; nothing is kept
   selfsup knn RUN [flags]             judge an encoder by weighted nearest neighbours
   selfsup retrieval RUN [flags]       judge an encoder by retrieval: Recall@k, mAP, MAP@R
   selfsup linear RUN [flags]          judge by a linear probe (--protocol features, moco, simclr, supcon, sweep)

@@ -22,13 +22,14 @@ _GROUPS: dict[str, tuple[_Common, ...]] = {
         _Common("--epochs", "N", "epochs", "times that all images are seen"),
         _Common("--batch-size", "N", "batch_size", "images of a step, over all processes"),
         _Common("--size", "N", "augment.views.0.size", "pixels of the views"),
-        _Common("--data", "PATH ...", "data.root", "the images: folder, archive, shapes, ..."),
+        _Common("--data", "PATH ...", "data.root", "images: folder, archive, shapes, ..."),
     ),
     "the run": (
         _Common("--folder", "DIR", "folder", "run folder; empty: runs/NAME"),
         _Common("--seed", "N", "seed", "of all that is drawn"),
         _Common("--start", "PATH", "start", "encoder to start from"),
         _Common("--max-minutes", "X", "max_minutes", "stop then; the same command goes on"),
+        _Common("--log-to", "NAME ...", "log_to", "tensorboard, wandb, mlflow"),
         _Common("--evaluate-every", "N", "evaluate_every", "epochs between evaluations; 0: never"),
     ),
     "the machine": (
@@ -36,6 +37,7 @@ _GROUPS: dict[str, tuple[_Common, ...]] = {
         _Common("--precision", "NAME", "precision", "auto, fp32, tf32, bf16 or fp16"),
         _Common("--workers", "N", "workers", "processes that decode image files"),
         _Common("--data.canvas", "N", "data.canvas", "decode once, to N pixels; None: always"),
+        _Common("--grad-cache-chunk", "N", "grad_cache_chunk", "images at a time; auto: what fits"),
     ),
 }
 _WIDTH = 80
@@ -62,6 +64,7 @@ def recipe_help(recipe: Any, name: str) -> str:
             *lines,
             "",
             "examples:",
+            f"  {called} --data photos/ --dry-run",
             f"  {called} --data photos/ --epochs 100",
             f"  {called} --data photos/ --size 96 --lr 0.1",
             f"  accelerate launch --num_processes 2 -m {called} --data photos/",

@@ -34,6 +34,7 @@ def flag_names(config: Any, prefix: str = "") -> list[str]:
 
 
 SIZE = "--size"  # of commands on an encoder; of pretraining it stands for several flags, and is taken off before them
+DRY_RUN = "--dry-run"  # of pretraining
 _VIEWS = "--augment.views.0.size"
 # Short names, taken wherever there is the flag that they stand for.
 SHORT = {"--lr": "--optimizer.learning-rate", "--data": "--data.root"}
@@ -71,6 +72,12 @@ def pop_flag(flags: list[str], name: str, default: str) -> tuple[str, list[str]]
         if flag.startswith(f"{name}="):
             return flag.partition("=")[2], flags[:position] + flags[position + 1 :]
     return default, flags
+
+
+def pop_switch(flags: list[str], name: str) -> tuple[bool, list[str]]:
+    """Whether a flag without a value is given, and the flags without it."""
+    others = [flag for flag in flags if flag.replace("_", "-") != name]
+    return len(others) < len(flags), others
 
 
 def pop_size(flags: list[str]) -> tuple[int | tuple[int, int] | None, list[str]]:
@@ -190,8 +197,8 @@ def _wanted(told: str, flags: list[str]) -> str:
     kind = next((kind for words, kind in _KINDS.items() if wrong and re.search(words, wrong[2])), None)
     if wrong is None or kind is None:
         return ""
-    words = re.search(r"\{([\w,]+)\}", wrong[2])
-    choice = f" or {words[1].replace(',', ' or ')}" if words else ""
+    words = ",".join(re.findall(r"\{([\w,]+)\}", wrong[2]))
+    choice = f" or {words.replace(',', ' or ')}" if words else ""
     return f"{wrong[1]} is {plain_name(' '.join(values_of(flags, wrong[1])))}; wanted {kind}{choice}"
 
 

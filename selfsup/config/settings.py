@@ -42,6 +42,21 @@ def dump(config: Any) -> Any:
     return config
 
 
+def flat(value: Any, name: str = "") -> dict[str, int | float | str | bool]:
+    """What `dump` gave, in one level: "method.temperature": 0.2. A class stands under the name of its field.
+
+    Where it has no name it is the "kind". Numbers in a row are one word, "0.2 1.0", and nothing is "None".
+    """
+    if isinstance(value, dict):
+        places = {key: f"{name}.{key}".lstrip(".") if key != "class" else name or "kind" for key in value}
+        return {place: found for key in value for place, found in flat(value[key], places[key]).items()}
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return {place: found for n, item in enumerate(value) for place, found in flat(item, f"{name}.{n}").items()}
+    if isinstance(value, list):
+        return {name: " ".join(map(str, value))}
+    return {name: value if isinstance(value, int | float | str) else str(value)}
+
+
 def _alternatives(kind: Any) -> list[Any]:
     """The parts of a union, or the type itself."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):

@@ -1,7 +1,6 @@
 """Data sets that are held whole, as uint8, where the training is: on the device when they fit there."""
 
 import math
-import os
 from collections.abc import Iterable, Iterator
 from typing import Self
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from selfsup.batch import Batch, Key
 from selfsup.data.base import ArraySource, Source, check_unreadable
 from selfsup.data.free_memory import free_memory
-from selfsup.data.sharing import shares_memory, squeezed_once
+from selfsup.data.sharing import processes_here, shares_memory, squeezed_once
 from selfsup.data.squeezed import Squeezed, squeeze
 from selfsup.devices.moving import send, to_device
 
@@ -33,7 +32,7 @@ class CanvasSource(Squeezed):
     """
 
     def __init__(self, source: Source, canvas: int) -> None:
-        _check_memory(len(source), source.channels, canvas)
+        _check_memory(source, canvas)
         images, sizes, unreadable = squeezed_once(source, canvas)
         self.mapped = shares_memory()
         super().__init__(images, sizes, unreadable, source.labels, source.classes)
@@ -142,9 +141,16 @@ def _upload(rows: Tensor, device: torch.device) -> Tensor:
     return send(rows, device)
 
 
-def _check_memory(count: int, channels: int, canvas: int) -> None:
-    copies = 1 if shares_memory() else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    needed = count * channels * canvas * canvas * copies
+def decoded_bytes(source: Source, canvas: int | None) -> int:
+    """What the images of files take in the processes of this machine, once they are squeezed; 0 where none are."""
+    if canvas is None or isinstance(source, ArraySource):
+        return 0
+    copies = 1 if shares_memory() else processes_here()
+    return len(source) * source.channels * canvas * canvas * copies
+
+
+def _check_memory(source: Source, canvas: int) -> None:
+    count, needed = len(source), decoded_bytes(source, canvas)
     free = free_memory()
     if needed > free:
         raise ValueError(

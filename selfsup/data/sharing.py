@@ -20,9 +20,14 @@ _MEMORY = Path("/dev/shm")
 _SPARE = 64 << 20  # bytes that are left free there, for the batches of workers
 
 
+def processes_here() -> int:
+    """How many processes of the run are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def shares_memory() -> bool:
     """Whether several processes of this machine have joined one group."""
-    count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    count = processes_here()
     return distributed.is_distributed() and 1 < count <= distributed.world_size() and os.name == "posix"
 
 
@@ -37,7 +42,7 @@ def squeezed_once(source: Source, canvas: int) -> tuple[Tensor, Tensor, dict[int
     """
     if not shares_memory():
         return squeeze(source, torch.arange(len(source)), canvas)
-    own, count = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    own, count = int(os.environ["LOCAL_RANK"]), processes_here()
     first = distributed.rank() - own  # of this machine
     shape = (len(source), source.channels, canvas, canvas)
     pixels = math.prod(shape)

@@ -63,7 +63,7 @@ class Health(Observer):
         if self._alarm and self._stops:
             raise Diverged(self._alarm)
 
-    def _see(self, rows: Tensor) -> None:
+    def _see(self, rows: Tensor, partners: Tensor) -> None:
         self._rows = rows  # a reference: nothing is computed, and nothing waits
 
     def figures(self, labels: Tensor) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Where figures go: metrics.jsonl, TensorBoard, and the terminal."""
+"""Where figures go: metrics.jsonl, loggers such as TensorBoard, and the terminal."""
 
 import contextlib
 import json
@@ -11,8 +11,10 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
+from selfsup.monitor.groups import Group
+from selfsup.monitor.logger import Ending
+from selfsup.monitor.loggers import Loggers
 from selfsup.output import console, message
-from selfsup.packages import missing
 from selfsup.storage.checkpoint import write_atomically
 from selfsup.storage.untrusted import open_own, read_bytes
 
@@ -23,20 +25,20 @@ _MINUTE = 99.5  # seconds up to which they are counted
 class Log:
     """Writes the figures of a run; a second life of a run goes on where its checkpoint was.
 
-    No run ends because a figure cannot be written: that is said once, and no more are written.
+    No run ends because a figure cannot be written: that is said once, and no more are written there.
 
     Args:
         metrics: the JSON-lines file; lines of steps after `step` (which will be run again) are dropped.
-        tensorboard: folder of the event files.
+        loggers: are told the same figures, and all pictures and histograms; closed with the log.
         step: the step that the run starts from.
         total: the last step of the run.
         accuracy_is: what people read in place of "accuracy".
     """
 
-    def __init__(self, metrics: Path, tensorboard: Path, step: int, total: int, accuracy_is: str = "accuracy"):
+    def __init__(self, metrics: Path, loggers: Loggers, step: int, total: int, accuracy_is: str = "accuracy"):
         _drop_after(metrics, step)
         self._file = open_own(metrics, "a")
-        self._board = _board(tensorboard, step)
+        self._loggers = loggers
         self._last: dict[str, float] = {}
         self._writing = True
         self._accuracy_is = accuracy_is
@@ -53,20 +55,24 @@ class Log:
         self._task = self._progress.add_task("steps", total=total, completed=step, told="")
         self._progress.start()
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Log figures by their names, as they stand, for one step."""
+    def scalars(self, step: int, values: dict[str, float], otherwise: Group = "train") -> None:
+        """Log figures by their names, as they stand, for one step.
+
+        Loggers show each in its group of `selfsup.monitor.groups`; in `otherwise` where it has none there.
+        """
         self._last |= values
         with self._unless_it_fails() as writing:
             if writing:
                 self._file.write(json.dumps({"step": step, "time": round(time.time(), 3)} | _finite(values)) + "\n")
-                for name, value in values.items() if self._board else ():
-                    self._board.add_scalar(name, value, step)
+        self._loggers.scalars(step, values, otherwise)
 
-    def images(self, name: str, step: int, grid: Tensor) -> None:
+    def image(self, name: str, step: int, picture: Tensor) -> None:
         """Log a picture: (3, H, W) in [0, 1]."""
-        with self._unless_it_fails() as writing:
-            if writing and self._board:
-                self._board.add_image(name, grid, step)
+        self._loggers.image(name, step, picture)
+
+    def histogram(self, name: str, step: int, values: Tensor, edges: Tensor) -> None:
+        """Log how (n,) values of the CPU are spread over the bins between (bins + 1,) ascending edges."""
+        self._loggers.histogram(name, step, values, edges)
 
     @contextlib.contextmanager
     def _unless_it_fails(self) -> Iterator[bool]:
@@ -95,11 +101,9 @@ class Log:
             *([] if left is None else [f"{duration(left)} left"]),
         ]
 
-    def close(self) -> None:
+    def close(self, ending: Ending = "stopped") -> None:
         self._progress.stop()
-        with self._unless_it_fails():
-            if self._board:
-                self._board.close()
+        self._loggers.finish(ending)
         with self._unless_it_fails():
             self._file.close()
 
@@ -130,32 +134,36 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def _board(folder: Path, step: int) -> Any:
-    """The writer of event files; None, which is said, where TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
-    except ModuleNotFoundError as error:
-        if (sentence := missing(error, "a picture of the run in TensorBoard")) is None:
-            raise
-        message(f"{sentence}\nthe figures are in metrics.jsonl all the same")
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1)
-
-
 def _finite(values: dict[str, float]) -> dict[str, Any]:
     return {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+
+
+def last_steps(metrics: Path) -> dict[str, int]:
+    """The last step at which each figure was logged, by its name; those that `Log` would drop among them."""
+    return {name: step for _, step, names in _read(metrics) for name in names}
+
+
+def _read(metrics: Path) -> list[tuple[str, int, list[str]]]:
+    """Each line, with its step and the names of its figures; without those that a crash cut off."""
+    if not metrics.is_file():
+        return []
+    found = []
+    for line in read_bytes(metrics).decode(errors="replace").splitlines():
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        step = content.get("step") if isinstance(content, dict) else None
+        if isinstance(step, int):
+            found.append((line, step, [name for name in content if name not in ("step", "time")]))
+    return found
 
 
 def _drop_after(metrics: Path, step: int) -> None:
     """Drop lines of later steps, and a last line that a crash cut off."""
     if not metrics.is_file():
         return
-    lines, kept = read_bytes(metrics).decode(errors="replace").splitlines(), []
-    for line in lines:
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
+    lines = read_bytes(metrics).decode(errors="replace").splitlines()
+    kept = [line for line, of, _ in _read(metrics) if of <= step]
     if kept != lines:
         write_atomically(metrics, "".join(f"{line}\n" for line in kept).encode())

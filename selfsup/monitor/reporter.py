@@ -1,4 +1,4 @@
-"""What a person and metrics.jsonl are told of a run: figures, how fast it goes, and a picture of the views."""
+"""What people and metrics.jsonl are told of a run: figures, how fast it goes, pictures of views, similarities."""
 
 import time
 from types import TracebackType
@@ -7,10 +7,15 @@ from typing import Self
 from torch import Tensor
 
 from selfsup.augment.views import Augment
+from selfsup.losses.diagnostics import WATCHERS
 from selfsup.monitor.grid import view_grid
 from selfsup.monitor.log import Log
+from selfsup.monitor.logger import Ending
 from selfsup.monitor.observer import Observer, Report
+from selfsup.monitor.similarities import EDGES, ROWS, similarities
 from selfsup.optim.schedules import Horizon
+
+HISTOGRAMS = 100  # of a run that is not interrupted, at most
 
 
 class Reporter(Observer):
@@ -21,46 +26,72 @@ class Reporter(Observer):
         horizon: of the run.
         augment: which the views are made by.
         step: that the run goes on from.
+        evaluate_every: epochs between evaluations, after which there is a picture of views; 0: of the first ones alone.
+        by_labels: the method pulls the images of a class together.
     """
 
-    def __init__(self, log: Log, horizon: Horizon, augment: Augment, step: int) -> None:
+    def __init__(
+        self, log: Log, horizon: Horizon, augment: Augment, step: int, evaluate_every: int = 0, by_labels: bool = False
+    ) -> None:
         self.log, self.horizon, self.augment = log, horizon, augment
-        self._first = self._marked_step = step
+        self._first = self._marked_step = self._step = step
+        self._between = evaluate_every * horizon.steps_per_epoch  # pictures
+        self._by_labels = by_labels
         self._marked = time.monotonic()
         self._warm: tuple[int, float] | None = None  # the first step of this launch, and when it was over
+        self._compared: tuple[Tensor, Tensor] | None = None  # rows of the last step, and what they are pulled to
+        self._due = 0  # the step whose report has the next histograms
 
     def __enter__(self) -> Self:
         self._marked = time.monotonic()
+        WATCHERS.append(self._see)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.log.close()
+        WATCHERS.remove(self._see)
+        ending: Ending = "finished" if self._step >= self.horizon.total_steps else "stopped"
+        self.log.close("failed" if kind is not None else ending)
+
+    def _see(self, rows: Tensor, partners: Tensor) -> None:
+        self._compared = rows, partners  # references: nothing is computed, and nothing waits
 
     def before_epoch(self, step: int, figures: dict[str, float]) -> None:
         if figures:
             self.log.scalars(step + 1, figures)  # of the epoch's first step
 
     def before_step(self, step: int, views: list[Tensor]) -> None:
-        if step == self._first or step % self.horizon.steps_per_epoch == 0:
-            self.log.images("views", step, view_grid(views, self.augment))
+        if step == self._first or (self._between and step % self._between == 0):
+            self.log.image("views", step + 1, view_grid(views, self.augment))
 
     def report(self, report: Report) -> None:
         now = time.monotonic()
         images = (report.step - self._marked_step) * self.horizon.batch_size
         report.figures["images_per_second"] = images / (now - self._marked)
         self._marked, self._marked_step = now, report.step
+        if self._compared is not None and report.step >= self._due:
+            self._due = report.step + -(-self.horizon.total_steps // HISTOGRAMS)
+            self._spread(report, *self._compared)
+
+    def _spread(self, report: Report, rows: Tensor, partners: Tensor) -> None:
+        """Log how alike positives and negatives are. A report waits for the device anyway."""
+        labels = report.labels.cpu()
+        rows, partners = (part[:ROWS].float().cpu() for part in (rows, partners))
+        found = similarities(rows, partners, len(labels), labels if self._by_labels else None)
+        self.log.histogram("similarity/positive", report.step, found.positive, EDGES)
+        self.log.histogram("similarity/negative", report.step, found.negative, EDGES)
 
     def after_step(self, step: int, figures: dict[str, float] | None) -> None:
         if figures is not None:
             self.log.scalars(step, figures)
+        self._step = step
         self._warm = self._warm or (step, time.monotonic())
         self.log.advance(step, self._left(step))
 
     def after_epoch(self, step: int, figures: dict[str, float]) -> None:
         if figures:
-            self.log.scalars(step, figures)
+            self.log.scalars(step, figures, "eval")
         self.log.epoch(step // self.horizon.steps_per_epoch, self.horizon.epochs, self._left(step))
         self._marked = time.monotonic()  # an evaluation is not training
 

@@ -115,14 +115,15 @@ def _replaced(text: str, addresses: Sequence[str]) -> str:
     return re.sub("\0([0-9]+)\0", lambda mark: addresses[int(mark[1])], text)
 
 
-def _sheet(pictures: Sequence[Image.Image], edge: int, columns: int) -> Image.Image:
-    sheet = np.full((math.ceil(len(pictures) / columns) * edge, columns * edge, 3), 128, dtype=np.uint8)
+def sheet(pictures: Sequence[Image.Image], edge: int, columns: int) -> Image.Image:
+    """Pictures row by row in cells of so many pixels, each in the middle of its own."""
+    pixels = np.full((math.ceil(len(pictures) / columns) * edge, columns * edge, 3), 128, dtype=np.uint8)
     for place, picture in enumerate(pictures):
         shown = np.asarray(small(picture, edge))
         top, left = place // columns * edge, place % columns * edge
         top, left = top + (edge - shown.shape[0]) // 2, left + (edge - shown.shape[1]) // 2
-        sheet[top : top + shown.shape[0], left : left + shown.shape[1]] = shown
-    return Image.fromarray(sheet)
+        pixels[top : top + shown.shape[0], left : left + shown.shape[1]] = shown
+    return Image.fromarray(pixels)
 
 
 def sprite(pictures: Sequence[Image.Image], room: int) -> tuple[str, int, int, int]:
@@ -134,7 +135,7 @@ def sprite(pictures: Sequence[Image.Image], room: int) -> tuple[str, int, int, i
     edge = min(40, max((max(picture.size) for picture in pictures), default=1))
     while count:
         for quality in (75, 60, 45):
-            uri = data_uri(jpeg(_sheet(pictures[:count], edge, min(40, count)), quality))
+            uri = data_uri(jpeg(sheet(pictures[:count], edge, min(40, count)), quality))
             if len(uri) <= room:
                 return uri, edge, min(40, count), count
         count = count * 3 // 4

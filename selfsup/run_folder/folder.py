@@ -28,7 +28,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_FOLDERS = ("checkpoints", "tensorboard", "results", "captured")  # inside a run folder
+_FOLDERS = ("checkpoints", "tensorboard", "wandb", "mlflow", "results", "captured")  # inside a run folder
 _CONFIG = ("schema", "result", "run", "defaults")  # entries of config.json
 CODE = "code"  # the folder inside a run folder that keeps the files of its own classes
 EXTENSIONS = "extensions"  # the fact that lists what a run was extended by, in order

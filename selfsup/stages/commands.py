@@ -74,15 +74,17 @@ def _pretrain(arguments: list[str]) -> int:
     )
     name, flags = first_word(arguments, "the recipe", usage)
     from selfsup.config.flag_help import recipe_help
-    from selfsup.config.flags import parse, pop_size
+    from selfsup.config.flags import DRY_RUN, parse, pop_size, pop_switch
     from selfsup.config.recipe_files import load_recipe
     from selfsup.pretraining import Run, pretrain
+    from selfsup.stages.dry_run import dry_run
     from selfsup.stages.view_size import resized, told
 
     recipe = load_recipe(name)
     if not isinstance(recipe, Run):
         raise ValueError(f"recipe {name} must be a selfsup.pretraining.Run, not a {type(recipe).__name__}")
     size, flags = pop_size(flags)
+    only_tried, flags = pop_switch(flags, DRY_RUN)
     begun = recipe if size is None else resized(recipe, size)
     if {"-h", "--help"} & set(flags):
         print(recipe_help(begun, name))
@@ -91,7 +93,7 @@ def _pretrain(arguments: list[str]) -> int:
     if size is not None and os.environ.get("RANK", "0") == "0":
         for line in told(recipe, begun, run):
             message(line)
-    return _print_result(pretrain(run), "pretrain")
+    return _print_result(dry_run(run), "dry-run") if only_tried else _print_result(pretrain(run), "pretrain")
 
 
 def run_stage(command: str, arguments: list[str]) -> int:

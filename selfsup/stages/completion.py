@@ -8,7 +8,7 @@ import re
 from importlib import import_module
 from typing import Any
 
-from selfsup.config.flags import SHORT, SIZE, flag_names
+from selfsup.config.flags import DRY_RUN, SHORT, SIZE, flag_names
 from selfsup.config.recipe_files import load_recipe, recipe_names
 from selfsup.stages.settings import HELP, Compare, Replay, help_of
 from selfsup.usage import USAGE
@@ -65,7 +65,7 @@ def flags_of(command: str) -> list[str]:
 def _settings_of(command: str) -> tuple[list[Any], list[str]]:
     """Settings whose fields are flags, and the flags beside them."""
     if command == "pretrain":
-        return [load_recipe(name) for name in recipe_names()], [SIZE]
+        return [load_recipe(name) for name in recipe_names()], [SIZE, DRY_RUN]
     if command in HELP or command in _TRAINING:
         about = help_of(command)
         more = ["--recipe", *(["--protocol"] if about.protocols else [])]

@@ -63,6 +63,49 @@ def _pretrain(result: dict[str, Any]) -> list[str]:
     return [*lines, f"run folder {result['run']}"]
 
 
+def _dry_run(result: dict[str, Any]) -> list[str]:
+    images = f"{counted(result['images'], 'image')}, {counted(result['steps_per_epoch'], 'step')} per epoch"
+    caching = f", in chunks of {result['grad_cache_chunk']}" if result["grad_cache_chunk"] else ""
+    evaluations = result["evaluations"]
+    judging = _span(evaluations * result["seconds_evaluation"])
+    judged = f", {judging} of it for {counted(evaluations, 'evaluation')}" if evaluations else ""
+    clusters = (
+        f"; clusters {_span(result['seconds_clustering'])} per epoch" if result["seconds_clustering"] >= 1 else ""
+    )
+    peak = result["peak_device_bytes"] or result["peak_host_bytes"]
+    where = "the device" if result["peak_device_bytes"] else "the process"
+    lines = [
+        f"nothing was kept of these {counted(result['steps_taken'], 'step')}; a run would be:",
+        f"{images}, {result['total_steps']:,} in all; batch {result['batch_size']:,}{caching}",
+        f"{result['parameters'] / 1e6:.2f} M parameters are trained, on {result['device']} in {result['precision']}",
+        f"{result['seconds_per_step']:.3g} s per step (the first {result['seconds_first_step']:.3g} s); about "
+        f"{_span(result['seconds_expected'])} in all{judged}{clusters}",
+        f"memory: peak of {where} {_size(peak)}; decoded images {_size(result['decoded_bytes'])}, "
+        f"queue or bank {_size(result['memory_bytes'])}",
+        f"disk: about {_size(result['disk_bytes'])} ({result['checkpoints']} checkpoints of "
+        f"{_size(result['checkpoint_bytes'])}, encoder {_size(result['encoder_bytes'])}, log "
+        f"{_size(result['log_bytes'])}); {_size(result['disk_free_bytes'])} are free",
+    ]
+    if result["largest_batch"] is not None:
+        margin = percent(result["largest_batch_margin"])
+        lines.insert(
+            5, f"largest batch that fits: about {result['largest_batch']:,}, by an estimate that spares {margin}"
+        )
+    if result["disk_bytes"] > result["disk_free_bytes"]:
+        lines.append("the disk has too little room: free some, keep fewer checkpoints (--keep-last, --keep-every)")
+    if result["step"]:
+        lines.append(f"the run in {result['folder']} is at step {result['step']:,}, and would go on from there")
+    return lines
+
+
+def _span(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"
+
+
 def _beside(found: dict[str, Any]) -> str:
     """kNN of the encoder, and of what it has to be better than, on the same images."""
     names = {"untrained_knn_top1": "untrained", "pixels_knn_top1": "raw pixels"}
@@ -203,6 +246,7 @@ def _text(value: Any) -> str:
 
 _WORDS: dict[str, Words] = {
     "pretrain": _pretrain,
+    "dry-run": _dry_run,
     "knn": _knn,
     "linear": _classifier("linear probe", "linear", "train_images"),
     "finetune": _classifier("fine-tuned classifier", "finetune", "labelled_images"),

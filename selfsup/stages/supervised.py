@@ -21,10 +21,12 @@ from selfsup.evaluation.features import Features, extract
 from selfsup.evaluation.feed import Preprocessing
 from selfsup.evaluation.unfinished import Described, describe
 from selfsup.methods.base import Method
+from selfsup.monitor.loggers import require_loggers
 from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime import arithmetic
 from selfsup.training.accelerator import make_accelerator
 from selfsup.training.channels import require_fed
+from selfsup.training.chunk_choice import chosen
 from selfsup.training.fitting import fit
 from selfsup.training.gradient_cache import check_chunks
 from selfsup.training.images import make_loader, report_unreadable
@@ -98,6 +100,7 @@ def train(
         ValueError: the folder belongs to another configuration, or the data do not fit.
     """
     require_fed(source, augment.views[0].mean)
+    require_loggers(settings.log_to)
     accelerator = make_accelerator(settings)
     views = Views(augment, settings.seed)
     before: dict[str, Any] = {"images": fingerprint_before(source)}
@@ -111,6 +114,7 @@ def train(
     method = build()
     check_chunks(method, settings)
     device = accelerator.device
+    settings = chosen(method, settings, [(source.channels, *view.shape) for view in augment.views], device)
     evaluate: Evaluate | None = None if judge is None else lambda: judge(method, device)
     with (
         arithmetic.of_run(settings.precision, settings.deterministic, device),

@@ -6,13 +6,16 @@ import torch
 from accelerate import Accelerator
 
 from selfsup import distributed
-from selfsup.augment.views import Views
+from selfsup.augment.views import Augment, Views
+from selfsup.config.settings import flat, result_relevant
 from selfsup.data.loader import Loader
 from selfsup.devices.moving import image_format
 from selfsup.memory.saved import Limits
 from selfsup.methods.base import Extract, Method
 from selfsup.monitor.health import Health
-from selfsup.monitor.log import Log
+from selfsup.monitor.log import Log, last_steps
+from selfsup.monitor.logger import Opening
+from selfsup.monitor.loggers import Loggers
 from selfsup.monitor.observer import Observer, Observers
 from selfsup.monitor.reporter import Reporter
 from selfsup.optim.schedules import Horizon
@@ -55,7 +58,7 @@ def fit(
         StorageError: a checkpoint could not be written; the one before is untouched.
         LostRank: another process is gone, or nothing moves any more because of it.
     """
-    sharded = _place(method, training, accelerator.device)
+    sharded = to_its_device(method, training, accelerator.device)
     optimizer = training.optimizer.build(method.named_parameters(), training.batch_size, method.rates())
     horizon = Horizon(loader.sampler.length, training.batch_size, training.epochs)
     checkpoints = Checkpoints(method, optimizer, accelerator, folder, training, horizon.steps_per_epoch)
@@ -78,14 +81,13 @@ def fit(
     if training.max_bad_steps is not None:
         observers.insert(0, Guard(method, training, folder, loader.source, accelerator, step, optimizer))
     if distributed.rank() == 0:
-        log = Log(folder.metrics, folder.tensorboard, step, horizon.total_steps, method.accuracy_is)
-        observers.insert(0, Reporter(log, horizon, views.augment, step))
+        observers.insert(0, _reporter(method, training, folder, horizon, views.augment, step))
     _announce(step, training, horizon)
     with caught_signals() as caught, contextlib.closing(loader), Observers(observers) as trainer.observer:
         return trainer.run(step, caught)
 
 
-def _place(method: Method, training: Training, device: torch.device) -> bool:
+def to_its_device(method: Method, training: Training, device: torch.device) -> bool:
     """Move the method to the device; returns whether its encoder is divided among the processes."""
     if sharding.sharding_requested(training) and sharding.shard(method, device):
         if distributed.rank() == 0:
@@ -95,8 +97,22 @@ def _place(method: Method, training: Training, device: torch.device) -> bool:
     return False
 
 
+def _reporter(
+    method: Method, training: Training, folder: RunFolder, horizon: Horizon, augment: Augment, step: int
+) -> Reporter:
+    """With all that the run is logged to, which is told its settings."""
+    loggers = Loggers(training.log_to, Opening(folder.path, step, last_steps(folder.metrics)))
+    loggers.settings(flat(result_relevant(training)))
+    log = Log(folder.metrics, loggers, step, horizon.total_steps, method.accuracy_is)
+    return Reporter(log, horizon, augment, step, training.evaluate_every, _by_labels(method))
+
+
+def _by_labels(method: Method) -> bool:
+    return method.about.labels == "needed"
+
+
 def _health(method: Method, training: Training) -> Health:
-    return Health(method.about.labels == "needed", stops=training.stop_on_collapse)
+    return Health(_by_labels(method), stops=training.stop_on_collapse)
 
 
 def _announce(step: int, training: Training, horizon: Horizon) -> None:

@@ -15,6 +15,7 @@ Chunk k of K holds the rows k, k + K, k + 2 K, ... of the batch. That makes sync
 of all processes that over the k-th chunk of one process with as many chunks.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -151,15 +152,17 @@ class GradientCache:
 
 
 def gradient_cache(method: Method, training: Training, accelerator: Accelerator) -> GradientCache | None:
-    """The cache that these settings ask for, if any."""
-    if training.grad_cache_chunk is None:
+    """The cache that these settings ask for, if any; "auto" has been replaced by what was chosen."""
+    chunk = training.grad_cache_chunk
+    if chunk is None:
         return None
+    assert chunk != "auto"
     local = training.batch_size // distributed.world_size()
-    return GradientCache(method, local // training.grad_cache_chunk, training.grad_cache_batch_norm, accelerator)
+    return GradientCache(method, local // chunk, training.grad_cache_batch_norm, accelerator)
 
 
 def check_chunks(method: Method, training: Training) -> None:
-    """Refuse chunks that the batch, the method or its batch norm cannot be divided into.
+    """Refuse chunks that the batch, the method or its batch norm cannot be divided into; of "auto" the method.
 
     Raises:
         ValueError: says which, and what would fit.
@@ -168,7 +171,7 @@ def check_chunks(method: Method, training: Training) -> None:
     if chunk is None:
         return
     local = training.batch_size // distributed.world_size()
-    if local % chunk:
+    if chunk != "auto" and local % chunk:
         fitting = [size for size in range(1, local + 1) if local % size == 0]
         raise ValueError(
             f"grad_cache_chunk is {chunk} and each process has {local} images of the batch of {training.batch_size}, "
@@ -179,18 +182,35 @@ def check_chunks(method: Method, training: Training) -> None:
             f"grad_cache_chunk needs a method of which `embed` and `objective` are all, and {type(method).__name__} "
             "overrides `forward`; leave grad_cache_chunk out, or declare `together` in place of the override"
         )
-    norms = norms_in_training(method.train())
-    if norms and chunk == 1:
+    if chunk == "auto":
+        return
+    if norms_in_training(method.train()) and chunk == 1:
         raise ValueError("grad_cache_chunk is 1, and batch norm needs more than one image in a chunk; give 2 or more")
-    parts = {2 for norm in norms if isinstance(norm, DomainBatchNorm)}
-    parts |= {norm.splits for norm in norms if isinstance(norm, SplitBatchNorm)}
-    parts |= {norm.groups for norm in norms if isinstance(norm, GroupBatchNorm)}
-    for number in parts:
+    for number in _parts_of_batch_norm(method):
         if chunk % number:
             raise ValueError(
                 f"grad_cache_chunk is {chunk}, and batch norm divides what it gets into {number} equal parts; "
                 f"use a multiple of {number}, or another batch_norm of the method"
             )
+
+
+def rows_together(method: Method) -> int:
+    """The fewest images that can be embedded at a time, so that each part of a batch norm has two."""
+    return math.lcm(*_parts_of_batch_norm(method)) * (2 if norms_in_training(method.train()) else 1)
+
+
+def possible_chunks(method: Method, local: int) -> list[int]:
+    """The chunks that so many images of a process can be divided into, the largest first; all at once is none."""
+    unit, least = math.lcm(*_parts_of_batch_norm(method)), rows_together(method)
+    return [size for size in range(local - 1, least - 1, -1) if local % size == 0 and size % unit == 0]
+
+
+def _parts_of_batch_norm(method: Method) -> set[int]:
+    """What a batch norm divides its rows into, which a chunk must be a multiple of."""
+    norms = norms_in_training(method.train())
+    parts = {2 for norm in norms if isinstance(norm, DomainBatchNorm)}
+    parts |= {norm.splits for norm in norms if isinstance(norm, SplitBatchNorm)}
+    return parts | {norm.groups for norm in norms if isinstance(norm, GroupBatchNorm)}
 
 
 @torch.no_grad()

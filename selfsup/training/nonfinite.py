@@ -166,11 +166,19 @@ def _wrong(rows: list[list[float]]) -> list[list[str]] | None:
 
 def _undo(method: Method, optimizer: torch.optim.Optimizer, training: Training, device: torch.device) -> Undo | None:
     """What takes steps back on the device; None where the host decides, which is the same in all processes."""
-    if not may_fall_behind(device) or training.precision == "fp16" or sharding_requested(training):
+    room = room_for_undo(training, device)
+    if not room:
         return None
     undo = Undo(method, optimizer)
-    fits = distributed.gather_json(undo.nbytes <= _share(device), device)
+    fits = distributed.gather_json(undo.nbytes <= room, device)
     return undo if all(fits) else None
+
+
+def room_for_undo(training: Training, device: torch.device) -> float:
+    """Bytes that a copy of what a step writes may take on the device; 0 where the host decides about steps."""
+    if not may_fall_behind(device) or training.precision == "fp16" or sharding_requested(training):
+        return 0
+    return _share(device)
 
 
 def may_fall_behind(device: torch.device) -> bool:

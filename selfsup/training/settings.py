@@ -1,11 +1,12 @@
 """How something is trained, as every trained stage is told, and how that ended."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from selfsup.config.checks import require
 from selfsup.config.settings import execution, require_finite
 from selfsup.devices.choice import Device
+from selfsup.monitor.logger import LoggerName
 from selfsup.optim.optimizers import OptimizerConfig
 from selfsup.optim.schedules import Cosine, Schedule
 from selfsup.runtime.arithmetic import Precision
@@ -25,8 +26,9 @@ class Training:
     deterministic: bool = True  # on a GPU: only kernels that give the same bits every time
     clip_norm: float | None = None  # largest norm of the whole gradient
     # Gradient caching, for batches that do not fit into memory: images of each process that are embedded at a time;
-    # must divide its part of the batch. None: all at once.
-    grad_cache_chunk: int | None = None
+    # must divide its part of the batch. auto: all at once where they fit, else as many as fit, which a run keeps. None:
+    # all at once.
+    grad_cache_chunk: int | Literal["auto"] | None = None
     # Batch norm then. chunk: over each chunk. frozen: by statistics of the whole batch that a pass ahead found, and
     # through which no gradient flows.
     grad_cache_batch_norm: Literal["chunk", "frozen"] = "chunk"
@@ -42,6 +44,8 @@ class Training:
     device: Device = execution("auto")  # a CUDA GPU, else an Apple GPU (mps), else the CPU
     workers: int = execution(2)  # processes that decode photographs; arrays need none
     log_every: int = execution(20)  # steps
+    # What is told of the run beside metrics.jsonl: any of tensorboard, wandb, mlflow.
+    log_to: tuple[LoggerName, ...] = execution(("tensorboard",))
     evaluate_every: int = execution(1)  # epochs between online evaluations; 0: never
     hang_minutes: float = execution(30.0)  # without any movement, until a run of several processes is ended
     save_minutes: float = execution(10.0)  # that a run loses when it is killed, at most or little more
@@ -59,6 +63,11 @@ class Training:
             f"clip_norm is {self.clip_norm}; it must be positive, or None for no clipping",
         )
         self._check_caching()
+        known = get_args(LoggerName)
+        require(
+            set(self.log_to) <= set(known) and len(set(self.log_to)) == len(self.log_to),
+            f"log_to is {' '.join(map(str, self.log_to))}; wanted each at most once, and of {', '.join(known)}",
+        )
         require(
             self.max_bad_steps is None or self.max_bad_steps >= 0,
             f"max_bad_steps is {self.max_bad_steps}; give 0 to stop at the first, or None to look for none",
@@ -75,8 +84,8 @@ class Training:
     def _check_caching(self) -> None:
         chunk, frozen = self.grad_cache_chunk, self.grad_cache_batch_norm == "frozen"
         require(
-            chunk is None or chunk >= 1,
-            f"grad_cache_chunk is {chunk}; give 1 or more, such as 64, or None for no chunks",
+            chunk is None or chunk == "auto" or chunk >= 1,
+            f"grad_cache_chunk is {chunk}; give 1 or more, such as 64, auto for what fits, or None for no chunks",
         )
         require(
             not frozen or chunk is not None,

@@ -80,7 +80,7 @@ def test_a_shell_completes_commands_recipes_and_flags() -> None:
         "pretr": ["pretrain"],
         "pretrain simclr_cifar10_": ["simclr_cifar10_cpu"],
         "knn --temp": ["--temperature"],
-        "pretrain x --l": ["--log-every", "--lr"],
+        "pretrain x --l": ["--log-every", "--log-to", "--lr"],
         "knn ru": [],
     }
     lines = [

@@ -56,7 +56,7 @@ def _probe(place: Place, device: torch.device) -> object:
 
 def _health(place: Place, device: torch.device) -> object:
     with Health(by_labels=True) as health:
-        health._see(place(rows(60, 8)))
+        health._see(place(rows(60, 8)), place(rows(60, 8)))
         return health.figures(place(LABELS))
 
 

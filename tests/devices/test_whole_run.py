@@ -66,10 +66,10 @@ def test_weights_are_laid_out_as_the_device_computes_rightly() -> None:
     """Apple GPUs: batch norm and pooling in channels last have wrong gradients there."""
     run = Run(CASES[0])
     training = tiny_run(Path("x"))
-    fitting._place(run.method, training, torch.device("cpu"))
+    fitting.to_its_device(run.method, training, torch.device("cpu"))
     assert run.method.encoder.conv.weight.is_contiguous(memory_format=torch.channels_last)
     with like_apple():
-        fitting._place(run.method, training, torch.device("cpu"))
+        fitting.to_its_device(run.method, training, torch.device("cpu"))
     assert run.method.encoder.conv.weight.is_contiguous()
 
 

@@ -7,6 +7,8 @@ import pytest
 
 import selfsup.monitor.log as log_module
 from selfsup.monitor.log import Log
+from selfsup.monitor.logger import Opening
+from selfsup.monitor.loggers import Loggers
 from selfsup.pretraining import pretrain
 from tests.support.tiny import tiny_run
 
@@ -23,7 +25,7 @@ def test_a_full_disk_is_told_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_module, "open_own", opened_full)
-    log = Log(tmp_path / "metrics.jsonl", tmp_path, 0, 10)
+    log = Log(tmp_path / "metrics.jsonl", Loggers((), Opening(tmp_path, 0, {})), 0, 10)
     for step in (1, 2, 3):
         log.scalars(step, {"loss": 0.5})
         log.advance(step, None)

@@ -7,13 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from selfsup import cli
 from selfsup.augment.views import Augment, Views
 from selfsup.config.flags import parse
 from selfsup.config.recipe_files import load_recipe
-from selfsup.monitor.log import Log
 from selfsup.packages import PACKAGES, missing, optional
 from tests.support.places import ROOT
 
@@ -98,16 +96,8 @@ def test_the_table_of_packages_is_what_setup_cfg_installs() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     extras = config["options.extras_require"]
-    optional_ones = "".join(extras[name] for name in ("parquet", "timm", "onnx", "huggingface", "report"))
+    named = ("parquet", "timm", "onnx", "huggingface", "report", "wandb", "mlflow")
+    optional_ones = "".join(extras[name] for name in named)
     lines = (config["options"]["install_requires"] + optional_ones).splitlines()
     declared = {line.split(";")[0].split(">")[0].strip() for line in lines} - {"", "faiss-gpu"}
     assert set(PACKAGES.values()) == declared
-
-
-def test_event_files_are_written_where_tensorboard_is(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    log = Log(tmp_path / "metrics.jsonl", tmp_path / "board", 0, 4)
-    log.scalars(1, {"loss": 1.0})
-    log.images("views", 1, torch.zeros(3, 4, 4))
-    log.close()
-    assert list((tmp_path / "board").iterdir())
