@@ -52,7 +52,7 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[str]], name: str) -> s
     head = "".join(f"<th scope='col'>{text(cell)}</th>" for cell in heading)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return (
-        f"<div class='scroll' tabindex='0' role='region' aria-label='{text(name)}'>"
+        f"<div class='scroll' tabindex='0' role='group' aria-label='{text(name)}'>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -76,7 +76,7 @@ def figure(
     """
     shape = svg(drawing)
     if wide:
-        shape = f"<div class='across' tabindex='0' role='region' aria-label='{text(drawing.title)}'>{shape}</div>"
+        shape = f"<div class='across' tabindex='0' role='group' aria-label='{text(drawing.title)}'>{shape}</div>"
     interactive = f" data-curve='{text(curve)}'" if curve else ""
     return (
         f"<figure{interactive}><figcaption>{text(drawing.title)}"
