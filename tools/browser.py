@@ -10,7 +10,7 @@ from typing import Any
 
 CHROMIUM = shutil.which("chromium") or "chromium"
 _QUIET = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update".split()
-_WAIT = 400  # milliseconds for a page to draw
+_WAIT = 150  # milliseconds for a page to draw
 _HEIGHT = 900  # of the window, in pixels
 
 

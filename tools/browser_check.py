@@ -34,7 +34,9 @@ _CUT = """() => [...document.querySelectorAll('main *, header *')].filter((one) 
 }).map((one) => one.outerHTML.slice(0, 100))"""
 _FOLDED = """() => [...document.querySelectorAll('details > :not(summary)')].filter(
   (one) => !one.checkVisibility({ contentVisibilityAuto: true }) || !one.getBoundingClientRect().height).length"""
-_HIDDEN_DRAWINGS = """() => [...document.querySelectorAll('svg.drawing')].filter((one) => !one.checkVisibility()).length"""
+_HIDDEN_DRAWINGS = (
+    """() => [...document.querySelectorAll('svg.drawing')].filter((one) => !one.checkVisibility()).length"""
+)
 _BLANK_PICTURES = "() => [...document.images].filter((one) => !one.naturalWidth).length"
 
 

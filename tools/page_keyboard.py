@@ -70,7 +70,7 @@ def worked_by_keyboard(page: Any) -> tuple[int, list[str]]:
         one.focus()
         before = page.evaluate(_STATE)
         one.press(key)
-        page.wait_for_timeout(120)
+        page.wait_for_timeout(40)
         worked += 1
         if page.evaluate(_STATE) == before:
             wrong.append(f"{key} does nothing at {one.evaluate('(one) => one.outerHTML.slice(0, 120)')}")

@@ -2,10 +2,10 @@
 
     python -m tools.pages [--folder build/pages] [--axe build/browser]
 
-The pages are of photographs that are drawn (`tools.generated_photos`) and of two small runs on them, and one is a report
-with a map of 50,000 points. FOLDER gets the pages and pictures of them, to be looked at. What is there already is taken
-as it is, so that pages alone are checked again; remove the folder to make all anew. Takes about ten minutes on two
-cores. Ends with 1 where something is wrong with a page. Wanted is what `tools.browser_check` wants.
+The pages are of photographs that are drawn (`tools.generated_photos`) and of two small runs on them, and one is a
+report with a map of 50,000 points. FOLDER gets the pages and pictures of them, to be looked at. What is there already
+is taken as it is, so that pages alone are checked again; remove the folder to make all anew. Takes about ten minutes on
+two cores. Ends with 1 where something is wrong with a page. Wanted is what `tools.browser_check` wants.
 """
 
 import argparse
@@ -104,12 +104,14 @@ def table(found: dict[str, Found], about: str) -> str:
     return f"""# Pages in a browser
 
 Written by `python -m tools.pages`, which makes a page of each kind from drawn photographs and two small runs, and opens
-it in Chromium; `python -m tools.browser_check FILE.html` does the same with a page of yours. {about}
+it in Chromium; `python -m tools.browser_check FILE.html` does the same with a page of yours.
+{about}
 
 | page | MB | the tab key reaches | worked by keys | sheets of A4 | wrong |
 |---|---|---|---|---|---|
 {rows}
-Each is opened {widths} pixels wide, {themes}, and once more after the switch to the other colours. Wrong would be:
+Each is opened {widths} pixels wide, {themes}, and once more after the switch to the other colours.
+Wrong would be:
 
 - a message on the console, an error, or a request for anything;
 - a file of more than {LIMIT / 1e6:g} MB, a blank picture, a page that scrolls sideways;

@@ -72,6 +72,8 @@ def run_search(path: Path, images: Sequence[str], settings: Search) -> dict[str,
     _write(answers, kept, settings)
     if answers.reasons:
         message(f"unreadable: {named(list(answers.reasons), 'image')} of {len(queries):,} that were asked for")
+    if settings.out != "-":
+        message(f"written to {settings.out}")
     measured = {} if index.measured is None else {"recall_at_10": index.recall, "effort": index.measured.effort}
     return {
         "out": settings.out,

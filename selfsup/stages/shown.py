@@ -48,27 +48,28 @@ def as_html(rows: Iterator[Sequence[Cell]], title: str, lead: str) -> Iterator[b
 def _answer(number: int, row: Sequence[Cell]) -> str:
     """One image with those that were found for it, the most alike first."""
     query, *found = row
-    cells = "".join(f"<li>{_in_html(one)}</li>" for one in found)
+    cells = "".join(f"<li>{_in_html(one)}<span class='name'>{_last(one.name)}</span></li>" for one in found)
     beside = f"<ol class='found'>{cells}</ol>" if found else "<p>Nothing was found: this image cannot be read.</p>"
     return (
         f"<section class='answer' aria-labelledby='image-{number}'>"
-        f"<h2 id='image-{number}'>{text(_last(query.name))}</h2>"
+        f"<h2 id='image-{number}'>{_last(query.name)}</h2>"
         f"<div class='beside-query'><div class='asked'>{_in_html(query)}</div>{beside}</div></section>\n"
     )
 
 
 def _in_html(one: Cell) -> str:
-    """A picture above its caption and the end of its name; all of the name where one points at it."""
+    """A picture above its caption; all of its name where one points at it."""
     alternative = text(f"{one.name}: {one.caption}")
     return (
         f"<img src='{data_uri(jpeg(one.picture, 85))}' alt='{alternative}' title='{text(one.name)}'>"
-        f"<span class='caption'>{text(one.caption)}</span><span class='name'>{text(_last(one.name))}</span>"
+        f"<span class='caption'>{text(one.caption)}</span>"
     )
 
 
 def _last(name: str) -> str:
-    """The end of a path that tells images apart: the folder and the file."""
-    return "/".join(plain_name(name, _LONGEST).rsplit("/", 2)[-2:])
+    """The end of a path that tells images apart, the folder and the file, as markup that breaks between words."""
+    end = text("/".join(plain_name(name, _LONGEST).rsplit("/", 2)[-2:]))
+    return end.replace("/", "/<wbr>").replace("_", "_<wbr>")
 
 
 def as_picture(rows: Sequence[Sequence[Cell]]) -> PIL.Image.Image:
