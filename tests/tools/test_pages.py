@@ -34,7 +34,9 @@ def opened() -> Iterator[Any]:
 
 def test_a_report_has_nothing_wrong_with_it(opened: Any, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
-    report.write_bytes(report_page(contents()))
+    shown = contents()
+    shown.settings |= {f"option_{number}": number for number in range(40)}  # a table that scrolls on a screen
+    report.write_bytes(report_page(shown))
     looked = checked(opened, report, "", widths=(400,), themes=("dark",))
     assert looked.wrong == []
     assert looked.reached > 20
