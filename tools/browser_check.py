@@ -1,162 +1,159 @@
-"""Opens pages in a browser, as readers do: in light and dark, wide and narrow, by keyboard, and without scripts.
+"""Opens pages in a browser, as readers do: light and dark, wide and narrow, by keyboard, on paper, without scripts.
 
     python -m tools.browser_check runs/mine/report.html --screenshots build/shots
 
 Wanted are Chromium (`apt-get install chromium`), the package playwright (`pip install playwright`; its own browsers
-are not needed) and npm, by which axe-core is fetched into build/browser once. It is run by hand: no test needs it.
+are not needed) and npm, by which axe-core is fetched into build/browser once, or into the folder that --axe names.
 """
 
 import argparse
 import json
-import shutil
-import subprocess
+import re
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from selfsup.report.page import LIMIT
+from tools.browser import CHROMIUM, axe_core, browser, drawn, page_of
+from tools.checkout import ROOT
+from tools.page_keyboard import reached_by_keyboard, worked_by_keyboard
 
-ROOT = Path(__file__).resolve().parent.parent
-WIDTHS = (1280, 390)
+WIDTHS = (1280, 400)
 THEMES = ("light", "dark")
-_QUIET = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update".split()
-_TABS = 400  # presses of the tab key after which everything must have been reached
-_WAIT = 400  # milliseconds for a page to draw
-# What a reader may act on, in the order of the page; what is folded away cannot be reached before it is opened.
-_ACTIVE = """() => {
-  const all = [...document.querySelectorAll('a[href], button, select, summary, [tabindex="0"]')];
-  window.active = all.filter((one) => one.checkVisibility());
-  window.reached = new Set();
-  return window.active.length;
-}"""
-_REACHED = "() => { reached.add(document.activeElement); return active.every((one) => reached.has(one)); }"
-_MISSED = "() => active.filter((one) => !reached.has(one)).map((one) => one.outerHTML.slice(0, 120))"
+AXE = ROOT / "build" / "browser"
+_PAPER = 718  # CSS pixels between the margins of A4
 _TOO_WIDE = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+# What lies beyond the paper, or is cut by a box that would scroll on a screen; letters of drawings may reach out a bit.
+_CUT = """() => [...document.querySelectorAll('main *, header *')].filter((one) => {
+  if (!one.checkVisibility() || one.closest('.screen-reader, svg, .skip')) return false;
+  const style = getComputedStyle(one), box = one.getBoundingClientRect();
+  const clips = style.overflowX !== 'visible' || style.overflowY !== 'visible';
+  const within = one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 1;
+  return box.right > document.documentElement.clientWidth + 1 || (clips && within);
+}).map((one) => one.outerHTML.slice(0, 100))"""
+_FOLDED = """() => [...document.querySelectorAll('details > :not(summary)')].filter(
+  (one) => !one.checkVisibility({ contentVisibilityAuto: true }) || !one.getBoundingClientRect().height).length"""
+_HIDDEN_DRAWINGS = (
+    """() => [...document.querySelectorAll('svg.drawing')].filter((one) => !one.checkVisibility()).length"""
+)
+_BLANK_PICTURES = "() => [...document.images].filter((one) => !one.naturalWidth).length"
+
+
+class Found(NamedTuple):
+    """What was found on a page."""
+
+    bytes: int
+    reached: int  # things that the tab key goes to
+    worked: int  # of them that do something at a key, and did
+    printed: int  # sheets of A4
+    wrong: list[str]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.browser_check", description="Open pages as readers do.")
-    parser.add_argument("pages", nargs="+", type=Path, help="files of selfsup report")
+    parser.add_argument("pages", nargs="+", type=Path, help="files that selfsup report, compare, data or search wrote")
     parser.add_argument("--screenshots", type=Path, help="folder for pictures of the pages")
-    parser.add_argument("--browser", default=shutil.which("chromium") or "chromium", help="default: %(default)s")
+    parser.add_argument("--browser", default=CHROMIUM, help="default: %(default)s")
+    parser.add_argument("--axe", type=Path, default=AXE, help="folder that npm installs axe-core into")
     arguments = parser.parse_args()
-    axe = axe_core(ROOT / "build" / "browser")
+    axe = axe_core(arguments.axe)
     figures, wrong = {}, 0
     with browser(arguments.browser) as opened:
         for path in arguments.pages:
             found = checked(opened, path.resolve(), axe, arguments.screenshots)
-            wrong += len(found["wrong"])
-            figures[str(path)] = found
-            for line in found["wrong"]:
+            wrong += len(found.wrong)
+            figures[str(path)] = found._asdict()
+            for line in found.wrong:
                 print(f"{path}: {line}", file=sys.stderr)
     print(json.dumps(figures))
     sys.exit(1 if wrong else 0)
 
 
-def axe_core(folder: Path) -> str:
-    """The program that looks for what keeps people from reading; fetched where it is not there yet."""
-    place = folder / "node_modules" / "axe-core" / "axe.min.js"
-    if not place.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "install", "--prefix", str(folder), "--silent", "axe-core"], check=True)
-    return place.read_text()
+def checked(
+    opened: Any,
+    path: Path,
+    axe: str,
+    screenshots: Path | None = None,
+    widths: Sequence[int] = WIDTHS,
+    themes: Sequence[str] = THEMES,
+) -> Found:
+    """What is wrong with a page, in sentences, and what was counted.
 
-
-@contextmanager
-def browser(executable: str) -> Iterator[Any]:
-    """A browser with a profile of its own; gives a function that opens a context with its settings."""
-    from playwright.sync_api import sync_playwright
-
-    with tempfile.TemporaryDirectory() as profile, sync_playwright() as program:
-        arguments = [*_QUIET, "--disable-sync", f"--disk-cache-dir={profile}"]
-        opened = program.chromium.launch(executable_path=executable, args=arguments)
-        try:
-            yield opened
-        finally:
-            opened.close()
-
-
-def checked(opened: Any, path: Path, axe: str, screenshots: Path | None) -> dict[str, Any]:
-    """What is wrong with a page, in sentences, and its size in bytes."""
+    Args:
+        opened: a browser.
+        path: of the page.
+        axe: axe-core; "": barriers are not looked for.
+        screenshots: folder for pictures; None: none are made.
+        widths: of windows, in pixels.
+        themes: "light", "dark".
+    """
     size = path.stat().st_size
     wrong = [f"{size:,} bytes, more than {LIMIT:,}"] if size > LIMIT else []
-    for width in WIDTHS:
-        for theme in THEMES:
-            wrong += [
-                f"{width} px, {theme}: {line}" for line in _with_scripts(opened, path, width, theme, axe, screenshots)
-            ]
-    wrong += [f"without scripts: {line}" for line in _without_scripts(opened, path, axe, screenshots)]
-    return {"bytes": size, "wrong": wrong}
+    for width in widths:
+        for theme in themes:
+            said = _looked_at(opened, path, width, theme, axe, screenshots)
+            wrong += [f"{width} px, {theme}: {line}" for line in said]
+    reached, worked, said = _by_keyboard(opened, path, widths[0])
+    wrong += [f"by keyboard: {line}" for line in said]
+    wrong += [f"without scripts: {line}" for line in _without_scripts(opened, path, widths[0], screenshots)]
+    printed, said = _on_paper(opened, path, screenshots)
+    wrong += [f"in print: {line}" for line in said]
+    return Found(size, reached, worked, printed, wrong)
 
 
-@contextmanager
-def _page(opened: Any, path: Path, width: int, theme: str, problems: list[str], **settings: Any) -> Iterator[Any]:
-    """A page in a context of its own; what it says on the console, and asks for, is added to `problems`."""
-    context = opened.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, **settings)
-    page = context.new_page()
-    page.on(
-        "console", lambda said: problems.append(f"console: {said.text}") if said.type in ("error", "warning") else None
-    )
-    page.on("pageerror", lambda error: problems.append(f"error: {error}"))
-    page.on("request", lambda asked: _note_request(asked.url, path, problems))
-    page.goto(path.as_uri())
-    page.wait_for_timeout(_WAIT)
-    try:
-        yield page
-    finally:
-        context.close()
-
-
-def _note_request(url: str, path: Path, problems: list[str]) -> None:
-    if not url.startswith(("data:", path.as_uri())):
-        problems.append(f"request: {url[:200]}")
-
-
-def _with_scripts(opened: Any, path: Path, width: int, theme: str, axe: str, screenshots: Path | None) -> list[str]:
+def _looked_at(opened: Any, path: Path, width: int, theme: str, axe: str, screenshots: Path | None) -> list[str]:
+    """The page as it is first, with all unfolded, and after the switch to the other colours."""
     problems: list[str] = []
     # axe-core is brought in from outside of the page, whose policy would not let it in by itself.
-    with _page(opened, path, width, theme, problems, bypass_csp=True) as page:
+    with page_of(opened, path, width, theme, problems, bypass_csp=True) as page:
         _kept(page, screenshots, f"{path.stem}_{width}_{theme}")
-        over = page.evaluate(_TOO_WIDE)
-        if over > 0:
-            problems.append(f"{over} px wider than the window")
-        if width == WIDTHS[0] and theme == THEMES[0]:
-            problems += _by_keyboard(page)
+        _narrow_enough(page, problems)
+        if blank := page.evaluate(_BLANK_PICTURES):
+            problems.append(f"{blank} pictures are blank")
         page.evaluate("() => document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-        page.wait_for_timeout(_WAIT)
+        drawn(page)
+        _narrow_enough(page, problems)
         problems += _barriers(page, axe)
         _kept(page, screenshots, f"{path.stem}_{width}_{theme}_open")
-        problems += _on_paper(page)
-        page.click("button.theme")
-        page.wait_for_timeout(_WAIT)
-        problems += [f"after the switch: {line}" for line in _barriers(page, axe)]
-    with _page(opened, path, width, theme, problems):  # and once more under its own policy
+        if page.locator("button.theme").count():
+            page.click("button.theme")
+            drawn(page)
+            problems += [f"after the switch: {line}" for line in _barriers(page, axe)]
+    with page_of(opened, path, width, theme, problems):  # and once more under its own policy
         pass
     return problems
 
 
-def _without_scripts(opened: Any, path: Path, axe: str, screenshots: Path | None) -> list[str]:
-    """Whether what matters is there: drawings that are seen, and words."""
+def _narrow_enough(page: Any, problems: list[str]) -> None:
+    over = page.evaluate(_TOO_WIDE)
+    if over > 0:
+        problems.append(f"{over} px wider than the window")
+
+
+def _by_keyboard(opened: Any, path: Path, width: int) -> tuple[int, int, list[str]]:
     problems: list[str] = []
-    with _page(opened, path, WIDTHS[0], "light", problems, java_script_enabled=False) as page:
+    with page_of(opened, path, width, "light", problems) as page:
+        reached, wrong = reached_by_keyboard(page)
+    with page_of(opened, path, width, "light", problems) as page:
+        worked, idle = worked_by_keyboard(page)
+    return reached, worked, [*problems, *wrong, *idle]
+
+
+def _without_scripts(opened: Any, path: Path, width: int, screenshots: Path | None) -> list[str]:
+    """Whether what matters is there: headings, words, pictures, and drawings that are seen or folded away."""
+    problems: list[str] = []
+    with page_of(opened, path, width, "light", problems, java_script_enabled=False) as page:
         _kept(page, screenshots, f"{path.stem}_without_scripts")
-        if not page.locator("h1").is_visible() or not page.locator("section h2 + *").first.is_visible():
-            problems.append("no title or no content is seen")
-        hidden = [one for one in page.locator("section > * svg.drawing, section > svg.drawing").all() if not _seen(one)]
+        for heading in [*page.locator("h1").all(), *page.locator("section h2").all()]:
+            if not heading.is_visible():
+                problems.append(f"the heading {heading.inner_text()!r} is not seen")
+        if not page.locator("section h2 + *").first.is_visible():
+            problems.append("no content is seen")
+        hidden = [one for one in page.locator("svg.drawing").all() if not _seen(one)]
         if hidden:
             problems.append(f"{len(hidden)} drawings are not seen")
     return problems
-
-
-def _on_paper(page: Any) -> list[str]:
-    """Whether drawings that scripts have replaced are there again where the page is printed."""
-    page.emulate_media(media="print")
-    hidden = [one for one in page.locator("svg.drawing").all() if not one.is_visible()]
-    page.emulate_media(media="screen")
-    return [f"in print {len(hidden)} drawings are not seen"] if hidden else []
 
 
 def _seen(drawing: Any) -> bool:
@@ -165,24 +162,34 @@ def _seen(drawing: Any) -> bool:
     return folded or bool(drawing.is_visible())
 
 
+def _on_paper(opened: Any, path: Path, screenshots: Path | None) -> tuple[int, list[str]]:
+    """Sheets of A4, and what they do not show: drawings that scripts replaced, what is folded, what is cut."""
+    problems: list[str] = []
+    with page_of(opened, path, _PAPER, "light", problems) as page:
+        page.emulate_media(media="print")
+        drawn(page)
+        for script, what in ((_HIDDEN_DRAWINGS, "drawings are not seen"), (_FOLDED, "folded parts are not seen")):
+            if count := page.evaluate(script):
+                problems.append(f"{count} {what}")
+        _narrow_enough(page, problems)
+        problems += [f"cut: {one}" for one in page.evaluate(_CUT)]
+        _kept(page, screenshots, f"{path.stem}_print")
+        content = page.pdf(format="A4")
+    if screenshots is not None:
+        (screenshots / f"{path.stem}.pdf").write_bytes(content)
+    return len(re.findall(rb"/Type\s*/Page\b", content)), problems
+
+
 def _kept(page: Any, screenshots: Path | None, name: str) -> None:
     if screenshots is not None:
         screenshots.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=str(screenshots / f"{name}.png"), full_page=True)
 
 
-def _by_keyboard(page: Any) -> list[str]:
-    """Whether the tab key reaches all that can be acted on."""
-    count = page.evaluate(_ACTIVE)
-    for _ in range(_TABS):
-        page.keyboard.press("Tab")
-        if page.evaluate(_REACHED):
-            return []
-    return [f"of {count} the tab key does not reach {missed}" for missed in page.evaluate(_MISSED)]
-
-
 def _barriers(page: Any, axe: str) -> list[str]:
     """Violations that axe-core finds."""
+    if not axe:
+        return []
     page.evaluate(axe)
     found = page.evaluate("async () => (await axe.run()).violations")
     return [f"{one['id']}: {one['help']} ({len(one['nodes'])}): {one['nodes'][0]['html'][:160]}" for one in found]

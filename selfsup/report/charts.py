@@ -143,14 +143,15 @@ class Bar(NamedTuple):
 
 def bars(found: Sequence[Bar], title: str) -> Drawing:
     """Shares, one below the other, each with its per cent."""
-    names = max(width_of(bar.name, 13) for bar in found) + 8
+    names = max(width_of(bar.name, 13) for bar in found) + 14
     height, room = 26.0, _BARS - names - 56
     shapes: list[Shape] = []
     for place, bar in enumerate(found):
         y = 6 + place * height
         shapes.append(Words(0, y + 9, bar.name, colour=INK, size=13))
         shapes.append(Box(names, y, room, 18, GRID, 0.7))
-        shapes.append(Box(names, y, max(1.0, room * bar.share), 18, bar.colour))
+        if bar.share > 0:
+            shapes.append(Box(names, y, max(1.0, room * bar.share), 18, bar.colour))
         shapes.append(Words(names + room + 10, y + 9, f"{bar.share:.1%}", colour=INK, size=13))
     told = "; ".join(f"{bar.name} {bar.share:.1%}" for bar in found)
     return Drawing(_BARS, 6 + height * len(found), tuple(shapes), title, told)

@@ -74,7 +74,7 @@ def collect(subject: Subject, images: Images | None, effort: Effort, results: li
 
 
 def _evidence(subject: Subject) -> Evidence:
-    loss, knn, alarm = (subject.curves.get(name) for name in ("loss", "knn_top1", "collapse_alarm"))
+    loss, knn, alarm, epoch = (subject.curves.get(name) for name in ("loss", "knn_top1", "collapse_alarm", "epoch"))
     rise = None
     if knn is not None and len(knn.values) >= 4:
         rise = knn.values[-1] - knn.values[len(knn.values) * 3 // 4 - 1]
@@ -83,6 +83,7 @@ def _evidence(subject: Subject) -> Evidence:
         name=subject.name,
         step=subject.step,
         total_steps=subject.total_steps,
+        epochs=round(epoch.values[-1]) if epoch else None,
         loss=ends(loss) if loss and len(loss.values) > 1 else None,
         alarm=bool(alarm and loss and alarm.steps[-1] == loss.steps[-1]),
         rise=rise,

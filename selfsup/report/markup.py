@@ -49,17 +49,28 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
 
 def table(heading: Sequence[str], rows: Iterable[Sequence[str]], name: str) -> str:
     """A table that scrolls by itself where it is too wide or too long; cells that are numbers stand on the right."""
-    head = "".join(f"<th scope='col'>{text(cell)}</th>" for cell in heading)
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    cells = [list(row) for row in rows]
+    head = "".join(
+        f"<th scope='col'{_kind(bool(cells) and all(_numeric(row[at]) for row in cells))}>{text(word)}</th>"
+        for at, word in enumerate(heading)
+    )
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in cells)
     return (
-        f"<div class='scroll' tabindex='0' role='region' aria-label='{text(name)}'>"
+        f"<div class='scroll' tabindex='0' role='group' aria-label='{text(name)}'>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
 def _cell(word: str) -> str:
-    numeric = word.replace(",", "").replace(".", "").replace("%", "").replace("-", "").replace("e", "").isdecimal()
-    return f"<td class='number'>{text(word)}</td>" if numeric else f"<td>{text(word)}</td>"
+    return f"<td{_kind(_numeric(word))}>{text(word)}</td>"
+
+
+def _kind(numeric: bool) -> str:
+    return " class='number'" if numeric else ""
+
+
+def _numeric(word: str) -> bool:
+    return word.replace(",", "").replace(".", "").replace("%", "").replace("-", "").replace("e", "").isdecimal()
 
 
 def figure(
@@ -76,7 +87,7 @@ def figure(
     """
     shape = svg(drawing)
     if wide:
-        shape = f"<div class='across' tabindex='0' role='region' aria-label='{text(drawing.title)}'>{shape}</div>"
+        shape = f"<div class='across' tabindex='0' role='group' aria-label='{text(drawing.title)}'>{shape}</div>"
     interactive = f" data-curve='{text(curve)}'" if curve else ""
     return (
         f"<figure{interactive}><figcaption>{text(drawing.title)}"

@@ -41,7 +41,7 @@
         width, height: Math.round(Math.max(190, width * 0.42)), padding: [10, 12, 0, 0],
         scales: { x: { time: false } },
         axes: [{ ...axis, size: 30, values: (_, all) => all.map((value) => value.toLocaleString("en")) }, { ...axis, size: 50, values: (_, all) => all.map(digits) }],
-        series: [{ label: given.x_name }, ...given.series.map((one) => ({
+        series: [{ label: given.x_name, value: (_, value) => (value == null ? "–" : value.toLocaleString("en")) }, ...given.series.map((one) => ({
           label: one.name, stroke: colour(one.colour), width: 2, spanGaps: true, dash: one.dashed ? [5, 4] : undefined,
           points: { show: given.x.length < 40 && !one.dashed, size: 5 }, value: (_, value) => digits(value),
         }))],

@@ -1,7 +1,7 @@
 """The page itself: one file that asks for nothing, readable without scripts, in light and dark."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ from selfsup.report.markup import text
 
 LIMIT = 2_500_000  # bytes of a page
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
+_POLICY_WITHOUT_SCRIPTS = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _HERE = files("selfsup.report")
 _CURVES = "vendor/uplot/uPlot.iife.min.js"
 
@@ -39,16 +40,34 @@ def page(title: str, lead: str, sections: Sequence[Section], data: dict[str, Any
         f"<h2 id='{section.name}-title'>{text(section.title)}</h2>{section.body}</section>"
         for section in sections
     )
+    navigation = f"<nav aria-label='Contents'><ul class='wide'>{contents}</ul></nav>"
+    return f"{opening(title, lead, navigation, _styles(data), _POLICY)}{body}</main>{_scripts(data)}</body></html>\n"
+
+
+def without_scripts(title: str, lead: str, pieces: Iterable[str]) -> Iterator[str]:
+    """A page that is written piece by piece, however many there are: it has no scripts and no contents.
+
+    Args:
+        title: as a word; it is escaped here.
+        lead: markup below the title.
+        pieces: markup, one after the other.
+    """
+    yield opening(title, lead, "", _read("style.css"), _POLICY_WITHOUT_SCRIPTS)
+    yield from pieces
+    yield "</main></body></html>\n"
+
+
+def opening(title: str, lead: str, navigation: str, styles: str, policy: str) -> str:
+    """A page up to its content."""
     return (
         "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<meta name='color-scheme' content='light dark'><title>{text(title)}</title>"
-        f"<style>{_styles(data)}</style></head><body>"
+        f"<style>{styles}</style></head><body>"
         "<a class='skip' href='#content'>Skip to the content</a>"
-        f"<header><div class='wide'><h1>{text(title)}</h1>{lead}</div>"
-        f"<nav aria-label='Contents'><ul class='wide'>{contents}</ul></nav></header>"
-        f"<main id='content' class='wide'>{body}</main>{_scripts(data)}</body></html>\n"
+        f"<header><div class='wide'><h1>{text(title)}</h1>{lead}</div>{navigation}</header>"
+        "<main id='content' class='wide'>"
     )
 
 

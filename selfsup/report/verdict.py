@@ -37,6 +37,7 @@ class Evidence:
     name: str  # of the run, as commands are given it
     step: int | None = None  # that the encoder is of
     total_steps: int | None = None
+    epochs: int | None = None  # that it has seen
     loss: tuple[float, float] | None = None  # means at the beginning and at the end
     feature_std: float | None = None
     feature_rank: float | None = None  # directions in which features differ
@@ -230,8 +231,12 @@ def _advice(found: Evidence) -> list[Advice]:
             )
         )
     if found.rise is not None and found.rise > RISING and found.finished and found.kind == "pretraining":
-        text = f"kNN still rose by {found.rise * 100:.1f} points over the last quarter: more epochs should help."
-        advice.append(Advice(text, f"selfsup pretrain RECIPE --folder {run} --extend.to-epoch N"))
+        text = (
+            f"kNN still rose by {found.rise * 100:.1f} points over the last quarter: more epochs should help. Give the "
+            "command of the run again, with this at its end."
+        )
+        epochs = 2 * found.epochs if found.epochs else "N"
+        advice.append(Advice(text, f"--extend.to-epoch {epochs} --extend.schedule restart"))
     if found.classifier:
         return [*advice, Advice("Judge the classifier, class by class.", f"selfsup evaluate {run}")]
     if worse:

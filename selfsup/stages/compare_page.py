@@ -98,7 +98,7 @@ def _stage(table: Table, name: str, numbers: list[int]) -> str:
         if found
     )
     return (
-        f"<h3>{text(name)}</h3><div class='scroll' tabindex='0' role='region' aria-label='{text(name)}'>"
+        f"<h3>{text(name)}</h3><div class='scroll' tabindex='0' role='group' aria-label='{text(name)}'>"
         f"<table><thead><tr><th scope='col'>run</th>{head}</tr></thead><tbody>{lines}</tbody></table></div>{notes}"
     )
 
@@ -191,7 +191,7 @@ def _settings(rows: Sequence[Row]) -> str:
     )
     more = f"<p class='note'>{len(names) - _DIFFERENCES} more differ.</p>" if len(names) > _DIFFERENCES else ""
     return (
-        "<div class='scroll' tabindex='0' role='region' aria-label='Settings that differ'>"
+        "<div class='scroll' tabindex='0' role='group' aria-label='Settings that differ'>"
         f"<table><thead><tr><th scope='col'>setting</th>{head}</tr></thead><tbody>{lines}</tbody></table></div>{more}"
     )
 

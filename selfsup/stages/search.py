@@ -15,6 +15,7 @@ from selfsup.data.found import named
 from selfsup.data.levels import parse_levels
 from selfsup.evaluation.features import encoded
 from selfsup.output import message
+from selfsup.report.markup import protocol
 from selfsup.runtime import arithmetic
 from selfsup.search.approximate import KINDS
 from selfsup.search.index import Index, Measured, kind_for
@@ -71,6 +72,8 @@ def run_search(path: Path, images: Sequence[str], settings: Search) -> dict[str,
     _write(answers, kept, settings)
     if answers.reasons:
         message(f"unreadable: {named(list(answers.reasons), 'image')} of {len(queries):,} that were asked for")
+    if settings.out != "-":
+        message(f"written to {settings.out}")
     measured = {} if index.measured is None else {"recall_at_10": index.recall, "effort": index.measured.effort}
     return {
         "out": settings.out,
@@ -186,9 +189,19 @@ def _write(answers: _Answers, kept: Kept, settings: Search) -> None:
         if out.suffix == ".png":
             file.write(as_png(list(_cells(answers, kept))))
         elif out.suffix == ".html":
-            file.writelines(as_html(_cells(answers, kept), "selfsup search"))
+            file.writelines(as_html(_cells(answers, kept), "Images that are alike", _lead(answers, kept)))
         else:
             file.writelines(lines)
+
+
+def _lead(answers: _Answers, kept: Kept) -> str:
+    """What a page tells above its answers: how many images were compared, and how."""
+    asked, found = len(answers.queries), answers.rows.shape[1]
+    told = (
+        f"For each of {asked:,} image{'s' * (asked != 1)} the {found:,} most alike of {len(kept.features):,}, by the "
+        "cosine of their features: 1 is equal, 0 unrelated."
+    )
+    return f"<p class='lead'>{told}</p>{protocol(kept.protocol)}"
 
 
 def _lines(answers: _Answers, kept: Kept) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """Images beside those that were found for them: a page of HTML that holds its pictures, or one large picture."""
 
-import html
 import io
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -9,6 +8,8 @@ import PIL.Image
 from PIL import ImageDraw, ImageFont, ImageOps
 
 from selfsup.data.base import Source
+from selfsup.report.markup import text
+from selfsup.report.page import without_scripts
 from selfsup.report.pictures import data_uri, jpeg, shown
 from selfsup.storage.untrusted import plain_name
 
@@ -17,10 +18,6 @@ _GAP, _CAPTION = 8, 32  # pixels between cells of the large picture, and of the 
 _LETTERS = 20  # of a name below a picture
 MOST_CELLS = 4000  # of the large picture
 _LONGEST = 200  # letters of a name in HTML
-_STYLE = (
-    "body{font-family:sans-serif}table{border-collapse:collapse}td{padding:6px;vertical-align:top;max-width:140px;"
-    "font-size:12px;overflow-wrap:anywhere}tr{border-bottom:1px solid #ccc}td:first-child{background:#eee}"
-)
 
 
 class Cell(NamedTuple):
@@ -36,18 +33,43 @@ def cell(source: Source, index: int, caption: str) -> Cell:
     return Cell(ImageOps.contain(shown(source, index, SIDE), (SIDE, SIDE)), source.name(index), caption)
 
 
-def as_html(rows: Iterator[Sequence[Cell]], title: str) -> Iterator[bytes]:
-    """A page, piece by piece: a row of the table for each sequence of cells, the first of which was asked for."""
-    yield f"<!DOCTYPE html>\n<meta charset='utf-8'><title>{html.escape(title)}</title>\n".encode()
-    yield f"<style>{_STYLE}</style>\n<table>\n".encode()
-    for row in rows:
-        yield f"<tr>{''.join(map(_in_html, row))}</tr>\n".encode()
-    yield b"</table>\n"
+def as_html(rows: Iterator[Sequence[Cell]], title: str, lead: str) -> Iterator[bytes]:
+    """A page in the form of a report's, piece by piece, without scripts and of any length.
+
+    Args:
+        rows: what was found, a sequence of cells for each image that was asked for, which is its first.
+        title: of the page.
+        lead: markup below the title.
+    """
+    for piece in without_scripts(title, lead, (_answer(number, row) for number, row in enumerate(rows, start=1))):
+        yield piece.encode(errors="backslashreplace")
+
+
+def _answer(number: int, row: Sequence[Cell]) -> str:
+    """One image with those that were found for it, the most alike first."""
+    query, *found = row
+    cells = "".join(f"<li>{_in_html(one)}<span class='name'>{_last(one.name)}</span></li>" for one in found)
+    beside = f"<ol class='found'>{cells}</ol>" if found else "<p>Nothing was found: this image cannot be read.</p>"
+    return (
+        f"<section class='answer' aria-labelledby='image-{number}'>"
+        f"<h2 id='image-{number}'>{_last(query.name)}</h2>"
+        f"<div class='beside-query'><div class='asked'>{_in_html(query)}</div>{beside}</div></section>\n"
+    )
 
 
 def _in_html(one: Cell) -> str:
-    name = html.escape(plain_name(one.name, _LONGEST))
-    return f"<td><img src='{data_uri(jpeg(one.picture, 85))}' alt=''><br>{html.escape(one.caption)}<br>{name}</td>"
+    """A picture above its caption; all of its name where one points at it."""
+    alternative = text(f"{one.name}: {one.caption}")
+    return (
+        f"<img src='{data_uri(jpeg(one.picture, 85))}' alt='{alternative}' title='{text(one.name)}'>"
+        f"<span class='caption'>{text(one.caption)}</span>"
+    )
+
+
+def _last(name: str) -> str:
+    """The end of a path that tells images apart, the folder and the file, as markup that breaks between words."""
+    end = text("/".join(plain_name(name, _LONGEST).rsplit("/", 2)[-2:]))
+    return end.replace("/", "/<wbr>").replace("_", "_<wbr>")
 
 
 def as_picture(rows: Sequence[Sequence[Cell]]) -> PIL.Image.Image:

@@ -72,10 +72,16 @@ def _each(found: Account, made: Callable[[Part], str]) -> str:
 def _findings(found: Account) -> str:
     tones = {"good": "Good: ", "bad": "Bad: ", "unsure": "Look at this: ", "plain": ""}
     said = "".join(
-        f"<li class='{tone}'><span class='screen-reader'>{tones[tone]}</span>{text(sentence, 1_000)}</li>"
+        f"<li class='{tone}'><span class='screen-reader'>{tones[tone]}</span>"
+        f"{text(_below(found, sentence), 1_000)}</li>"
         for tone, sentence in sentences(found)
     )
     return f"{_tiles(found)}<ul class='verdict'>{said}</ul>{_accounts(found)}"
+
+
+def _below(found: Account, sentence: str) -> str:
+    """Without the place of the data in its paths: it stands at the head of the page."""
+    return sentence.replace(f"{found.place.rstrip('/')}/", "")
 
 
 def _tiles(found: Account) -> str:
@@ -205,7 +211,7 @@ def _levels(part: Part) -> str:
 
 
 def _broken(found: Account) -> str:
-    rows = list(found.unreadable.items())
+    rows = [(_below(found, name), reason) for name, reason in found.unreadable.items()]
     if not rows:
         return ""
     more = f"<p class='note'>The first {_ROWS:,} of {len(rows):,}.</p>" if len(rows) > _ROWS else ""

@@ -38,7 +38,8 @@ def test_a_run_that_learns() -> None:
     assert "selfsup linear runs/birds" in advice
     assert "selfsup finetune runs/birds" in advice
     assert "epochs" not in advice
-    assert "--extend.to-epoch" in said(replace(WELL, rise=0.02))[2]
+    assert "--extend.to-epoch N --extend.schedule restart" in said(replace(WELL, rise=0.02))[2]
+    assert "--extend.to-epoch 40 --extend.schedule restart" in said(replace(WELL, rise=0.02, epochs=20))[2]
 
 
 def test_a_run_that_has_collapsed_is_told_so_first() -> None:

@@ -15,6 +15,7 @@ from selfsup.stages import kept_features, resumable_file, search
 from selfsup.storage import checkpoint
 from tests.support.classified import painting, paintings
 from tests.support.encoders import PLAIN, SMALL, export_untrained
+from tests.support.reported import Read
 from tests.support.searched import Answered, call, files, similarities, untrained
 
 
@@ -181,6 +182,12 @@ def test_hostile_names_do_no_harm(
     assert page.count("<img ") == page.count("<img src='data:image/jpeg;base64,") == 15
     assert "&lt;img src=x onerror" in page
     assert not any(word in page for word in ("\x1b", "onload='x", "<script"))
+    read = Read(page)
+    assert all(image["alt"] and image["title"] for image in read.of("img"))
+    assert len(read.of("section")) == len(read.of("h2")) == 5
+    assert [meta["content"] for meta in read.of("meta") if "http-equiv" in meta] == [
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    ]
     with PIL.Image.open(tmp_path / "found.png") as picture:
         assert picture.size == (3 * 136 + 8, 5 * 168 + 8)
         assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 100

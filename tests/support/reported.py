@@ -29,7 +29,7 @@ from selfsup.report.curves import Curve
 from selfsup.report.verdict import Evidence, Share
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
-_EMPTY = ("meta", "img", "br", "link", "input")  # elements without an end
+_EMPTY = ("meta", "img", "br", "wbr", "link", "input")  # elements without an end
 
 
 def noise(seed: int, edge: int = 64) -> Image.Image:

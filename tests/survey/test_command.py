@@ -101,6 +101,7 @@ def test_the_page_is_whole_and_asks_for_nothing(
     sections = {section["id"] for section in wild.of("section")}
     assert sections == {"found", "leaks", "sheet", "twins", "classes", "sizes", "levels", "broken"}
     assert "it is a web page" in tame.text  # without scripts, too
+    assert tame.text.count(str(tmp_path / "tame" / "photos")) == 1, "paths repeat what stands at the head of the page"
     assert not re.search(r"https?://(?!www\.w3\.org)", "".join(str(own) for _, own in tame.tags))
 
 
