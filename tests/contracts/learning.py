@@ -32,7 +32,7 @@ GROUP = 20  # views among which one is to be found
 BATCH = 32
 EPOCH = 2 * IMAGES // BATCH  # steps
 
-_VIEW = View(
+VIEW = View(
     size=SIZE,
     crop_scale=(0.4, 1.0),
     flip=0.5,
@@ -90,7 +90,7 @@ def learn(case: Case, seed: int = 0) -> Outcome:
 def accuracy(encoder: nn.Module, case: Case) -> float:
     """Leave-one-out kNN by class; without labels, how often a view's nearest of 20 other views is of its own image."""
     if case.per_class:
-        images, labels = _pictures(True, True)
+        images, labels = pictures(True, True)
         features = Features(_embed(encoder, _normalised(images)), labels, torch.arange(len(labels)))
         return knn_accuracy(features, None, k=10, temperature=0.1)["top1"]
     first, second = (F.normalize(_embed(encoder, view)).unflatten(0, (-1, GROUP)) for view in _held_out_views())
@@ -100,9 +100,9 @@ def accuracy(encoder: nn.Module, case: Case) -> float:
 
 @cache
 def _held_out_views() -> list[Tensor]:
-    images, labels = _pictures(False, True)
+    images, labels = pictures(False, True)
     batch = Batch(images, labels, torch.arange(len(labels)))
-    return Views(Augment(views=(_VIEW,) * 2), seed=0)(batch, 0, torch.device("cpu"))
+    return Views(Augment(views=(VIEW,) * 2), seed=0)(batch, 0, torch.device("cpu"))
 
 
 def _normalised(images: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def _normalised(images: Tensor) -> Tensor:
 
 
 def _extract(known: bool, module: nn.Module) -> Tensor:
-    return _embed(module, _normalised(_pictures(known, False)[0]))
+    return _embed(module, _normalised(pictures(known, False)[0]))
 
 
 @torch.no_grad()
@@ -122,7 +122,7 @@ def _embed(module: nn.Module, images: Tensor) -> Tensor:
 
 
 @cache
-def _pictures(known: bool, held_out: bool) -> tuple[Tensor, Tensor]:
+def pictures(known: bool, held_out: bool) -> tuple[Tensor, Tensor]:
     """(N, 3, S, S) uint8 and (N,) int64: all of the first class, then all of the second; stripes if they are known."""
     count = HELD_OUT if held_out else IMAGES
     if known:
@@ -146,7 +146,7 @@ def _stripes(count: int, held_out: bool) -> Tensor:
 
 def _labels(known: bool, domains: int) -> Tensor:
     """(images,) int64; of two domains, the odd images have none."""
-    labels = _pictures(known, False)[1]
+    labels = pictures(known, False)[1]
     if not known:
         return torch.full_like(labels, -1)
     return labels if domains == 1 else torch.where(torch.arange(len(labels)) % 2 == 0, labels, -1)
@@ -171,8 +171,8 @@ def _problem(case: Case) -> RunContext:
 @cache  # the augmentation takes as long as the training, and all cases can share it
 def _batch(known: bool, domains: int, step: int) -> tuple[list[Tensor], Batch]:
     rows = _rows(known, domains, step)
-    batch = Batch(_pictures(known, False)[0][rows], _labels(known, domains)[rows], rows)
-    return Views(Augment(views=(_VIEW,) * 2), seed=0)(batch, step // EPOCH, torch.device("cpu")), batch
+    batch = Batch(pictures(known, False)[0][rows], _labels(known, domains)[rows], rows)
+    return Views(Augment(views=(VIEW,) * 2), seed=0)(batch, step // EPOCH, torch.device("cpu")), batch
 
 
 def _rows(known: bool, domains: int, step: int) -> Tensor:

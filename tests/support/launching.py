@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import psutil
 
+import selfsup.evaluation.online
 import selfsup.pretraining
 from selfsup import distributed
 from selfsup.pretraining import Run
@@ -63,7 +64,7 @@ def arm(plan: Plan) -> None:
     elif plan.place == "step":
         _before(trainer.Trainer, "step", lambda _, step, *__: plan.happen() if step >= plan.step else None)
     elif plan.place == "evaluation":
-        _before(selfsup.pretraining, "knn_accuracy", lambda *_: plan.happen())
+        _before(selfsup.evaluation.online, "knn_accuracy", lambda *_: plan.happen())
     else:
         _before(trainer.Trainer, "save", lambda *_: _on_saving(plan))
 
