@@ -50,10 +50,11 @@ def test_cosines_of_rows_of_any_length(backend: Backend, monkeypatch: pytest.Mon
     bank, queries = (torch.randn(n, 8, generator=generator) * torch.arange(1, n + 1)[:, None] for n in (300, 25))
     bank[77] = 0
     unit_bank, unit_queries = (F.normalize(rows.double()) for rows in (bank, queries))
-    values, found = nearest_neighbours(queries, bank, 300, backend, cosine=True)
-    expected_values, expected = sorted_exactly(unit_queries, unit_bank, 300)
-    assert torch.equal(found, expected)
-    torch.testing.assert_close(values, expected_values, rtol=0, atol=1e-12)
+    for k in (20, 300):
+        values, found = nearest_neighbours(queries, bank, k, backend, cosine=True)
+        expected_values, expected = sorted_exactly(unit_queries, unit_bank, k)
+        assert torch.equal(found, expected)
+        torch.testing.assert_close(values, expected_values, rtol=0, atol=1e-12)
     assert (values[found == 77] == 0).all()
 
 

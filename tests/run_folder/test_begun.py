@@ -14,7 +14,14 @@ from tests.support.processes import run_processes
 from tests.support.sealed_files import rewrite
 from tests.support.tiny import METHODS, tiny_run
 
-WAS = {"instdisc": "plain", "spcl": "plain", "metric_proxy": "plain", "xbm": "plain", "moco": "auto"}
+WAS = {
+    ("instdisc", "batch_norm"): "plain",
+    ("spcl", "batch_norm"): "plain",
+    ("spcl", "neighbours"): "exact",
+    ("metric_proxy", "batch_norm"): "plain",
+    ("xbm", "batch_norm"): "plain",
+    ("moco", "batch_norm"): "auto",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +54,12 @@ def test_what_a_stored_run_lacks_had_the_first_default() -> None:
     assert completed(with_factory, Whole())["part"] == dump(Part())
 
 
-@pytest.mark.parametrize("method", list(WAS))
-def test_every_changed_default_knows_what_it_was(method: str) -> None:
+@pytest.mark.parametrize(("method", "setting"), list(WAS))
+def test_every_changed_default_knows_what_it_was(method: str, setting: str) -> None:
     saved = dump(METHODS[method])
-    del saved["batch_norm"]
-    assert restore(saved, type(METHODS[method])).batch_norm == WAS[method]
-    assert METHODS[method].batch_norm != WAS[method]  # type: ignore[attr-defined]
+    del saved[setting]
+    assert getattr(restore(saved, type(METHODS[method])), setting) == WAS[method, setting]
+    assert getattr(METHODS[method], setting) != WAS[method, setting]
 
 
 def begin(folder: Path) -> tuple[Run, Run]:

@@ -52,6 +52,8 @@ def test_clusters_are_those_of_an_exact_search() -> None:
     exact = dbscan(jaccard_graph(rows, 0.6), 0.6, 4)
     by_index = dbscan(jaccard_graph(rows, 0.6, neighbours=nearest_of_each(rows, 30).numbers), 0.6, 4)
     assert int(exact.max()) > 50
+    strangers = torch.arange(3000).roll(30)[:, None] + torch.arange(30)  # are neighbours where they are said to be
+    assert int(dbscan(jaccard_graph(rows, 0.6, neighbours=strangers % 3000), 0.6, 4).max()) != int(exact.max())
     assert adjusted_rand_index(contingency(exact, by_index)) >= 0.99
 
 
