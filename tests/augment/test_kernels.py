@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -23,10 +24,13 @@ AUGMENTS = {**{name: preset() for name, preset in PRESETS.items()}, "moco_v3": m
 
 
 def test_the_kernels_equal_plain_loops() -> None:
-    pytest.importorskip("triton")
+    triton = pytest.importorskip("triton")
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.interpreted"], capture_output=True, text=True, timeout=600
     )
+    old = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8)
+    if old and "TypeError('only 0-dimensional arrays can be converted to Python scalars')" in done.stderr:
+        pytest.skip(f"the interpreter of Triton {triton.__version__} reads no scalars with NumPy {np.__version__}")
     assert done.returncode == 0, done.stderr
     gaps = json.loads(done.stdout.splitlines()[-1])
     assert len(gaps) == 8
