@@ -1,15 +1,11 @@
 """Health of an embedding: figures that show a collapse while the loss may still look well."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from selfsup.devices.double import double_device, to_double
 
 UNIFORMITY_ROWS = 256  # pairs grow with the square; 32,640 of them are enough for a logged figure
-# Who wants to see the rows of each step, for figures that cost too much to be computed at all of them.
-WATCHERS: list[Callable[[Tensor, Tensor], None]] = []
 
 
 @torch.no_grad()
@@ -17,7 +13,7 @@ def feature_health(a: Tensor, b: Tensor) -> dict[str, Tensor]:
     """Spread of features and closeness of positive pairs (Wang and Isola 2020; Chen and He 2021, section 4.1).
 
     Args:
-        a, b: (B, D) unit rows, row i of both from the same image; B at least 2. WATCHERS are shown both.
+        a, b: (B, D) unit rows, row i of both from the same image; B at least 2.
 
     Returns:
         Three detached () tensors. "feature_std": standard deviation of a coordinate over the rows of `a`, mean over
@@ -25,8 +21,6 @@ def feature_health(a: Tensor, b: Tensor) -> dict[str, Tensor]:
         distance of positive pairs, in [0, 4]. "uniformity": log of the mean of exp(-2 |x - y|^2) over pairs of the
         first 256 rows of `a`, 0 for a collapsed encoder, about -4 for evenly spread rows.
     """
-    for watcher in WATCHERS:
-        watcher(a.detach(), b.detach())
     a, b = a.float(), b.float()
     few = a[:UNIFORMITY_ROWS].to(double_device(a.device))  # MPS has no `pdist` either
     squared = torch.pdist(few).square()  # (n (n - 1) / 2,)

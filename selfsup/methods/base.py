@@ -21,6 +21,9 @@ class Step(NamedTuple):
     loss: Tensor  # () with gradient
     metrics: dict[str, Tensor]  # detached scalars, logged as they are named
     update: dict[str, Tensor]  # detached (B, ...) tensors of this process, handed to after_step
+    # Detached unit rows of this process, (n, D), and what each is pulled to, (n, D): for figures that cost too much for
+    # every step, such as ranks and histograms of similarities. None: there are none of these figures.
+    shown: tuple[Tensor, Tensor] | None = None
 
 
 class RunContext(NamedTuple):

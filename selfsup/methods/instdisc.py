@@ -123,7 +123,8 @@ class InstDisc(Method):
         if self.config.proximal_weight:
             loss = loss + self.config.proximal_weight * (features - before).square().sum(dim=1).mean()
         # "alignment" is the distance to the image's bank row, of earlier epochs.
-        return Step(loss, detached({"accuracy": accuracy, **feature_health(features, before)}), update)
+        shown = features.detach(), before
+        return Step(loss, detached({"accuracy": accuracy, **feature_health(*shown)}), update, shown)
 
     def noise(self, indices: Tensor) -> Tensor:
         """(B,) images -> (B, K) others, drawn uniformly: a pure function of seed, step and image."""

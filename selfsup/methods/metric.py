@@ -100,7 +100,8 @@ class Metric(Method):
     def objective(self, embeddings: list[Tensor], views: list[Tensor], batch: Batch) -> Step:
         pairs = self.pairs(embeddings, batch)
         loss = back(self.loss(pairs), like=embeddings[0])  # distances come in double precision
-        return Step(loss, detached(self.figures(pairs)), {})
+        shown = self.shown(pairs)
+        return Step(loss, detached(self.figures(pairs, shown)), {}, shown)
 
     def pairs(self, embeddings: list[Tensor], batch: Batch) -> Pairs:
         """The rows of all views of this process's images against those of all processes, view after view.
@@ -140,20 +141,24 @@ class Metric(Method):
         return (distance_similarity if self.loss.by_distance else similarity)(anchors, references)
 
     @torch.no_grad()
-    def figures(self, pairs: Pairs) -> dict[str, Tensor]:
+    def shown(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """Anchors and the first positive of each, itself where it has none: (n, D) unit rows each."""
+        partners = pairs.references[pairs.positive.int().argmax(dim=1)]
+        partners = torch.where(pairs.positive.any(dim=1, keepdim=True), partners, pairs.anchors)
+        return l2_normalize(pairs.anchors), l2_normalize(partners)
+
+    @torch.no_grad()
+    def figures(self, pairs: Pairs, shown: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """Recall@1 within the batch, the shares of anchors without a positive or a negative, the features' health."""
         alone = ~pairs.positive.any(dim=1)
         nearest = torch.where(pairs.positive, pairs.similarity, -torch.inf).amax(dim=1)
         unopposed = ~pairs.negative.any(dim=1)  # random batches of unequal classes may hold a single one
         hits = nearest > torch.where(pairs.negative, pairs.similarity, -torch.inf).amax(dim=1)
-        partners = pairs.references[pairs.positive.int().argmax(dim=1)]  # each anchor's first positive
-        partners = torch.where(alone[:, None], pairs.anchors, partners)
-        health = feature_health(l2_normalize(pairs.anchors), l2_normalize(partners))
         figures = {
             "accuracy": hits.float().mean(),
             "anchors_alone": alone.float().mean(),
             "anchors_without_negatives": unopposed.float().mean(),
-            **health,
+            **feature_health(*shown),
         }
         return {name: figure.to(self.steps.device) for name, figure in figures.items()}
 

@@ -117,8 +117,10 @@ class MoCo(Method):
         ]
         loss = torch.stack([loss for loss, _ in results]).sum()
         accuracy = torch.stack([accuracy for _, accuracy in results]).mean()
-        metrics = {"accuracy": accuracy, **feature_health(embeddings[0], keys[-1])}
-        return Step(loss, detached(metrics), {"keys": torch.stack(keys, dim=1), "indices": indices, "labels": labels})
+        shown = embeddings[0].detach(), keys[-1]
+        metrics = {"accuracy": accuracy, **feature_health(*shown)}
+        update = {"keys": torch.stack(keys, dim=1), "indices": indices, "labels": labels}
+        return Step(loss, detached(metrics), update, shown)
 
     def references(self, keys: list[Tensor], batch: Batch) -> References:
         """The queue and, where they are asked for, all keys of the batch."""

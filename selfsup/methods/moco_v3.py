@@ -84,8 +84,9 @@ class MoCoV3(Method):
         # Algorithm 1: each cross-entropy is multiplied by 2 T, so that the rate hardly depends on the temperature.
         loss = 2 * self.config.temperature * torch.stack([loss for loss, _ in results]).sum()
         accuracy = torch.stack([accuracy for _, accuracy in results]).mean()
-        metrics = {"accuracy": accuracy, **feature_health(embeddings[0], keys[-1])}
-        return Step(loss, detached(metrics), {"keys": torch.stack(keys, dim=1)})
+        shown = embeddings[0].detach(), keys[-1]
+        metrics = {"accuracy": accuracy, **feature_health(*shown)}
+        return Step(loss, detached(metrics), {"keys": torch.stack(keys, dim=1)}, shown)
 
     def after_step(self, update: dict[str, Tensor], progress: float) -> None:
         momentum = momentum_at(self.config.momentum, self.config.final_momentum, progress)

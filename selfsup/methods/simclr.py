@@ -54,4 +54,5 @@ class SimCLR(Method):
         gathered = [gather(embedding) for embedding in embeddings]  # (N, D) each
         offset = rank() * len(embeddings[0])
         loss, accuracy = nt_xent(embeddings, gathered, offset, self.config.temperature, self.config.reduction)
-        return Step(loss, detached({"accuracy": accuracy, **feature_health(*embeddings)}), {})
+        shown = embeddings[0].detach(), embeddings[1].detach()
+        return Step(loss, detached({"accuracy": accuracy, **feature_health(*shown)}), {}, shown)

@@ -139,13 +139,14 @@ class SpCL(Method):
         rows = self.row_of_image[to_device(batch.indices, x.device)]  # (B,)
         memory = self.memory
         losses, accuracy = memory.loss(x, rows, self.config.temperature)
-        metrics = {"accuracy": accuracy, **feature_health(x, memory.fetch(rows))}
+        shown = x.detach(), memory.fetch(rows)
+        metrics = {"accuracy": accuracy, **feature_health(*shown)}
         loss = losses.mean()
         if self.config.domains == "two":
             source, target = losses[0::2].mean(), losses[1::2].mean()
             loss = source + target
             metrics |= {"loss_source": source, "loss_target": target}
-        return Step(loss, detached(metrics), {"features": x.detach(), "rows": rows})
+        return Step(loss, detached(metrics), {"features": x.detach(), "rows": rows}, shown)
 
     def foresee(self, indices: Tensor) -> None:
         self._repeats = most_repeated(self._row_on_host[indices])

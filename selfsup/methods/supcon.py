@@ -62,10 +62,11 @@ class SupCon(Method):
         positive, own = class_pairs(labels, gather(labels), rank() * len(labels), len(embeddings), len(anchors))
         temperatures = self.config.temperature, self.config.base_temperature
         loss, accuracy = sup_con(torch.cat(anchors), columns, positive, None, *temperatures, own)
-        health = feature_health(embeddings[0], embeddings[-1])
+        shown = embeddings[0].detach(), embeddings[-1].detach()
+        health = feature_health(*shown)
         if len(embeddings) == 1:
             del health["alignment"]  # there is no second view to be near to
-        return Step(loss, detached({"accuracy": accuracy, **health}), {})
+        return Step(loss, detached({"accuracy": accuracy, **health}), {}, shown)
 
 
 def _require_positives(context: RunContext) -> None:

@@ -94,7 +94,8 @@ class XBM(Metric):
         loss = back(self.loss(pairs), like=embeddings[0])
         against_memory = back(self.against_memory(pairs), like=embeddings[0])
         remembered = torch.where(self.steps >= self.config.memory_start, against_memory, 0)
-        metrics = {"loss_batch": loss, "loss_memory": remembered, **self.figures(pairs)}
+        shown = self.shown(pairs)
+        metrics = {"loss_batch": loss, "loss_memory": remembered, **self.figures(pairs, shown)}
         if self.config.drift_every:
             metrics["feature_drift"] = self.feature_drift
         update = {
@@ -103,7 +104,7 @@ class XBM(Metric):
             "labels": pairs.labels[: len(batch.labels)].to(device),
             "views": views[0].detach(),
         }
-        return Step(loss + self.config.memory_weight * remembered, detached(metrics), update)
+        return Step(loss + self.config.memory_weight * remembered, detached(metrics), update, shown)
 
     def against_memory(self, pairs: Pairs) -> Tensor:
         """The loss of the batch's anchors against the memory, of some anchors at a time where there are many pairs."""

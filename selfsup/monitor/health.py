@@ -1,13 +1,10 @@
 """Alarms of collapse: an encoder that answers all images alike, or in few directions, while the loss looks well."""
 
-from types import TracebackType
-from typing import Self
-
 import torch
 from torch import Tensor
 
 from selfsup import distributed
-from selfsup.losses.diagnostics import WATCHERS, effective_rank
+from selfsup.losses.diagnostics import effective_rank
 from selfsup.monitor.observer import Diverged, Observer, Report
 from selfsup.output import message
 
@@ -30,7 +27,7 @@ REMEDY = (
 
 
 class Health(Observer):
-    """Watches the embeddings of a run; entered, it is shown those of every step.
+    """Watches the embeddings of a run, as its reports show them.
 
     Args:
         by_labels: the method pulls the images of a class together.
@@ -40,21 +37,12 @@ class Health(Observer):
     def __init__(self, by_labels: bool, stops: bool = False) -> None:
         self._by_labels, self._stops = by_labels, stops
         self._alarm = ""  # of the last report
-        self._rows: Tensor | None = None
         self._least = 0.0  # directions that there should be
         self._in_a_row = 0  # reports that show a collapse
 
-    def __enter__(self) -> Self:
-        WATCHERS.append(self._see)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        WATCHERS.remove(self._see)
-
     def report(self, report: Report) -> None:
-        report.figures.update(self.figures(report.labels))
+        if report.shown is not None:
+            report.figures.update(self.figures(report.shown[0], report.labels))
         self._alarm = self.judge(report.step, report.figures)
         if self._alarm:
             report.figures["collapse_alarm"] = 1
@@ -63,22 +51,19 @@ class Health(Observer):
         if self._alarm and self._stops:
             raise Diverged(self._alarm)
 
-    def _see(self, rows: Tensor, partners: Tensor) -> None:
-        self._rows = rows  # a reference: nothing is computed, and nothing waits
-
-    def figures(self, labels: Tensor) -> dict[str, float]:
-        """Directions of the embeddings of the last step, for its report; the same in every process.
+    def figures(self, rows: Tensor, labels: Tensor) -> dict[str, float]:
+        """Directions of the embeddings of a step, for its report; the same in every process.
 
         Args:
+            rows: (n, D) unit rows of this process.
             labels: (B,) of this process's images.
 
         Returns:
             "rank_me": RankMe (Garrido et al. 2023) of at most 512 embeddings of the global batch. "feature_rank": the
-            same about their mean: the directions in which images differ. Nothing where a method shows no embeddings.
+            same about their mean: the directions in which images differ. Nothing where they are not finite.
         """
-        if self._rows is None:
-            return {}
-        rows = distributed.gather(self._rows[: max(1, ROWS // distributed.world_size())].float())
+        device = rows.device
+        rows = distributed.gather(rows[: max(1, ROWS // distributed.world_size())].float())
         shown = distributed.gather(labels)
         found = torch.zeros(3, dtype=torch.float64)
         if distributed.rank() == 0 and rows.isfinite().all():
@@ -89,7 +74,7 @@ class Health(Observer):
             least = min(DIRECTIONS, _SHARE * possible)
             found = torch.tensor([effective_rank(rows), effective_rank(rows - rows.mean(dim=0)), least])
         # All must judge alike, and their processors may round differently.
-        rank_me, feature_rank, self._least = distributed.from_first(found.float().to(self._rows.device)).tolist()
+        rank_me, feature_rank, self._least = distributed.from_first(found.float().to(device)).tolist()
         return {"rank_me": rank_me, "feature_rank": feature_rank} if rank_me else {}
 
     def judge(self, step: int, figures: dict[str, float]) -> str:

@@ -36,6 +36,7 @@ class Report:
     step: int  # the first one is 1
     labels: Tensor  # (B,) of this process's images, on the device
     figures: dict[str, float]
+    shown: tuple[Tensor, Tensor] | None = None  # `Step.shown` of the last step that counted
 
 
 class Observer:

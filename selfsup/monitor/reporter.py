@@ -7,7 +7,6 @@ from typing import Self
 from torch import Tensor
 
 from selfsup.augment.views import Augment
-from selfsup.losses.diagnostics import WATCHERS
 from selfsup.monitor.grid import view_grid
 from selfsup.monitor.log import Log
 from selfsup.monitor.logger import Ending
@@ -39,23 +38,17 @@ class Reporter(Observer):
         self._by_labels = by_labels
         self._marked = time.monotonic()
         self._warm: tuple[int, float] | None = None  # the first step of this launch, and when it was over
-        self._compared: tuple[Tensor, Tensor] | None = None  # rows of the last step, and what they are pulled to
         self._due = 0  # the step whose report has the next histograms
 
     def __enter__(self) -> Self:
         self._marked = time.monotonic()
-        WATCHERS.append(self._see)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        WATCHERS.remove(self._see)
         ending: Ending = "finished" if self._step >= self.horizon.total_steps else "stopped"
         self.log.close("failed" if kind is not None else ending)
-
-    def _see(self, rows: Tensor, partners: Tensor) -> None:
-        self._compared = rows, partners  # references: nothing is computed, and nothing waits
 
     def before_epoch(self, step: int, figures: dict[str, float]) -> None:
         if figures:
@@ -70,9 +63,9 @@ class Reporter(Observer):
         images = (report.step - self._marked_step) * self.horizon.batch_size
         report.figures["images_per_second"] = images / (now - self._marked)
         self._marked, self._marked_step = now, report.step
-        if self._compared is not None and report.step >= self._due:
+        if report.shown is not None and report.step >= self._due:
             self._due = report.step + -(-self.horizon.total_steps // HISTOGRAMS)
-            self._spread(report, *self._compared)
+            self._spread(report, *report.shown)
 
     def _spread(self, report: Report, rows: Tensor, partners: Tensor) -> None:
         """Log how alike positives and negatives are. A report waits for the device anyway."""

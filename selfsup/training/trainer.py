@@ -206,13 +206,16 @@ class Trainer:
             return None
         self.settle()
         figures: dict[str, float] = {}
+        shown = None
         if (counted := self.counted) is not None:
+            shown = counted.shown
             values = [counted.loss.detach().float(), *(value.float() for value in counted.metrics.values())]
             means = distributed.mean_over_processes(torch.stack(values)).tolist()
             figures = dict(zip(["loss", *counted.metrics], means, strict=True))
         figures["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         figures["epoch"] = step / self.horizon.steps_per_epoch
-        self.observer.report(Report(step=step, labels=batch.labels.to(self.device), figures=figures))
+        labels = batch.labels.to(self.device)
+        self.observer.report(Report(step=step, labels=labels, figures=figures, shown=shown))
         return figures
 
     def save(self, step: int, last: bool = False) -> None:

@@ -303,6 +303,12 @@ def check_a_step_is_well_formed(case: Case) -> None:
         for name, value in out.update.items():
             assert not value.requires_grad, name
             assert len(value) == BATCH, name
+        assert out.shown is not None, "no figures of its embeddings are shown"
+        rows, partners = out.shown
+        assert not rows.requires_grad
+        assert not partners.requires_grad
+        assert rows.shape == partners.shape
+        torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows), dtype=rows.dtype))
         run.finish(step, out)
     assert not any(value.requires_grad for name, value in run.method.named_buffers())
     assert all(value.grad_fn is None for value in run.method.buffers()), "memory holds on to a graph"

@@ -55,9 +55,7 @@ def _probe(place: Place, device: torch.device) -> object:
 
 
 def _health(place: Place, device: torch.device) -> object:
-    with Health(by_labels=True) as health:
-        health._see(place(rows(60, 8)), place(rows(60, 8)))
-        return health.figures(place(LABELS))
+    return Health(by_labels=True).figures(place(rows(60, 8)), place(LABELS))
 
 
 def _mined(place: Place, device: torch.device) -> object:

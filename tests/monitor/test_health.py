@@ -12,7 +12,7 @@ from torch import Tensor
 
 from selfsup.distributed import rank
 from selfsup.losses.contrastive import l2_normalize
-from selfsup.losses.diagnostics import WATCHERS, effective_rank, feature_health
+from selfsup.losses.diagnostics import effective_rank, feature_health
 from selfsup.monitor.health import REPORTS, Health
 from selfsup.monitor.observer import Diverged
 from selfsup.pretraining import pretrain
@@ -40,13 +40,11 @@ def test_effective_rank_is_the_exponential_of_the_entropy_of_singular_values() -
 
 def alarms(rows: list[Tensor], by_labels: bool = False, labels: Tensor | None = None) -> list[bool]:
     """Whether there is an alarm at each report of (n, D) unit rows."""
-    found = []
-    with Health(by_labels) as health:
-        for step, part in enumerate(rows):
-            figures = {name: float(value) for name, value in feature_health(part, part).items()}
-            figures |= health.figures(torch.zeros(len(part)) if labels is None else labels)
-            found.append(bool(health.judge(step, figures)))
-    assert not WATCHERS
+    found, health = [], Health(by_labels)
+    for step, part in enumerate(rows):
+        figures = {name: float(value) for name, value in feature_health(part, part).items()}
+        figures |= health.figures(part, torch.zeros(len(part)) if labels is None else labels)
+        found.append(bool(health.judge(step, figures)))
     return found
 
 
@@ -102,10 +100,8 @@ def test_a_run_may_be_stopped_by_a_collapse(tmp_path: Path) -> None:
 
 
 def in_parts(rows: Tensor) -> dict[str, float]:
-    with Health(by_labels=False) as health:
-        part = rows.chunk(2)[rank()]
-        feature_health(part, part)
-        return health.figures(torch.zeros(len(part)))
+    part = rows.chunk(2)[rank()]
+    return Health(by_labels=False).figures(part, torch.zeros(len(part)))
 
 
 def test_processes_count_the_directions_of_the_whole_batch() -> None:

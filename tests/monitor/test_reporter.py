@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from selfsup.losses.diagnostics import feature_health
 from selfsup.monitor.observer import Report
 from selfsup.monitor.reporter import HISTOGRAMS, Reporter
 from selfsup.optim.schedules import Horizon
@@ -24,12 +23,11 @@ def test_a_step_that_is_not_reported_reads_nothing_back() -> None:
     """Values on the device called "meta" cannot be had at all."""
     reporter, noted = watching(1000)
     rows = torch.empty(8, 4, device="meta")
-    reporter._see(rows, rows)
     reporter.before_step(3, [torch.empty(8, 3, 4, 4, device="meta")])
     reporter.after_step(4, None)
     assert {name for name, _, _ in noted.calls} == {"advance"}
     with pytest.raises((NotImplementedError, RuntimeError)):
-        reporter.report(Report(step=4, labels=torch.zeros(8), figures={}))
+        reporter.report(Report(step=4, labels=torch.zeros(8), figures={}, shown=(rows, rows)))
 
 
 @pytest.mark.parametrize(("steps", "between"), [(90, 1), (199, 2), (1000, 10)])
@@ -38,8 +36,7 @@ def test_similarities_are_those_of_the_last_step_and_not_too_many(steps: int, be
     with reporter:
         for step in range(1, steps + 1):
             rows = torch.nn.functional.normalize(torch.randn(6, 4))
-            feature_health(rows, rows.flip(1))
-            reporter.report(Report(step=step, labels=torch.zeros(6), figures={}))
+            reporter.report(Report(step=step, labels=torch.zeros(6), figures={}, shown=(rows, rows.flip(1))))
     told = [words for words, _ in noted.named("histogram") if words[0] == "similarity/positive"]
     assert [words[1] for words in told] == list(range(1, steps + 1, between))
     assert len(told) <= HISTOGRAMS
