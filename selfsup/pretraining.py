@@ -35,7 +35,7 @@ from selfsup.methods.base import Method, RunContext
 from selfsup.models.encoder import Encoder, pretrained_fact
 from selfsup.monitor.loggers import require_loggers
 from selfsup.output import message
-from selfsup.report.at_end import report_at_end
+from selfsup.report.at_end import Finished, report_at_end
 from selfsup.report.projector import projector_at_end
 from selfsup.run_folder.environment import device_name
 from selfsup.run_folder.extending import Extend, extended, extended_history
@@ -136,8 +136,7 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
     begin = time.monotonic()
     require_loggers(run.log_to)
     ready = prepared(run, source, test)
-    asked, run, folder, method, views = run, ready.run, ready.folder, ready.method, ready.views
-    accelerator, device = ready.accelerator, ready.accelerator.device
+    asked, run, folder, method, device = run, ready.run, ready.folder, ready.method, ready.accelerator.device
     facts: dict[str, Any] = {"method": method.resolved}
     if ready.start:
         facts |= {"start": ready.start.sha256} | ({"start_head": True} if run.start_head else {})
@@ -151,7 +150,7 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
     folder.check(run, facts, contents)  # before anything is decoded
     refused: Refused = "above total" if run.check_memory else "never"
     check_memory(method, run, ready.source, run.data.canvas, ready.shapes, device, refused)
-    loader = make_loader(run, run.data, ready.source, views, accelerator, run.sampling)
+    loader = make_loader(run, run.data, ready.source, ready.views, ready.accelerator, run.sampling)
     run = chosen(method, run, ready.shapes, device)
     # None of several processes may end alone: a signal is noted from here on, and all agree before the first step.
     exactness = arithmetic.of_run(run.precision, run.deterministic, device)
@@ -161,7 +160,7 @@ def pretrain(run: Run, source: Source | Dataset | None = None, test: Source | Da
             message(described(asked.precision, run))
             for line in (*chunks_kept(asked, ready.run), *remarks(run.method, run.augment.views[0], method)):
                 message(line)
-        result = _trained(extended(run, history), method, loader, views, folder, accelerator, ready.tested)
+        result = _trained(extended(run, history), ready, loader)
     return result | {"seconds": round(time.monotonic() - begin, 1)}
 
 
@@ -214,43 +213,44 @@ def learnt_from(run: Run, source: Source) -> Source:
     return labelled_part(source, "train") if needed or by_class else source
 
 
-def _trained(
-    run: Run,
-    method: Method,
-    loader: Loader,
-    views: Views,
-    folder: RunFolder,
-    accelerator: Accelerator,
-    tested: Callable[[], Source | None],
-) -> dict[str, Any]:
+def _trained(run: Run, ready: Prepared, loader: Loader) -> dict[str, Any]:
     begin, figures = time.monotonic(), dict[str, float]()
-    evaluate = online_evaluation(run.online, loader.source, tested, method.encoder, accelerator.device)
+    method, folder, device = ready.method, ready.folder, ready.accelerator.device
+    evaluate = online_evaluation(run.online, loader.source, ready.tested, method.encoder, device)
 
     def evaluate_and_keep() -> dict[str, float]:
         figures.update(evaluate() if evaluate else {})
         return dict(figures)
 
-    extract_all = extractor(run.online, loader.source, accelerator.device)
-    outcome = fit(method, loader, views, run, folder, accelerator, evaluate_and_keep if evaluate else None, extract_all)
+    extract_all = extractor(run.online, loader.source, device)
+    judged = evaluate_and_keep if evaluate else None
+    outcome = fit(method, loader, ready.views, run, folder, ready.accelerator, judged, extract_all)
     result = {
         "run": str(folder.path),
         "step": outcome.step,
         "total_steps": outcome.total_steps,
         "reason": outcome.reason,
         "signal": outcome.signal,
-        "device": device_name(accelerator.device),
+        "device": device_name(device),
         **figures,
     }
-    report_unreadable(loader, folder, accelerator.device)
+    report_unreadable(loader, folder, device)
     if outcome.finished:
         made_by = {"method": type(method).__name__, "steps": outcome.step, "epochs": run.epochs, "seed": run.seed}
         result["encoder_sha256"] = export(method, folder.encoder, placed(run.encoder), run.feed, made_by)
         if run.report and distributed.rank() == 0:
-            given = folder.path, loader.source, tested, accelerator.device, run.data.canvas, time.monotonic() - begin
-            found = report_at_end(*given)
+            finished = Finished(
+                folder=folder.path,
+                source=loader.source,
+                tested=ready.tested,
+                device=device,
+                canvas=run.data.canvas,
+                trained=time.monotonic() - begin,
+            )
+            found = report_at_end(finished)
             result |= {"report": found} if found else {}
             if "tensorboard" in run.log_to:
-                projector_at_end(folder.tensorboard, *given)
+                projector_at_end(folder.tensorboard, finished)
     return result
 
 

@@ -1,5 +1,6 @@
-"""How much memory there is, and how much of it is free: that of the machine, or less where a container grants less."""
+"""How much memory there is and how much is free, of the machine or of a container, and what this process has taken."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -55,3 +56,12 @@ def _of_group(folder: Path, limit: str, used: str, given_back: str) -> _Granted 
     except OSError:
         return None
     return _Granted(int(most), now - int(statistics.get(given_back, 0))) if most.isdigit() else None
+
+
+def peak_of_process() -> int:
+    """The most memory that this process has had in use since it began, in bytes."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # which Windows has not
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

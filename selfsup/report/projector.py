@@ -2,18 +2,16 @@
 
 import io
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
-from selfsup.data.sources import Source
 from selfsup.evaluation.newest import newest_encoder
 from selfsup.output import message
+from selfsup.report.at_end import Finished
 from selfsup.report.encoding import Deadline, Feeding, drawn, features_within, unit
 from selfsup.report.pictures import sheet, shown
 from selfsup.storage.checkpoint import write_atomically
@@ -41,30 +39,23 @@ class Points(NamedTuple):
         return max(max(picture.size) for picture in self.pictures)
 
 
-def projector_at_end(
-    board: Path,
-    folder: Path,
-    source: Source,
-    tested: Callable[[], Source | None],
-    device: torch.device,
-    canvas: int | None,
-    trained: float,
-) -> None:
+def projector_at_end(board: Path, run: Finished) -> None:
     """Write the projector's files beside the event files of a finished run; whatever goes wrong is only said.
 
-    For one process alone, as `report_at_end`, whose arguments these are.
+    For one process alone, as `report_at_end`.
 
     Args:
         board: the folder of the event files.
+        run: of whose time `SHARE` is taken, `MOST` seconds at most.
     """
     try:
-        seconds = min(MOST, SHARE * trained)
+        seconds = min(MOST, SHARE * run.trained)
         if seconds < _LEAST:
             message("no embedding projector was written: there is time for it in runs of a minute or more")
             return
-        exported = newest_encoder(folder, told=False)
-        images = drawn(tested() or source, IMAGES)
-        feeding = Feeding(exported.feed.center(), device, canvas, workers=0)
+        exported = newest_encoder(run.folder, told=False)
+        images = drawn(run.tested() or run.source, IMAGES)
+        feeding = Feeding(exported.feed.center(), run.device, run.canvas, workers=0)
         read = features_within(exported.encoder, images, feeding, Deadline(_ENCODING * seconds))
         if read is None:
             raise ValueError("there was no time for it")

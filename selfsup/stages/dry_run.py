@@ -2,17 +2,16 @@
 
 import contextlib
 import shutil
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from selfsup import distributed
 from selfsup.data.datasets import Dataset
+from selfsup.data.free_memory import peak_of_process
 from selfsup.data.loader import Loader
 from selfsup.data.resident import decoded_bytes
 from selfsup.data.sources import Source, subset
@@ -158,15 +157,6 @@ def two_steps(run: Run, ready: Prepared, loader: Loader) -> dict[str, float]:
         "peak_device_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
         "peak_host_bytes": peak_of_process(),
     }
-
-
-def peak_of_process() -> int:
-    """The most memory that this process has had in use since it began, in bytes."""
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource  # which Windows has not
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _evaluations(run: Run, ready: Prepared, loader: Loader) -> dict[str, float]:

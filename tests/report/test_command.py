@@ -166,7 +166,10 @@ def test_every_pretraining_ends_with_a_page(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_the_page_at_the_end_shows_images_where_there_is_time(run: Path) -> None:
-    at_end.report_at_end(run, shapes(128), lambda: None, CPU, None, trained=1e6)
+    finished = at_end.Finished(
+        folder=run, source=shapes(128), tested=lambda: None, device=CPU, canvas=None, trained=1e6
+    )
+    at_end.report_at_end(finished)
     read = Read((run / "report.html").read_text())
     assert {section["id"] for section in read.of("section")} == ALL
     assert "leave one out" in read.text

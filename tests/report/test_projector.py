@@ -8,8 +8,10 @@ import PIL.Image
 import pytest
 import torch
 
+from selfsup.data.shapes import shapes
 from selfsup.pretraining import pretrain
 from selfsup.report import projector
+from selfsup.report.at_end import Finished
 from selfsup.report.projector import EDGE, Points, write_projector
 from tests.support.tiny import tiny_run
 
@@ -74,9 +76,16 @@ def test_a_finished_run_has_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_what_goes_wrong_is_only_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = tmp_path, tmp_path / "none", None, lambda: None, torch.device("cpu"), None
-    projector.projector_at_end(*given, 3600.0)  # type: ignore[arg-type]  # there is no run
-    projector.projector_at_end(*given, 10.0)  # type: ignore[arg-type]
+    for seconds in (3600.0, 10.0):  # there is no run
+        run = Finished(
+            folder=tmp_path / "none",
+            source=shapes(8),
+            tested=lambda: None,
+            device=torch.device("cpu"),
+            canvas=None,
+            trained=seconds,
+        )
+        projector.projector_at_end(tmp_path, run)
     failed, short = capsys.readouterr().err.splitlines()
     assert failed.startswith("no embedding projector was written: ")
     assert short == "no embedding projector was written: there is time for it in runs of a minute or more"

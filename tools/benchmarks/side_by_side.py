@@ -1,7 +1,6 @@
 """Contestants that take turns in one run, and the lines that say what they took."""
 
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -9,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from selfsup.data.free_memory import peak_of_process
 from selfsup.output import print_figures
 
 
@@ -71,8 +71,8 @@ def about(device: torch.device, *packages: str) -> dict[str, object]:
 
 
 def peak_gb() -> float:
-    """The most memory that this process ever had, in 10^9 bytes; on Linux, where ru_maxrss counts 1024 bytes."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)
+    """The most memory that this process ever had, in 10^9 bytes."""
+    return round(peak_of_process() / 1e9, 3)
 
 
 def short(value: float) -> float:
