@@ -118,6 +118,17 @@ def test_figures():
     assert method.objective([same], [same], batch_of(labels)).metrics["accuracy"] == 0
 
 
+def test_what_is_shown_are_anchors_and_their_first_positives():
+    """An anchor without one stands against itself."""
+    labels = torch.tensor([0, 1, 0, 2, 0, 1])
+    context = CONTEXT._replace(batch_size=6)
+    rows = torch.randn(6, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    anchors, partners = build(LOSSES["circle"], context).double().objective([rows], [rows], batch_of(labels)).shown
+    unit = torch.nn.functional.normalize(rows)
+    torch.testing.assert_close(anchors, unit)
+    torch.testing.assert_close(partners, unit[[2, 5, 0, 3, 0, 1]])
+
+
 def test_published_normalisation():
     """Distances of embeddings that are not normalised; inner products for the N-pair loss."""
     assert not build(losses.NPair.Config()).normalise
