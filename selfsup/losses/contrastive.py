@@ -107,9 +107,8 @@ def nt_xent(
     columns = torch.cat([at_least_float32(view) for view in gathered])  # (2 N, D)
     whole = all(view is column for view, column in zip(views, gathered, strict=True))
     anchors = columns if whole else torch.cat([at_least_float32(view) for view in views])  # (2 B, D)
-    anchors = anchors / temperature
     count, second = len(views[0]), len(gathered[0])  # `second`: the column where the second views begin
     pairing = Pairing(own=(offset, second + offset), partner=(second + offset, offset), rivals_from=second)
-    loss, figures = mean_contrast(anchors, columns, pairing)
-    accuracy = (figures.positive > figures.rival)[:count].float().mean()
+    loss, figures = mean_contrast(anchors, columns, pairing, scale=1 / temperature)
+    accuracy = (figures.nearest > figures.rival)[:count].float().mean()
     return loss if reduction == "mean2n" else 2 * loss, accuracy

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -34,6 +35,16 @@ class Same:
 
 
 Mask = Tensor | Same  # (B, M) bool
+
+
+def as_numbers(mask: Mask, dtype: torch.dtype) -> Tensor:
+    """(B, M): 1 where a mask is True, else 0. Most often without the mask itself, which takes longer."""
+    if isinstance(mask, Tensor):
+        return mask.to(dtype)
+    if mask.nobody or mask.kept is not None:
+        return mask[slice(0, len(mask.rows)), slice(0, len(mask.columns))].to(dtype)
+    found = mask.rows.new_empty(len(mask.rows), len(mask.columns), dtype=dtype)
+    return torch.eq(mask.rows[:, None], mask.columns, out=found)
 
 
 @dataclass(frozen=True)

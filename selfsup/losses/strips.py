@@ -13,8 +13,9 @@ class Figures(NamedTuple):
     """Of each row, (B,) and without gradient; a highest score is -inf where there is none to be the highest."""
 
     rival: Tensor  # the highest score of what counts and is not positive
-    positive: Tensor  # the highest score of a positive
-    positives: Tensor  # the number of them, in the rows' precision
+    # The partner's score; with a mask of positives, the highest of all columns, which is a positive's if it is above
+    # `rival`; else -inf.
+    nearest: Tensor
 
 
 class Found(NamedTuple):
@@ -57,7 +58,7 @@ class Strip:
         self.total: Tensor | None = None  # (b,) sum of exponentials relative to it
         self.tops: list[Tensor] = []  # the highest score that the exponentials of each tile are relative to
         self.rival: Tensor | None = None  # (b,) as in `Figures`
-        self.positive: Tensor | None = None
+        self.nearest: Tensor | None = None
         self.count: Tensor | None = None  # (b,) of the positives: their number, and the sum of their scores
         self.pull: Tensor | None = None
         self.softmax: Tensor | None = None  # (b, D) sums of columns, weighed by exponentials; and of the positives
@@ -110,12 +111,11 @@ class Strip:
             return highest
         self.count = _plus(self.count, positive.sum(dim=1, dtype=scores.dtype))
         self.pull = _plus(self.pull, torch.where(positive, scores, 0).sum(dim=1))
-        nearest = scores.masked_fill(~positive, -torch.inf).amax(dim=1)
-        others = scores.masked_fill(positive, -torch.inf)
-        rivals = others[:, max(0, self.pairing.rivals_from - cut.start) :]
+        rivals = scores.masked_fill(positive, -torch.inf)[:, max(0, self.pairing.rivals_from - cut.start) :]
         self.rival = _higher(self.rival, rivals.amax(dim=1) if rivals.shape[1] else None)
-        self.positive = _higher(self.positive, nearest)
-        return torch.maximum(nearest, others.amax(dim=1))
+        highest = scores.amax(dim=1)
+        self.nearest = _higher(self.nearest, highest)
+        return highest
 
     def without_partners(self, scores: Tensor, highest: Tensor, cut: slice) -> Tensor | None:
         """The highest scores of a tile's rivals, (b,), where no score is a positive's; `highest` are those of all."""
@@ -163,12 +163,8 @@ class Strip:
     def figures(self, like: Tensor) -> Figures:
         """Those of all tiles, with what there is none of."""
         nothing = torch.full_like(like, -torch.inf)
-        positive = self.pull if self.pairing.partner else self.positive
-        return Figures(
-            nothing if self.rival is None else self.rival,
-            nothing if positive is None else positive,
-            torch.full_like(like, bool(self.pairing.partner)) if self.count is None else self.count,
-        )
+        nearest = self.pull if self.pairing.partner else self.nearest
+        return Figures(nothing if self.rival is None else self.rival, nothing if nearest is None else nearest)
 
     def weigh(self, whole: Tensor, usable: Tensor | None, share: Tensor | None, to_columns: Tensor) -> Tensor | None:
         """The kept exponentials become the softmax, less what attracts, and that the gradients."""

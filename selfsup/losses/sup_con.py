@@ -37,8 +37,9 @@ def sup_con(
         The loss, and the share of anchors for which a positive is strictly the nearest column: two ().
     """
     pairing = Pairing(own=own, left_out=excluded, positive=positive)
-    mean, figures = mean_contrast(at_least_float32(anchors) / temperature, at_least_float32(columns), pairing)
-    accuracy = figures.positive > figures.rival
+    scale = 1 / temperature
+    mean, figures = mean_contrast(at_least_float32(anchors), at_least_float32(columns), pairing, scale=scale)
+    accuracy = figures.nearest > figures.rival
     return temperature / base_temperature * mean, accuracy.float().mean()
 
 

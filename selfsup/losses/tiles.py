@@ -13,6 +13,7 @@ from torch import Tensor
 
 from selfsup.losses.pairing import Pairing
 from selfsup.losses.strips import Figures, Found, Strip
+from selfsup.losses.whole import is_small, whole
 
 # Rows and columns of a tile, and scores of a strip that are kept at once.
 _CPU = {"height": 512, "width": 1024, "room": 2**23}
@@ -20,23 +21,26 @@ _GPU = {"height": 4096, "width": 16_384, "room": 2**25}
 
 
 def mean_contrast(
-    rows: Tensor, columns: Tensor, pairing: Pairing, extra: Tensor | None = None
+    rows: Tensor, columns: Tensor, pairing: Pairing, extra: Tensor | None = None, scale: float = 1.0
 ) -> tuple[Tensor, Figures]:
-    """Mean over rows i of log(exp(extra_i) + sum over the columns j that count of exp(row_i . column_j)).
+    """Mean over rows i of log(exp(extra_i) + sum over the columns j that count of exp(scale row_i . column_j)).
 
     Where `pairing` has positives, the mean score of a row's positives is taken off its logarithm, and a row without
     positives counts as 0.
 
     Args:
         rows: (B, D) in float32 or better.
-        columns: (M, D) of any precision, or of the rows' where they have a gradient.
+        columns: (M, D) of any precision, or of the rows' where they have a gradient; the rows themselves are taken
+            once.
         pairing: which columns count for which rows.
         extra: (B,) a score of each row beside those with the columns, in the rows' precision.
+        scale: what inner products are multiplied by, the inverse of a temperature.
 
     Returns:
         The mean (), which can be differentiated once in rows, columns and extra, and the figures of each row.
     """
-    mean, *figures = _MeanContrast.apply(rows, columns, extra, pairing, torch.is_grad_enabled())
+    others = None if columns is rows else columns
+    mean, *figures = _MeanContrast.apply(rows, others, extra, pairing, scale, torch.is_grad_enabled())
     return mean, Figures(*figures)
 
 
@@ -49,12 +53,29 @@ def log_sums(rows: Tensor, columns: Tensor, pairing: Pairing) -> tuple[Tensor, F
 class _MeanContrast(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, columns: Tensor, extra: Tensor | None, pairing: Pairing, wanted: bool
+        ctx: Any,
+        rows: Tensor,
+        others: Tensor | None,
+        extra: Tensor | None,
+        pairing: Pairing,
+        scale: float,
+        wanted: bool,
     ) -> tuple[Tensor, ...]:
-        for_rows, for_columns, for_extra = (wanted and needed for needed in ctx.needs_input_grad[:3])
-        to_columns = torch.zeros_like(columns) if for_columns else None
-        found = _sweep(rows, columns, extra, pairing, for_rows, to_columns)
-        ctx.save_for_backward(found.to_rows, to_columns, found.to_extra if for_extra else None)
+        for_rows, for_others, for_extra = (wanted and needed for needed in ctx.needs_input_grad[:3])
+        columns = rows if others is None else others
+        for_columns = for_others or (for_rows and others is None)
+        with torch.autocast(rows.device.type, enabled=False):
+            if is_small(rows, columns, pairing, extra):
+                found, to_columns = whole(rows, columns, extra, pairing, scale, for_rows, for_columns)
+                to_rows = found.to_rows
+            else:
+                to_columns = torch.zeros_like(columns) if for_columns else None
+                found = _sweep(rows * scale, columns, extra, pairing, for_rows, to_columns)
+                to_rows = None if found.to_rows is None else found.to_rows.mul_(scale / len(rows))
+                if others is None and to_rows is not None and to_columns is not None:
+                    to_rows += to_columns
+        to_extra = found.to_extra / len(rows) if for_extra and found.to_extra is not None else None
+        ctx.save_for_backward(to_rows, to_columns if for_others else None, to_extra)
         ctx.mark_non_differentiable(*found.figures)
         ctx.set_materialize_grads(False)
         return found.values.mean(), *found.figures
@@ -63,21 +84,16 @@ class _MeanContrast(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
         if gradient is None:
-            return (None,) * 5
-        to_rows, to_columns, to_extra = ctx.saved_tensors
-        return (
-            None if to_rows is None else to_rows * (gradient / len(to_rows)),
-            None if to_columns is None else to_columns * gradient,
-            None if to_extra is None else to_extra * (gradient / len(to_extra)),
-            None,
-            None,
-        )
+            return (None,) * 6
+        found = [None if part is None else part * gradient for part in ctx.saved_tensors]
+        return (*found, None, None, None)
 
 
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, columns: Tensor, pairing: Pairing, wanted: bool) -> tuple[Tensor, ...]:
-        found = _sweep(rows, columns, None, pairing, wanted and ctx.needs_input_grad[0], None)
+        with torch.autocast(rows.device.type, enabled=False):
+            found = _sweep(rows, columns, None, pairing, wanted and ctx.needs_input_grad[0], None)
         ctx.save_for_backward(found.to_rows)
         ctx.mark_non_differentiable(*found.figures)
         return found.values, *found.figures
@@ -120,12 +136,11 @@ def _sweep(
     cuts = [slice(first, min(first + width, len(columns))) for first in range(0, len(columns), width)]
     store = rows.new_empty(len(cuts) if kept else 1, height * width)
     found = []
-    with torch.autocast(rows.device.type, enabled=False):
-        for first in range(0, len(rows), height):
-            place = slice(first, min(first + height, len(rows)))
-            strip = Strip(rows, columns, pairing, place, cuts, store, for_rows)
-            strip.add_up(None if extra is None else extra[place], kept)
-            found.append(strip.finish(to_columns))
+    for first in range(0, len(rows), height):
+        place = slice(first, min(first + height, len(rows)))
+        strip = Strip(rows, columns, pairing, place, cuts, store, for_rows)
+        strip.add_up(None if extra is None else extra[place], kept)
+        found.append(strip.finish(to_columns))
     if len(found) == 1:
         return found[0]
     values, figures, to_extra, to_rows = zip(*found, strict=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from selfsup.losses import tiles
+from selfsup.losses import tiles, whole
 from selfsup.losses.contrastive import info_nce, l2_normalize, nt_xent
 from selfsup.losses.nce import softmax_over_bank
 from selfsup.losses.pairing import Pairing, Same
@@ -16,14 +16,17 @@ from selfsup.losses.tiles import log_sums, mean_contrast, tile_size
 from tests.support.figures import assert_agree
 from tools.benchmarks.live import LiveBytes
 
-SIZES = [(512, 1024), (1, 1), (5, 4), (100, 3)]
+SIZES = [None, (512, 1024), (1, 1), (5, 4), (100, 3)]
 B, M, D = 12, 17, 5
 
 
 @pytest.fixture(params=SIZES, ids=str)
 def sizes(request, monkeypatch):
-    """Tiles of few rows and columns; a strip of all columns is kept whatever room there is."""
+    """Tiles of few rows and columns; a strip of all columns is kept whatever room there is. None: no tiles at all."""
+    if request.param is None:
+        return
     height, width = request.param
+    monkeypatch.setattr(whole, "_SCORES", {"cpu": 0})
     monkeypatch.setattr(tiles, "tile_size", lambda rows, columns, *_: (min(height, rows), min(width, columns)))
 
 
@@ -71,7 +74,7 @@ def told(mask, i, j):
 
 
 def naive(rows, columns, pairing, extra=None):
-    """In double precision: each row's log-sum (None: of nothing), its value, its rival, best positive and count."""
+    """In double precision: each row's log-sum (None: of nothing), its value, its rival and its nearest."""
     found = []
     for i in range(B):
         scores = {j: rows[i].double() @ columns[j].double() for j in range(M) if counts(pairing, i, j)}
@@ -89,9 +92,11 @@ def naive(rows, columns, pairing, extra=None):
             value = torch.zeros(()).double()
             if positives:
                 value = log_sum - torch.stack([scores[j] for j in positives]).mean()
-        best = max((scores[j].item() for j in positives), default=-inf)
+        best = -inf if partner is None else scores[partner].item()
+        if pairing.positive is not None:
+            best = max((score.item() for score in scores.values()), default=-inf)
         rival = max((score.item() for score in rivals), default=-inf)
-        found.append((log_sum, value, rival, best, len(positives)))
+        found.append((log_sum, value, rival, best))
     return found
 
 
@@ -112,8 +117,30 @@ def test_mean_contrast_equals_the_naive_loop(name, dtype, exact, sizes):
     assert_agree(constant, wanted, exact)
     for found, expected_one in zip(torch.autograd.grad(2 * constant, [rows, extra]), right[:2], strict=True):
         assert_agree(found, expected_one, 10 * exact)
-    for place, figure in ((2, figures.rival), (3, figures.positive), (4, figures.positives)):
+    for place, figure in ((2, figures.rival), (3, figures.nearest)):
         assert figure.tolist() == pytest.approx([row[place] for row in expected], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["all", "own", "own, two blocks", "own, three blocks"])
+def test_mean_contrast_without_a_score_beside_the_columns(name, sizes):
+    """And with rows that are the columns: one gradient, which is the sum of both."""
+    rows, columns, _, labels, others = problem(torch.float64, scale=1.0)
+    pairing = pairings(labels, others)[name]
+    mean, _ = mean_contrast(rows, columns, pairing, scale=2.0)
+    wanted = torch.stack([value for _, value, *_ in naive(2 * rows, columns, pairing)]).mean()
+    assert_agree(mean, wanted, 1e-12)
+    right = torch.autograd.grad(wanted, [rows, columns])
+    for found, expected in zip(torch.autograd.grad(mean, [rows, columns]), right, strict=True):
+        assert_agree(found, expected, 1e-12)
+    rows = columns.detach()[:B].requires_grad_()
+    pairing = (
+        Pairing(own=(0, 6), partner=(6, 0))
+        if pairing.positive is None
+        else Pairing(own=(0,), positive=Same(labels, labels))
+    )
+    mean, wanted = (mean_contrast(rows, others, pairing, scale=2.0)[0] for others in (rows, rows.clone()))
+    assert_agree(mean, wanted, 1e-12)
+    assert_agree(torch.autograd.grad(mean, rows)[0], torch.autograd.grad(wanted, rows)[0], 1e-12)
 
 
 @pytest.mark.parametrize("name", ["all", "mask", "same", "own, out of the columns"])
@@ -194,9 +221,9 @@ def test_several_processes_make_one():
         positive, own = class_pairs(labels[at : at + size], labels, at, 2, 2)
         return contrast + sup_con(rows.flatten(0, 1), views.flatten(0, 1), positive, None, 0.2, own=own)[0]
 
-    whole, parts = part(0, 12), torch.stack([part(at, 4) for at in (0, 4, 8)]).mean()
-    assert_agree(parts, whole, 1e-13)
-    found, right = (torch.autograd.grad(loss, hidden, retain_graph=True)[0] for loss in (parts, whole))
+    together, parts = part(0, 12), torch.stack([part(at, 4) for at in (0, 4, 8)]).mean()
+    assert_agree(parts, together, 1e-13)
+    found, right = (torch.autograd.grad(loss, hidden, retain_graph=True)[0] for loss in (parts, together))
     assert_agree(found, right, 1e-12)
 
 
@@ -218,6 +245,7 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_memory_grows_with_rows_and_columns(name, monkeypatch):
     """512 rows, and 512 or 4,096 columns of 8 numbers: no tensor has an entry for each pair, in neither pass."""
+    monkeypatch.setattr(whole, "_SCORES", {"cpu": 0})
     monkeypatch.setattr(tiles, "_CPU", {"height": 128, "width": 128, "room": 64 * 128})
     torch.manual_seed(3)
     hidden, columns = torch.randn(512, 8, requires_grad=True), normalize(torch.randn(4096, 8))
