@@ -3,9 +3,10 @@
 DIR holds imagenette128_train.zip and imagenette128_val.zip, JPEG files of 128 pixels. Three comparisons, each of
 contestants that take turns in one run, with one JSON line for each: bringing images (decoding and squeezing, a pack,
 numpy's memory map), crops at full resolution (ours and torch's DataLoader with Pillow and torchvision's transforms,
-with and without workers), and decoders of JPEG files alone. Crops and decoders are measured on these files and on
-pictures of 500 x 375 pixels, each made of four of them. Times are by the wall, for workers are processes of their own:
-on shared CPUs only the ratios mean something. Without workers crops are measured in seconds of the processor.
+with and without workers), and decoders of JPEG files alone. All are measured on these files and on pictures of
+500 x 375 pixels, each made of four of them. Images are brought, and views made of them, on all cores. Times are by the
+wall, for workers are processes of their own: on shared CPUs only the ratios mean something. Without workers crops are
+measured on one thread, in seconds of the processor.
 """
 
 import runpy
@@ -18,7 +19,9 @@ import argparse
 import importlib.util
 import io
 import tempfile
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -50,7 +53,8 @@ from tools.benchmarks.side_by_side import about, alternate, report
 
 _CPU = torch.device("cpu")
 _PACKS = ("imagenette128_train.zip", "imagenette128_val.zip")
-_CANVAS, _VIEW = 128, 96
+_VIEW = 96  # of crops of the small files
+_SIZES = ((128, 96), (40, 32))  # side of a pack's squares, and of the views that are made of them
 _SMALL, _LARGE = "Imagenette, 128 px", "four of Imagenette's, 500 x 375 px"
 
 
@@ -83,39 +87,48 @@ def photographs(files: Source, count: int, folder: Path) -> Source:
     return FileSource(folder, names, torch.zeros(count, dtype=torch.int64), ("photograph",))
 
 
-def bringing(files: Source, packed: Packed, arguments: argparse.Namespace) -> None:
+def bringing(files: Source, data: Data, canvas: int, view: int, arguments: argparse.Namespace, kind: str) -> None:
     """Squares of a canvas, alone and with two views made of them."""
     count, batch = arguments.images, arguments.batch
-    views = Views(Augment(views=simclr(_VIEW).views), seed=0)
-    loader = Loader(packed, batch_size=batch, seed=0, device=_CPU)
-    keys = [loader.sampler.key(0, number) for number in range(min(count // batch, loader.steps_per_epoch))]
-    plain = np.load(packed.folder / "train" / "images.npy", mmap_mode="r")
+    with tempfile.TemporaryDirectory() as folder:
+        pack = Path(folder) / "pack"
+        start = time.perf_counter()
+        figures = run_pack(pack, Packing(data=replace(data, canvas=canvas)))
+        taken = time.perf_counter() - start
+        packed = open_data(Data(root=str(pack)), "train")
+        if not isinstance(packed, Packed):
+            raise TypeError("a pack is opened as one")
+        views = Views(Augment(views=simclr(view).views), seed=0)
+        loader = Loader(packed, batch_size=batch, seed=0, device=_CPU)
+        keys = [loader.sampler.key(0, number) for number in range(min(count // batch, loader.steps_per_epoch))]
+        plain = np.load(packed.folder / "train" / "images.npy", mmap_mode="r")
 
-    def decoded() -> Iterable[Batch]:
-        for _, rows, _ in keys:
-            images, sizes, _ = squeeze(files, rows, _CANVAS)
-            yield Batch(images, files.labels[rows], rows, sizes)
+        def decoded() -> Iterable[Batch]:
+            for _, rows, _ in keys:
+                images, sizes, _ = squeeze(files, rows, canvas)
+                yield Batch(images, files.labels[rows], rows, sizes)
 
-    def from_pack() -> Iterable[Batch]:
-        return loader.data.batches(keys)
+        def from_pack() -> Iterable[Batch]:
+            return loader.data.batches(keys)
 
-    def viewed(batches: Callable[[], Iterable[Batch]]) -> None:
-        for found in batches():
-            views(found, 0, _CPU)
+        def viewed(batches: Callable[[], Iterable[Batch]]) -> None:
+            for found in batches():
+                views(found, 0, _CPU)
 
-    contestants: dict[str, Callable[[], None]] = {
-        "pack": lambda: _pass(from_pack()),
-        "decoding": lambda: _pass(decoded()),
-        "numpy_memmap": lambda: _pass(torch.from_numpy(plain[rows.numpy()]) for _, rows, _ in keys),
-        "pack_with_views": lambda: viewed(from_pack),
-        "decoding_with_views": lambda: viewed(decoded),
-    }
-    seconds = alternate(contestants, arguments.runs, _CPU, by_the_wall=True)
+        contestants: dict[str, Callable[[], None]] = {
+            "pack": lambda: _pass(from_pack()),
+            "decoding": lambda: _pass(decoded()),
+            "numpy_memmap": lambda: _pass(torch.from_numpy(plain[rows.numpy()]) for _, rows, _ in keys),
+            "pack_with_views": lambda: viewed(from_pack),
+            "decoding_with_views": lambda: viewed(decoded),
+        }
+        seconds = alternate(contestants, arguments.runs, _CPU, by_the_wall=True)
     amounts = dict.fromkeys(contestants, len(keys) * batch)
     alone = [name for name in contestants if not name.endswith("views")]
-    facts = _facts() | {"canvas": _CANVAS, "packed_images": len(packed)}
+    number = len(packed)
+    facts = _facts(kind) | {"canvas": canvas, "packed_images": number, "packed_in_s": round(taken, 1)}
     _told("loader", alone, amounts, seconds, facts)
-    _told("loader", [name for name in contestants if name not in alone], amounts, seconds, facts | {"view": _VIEW})
+    _told("loader", [name for name in contestants if name not in alone], amounts, seconds, facts | {"view": view})
 
 
 def crops(some: Source, augment: Augment, arguments: argparse.Namespace, kind: str) -> None:
@@ -194,36 +207,33 @@ def _pass(results: Iterable[object]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the two archives")
-    parser.add_argument("--packed", type=int, default=10_000, help="training images in the pack, at most")
-    parser.add_argument("--images", type=int, default=1_024, help="images that each contestant takes in a turn")
+    parser.add_argument("--packed", type=int, default=10_000, help="images in a pack, at most")
+    parser.add_argument("--images", type=int, default=2_048, help="of a pack, or small files, taken in a turn")
+    parser.add_argument("--photographs", type=int, default=512, help="cropped in a turn")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=1, help="of torch; decoding takes all cores that it may use")
     parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()
     missing = [name for name in _PACKS if not (arguments.data / name).is_file()]
     if missing:
         print_figures({"name": "loader", "skipped": f"{arguments.data} lacks {' and '.join(missing)}"})
         return
-    torch.set_num_threads(arguments.threads)
     root, test_root = (str(arguments.data / name) for name in _PACKS)
-    data = Data(root=root, test_root=test_root, limit=arguments.packed, canvas=_CANVAS)
-    files = open_data(data, "train")
+    small = Data(root=root, test_root=test_root, limit=arguments.packed)
+    files = open_data(small, "train")
+    some = files.select(torch.arange(len(files))[:: max(1, len(files) // arguments.images)][: arguments.images])
     with tempfile.TemporaryDirectory() as folder:
-        pack = Path(folder) / "pack"
-        figures = run_pack(pack, Packing(data=data))
-        message(f"{figures['train_images'] + figures['test_images']:,} images packed")
-        packed = open_data(Data(root=str(pack)), "train")
-        if not isinstance(packed, Packed):
-            raise TypeError("a pack is opened as one")
-        bringing(files, packed, arguments)
-        del packed
-    some = files.select(torch.arange(len(files))[:: len(files) // arguments.images][: arguments.images])
-    with tempfile.TemporaryDirectory() as folder:
-        large = photographs(files, arguments.images, Path(folder))
-        crops(large, moco_v2(224), arguments, _LARGE)
-        crops(large, simclr(224), arguments, _LARGE)
+        large = photographs(files, arguments.packed, Path(folder))
+        message(f"{len(large):,} photographs made")
+        kinds = ((large, Data(root=folder), _LARGE), (files, small, _SMALL))
+        for images, data, kind in kinds:
+            for canvas, view in _SIZES:
+                bringing(images, data, canvas, view, arguments, kind)
+        torch.set_num_threads(1)
+        few = large.select(torch.arange(min(len(large), arguments.photographs)))
+        crops(few, moco_v2(224), arguments, _LARGE)
+        crops(few, simclr(224), arguments, _LARGE)
         crops(some, simclr(_VIEW), arguments, _SMALL)
-        decoders(large, arguments, _LARGE)
+        decoders(few, arguments, _LARGE)
         decoders(some, arguments, _SMALL)
 
 
