@@ -236,6 +236,7 @@ def test_help_answers_at_once() -> None:
 
 def test_accelerate_starts_as_many_processes_as_were_asked_for(tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
+    launcher += ["--main_process_port", "0"]  # a free one: other tests start processes, too
     words = "-m selfsup pretrain simclr_cifar10_cpu --data.root shapes:64 --data.limit None".split()
     command = [*launcher, "--use_fsdp", "--fsdp_version", "2", *words, *SMALL]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -254,6 +255,7 @@ def test_accelerate_starts_as_many_processes_as_were_asked_for(tmp_path: Path) -
     assert "weights are divided among 2 processes" in done.stderr
     judge = [*launcher, "-m", "selfsup", "knn", str(tmp_path / "run"), "--k", "5"]
     judged = subprocess.run(judge, capture_output=True, text=True, timeout=180, env=environment)
+    assert judged.returncode == 0, judged.stderr
     *before, line = judged.stdout.splitlines()  # both encode their share, one tells
     assert not any(other.startswith("{") for other in before)  # what else stands there is of torch's own libraries
     assert json.loads(line)["bank_images"] == 64
