@@ -63,9 +63,14 @@ class SideStream:
         return torch.cuda.current_stream(self._device)
 
 
+def makes_ahead(device: torch.device) -> bool:
+    """Whether the views of the next batch are made during a step; in line on a CPU and on an Apple GPU."""
+    return device.type == "cuda"
+
+
 def side_stream(device: torch.device) -> SideStream | None:
-    """Where views of the next batch are made; None where that is done in line: on a CPU, and on an Apple GPU."""
-    return SideStream(device) if device.type == "cuda" else None
+    """What they are made on, where that is so."""
+    return SideStream(device) if makes_ahead(device) else None
 
 
 class _Ready(NamedTuple):
