@@ -104,17 +104,22 @@ def _succeeds(memory: StepMemory, rows: int, whole: int) -> bool:
             torch.cuda.empty_cache()
 
 
+def _left_free(memory: StepMemory, whole: int) -> int:
+    """Bytes of what a run holds beside a step that is tried: copies, other views; and what is spared, on a GPU."""
+    other_views = memory.views_at_once(whole) - memory.views(whole)
+    on_gpu = memory.device.type == "cuda"
+    spare = SPARE * torch.cuda.get_device_properties(memory.device).total_memory if on_gpu else 0
+    return memory.beside + other_views + int(spare)
+
+
 def _rehearse(memory: StepMemory, rows: int, whole: int) -> None:
     """Two steps of a copy on images of noise, without the loss; it is gone afterwards, and so is all it took."""
     training, device = memory.training, memory.device
     on_gpu = device.type == "cuda"
-    spare = SPARE * torch.cuda.get_device_properties(device).total_memory if on_gpu else 0
-    other_views = memory.views_at_once(whole) - memory.views(whole)
-    beside = memory.beside + other_views + int(spare)  # of a run that is not alone
     with distributed.alone(), torch.random.fork_rng([device] if on_gpu else []):
         method = copy.deepcopy(memory.method).to(device).to(memory_format=image_format(device)).train()
         optimizer = training.optimizer.build(method.named_parameters(), training.batch_size, method.rates())
-        left_free = torch.empty(beside, dtype=torch.uint8, device=device)
+        left_free = torch.empty(_left_free(memory, whole), dtype=torch.uint8, device=device)
         views = [torch.randn(whole, *shape, device=device) for shape in memory.shapes]
         parts = [view[:rows].contiguous(memory_format=image_format(device)) for view in views]
         for _ in range(2):
