@@ -23,12 +23,14 @@ from selfsup.methods.base import Step
 from selfsup.pretraining import Run, pretrain
 from selfsup.runtime.watchdog import Watch
 from selfsup.storage import checkpoint
+from selfsup.training import ahead as module
 from selfsup.training import nonfinite
 from selfsup.training.ahead import Ahead, SideStream
 from selfsup.training.trainer import Trainer
 from tests.support.planted import outcome
 from tests.support.streams import CPU, Streams, pretended_streams
 from tests.support.tiny import photographs, tiny_run
+from tests.support.waiting import no_waits
 from tests.training.test_resume import assert_same
 
 Pair = tuple[Batch, list[Tensor]]
@@ -125,14 +127,17 @@ def test_who_waits_for_whom(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "upload" in streams.side.done
         assert f"step {number - 1}" not in streams.side.done
         streams.do(f"views {number}")
+        assert {f"batch {number}", f"views {number}"} <= streams.side.done
         return [torch.zeros(1), torch.zeros(1)]
 
     images = [[torch.zeros(1)], [torch.zeros(1), torch.zeros(1)]]  # whole, and cropped for each view
-    batches = [
-        Batch(images[0][0] if number % 2 else tuple(images[1]), torch.tensor(number), torch.zeros(1))
-        for number in range(6)
-    ]
-    coming = Ahead(iter(batches), make, SideStream(CPU))
+
+    def batches() -> Iterator[Batch]:
+        for number in range(6):
+            streams.do(f"batch {number}")
+            yield Batch(images[0][0] if number % 2 else tuple(images[1]), torch.tensor(number), torch.zeros(1))
+
+    coming = Ahead(batches(), make, SideStream(CPU))
     for number, batch in enumerate(coming):
         views = coming.views()
         assert f"views {number}" in streams.training.done
@@ -224,7 +229,7 @@ def test_the_order_of_a_run(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_left_and_gone_on_with_is_the_same_to_the_bit(tmp_path: Path) -> None:
-    """After a time limit, and at the end of an epoch; of pictures that workers read, who end with each launch."""
+    """After a time limit, and within an epoch; of pictures that workers read, who end where the steps do."""
     root = str(photographs(tmp_path / "images", 32))
     run = tiny_run(tmp_path / "inline", root=root, workers=1)
     pretrain(run)
@@ -233,9 +238,13 @@ def test_a_run_that_is_left_and_gone_on_with_is_the_same_to_the_bit(tmp_path: Pa
         cut = replace(run, folder=str(tmp_path / "ahead"))
         assert pretrain(replace(cut, max_minutes=0.0))["step"] == 1
         assert not multiprocessing.active_children()
-        for step in (2, 4):
+        end, left = Trainer._outcome, []
+        patch.setattr(
+            Trainer, "_outcome", lambda *given: (left.extend(multiprocessing.active_children()), end(*given))[1]
+        )
+        for step in (3, 4):
             assert pretrain(replace(cut, max_steps=step))["step"] == step
-            assert not multiprocessing.active_children()
+        assert not left  # before the loader is closed
     assert streams.kept
     assert_same(tmp_path / "inline", tmp_path / "ahead")
 
@@ -274,3 +283,19 @@ def test_steps_are_taken_again_on_views_made_ahead(tmp_path: Path, monkeypatch: 
     behind = outcome(replace(run, folder=str(tmp_path / "device")), "loss", (0, 2))
     assert behind["left_out"] == []
     assert behind["after"] == waited["after"]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_run_ends_with_the_same_bits_and_preparing_waits_for_nothing(tmp_path: Path) -> None:
+    prepare = Trainer.prepare
+
+    def watched(trainer: Trainer, coming: Ahead, number: int) -> None:
+        with no_waits(number > 2):  # kernels are loaded, memory is taken
+            prepare(trainer, coming, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "prepare", watched)
+        pretrain(tiny_run(tmp_path / "ahead", device="auto"))
+        patch.setattr(module, "makes_ahead", lambda device: False)
+        pretrain(tiny_run(tmp_path / "inline", device="auto"))
+    assert_same(tmp_path / "inline", tmp_path / "ahead")
