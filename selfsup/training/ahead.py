@@ -16,8 +16,8 @@ _LEAD = 2  # steps that the device may have before it; more would each hold a ba
 class SideStream:
     """A stream of a CUDA device beside the one that trains.
 
-    What is begun on it waits for what the training stream was given before it was made, and for nothing after that:
-    so its work overlaps with the steps. It must read nothing that a step writes.
+    Its work waits for what the training stream was given before `begin`, and for nothing after that, so it overlaps
+    with the steps. It must read nothing that a step writes.
     """
 
     def __init__(self, device: torch.device) -> None:
