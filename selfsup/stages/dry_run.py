@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import time
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,25 +112,26 @@ class _Timer(Observer):
         self.steps: list[float] = []
         self.clustering = 0.0
         self._phase, self._since = "starting", time.monotonic()
-        self._step = 0.0
+        self._number = 0
+        # Seconds of steps so far: a batch may be brought during the step before.
+        self._open: defaultdict[int, float] = defaultdict(float)
 
     def at(self, phase: Phase, step: int) -> None:
-        self._passed(phase)
+        self._passed(phase, step)
 
     def after_step(self, step: int, figures: dict[str, float] | None) -> None:
-        self._passed("deciding")
-        self.steps.append(self._step)
-        self._step = 0.0
+        self._passed("deciding", step)
+        self.steps.append(self._open.pop(step - 1))
 
-    def _passed(self, phase: str) -> None:
+    def _passed(self, phase: str, step: int) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.monotonic()
         if self._phase == "clustering":
             self.clustering += now - self._since
         elif self._phase in ("loading", "compiling", "step"):
-            self._step += now - self._since
-        self._phase, self._since = phase, now
+            self._open[self._number] += now - self._since
+        self._phase, self._number, self._since = phase, step, now
 
 
 def two_steps(run: Run, ready: Prepared, loader: Loader) -> dict[str, float]:

@@ -82,7 +82,7 @@ def _told(chunk: int, whole: int, training: Training) -> str:
 def _countable(memory: StepMemory, whole: int) -> int:
     """How many images of each view can be embedded at a time in the memory that is free, less the margin."""
     try:
-        return memory.line.rows(memory.room(free_for_steps(memory.device)) - memory.views(whole))
+        return memory.line.rows(memory.room(free_for_steps(memory.device)) - memory.views_at_once(whole))
     except Uncountable as error:
         raise ValueError(
             f"grad_cache_chunk auto cannot find out what this encoder takes ({error}); give a number, such as 64"
@@ -104,16 +104,22 @@ def _succeeds(memory: StepMemory, rows: int, whole: int) -> bool:
             torch.cuda.empty_cache()
 
 
+def _left_free(memory: StepMemory, whole: int) -> int:
+    """Bytes of what a run holds beside a step that is tried: copies, other views; and what is spared, on a GPU."""
+    other_views = memory.views_at_once(whole) - memory.views(whole)
+    on_gpu = memory.device.type == "cuda"
+    spare = SPARE * torch.cuda.get_device_properties(memory.device).total_memory if on_gpu else 0
+    return memory.beside + other_views + int(spare)
+
+
 def _rehearse(memory: StepMemory, rows: int, whole: int) -> None:
     """Two steps of a copy on images of noise, without the loss; it is gone afterwards, and so is all it took."""
     training, device = memory.training, memory.device
     on_gpu = device.type == "cuda"
-    spare = SPARE * torch.cuda.get_device_properties(device).total_memory if on_gpu else 0
-    beside = memory.beside + int(spare)  # of a run that is not alone
     with distributed.alone(), torch.random.fork_rng([device] if on_gpu else []):
         method = copy.deepcopy(memory.method).to(device).to(memory_format=image_format(device)).train()
         optimizer = training.optimizer.build(method.named_parameters(), training.batch_size, method.rates())
-        left_free = torch.empty(beside, dtype=torch.uint8, device=device)
+        left_free = torch.empty(_left_free(memory, whole), dtype=torch.uint8, device=device)
         views = [torch.randn(whole, *shape, device=device) for shape in memory.shapes]
         parts = [view[:rows].contiguous(memory_format=image_format(device)) for view in views]
         for _ in range(2):

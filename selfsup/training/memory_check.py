@@ -98,7 +98,7 @@ def needs(memory: StepMemory, decoded: int) -> Iterator[Need]:
     whole = training.batch_size // distributed.world_size()
     chunk = training.grad_cache_chunk
     rows = (possible_chunks(memory.method, whole) or [whole])[-1] if chunk == "auto" else chunk or whole
-    step = {f"a step of {rows} images of each view at a time": memory.views(whole)}
+    step = {f"a step of {rows} images of each view at a time": memory.views_at_once(whole)}
     try:
         step = {what: taken + memory.embedding(rows) for what, taken in step.items()}
     except Uncountable as error:

@@ -22,6 +22,7 @@ from selfsup.data.free_memory import free_memory
 from selfsup.data.sharing import processes_here
 from selfsup.devices.moving import image_format
 from selfsup.methods.base import Method
+from selfsup.training.ahead import makes_ahead
 from selfsup.training.gradient_cache import rows_together
 from selfsup.training.live_bytes import LiveBytes
 from selfsup.training.nonfinite import room_for_undo
@@ -88,7 +89,12 @@ class StepMemory:
         """Copies on the device: gradients on their way to other processes, and what a step is taken back from."""
         several = distributed.is_distributed() and not sharding_requested(self.training)
         on_their_way = self.trained if several else 0  # in DDP's messages
-        return on_their_way + (self.state if self.state <= room_for_undo(self.training, self.device) else 0)
+        return on_their_way + (self.state if self.taken_back else 0)
+
+    @property
+    def taken_back(self) -> bool:
+        """Whether the device itself takes back a step that is not finite, for which the host keeps its views."""
+        return self.training.max_bad_steps is not None and self.state <= room_for_undo(self.training, self.device)
 
     def room(self, free: int) -> int:
         """What is left for a step of so many bytes that are free in the memory it is computed in, less the margin."""
@@ -101,11 +107,22 @@ class StepMemory:
         chunk = self.training.grad_cache_chunk
         step = Line(self.embedding(chunk), 0.0) if isinstance(chunk, int) else self.line
         unit = chunk if isinstance(chunk, int) else rows_together(self.method)
-        return Line(step.fixed, step.per_row + self.views(1)).rows(self.room(free)) // unit * unit
+        return Line(step.fixed, step.per_row + self.views_at_once(1)).rows(self.room(free)) // unit * unit
 
     def views(self, rows: int) -> int:
         """The views of so many images."""
         return rows * sum(4 * math.prod(shape) for shape in self.shapes)
+
+    def views_at_once(self, rows: int) -> int:
+        """The views of so many images that are there during a step.
+
+        Where those of the next step are made meanwhile, these too, with two stages of the one that is being made; and
+        those of the step before, where it may have to be taken back.
+        """
+        if not makes_ahead(self.device):
+            return self.views(rows)
+        made = rows * 2 * max(4 * math.prod(shape) for shape in self.shapes)
+        return (2 + self.taken_back) * self.views(rows) + made
 
     @functools.cached_property
     def line(self) -> Line:

@@ -5,6 +5,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -25,6 +26,7 @@ from selfsup.optim.schedules import Horizon
 from selfsup.runtime import arithmetic
 from selfsup.runtime.signals import Consensus
 from selfsup.runtime.watchdog import collective_timeout
+from selfsup.training.ahead import Ahead, side_stream
 from selfsup.training.gradient_cache import average_gradients, gradient_cache
 from selfsup.training.settings import Outcome, Training
 from selfsup.training.sharding import forget_forward_passes
@@ -79,6 +81,7 @@ class Trainer:
         # For mixed precision. Its state is placed already.
         self.stepper: Any = accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         self.cache = gradient_cache(method, training, accelerator)
+        self.side = side_stream(self.device)
 
     def run(self, step: int, caught: Sequence[int] = ()) -> Outcome:
         """Train from this step on, until epochs, steps or time are up, or a signal is there in any process.
@@ -94,10 +97,11 @@ class Trainer:
         (signal,) = self.agree(max(caught, default=0))  # to a process that was still starting
         if signal and step < self.limit:
             return self._outcome(step, "signal", signal)
-        for epoch, batch in self.batches(step):
+        for coming, batch in self.batches(step):
             self.observer.at("compiling" if self.training.compile and step == first else "step", step)
-            self.advance(_Recent(step, self.views(batch, epoch, self.device), batch))
+            self.advance(_Recent(step, coming.views(), batch))
             step += 1
+            self.prepare(coming, step)
             self.observer.after_step(step, self.report(step, batch))
             self.observer.at("deciding", step)
             signal, overtime, due = self.agree(max(caught, default=0), self._overtime(begin), self.observer.due(step))
@@ -115,18 +119,31 @@ class Trainer:
             self.save(step, last=True)
         return self._outcome(step, "finished" if step >= self.horizon.total_steps else "max-steps")
 
-    def batches(self, step: int) -> Iterator[tuple[int, Batch]]:
+    def batches(self, step: int) -> Iterator[tuple[Ahead, Batch]]:
         """This process's part of every batch from this step to the last one, with its epoch, which is begun here."""
         while step < self.limit:
             epoch, position = divmod(step, self.horizon.steps_per_epoch)
             self.begin_epoch(step, epoch, position)
             self.observer.at("loading", step)
-            for batch in self.loader.epoch(epoch, position):
-                yield epoch, batch
+            make = partial(self.views, epoch=epoch, device=self.device)
+            coming = Ahead(self.loader.epoch(epoch, position), make, self.side)
+            for batch in coming:
+                yield coming, batch
                 step += 1
                 if step == self.limit:
+                    coming.close()
                     return
                 self.observer.at("loading", step)
+
+    def prepare(self, coming: Ahead, step: int) -> None:
+        """Begin with the views after so many steps, while the device takes the last of them, before it is waited for.
+
+        Those of the next epoch are not begun: what begins an epoch may change its batches.
+        """
+        if self.side and step < self.limit and step % self.horizon.steps_per_epoch:
+            self.observer.at("loading", step)
+            coming.prepare()
+            self.observer.at("step", step - 1)
 
     def advance(self, recent: "_Recent") -> None:
         """Take a step; and again those after one that turns out to be left out."""

@@ -84,6 +84,20 @@ def test_the_largest_batch_fills_what_is_free(tmp_path: Path, monkeypatch: pytes
     assert 0 < largest[0] < largest[1] < largest[2] < 512
 
 
+def test_a_batch_that_is_brought_during_a_step_counts_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 127.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    timer = module._Timer(torch.device("cpu"))
+    timer.at("loading", 0)  # at 1
+    timer.at("step", 0)
+    timer.at("loading", 1)
+    timer.at("step", 0)  # at 15
+    timer.after_step(1, None)
+    timer.at("step", 1)
+    timer.after_step(2, None)
+    assert timer.steps == [2 + 4 + 16, 8 + 64]
+
+
 def test_two_steps_that_would_not_fit_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("this takes all memory"))
     monkeypatch.setattr(memory_check, "free_memory", lambda: 400_000)

@@ -19,7 +19,7 @@ from selfsup.pretraining import Prepared, prepared, pretrain
 from selfsup.run_folder.folder import RunFolder
 from selfsup.stages.finetune import run_finetune
 from selfsup.stages.finetune_settings import finetune_settings
-from selfsup.training import chunk_choice
+from selfsup.training import chunk_choice, step_memory
 from selfsup.training.chunk_choice import chosen
 from selfsup.training.gradient_cache import possible_chunks
 from selfsup.training.step_memory import MARGIN, StepMemory
@@ -155,6 +155,17 @@ def test_on_a_cpu_the_largest_chunk_that_is_counted_to_fit(
                 chosen(ready.method, ready.run, ready.shapes, CPU)
         else:
             assert chosen(ready.method, ready.run, ready.shapes, CPU).grad_cache_chunk == wanted
+
+
+def test_views_made_ahead_take_from_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = ready_for(tmp_path, "simclr")
+    memory = StepMemory(ready.method, ready.run, ready.shapes, CPU)
+    taken = memory.line.at(8) + memory.views(16) + memory.optimizer + memory.saved_from
+    monkeypatch.setattr(chunk_choice, "free_for_steps", lambda *_: round((taken + 10) / (1 - MARGIN)))
+    assert chosen(ready.method, ready.run, ready.shapes, CPU).grad_cache_chunk == 8
+    monkeypatch.setattr(step_memory, "makes_ahead", lambda device: True)
+    assert chosen(ready.method, ready.run, ready.shapes, CPU).grad_cache_chunk == 2
+    assert chunk_choice._left_free(memory, 16) == memory.beside + 2 * memory.views(16)  # where it is tried
 
 
 def test_a_word_that_is_none_is_answered_with_what_is_wanted() -> None:

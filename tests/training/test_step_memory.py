@@ -84,6 +84,23 @@ def test_half_precision_and_adam_are_counted(tmp_path: Path) -> None:
     )
 
 
+def test_views_that_are_there_at_once_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the next step, and of the last one where it may be taken again; a smaller batch fits then."""
+    ready = prepared(tiny_run(tmp_path / "run", "simclr"))
+    bare = StepMemory(ready.method, replace(ready.run, max_bad_steps=None), ready.shapes, CPU)
+    again = StepMemory(ready.method, ready.run, ready.shapes, CPU)
+    free = 400 * 2**20
+    before = bare.largest_batch(free)
+    assert bare.views_at_once(16) == bare.views(16) == 16 * 2 * 3 * 16 * 16 * 4
+    monkeypatch.setattr(step_memory, "makes_ahead", lambda device: True)
+    monkeypatch.setattr(step_memory, "room_for_undo", lambda *_: 2**40)
+    assert bare.views_at_once(16) == 3 * bare.views(16)  # two views: as much as two stages of one
+    assert bare.largest_batch(free) < before
+    assert bare.beside == 0, "nothing is taken back without the guard"
+    assert again.beside == again.state
+    assert again.views_at_once(16) == 4 * again.views(16)
+
+
 def test_what_cannot_be_counted_is_computed_with_few_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = prepared(tiny_run(tmp_path / "run", "simclr"))
     known = StepMemory(ready.method, ready.run, ready.shapes, CPU).line

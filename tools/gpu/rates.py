@@ -26,6 +26,7 @@ from selfsup.pretraining import Run
 from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime.device import device_for
 from selfsup.training.accelerator import make_accelerator
+from selfsup.training.ahead import Ahead, side_stream
 from selfsup.training.nonfinite import Guard
 from tools.gpu.asked import Asked
 
@@ -91,6 +92,7 @@ def check_step(asked: Asked, runs: int = 20) -> bool:
         with tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:
             steps = Steps(setting, Path(folder))
             whole, bare = (median_seconds(work, steps.device, runs) for work in (steps.whole, steps.bare))
+            overlap = _overlap(steps, whole["median_s"], runs)
         asked.tell(
             setting=setting.name,
             batch=setting.batch_size,
@@ -101,6 +103,7 @@ def check_step(asked: Asked, runs: int = 20) -> bool:
             memory_gb=round(torch.cuda.max_memory_allocated() / 1e9, 2) if steps.device.type == "cuda" else None,
             whole=whole,
             bare=bare,
+            **overlap,
         )
         return True
 
@@ -108,10 +111,19 @@ def check_step(asked: Asked, runs: int = 20) -> bool:
     return all([asked.attempt({"setting": s.name}, partial(measured, s)) for s in settings])
 
 
+def _overlap(steps: "Steps", whole: float, runs: int) -> dict[str, float]:
+    """Share of the views in a step where they are made during the one before, and where they are made in line."""
+    if steps.coming.side is None:
+        return {}
+    given, inline = (median_seconds(work, steps.device, runs)["median_s"] for work in (steps.guarded, steps.inline))
+    return {"views_share": 1 - given / whole, "views_share_inline": 1 - given / inline, "inline_s": inline}
+
+
 class Steps:
     """The step of a training run, whole and bare.
 
-    Whole: batch, views, guard, forward and backward by the engine of real runs, optimizer, `after_step`.
+    Whole: batch, views (those of the next batch, where the trainer makes them ahead), guard, forward and backward by
+    the engine of real runs, optimizer, `after_step`. Inline: the same, with the views of this batch.
     Bare: forward, backward and optimizer on views made once.
     """
 
@@ -140,8 +152,9 @@ class Steps:
         self.model = self.accelerator.prepare_model(self.method)
         self.guard = Guard(self.method, run, RunFolder(folder), source, self.accelerator, 0, self.optimizer)
         self.stream = self._batches()
-        self.cached = next(self.stream)
-        self.made = self.views(self.cached, 0, self.device)
+        self.coming = Ahead(self.stream, partial(self.views, epoch=0, device=self.device), side_stream(self.device))
+        self.cached = next(self.coming)
+        self.made = self.coming.views()
 
     def _batches(self) -> Iterator[Batch]:
         epoch = 0
@@ -156,6 +169,11 @@ class Steps:
         return out, handed
 
     def whole(self) -> None:
+        batch = next(self.coming)
+        self._guarded(batch, self.coming.views())
+        self.coming.prepare()
+
+    def inline(self) -> None:
         batch = next(self.stream)
         self._guarded(batch, self.views(batch, 0, self.device))
 
