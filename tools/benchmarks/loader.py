@@ -2,11 +2,11 @@
 
 DIR holds imagenette128_train.zip and imagenette128_val.zip, JPEG files of 128 pixels. Three comparisons, each of
 contestants that take turns in one run, with one JSON line for each: bringing images (decoding and squeezing, a pack,
-numpy's memory map), crops at full resolution (ours and torch's DataLoader with Pillow and torchvision's transforms,
-with and without workers), and decoders of JPEG files alone. All are measured on these files and on pictures of
-500 x 375 pixels, each made of four of them. Images are brought, and views made of them, on all cores. Times are by the
-wall, for workers are processes of their own: on shared CPUs only the ratios mean something. Without workers crops are
-measured on one thread, in seconds of the processor.
+numpy's memory map), crops at full resolution (ours, torch's DataLoader with Pillow and torchvision's transforms, and
+NVIDIA DALI on the CPU where it is installed, with and without workers), and decoders of JPEG files alone. All are
+measured on these files and on pictures of 500 x 375 pixels, each made of four of them. Images are brought, and views
+made of them, on all cores. Times are by the wall, for workers are processes of their own: on shared CPUs only ratios
+mean something. Without workers crops are measured on one thread, in seconds of the processor.
 """
 
 import runpy
@@ -18,9 +18,10 @@ if not __package__:  # started by its path
 import argparse
 import importlib.util
 import io
+import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -28,6 +29,7 @@ import numpy as np
 import PIL
 import PIL.Image
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg
@@ -75,6 +77,33 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         return self.crop(picture), self.crop(picture)
 
 
+def dali_crops(some: Source, view: View, batch: int, workers: int) -> Callable[[], None] | None:
+    """A pass of the same crops by NVIDIA DALI's operators for CPUs; None where it is not installed."""
+    try:
+        dali = importlib.import_module("nvidia.dali")
+    except ImportError:
+        return None
+    steps = len(some) // batch
+
+    def contents() -> Iterator[list[NDArray[np.uint8]]]:
+        while True:
+            for rows in torch.randperm(len(some))[: steps * batch].split(batch):
+                yield [np.frombuffer(file_content(some, int(row)), np.uint8) for row in rows]
+
+    ahead = {"exec_async": workers > 0, "exec_pipelined": workers > 0, "prefetch_queue_depth": 2 if workers else 1}
+    pipeline = dali.Pipeline(batch, num_threads=max(1, workers), device_id=None, seed=0, **ahead)
+    with pipeline:
+        encoded = dali.fn.external_source(source=contents(), dtype=dali.types.UINT8, ndim=1)
+        pictures = dali.fn.decoders.image(encoded, device="cpu", output_type=dali.types.RGB)
+        boxes = {"random_area": view.crop_scale, "random_aspect_ratio": view.crop_ratio, "size": view.shape}
+        linear = view.interpolation == "bilinear"
+        how = {"interp_type": dali.types.INTERP_LINEAR if linear else dali.types.INTERP_CUBIC}
+        how |= {"antialias": not view.interpolation.endswith("aliased")}
+        pipeline.set_outputs(*(dali.fn.random_resized_crop(pictures, **boxes, **how) for _ in range(2)))
+    pipeline.build()
+    return lambda: _pass(pipeline.run() for _ in range(steps))
+
+
 def photographs(files: Source, count: int, folder: Path) -> Source:
     """JPEG files of 500 x 375 pixels, each of four of `files` enlarged, of quality 90 and about 53 KB."""
     names = [f"{number:05d}.jpg" for number in range(count)]
@@ -93,7 +122,7 @@ def bringing(files: Source, data: Data, canvas: int, view: int, arguments: argpa
     with tempfile.TemporaryDirectory() as folder:
         pack = Path(folder) / "pack"
         start = time.perf_counter()
-        figures = run_pack(pack, Packing(data=replace(data, canvas=canvas)))
+        run_pack(pack, Packing(data=replace(data, canvas=canvas)))
         taken = time.perf_counter() - start
         packed = open_data(Data(root=str(pack)), "train")
         if not isinstance(packed, Packed):
@@ -132,25 +161,29 @@ def bringing(files: Source, data: Data, canvas: int, view: int, arguments: argpa
 
 
 def crops(some: Source, augment: Augment, arguments: argparse.Namespace, kind: str) -> None:
-    """Two crops of each file at full resolution, without colour."""
+    """Two crops of each file at full resolution, without colour; workers stay from one pass to the next."""
     batch, view = arguments.batch, augment.views[0]
-    views = Views(augment, seed=0)
-
-    def ours(workers: int) -> None:
-        _pass(Loader(some, batch_size=batch, seed=0, device=_CPU, workers=workers, crop=views.crop).epoch(0))
-
-    def torchs(workers: int) -> None:
-        _pass(DataLoader(Crops(some, view), batch, shuffle=True, num_workers=workers, drop_last=True))
-
     for workers in (0, 2):
+        ours = Loader(some, batch_size=batch, seed=0, device=_CPU, workers=workers, crop=Views(augment, seed=0).crop)
+        theirs = DataLoader(
+            Crops(some, view), batch, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0
+        )
+        epochs = itertools.count()
         contestants: dict[str, Callable[[], None]] = {
-            "streaming": partial(ours, workers),
-            "torch_dataloader": partial(torchs, workers),
+            "streaming": partial(_next_epoch, ours, epochs),
+            "torch_dataloader": partial(_pass, theirs),
         }
+        if (dali := dali_crops(some, view, batch, workers)) is not None:
+            contestants["dali"] = dali
         seconds = alternate(contestants, arguments.runs, _CPU, by_the_wall=workers > 0)
+        ours.close()
         amounts = dict.fromkeys(contestants, len(some) // batch * batch)
         asked = {"workers": workers, "view": view.size, "views": 2, "interpolation": view.interpolation}
         _told("crops", list(contestants), amounts, seconds, _facts(kind) | asked)
+
+
+def _next_epoch(loader: Loader, epochs: Iterator[int]) -> None:
+    _pass(loader.epoch(next(epochs)))
 
 
 def decoders(some: Source, arguments: argparse.Namespace, kind: str) -> None:
@@ -194,8 +227,11 @@ def _told(
     report(name, amounts, chosen, contestants[0], "images/s", **facts)
 
 
-def _facts(files: str = _SMALL) -> dict[str, object]:
-    return {"files": files, **about(_CPU, "torchvision", "pillow", "numpy", "numba", "simplejpeg")}
+def _facts(files: str) -> dict[str, object]:
+    return {
+        "files": files,
+        **about(_CPU, "torchvision", "pillow", "numpy", "numba", "simplejpeg", "nvidia-dali-cuda130"),
+    }
 
 
 def _pass(results: Iterable[object]) -> None:
