@@ -124,7 +124,11 @@ def test_training_from_a_pack_is_that_from_the_files_and_goes_on_in_mid_epoch(
 ) -> None:
     of_files = trained(tmp_path / "files", data=Data(root=str(files), canvas=SIDE))
     data = Data(root=str(made))
-    of_pack = trained(tmp_path / "pack", data=data)
+    away = files.rename(files.with_name("away"))
+    try:  # nothing but the pack is read
+        of_pack = trained(tmp_path / "pack", data=data)
+    finally:
+        away.rename(files)
     moved = shutil.copytree(made, tmp_path / "elsewhere")
     pretrain(tiny_run(tmp_path / "cut", "moco", data=data, max_steps=11))
     resumed = trained(tmp_path / "cut", data=replace(data, root=str(moved)))
