@@ -22,7 +22,9 @@ def exponent(sizes: Sequence[float], figures: Sequence[float]) -> float:
     return statistics.linear_regression(x, y).slope
 
 
-def growth_line(name: str, over: str, sizes: Sequence[int], figures: Mapping[str, Sequence[float]]) -> dict[str, object]:
+def growth_line(
+    name: str, over: str, sizes: Sequence[int], figures: Mapping[str, Sequence[float]]
+) -> dict[str, object]:
     """The line that says how figures grow: {"seconds": ..., "bytes": ...}, one value of each for each size."""
     line: dict[str, object] = {"name": name, "over": over, "sizes": list(sizes)}
     for what, values in figures.items():
