@@ -1,9 +1,9 @@
 """Seconds until a command answers, and until training has taken its first step: `python -m tools.benchmarks.startup`.
 
 Each command is a process of its own. They take turns with what is beside them: Python that does nothing, `import
-torch`, which most commands cannot do without, and `import lightly` where the interpreter has it. One JSON line for each:
-seconds by the wall as median, minimum and maximum, the median of the process's own seconds on processors, and the ratio
-of the first to that of `import torch`. The first round, which reads files for the first time, does not count.
+torch`, which most commands cannot do without, and `import lightly` where the interpreter has it. One JSON line for
+each: seconds by the wall as median, minimum and maximum, the median of the process's own seconds on processors, and the
+ratio of the first to that of `import torch`. The first round, which reads files for the first time, does not count.
 """
 
 import runpy
