@@ -17,6 +17,7 @@ if not __package__:  # started by its path
 import argparse
 import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -165,7 +166,8 @@ def train(arguments: argparse.Namespace, folder: Path) -> dict[str, list[Learnt]
             words = [*sys.argv[1:], "--program", name, "--seeds", str(seed), "--run", str(folder / f"{name}_{seed}")]
             begin = time.time()
             command = [sys.executable, "-m", "tools.benchmarks.time_to_accuracy", *words]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            environment = os.environ | {"GOMP_SPINCOUNT": "1000"}  # as `selfsup` sets it
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
             if done.returncode:
                 said = done.stderr.strip().rpartition("\n")[2]
                 print_figures({"name": f"learning/{name}", "seed": seed, "failed": said})
