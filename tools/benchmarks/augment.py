@@ -37,7 +37,7 @@ from tools.benchmarks.side_by_side import about, alternate, report
 
 _CPU = torch.device("cpu")
 _PACKAGES = ("torchvision", "kornia", "pillow", "numpy", "numba")
-_FEW = 16  # images, while their sides grow
+_FEW = 64  # images, while their sides grow
 
 
 def augment(arguments: argparse.Namespace) -> None:
@@ -88,9 +88,9 @@ def _views(view: View, backend: Literal["fused", "kornia"], images: Tensor) -> C
 
 
 def growth(
-    runs: int, batches: Sequence[int] = (128, 256, 512, 1024), sizes: Sequence[int] = (64, 96, 128, 160, 224)
+    runs: int, batches: Sequence[int] = (256, 512, 1024, 2048, 4096), sizes: Sequence[int] = (64, 96, 128, 160, 224)
 ) -> None:
-    """Ours and kornia's batched pipeline: views of 32 px by their number, and 16 of them, with blur, by their side."""
+    """Ours and kornia's batched pipeline: views of 32 px by their number, and 64 of them, with blur, by their side."""
 
     def batched(view: View, images: Tensor) -> dict[str, Callable[[], None]]:
         pipeline = _kornia_pipeline(view)
