@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -66,6 +67,35 @@ def test_a_run_is_read_epoch_by_epoch(tmp_path: Path) -> None:
     assert epochs[1].training_seconds < epochs[1].time - begin
     line = tool.curve("ours", Learnt(0, begin, epochs))
     assert line["knn_top1"] == pytest.approx([one["knn_top1"] for one in lines if "knn_top1" in one], rel=1e-3)
+
+
+def test_programs_take_turns_and_one_that_fails_has_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", "cifar10.npz", "--seeds", "3", "5"]
+    monkeypatch.setattr(sys, "argv", ["time_to_accuracy", *words])
+    monkeypatch.setattr(tool.importlib.util, "find_spec", lambda name: object())
+    asked: list[tuple[str, str]] = []
+
+    def answered(command: list[str], **options: object) -> "subprocess.CompletedProcess[str]":
+        given = dict(zip(command[-6::2], command[-5::2], strict=True))
+        asked.append((given["--program"], given["--seeds"]))
+        assert command[3 : 3 + len(words)] == words
+        assert given["--run"] == str(tmp_path / "_".join(asked[-1]))
+        if asked[-1][0] == "lightly":
+            return subprocess.CompletedProcess(command, 1, "", "Traceback\nValueError: there is no cifar10.npz\n")
+        return subprocess.CompletedProcess(command, 0, json.dumps({"epochs": learnt(0, 0.5).epochs}) + "\n", "")
+
+    monkeypatch.setattr(tool.subprocess, "run", answered)
+    found = tool.train(tool.parsed(), tmp_path)
+    assert asked == [("ours", "3"), ("lightly", "3"), ("ours", "5")]
+    assert {name: [(one.seed, one.epochs) for one in trainings] for name, trainings in found.items()} == {
+        "ours": [(seed, learnt(0, 0.5).epochs) for seed in (3, 5)]
+    }
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["name"] for line in lines] == ["learning/ours", "learning/lightly", "learning/ours"]
+    assert lines[1]["failed"] == "ValueError: there is no cifar10.npz"
+    assert lines[2]["knn_top1"] == [0.5]
 
 
 def test_half_a_line_is_no_epoch(tmp_path: Path) -> None:
