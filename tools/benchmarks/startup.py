@@ -1,9 +1,10 @@
 """Seconds until a command answers, and until training has taken its first step: `python -m tools.benchmarks.startup`.
 
 Each command is a process of its own. They take turns with what is beside them: Python that does nothing, `import
-torch`, which most commands cannot do without, and `import lightly` where the interpreter has it. One JSON line for
-each: seconds by the wall as median, minimum and maximum, the median of the process's own seconds on processors, and the
-ratio of the first to that of `import torch`. The first round, which reads files for the first time, does not count.
+torch`, which most commands cannot do without, and lightly where the interpreter has it; both libraries import little
+before something of theirs is used, so that is measured, too. One JSON line for each: seconds by the wall as median,
+minimum and maximum, the median of the process's own seconds on processors, and the ratio of the first to that of
+`import torch`. The first round, which reads files for the first time, does not count.
 """
 
 import runpy
@@ -34,7 +35,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "python": ("-c", "pass"),
     "import_torch": ("-c", "import torch"),
     "import_lightly": ("-c", "import lightly"),
+    "from_lightly": ("-c", "import lightly.loss, lightly.transforms"),
     "import_selfsup": ("-c", "import selfsup"),
+    "from_selfsup": ("-c", "from selfsup import SimCLR, pretrain"),
     "help": ("-m", "selfsup", "--help"),
     "recipes": ("-m", "selfsup", "recipes"),
     "recipe_help": ("-m", "selfsup", "pretrain", RECIPE, "--help"),
@@ -43,7 +46,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 FIRST_STEP = "first_step"  # of the recipe, which is then stopped
 GOALS = {"help": 0.5}  # seconds of the processor, at most
-_NEEDS = {"import_lightly": "lightly"}
+_NEEDS = {"import_lightly": "lightly", "from_lightly": "lightly"}
 _STEP = ("--data.root", "shapes:512", "--log-every", "1", "--evaluate-every", "0", "--max-steps", "2")
 _POLL = 0.001  # seconds between looks at a process
 _LATEST = 300.0  # seconds that a command may take

@@ -19,11 +19,13 @@ from selfsup.output import message, program
 from tools.benchmarks.draw import Lines, recorded
 from tools.checkout import ROOT
 
-_PROCESSES = {
+PROCESSES = {
     "python": "Python that does nothing",
     "import_torch": "`import torch`",
     "import_lightly": "`import lightly`",
+    "from_lightly": "`import lightly.loss, lightly.transforms`",
     "import_selfsup": "`import selfsup`",
+    "from_selfsup": "`from selfsup import SimCLR, pretrain`",
     "help": "`selfsup --help`",
     "recipes": "`selfsup recipes`",
     "recipe_help": "`selfsup pretrain RECIPE --help`",
@@ -43,7 +45,7 @@ def startup(lines: Lines) -> list[str]:
     found = [line for line in lines if line["name"].startswith("startup/") and "median" in line]
     rows = [
         (
-            _PROCESSES[line["name"].partition("/")[2]],
+            PROCESSES[line["name"].partition("/")[2]],
             _range(line),
             f"{line['processor_seconds']:.2f}",
             f"{line['over_import_torch']:.2f}" if "over_import_torch" in line else "",

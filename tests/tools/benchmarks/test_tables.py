@@ -3,8 +3,9 @@
 import pytest
 
 from tests.support.places import ROOT
+from tools.benchmarks import startup
 from tools.benchmarks.draw import recorded
-from tools.benchmarks.tables import TABLES, filled
+from tools.benchmarks.tables import PROCESSES, TABLES, filled
 
 PAGE = ROOT / "docs" / "benchmarks" / "cpu.md"
 LINE = {"unit": "s", "runs": 3, "median": 0.25, "min": 0.125, "max": 1.5, "processor_seconds": 0.2}
@@ -59,3 +60,7 @@ def test_what_is_not_recorded_is_left_as_it_is_and_said(capsys: pytest.CaptureFi
 def test_a_table_that_there_is_none_of_is_refused() -> None:
     with pytest.raises(ValueError, match="no table speed; wanted one of startup, time_to_accuracy, knn, growth"):
         filled(marked("speed", ""), [])
+
+
+def test_every_process_that_is_measured_has_a_name_in_the_table() -> None:
+    assert set(PROCESSES) == {*startup.COMMANDS, startup.FIRST_STEP}
