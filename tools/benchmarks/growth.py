@@ -44,18 +44,19 @@ def measure_growth(
 ) -> None:
     """Print a line for each contestant: median seconds of the processor at each size, and their exponent.
 
+    All contestants at all sizes take turns, so that a busy moment of the machine hits all sizes.
+
     Args:
         name, over: of the work, and of what grows.
         sizes: in ascending order.
-        make: returns the contestants at a size, which take turns there.
+        make: returns the contestants at a size.
         runs: of each.
         packages: whose versions the lines have.
     """
     cpu = torch.device("cpu")
-    medians: dict[str, list[float]] = {}
-    for size in sizes:
-        for contestant, times in alternate(make(size), runs, cpu).items():
-            medians.setdefault(contestant, []).append(statistics.median(times))
-    for contestant, seconds in medians.items():
+    works = {(size, contestant): work for size in sizes for contestant, work in make(size).items()}
+    times = alternate({f"{contestant}/{size}": work for (size, contestant), work in works.items()}, runs, cpu)
+    for contestant in dict.fromkeys(contestant for _, contestant in works):
+        seconds = [statistics.median(times[f"{contestant}/{size}"]) for size in sizes]
         line = growth_line(f"{name}_growth/{contestant}", over, sizes, {"seconds": seconds})
         print_figures(line | facts | {"runs": runs} | about(cpu, *packages))
