@@ -42,6 +42,8 @@ PARTS = (
     Part("loss", ("--minutes", "1", "--images", "256", "1024", "2048"), 0.3),
     Part("knn", ("--images", "50000", "--queries", "2000", "--dim", "512", "--runs", "2"), 0.25),
     Part("cluster", ("--images", "10000", "--runs", "1"), 0.3),
+    Part("knn", ("--growth", "--queries", "200", "--threads", "1", "--runs", "2"), 0.2),
+    Part("augment", ("--growth", "--runs", "2"), 0.2),
 )
 
 

@@ -64,7 +64,7 @@ def rates(lines: Lines, title: str, path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlim(min(line["min"] for line in lines) / 2, max(line["max"] for line in lines) * 4)
     axes.set_xlabel(lines[0]["unit"], fontsize=8)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, fontsize=9, loc="left")
     _save(figure, path)
