@@ -2,7 +2,8 @@
 
 Prints one JSON line for each figure: what was measured, sizes, device, versions, the median of alternating runs with
 minimum and maximum, and the ratio to each comparison of the same run. Absolute figures mean something on a named GPU;
-on shared CPUs only the ratios do.
+on shared CPUs only the ratios do. With --growth only how the seconds of a batch grow with its images and with their
+size, on the CPU.
 """
 
 import runpy
@@ -13,7 +14,9 @@ if not __package__:  # started by its path
 
 import argparse
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
 import kornia.augmentation as K
 import PIL
@@ -29,14 +32,16 @@ from selfsup.augment.presets import simclr, simclr_cifar
 from selfsup.augment.views import Augment, Views
 from selfsup.batch import Batch
 from selfsup.output import program
+from tools.benchmarks.growth import measure_growth
 from tools.benchmarks.side_by_side import about, alternate, report
 
 _CPU = torch.device("cpu")
+_PACKAGES = ("torchvision", "kornia", "pillow", "numpy", "numba")
+_FEW = 64  # images, while their sides grow
 
 
 def augment(arguments: argparse.Namespace) -> None:
     """SimCLR views a second: ours, the kornia reference, kornia's own pipeline, torchvision on tensors and on PIL."""
-    torch.set_num_threads(arguments.threads)
     devices = [_CPU, *([torch.device("cuda")] if torch.cuda.is_available() else [])]
     for size in arguments.size:
         for device in devices:
@@ -50,20 +55,15 @@ def _augment_at(size: int, device: torch.device, arguments: argparse.Namespace) 
     if device.type == "cuda":
         large *= 16
     few = min(large, 32)  # images for those that take them one by one
-    images = torch.randint(0, 256, (large, 3, source, source), dtype=torch.uint8, device=device)
+    images = drawn(large, source).to(device)
     pictures = [PIL.Image.fromarray(image) for image in images[:few].permute(0, 2, 3, 1).cpu().numpy()]
     pipeline, pil = _kornia_pipeline(view), _pil_pipeline(view)
 
-    def views(backend: str, count: int) -> Callable[[], None]:
-        maker = Views(Augment(views=(view,), backend="fused" if backend == "fused" else "kornia"), seed=0)
-        batch = Batch(images[:count], torch.zeros(count, dtype=torch.int64), torch.arange(count))
-        return lambda: _drop(maker(batch, 0, device))
-
     tensors = _torchvision_pipeline(view)
     contestants = {
-        "fused": views("fused", large),
+        "fused": _views(view, "fused", images),
         "kornia_pipeline": lambda: _drop(pipeline(images.float() / 255)),
-        "kornia_reference": views("kornia", few),
+        "kornia_reference": _views(view, "kornia", images[:few]),
         "torchvision_v2": lambda: _drop(torch.stack([tensors(image) for image in images[:few]])),
     }
     amounts = dict.fromkeys((*contestants, "kornia_compiled", "pil"), few) | {"fused": large, "kornia_pipeline": large}
@@ -73,8 +73,36 @@ def _augment_at(size: int, device: torch.device, arguments: argparse.Namespace) 
     if device.type == "cpu":
         contestants["pil"] = lambda: _drop(torch.stack([pil(picture) for picture in pictures]))
     seconds = alternate(contestants, arguments.runs, device)
-    facts = about(device, "torchvision", "kornia", "pillow", "numpy", "numba")
+    facts = about(device, *_PACKAGES)
     report("augment", amounts, seconds, "fused", "views/s", size=size, source=source, **facts)
+
+
+def drawn(count: int, side: int) -> Tensor:
+    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8)
+
+
+def _views(view: View, backend: Literal["fused", "kornia"], images: Tensor) -> Callable[[], None]:
+    maker = Views(Augment(views=(view,), backend=backend), seed=0)
+    batch = Batch(images, torch.zeros(len(images), dtype=torch.int64), torch.arange(len(images)))
+    return lambda: _drop(maker(batch, 0, images.device))
+
+
+def growth(
+    runs: int, batches: Sequence[int] = (256, 512, 1024, 2048, 4096), sizes: Sequence[int] = (64, 96, 128, 160, 224)
+) -> None:
+    """Ours and kornia's batched pipeline: views of 32 px by their number, and 64 of them, with blur, by their side."""
+
+    def batched(view: View, images: Tensor) -> dict[str, Callable[[], None]]:
+        pipeline = _kornia_pipeline(view)
+        return {
+            "fused": _views(view, "fused", images),
+            "kornia_pipeline": lambda: _drop(pipeline(images.float() / 255)),
+        }
+
+    by_number = partial(batched, simclr_cifar(32).views[0])
+    measure_growth("augment", "batch", batches, lambda count: by_number(drawn(count, 32)), runs, _PACKAGES, size=32)
+    by_side = lambda side: batched(simclr(side).views[0], drawn(_FEW, side * 256 // 224))  # noqa: E731
+    measure_growth("augment", "size", sizes, by_side, runs, _PACKAGES, batch=_FEW)
 
 
 def _kornia_pipeline(view: View) -> Callable[[Tensor], Tensor]:
@@ -146,7 +174,13 @@ def main() -> None:
         "--compiled", action="store_true", help="kornia's pipeline by torch.compile too: minutes on a CPU"
     )
     parser.add_argument("--runs", type=int, default=7)
-    augment(parser.parse_args())
+    parser.add_argument("--growth", action="store_true", help="only how seconds grow: with the batch, and with size")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.growth:
+        growth(arguments.runs)
+    else:
+        augment(arguments)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Spherical k-means by faiss, as the commands take it, and by torch alone, in turn, with how much their clusters agree
 (adjusted Rand index); and what SpCL does before an epoch, DBSCAN on Jaccard distances of k-reciprocal neighbours, which
-an index finds or, with --exact, a comparison of all, with the peak of the process' memory. One JSON line for each.
+an index finds or, with --exact, a comparison of all, with the peak of the process' memory. One JSON line for each. With
+--growth only how both grow with the number of images.
 """
 
 import runpy
@@ -13,6 +14,7 @@ if not __package__:  # started by its path
 
 import argparse
 import time
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +26,13 @@ from selfsup.cluster.kmeans import kmeans, spherical_kmeans
 from selfsup.evaluation.clustering import adjusted_rand_index, contingency
 from selfsup.output import print_figures, program
 from selfsup.search.each_other import nearest_of_each
+from tools.benchmarks.growth import measure_growth
 from tools.benchmarks.side_by_side import about, alternate, peak_gb, report, short
 
 _K1 = 30  # neighbours that Jaccard distances are made of
+_EPS, _LEAST = 0.6, 4  # of DBSCAN: the distance of neighbours, and how many make a core
+_PACKAGES = ("faiss-gpu", "faiss-cpu", "scipy")
+SIZES = (4_000, 8_000, 16_000, 32_000)  # of --growth
 
 
 def blobs(count: int, dim: int, clusters: int) -> tuple[Tensor, Tensor]:
@@ -61,9 +67,9 @@ def time_dbscan(count: int, dim: int, exact: bool) -> None:
         start, cpu, before = time.perf_counter(), time.process_time(), peak_gb()
         nearest = nearest_of_each(rows, _K1) if way == "approximate" else None
         searched = time.perf_counter()
-        graph = jaccard_graph(rows, 0.6, _K1, neighbours=None if nearest is None else nearest.numbers)
+        graph = jaccard_graph(rows, _EPS, _K1, neighbours=None if nearest is None else nearest.numbers)
         graphed = time.perf_counter()
-        found[way] = dbscan(graph, 0.6, 4)
+        found[way] = dbscan(graph, _EPS, _LEAST)
         end = time.perf_counter()
         line = {
             "name": f"dbscan/jaccard/{way}",
@@ -84,8 +90,32 @@ def time_dbscan(count: int, dim: int, exact: bool) -> None:
         print_figures(line | _about())
 
 
+def cluster(rows: Tensor, exact: bool) -> Tensor:
+    """What SpCL does before an epoch: the cluster of each row, -1 for none."""
+    nearest = None if exact else nearest_of_each(rows, _K1).numbers
+    return dbscan(jaccard_graph(rows, _EPS, _K1, neighbours=nearest), _EPS, _LEAST)
+
+
+def growth(dim: int, runs: int, sizes: Sequence[int] = SIZES) -> None:
+    """Seconds of the processor of k-means with 10 clusters, and of DBSCAN by an index and with all rows compared."""
+
+    def by_kmeans(count: int) -> dict[str, Callable[[], object]]:
+        rows, _ = blobs(count, dim, 10)
+        return {
+            "faiss": lambda: spherical_kmeans(rows, 10, 1, 25, 0),
+            "torch": lambda: kmeans(rows, 10, 25, 0),
+        }
+
+    def by_dbscan(count: int) -> dict[str, Callable[[], object]]:
+        rows, _ = blobs(count, dim, max(2, count // 20))
+        return {"approximate": lambda: cluster(rows, exact=False), "exact": lambda: cluster(rows, exact=True)}
+
+    measure_growth("kmeans", "images", sizes, by_kmeans, runs, _PACKAGES, dim=dim, k=10)
+    measure_growth("dbscan", "images", sizes, by_dbscan, runs, _PACKAGES, dim=dim)
+
+
 def _about() -> dict[str, object]:
-    return about(torch.device("cpu"), "faiss-gpu", "faiss-cpu", "scipy")
+    return about(torch.device("cpu"), *_PACKAGES)
 
 
 def main() -> None:
@@ -94,7 +124,11 @@ def main() -> None:
     parser.add_argument("--dim", type=int, nargs=2, default=(512, 2048), help="of k-means, and of DBSCAN")
     parser.add_argument("--runs", type=int, default=3, help="of k-means; 0: none")
     parser.add_argument("--exact", action="store_true", help="compare all rows, too, and say how much clusters agree")
+    parser.add_argument("--growth", action="store_true", help="only how seconds grow with the images")
     arguments = parser.parse_args()
+    if arguments.growth:
+        growth(arguments.dim[0], max(1, arguments.runs))
+        return
     if arguments.runs:
         compare_kmeans(arguments.images, arguments.dim[0], 10, arguments.runs)
     time_dbscan(arguments.images, arguments.dim[1], arguments.exact)

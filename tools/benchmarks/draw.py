@@ -2,7 +2,8 @@
 
 Reads the lines in docs/benchmarks/*.jsonl, which the other benchmarks print, and writes the drawings that
 docs/performance.md shows: rates beside those of others, as bars on a logarithmic axis, with the range of their runs;
-and what grows with the size of a batch, as lines. What has not been recorded is left out and said.
+what grows with the size of a batch, and what is learnt with time, as lines; and the parts of a step. What has not been
+recorded is left out and said.
 """
 
 import runpy
@@ -32,7 +33,12 @@ _NAMES = {
     "torchvision_v2": "torchvision v2, tensors",
     "pil": "torchvision, PIL",
     "torch_dataloader": "DataLoader, PIL, v2",
+    "faiss": "selfsup, by faiss",
+    "torch": "selfsup, by torch",
+    "plain_faiss": "faiss.knn",
+    "plain_torch": "torch, a plain loop",
 }
+_SHARES = ("#1f6feb", "#8250df", "#bf8700", "#cf222e", "#1a7f37")  # of the parts of a step beside the network
 
 
 def recorded(folder: Path) -> Lines:
@@ -47,17 +53,18 @@ def rates(lines: Lines, title: str, path: Path) -> None:
     axes = figure.add_subplot()
     for place, line in enumerate(lines):
         contestant = line["name"].partition("/")[2]
-        ours = _NAMES.get(contestant) == "selfsup"
+        ours = _NAMES.get(contestant, "").startswith("selfsup")
         axes.barh(place, line["median"], color=_OURS if ours else _OTHERS, height=0.62)
         axes.plot([line["min"], line["max"]], [place, place], color=_INK, linewidth=1.2)
-        times = "" if ours else f"  ({line['ratio_of_ours']:.2g} x slower)"
+        ratio = line["ratio_of_ours"]
+        times = "" if ours else f"  ({ratio:.2g} x slower)" if ratio >= 1 else f"  ({1 / ratio:.2g} x faster)"
         axes.text(line["max"] * 1.06, place, f"{line['median']:,.0f}{times}", va="center", fontsize=8, color=_INK)
     names = [str(line["name"]).partition("/")[2] for line in lines]
     axes.set_yticks(range(len(lines)), [_NAMES.get(name, name) for name in names])
     axes.set_xscale("log")
     axes.set_xlim(min(line["min"] for line in lines) / 2, max(line["max"] for line in lines) * 4)
     axes.set_xlabel(lines[0]["unit"], fontsize=8)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, fontsize=9, loc="left")
     _save(figure, path)
@@ -87,6 +94,48 @@ def growth(lines: Lines, figure_name: str, unit: str, scale: float, title: str, 
     _save(figure, path)
 
 
+def learning(lines: Lines, path: Path) -> None:
+    """kNN after every epoch over the seconds of the whole process, a line for each seed."""
+    figure = Figure(figsize=(6.4, 3.0), layout="constrained")
+    axes = figure.add_subplot()
+    named: set[str] = set()
+    for line in lines:
+        contestant = line["name"].partition("/")[2]
+        name, colour = ("selfsup", _OURS) if contestant == "ours" else (contestant, _OTHERS)
+        label = None if name in named else name
+        axes.plot(line["seconds"], line["knn_top1"], color=colour, marker="o", markersize=3, label=label)
+        named.add(name)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds since the start of the process", fontsize=8)
+    axes.set_ylabel("kNN on test images", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.grid(color="#d0d7de", linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+    first = lines[0]
+    axes.set_title(f"{first['recipe']}, {first['images']:,} images, each seed", fontsize=9, loc="left")
+    _save(figure, path)
+
+
+def shares(lines: Lines, path: Path) -> None:
+    """What of a step the parts beside the network take, in percent, a bar for each recipe."""
+    figure = Figure(figsize=(6.4, 1.0 + 0.4 * len(lines)), layout="constrained")
+    axes = figure.add_subplot()
+    for place, line in enumerate(lines):
+        begin = 0.0
+        parts = {part: share for part, share in line["shares"].items() if part != "network"}
+        for colour, (part, share) in zip(_SHARES, parts.items(), strict=True):
+            label = part if place == 0 else None
+            axes.barh(place, 100 * share, left=100 * begin, color=colour, height=0.6, label=label)
+            begin += share
+    axes.set_yticks(range(len(lines)), [line["encoder"] for line in lines])
+    axes.set_xlabel("percent of the whole step; the network takes the rest", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False, ncols=len(_SHARES), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    _save(figure, path)
+
+
 def _save(figure: Figure, path: Path) -> None:
     """The same bytes for the same figures; letters are text."""
     with mpl.rc_context({"svg.hashsalt": "selfsup", "svg.fonttype": "none"}):
@@ -102,6 +151,7 @@ def draw(records: Path, out: Path) -> list[str]:
         "views_224": ("augment", {"size": 224}, "Views of 224 px from 256 px, one core"),
         "crops": ("crops", {"view": 224, "workers": 0, "interpolation": "bilinear"}, "Two crops of a photograph"),
         "pairs": ("pairs", {"size": 224}, "Pairs of views of 224 px from JPEG files, two cores"),
+        "knn": ("knn", {}, "kNN: queries a second"),
     }
     for name, (kind, wanted, title) in groups.items():
         found = [line for line in lines if line["name"].startswith(f"{kind}/") and wanted.items() <= line.items()]
@@ -115,6 +165,10 @@ def draw(records: Path, out: Path) -> list[str]:
         growth(losses, "median", "seconds of one core", 1.0, "NT-Xent, forward and backward", out / "loss_seconds.svg")
         growth(losses, "extra_mb", "MB", 1.0, "NT-Xent, extra memory", out / "loss_memory.svg")
         written += ["loss_seconds", "loss_memory"]
+    for name, kind, work in (("learning", "learning/", learning), ("step_share", "step_share", shares)):
+        if found := [line for line in lines if line["name"].startswith(kind) and "failed" not in line]:
+            work(found, out / f"{name}.svg")
+            written.append(name)
     return written
 
 

@@ -14,7 +14,6 @@ if not __package__:  # started by its path
 
 import argparse
 import json
-import math
 import statistics
 import subprocess
 import sys
@@ -32,13 +31,16 @@ from selfsup.losses.nce import softmax_over_bank
 from selfsup.losses.pairing import Same
 from selfsup.losses.sup_con import class_pairs, sup_con
 from selfsup.output import print_figures, program
+from tools.benchmarks.growth import growth_line
 from tools.benchmarks.live import LiveBytes
 from tools.benchmarks.side_by_side import about, alternate, short
 
 _T = 0.1
 _DENSE = 2**26  # most scores that a dense loss is asked for
 _CLASSES = 100
+_FIXED = 1024  # images, while their embeddings grow
 Loss = Callable[[Tensor], Tensor]  # of hidden rows
+Figures = dict[str, dict[str, float]]  # of each loss, "seconds" and "bytes"
 
 
 def ours(hidden: Tensor) -> Tensor:
@@ -119,8 +121,8 @@ def step(loss: Loss, hidden: Tensor) -> None:
     loss(hidden).backward()
 
 
-def measure(name: str, losses: dict[str, Loss], rows: int, dim: int, runs: int, **facts: object) -> dict[str, float]:
-    """Print a line for each of the losses of (rows, dim) numbers; gives seconds and bytes of ours."""
+def measure(name: str, losses: dict[str, Loss], rows: int, dim: int, runs: int, **facts: object) -> Figures:
+    """Print a line for each of the losses of (rows, dim) numbers; gives seconds and bytes of each."""
     torch.manual_seed(0)
     hidden = torch.randn(rows, dim, requires_grad=True)
     alive = {}
@@ -136,13 +138,16 @@ def measure(name: str, losses: dict[str, Loss], rows: int, dim: int, runs: int, 
         line |= {"median": short(medians[contestant]), "min": short(min(times)), "max": short(max(times))}
         line |= {"ours_over_it": short(medians["tiles"] / medians[contestant])}
         record(line | {"extra_mb": short(alive[contestant] / 1e6)})
-    return {"seconds": medians["tiles"], "bytes": alive["tiles"]}
+    return {one: {"seconds": medians[one], "bytes": alive[one]} for one in losses}
 
 
-def exponent(sizes: list[int], figures: list[float]) -> float:
-    """Of the power of the size that fits best, by least squares of logarithms."""
-    x, y = ([math.log(value) for value in values] for values in (sizes, figures))
-    return statistics.linear_regression(x, y).slope
+def grown(name: str, over: str, found: dict[int, Figures], **facts: object) -> None:
+    """A line for each of the losses that was measured at two sizes or more: the exponents of its growth."""
+    for one in next(iter(found.values()), {}):
+        sizes = [size for size, figures in found.items() if one in figures]
+        if len(sizes) > 1:
+            figures = {what: [found[size][one][what] for size in sizes] for what in ("seconds", "bytes")}
+            record(growth_line(f"{name}_growth/{one}", over, sizes, figures) | facts)
 
 
 _lines: list[dict[str, object]] = []
@@ -194,8 +199,7 @@ def in_fresh_process(images: int, arguments: argparse.Namespace) -> None:
 
 
 def over_batches(name: str, make: Callable[[int], dict[str, Loss]], arguments: argparse.Namespace, end: float) -> None:
-    sizes: list[int] = []
-    found: list[dict[str, float]] = []
+    found: dict[int, Figures] = {}
     last = 0.0
     for images in arguments.images:
         # Of the largest, four times as long as the one before, ten steps and more would be waited for.
@@ -203,23 +207,27 @@ def over_batches(name: str, make: Callable[[int], dict[str, Loss]], arguments: a
         if time.monotonic() + 8 * last * len(make(images)) > end:
             print(f"no time is left for {name} at {images} images and more", file=sys.stderr)
             break
-        figures = measure(name, make(images), 2 * images, arguments.dim, runs, images=images)
-        last = 4 * figures["seconds"]
-        sizes, found = [*sizes, images], [*found, figures]
-    large = [(size, figures) for size, figures in zip(sizes, found, strict=True) if size >= 1024]
-    if len(large) > 1:
-        numbers = [size for size, _ in large]
-        growth = {
-            f"exponent_of_{what}": short(exponent(numbers, [one[what] for _, one in large]))
-            for what in ("seconds", "bytes")
-        }
-        record({"name": f"{name}/tiles_growth", "images": numbers, "dim": arguments.dim, **growth})
+        found[images] = measure(name, make(images), 2 * images, arguments.dim, runs, images=images)
+        last = 4 * found[images]["tiles"]["seconds"]
+    # Of few images, what does not depend on their number shows.
+    grown(name, "images", {size: one for size, one in found.items() if size >= 1024}, dim=arguments.dim)
+
+
+def over_dims(images: int, arguments: argparse.Namespace) -> None:
+    """NT-Xent of so many images by the length of their embeddings."""
+    found = {
+        dim: measure("nt_xent_dim", nt_xents(images), 2 * images, dim, min(arguments.runs, 7), images=images)
+        for dim in arguments.dims
+    }
+    grown("nt_xent", "dim", found, images=images)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384])
     parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--dims", type=int, nargs="+", default=[64, 128, 256, 512, 1024], help="of --growth")
+    parser.add_argument("--growth", action="store_true", help="only how NT-Xent grows: with the images, and with dims")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU; 1 gives figures per core")
     parser.add_argument("--runs", type=int, default=21, help="at most; fewer of what takes long, but 3")
     parser.add_argument("--minutes", type=float, default=8.0, help="what would begin later is left out, and said")
@@ -233,6 +241,10 @@ def main() -> None:
     if arguments.out:
         _files.append(arguments.out)
     end = time.monotonic() + 60 * arguments.minutes
+    if arguments.growth:
+        over_dims(_FIXED, arguments)
+        over_batches("nt_xent", nt_xents, arguments, end)
+        return
     for batch, size in ((256, 4096), (256, 65_536)):
         measure("info_nce", queues(batch, size, arguments.dim), 2 * batch, arguments.dim, 7, batch=batch, queue=size)
     measure("softmax_over_bank", banks(64, 400_000, arguments.dim), 128, arguments.dim, 3, batch=128, bank=400_000)

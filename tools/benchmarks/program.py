@@ -100,22 +100,40 @@ def ours(work: Work) -> dict[str, float]:
 def lightlys(work: Work) -> dict[str, float]:
     """As lightly's own examples are written."""
     run = recipe(work)
+    loader = loaded(work, lightlys_transform(work.size, run.augment.views[0].crop_scale[0]))
+    spent: list[float] = []
+    encoder = train_by_lightly(run, loader, lambda _, seconds: spent.append(seconds))
+    return {
+        "images_per_second": len(loader) * work.batch / spent[-1],
+        "knn_top1": judged(encoder, lightlys_feed(run.feed), work),
+    }
+
+
+def train_by_lightly(run: Run, loader: DataLoader[Any], after_epoch: Callable[[Encoder, float], object]) -> Encoder:
+    """SimCLR by a plain loop with lightly's loss: the run's network, first weights, optimizer and rates.
+
+    Args:
+        loader: of batches of the run's size: two views of each image, and anything.
+        after_epoch: is called with the encoder, in evaluation mode, and the seconds of training in the epoch.
+
+    Raises:
+        ValueError: the run is not of SimCLR with a cosine schedule.
+    """
     if not isinstance(run.method, SimCLR.Config) or not isinstance(run.schedule, Cosine):
-        raise TypeError("the recipe is of SimCLR with a cosine")
+        raise ValueError(f"{run.name} is not of SimCLR with a cosine schedule, which the loop beside it is")
     torch.manual_seed(run.seed)
     encoder = run.encoder.build()
     network = nn.Sequential(encoder, run.method.head.build(encoder.feature_dim))
-    loader = loaded(work, lightlys_transform(work.size, run.augment.views[0].crop_scale[0]))
-    steps = work.epochs * len(loader)
-    rate = run.optimizer.learning_rate * work.batch / 256
+    steps = run.epochs * len(loader)
+    rate = run.optimizer.learning_rate * run.batch_size / 256
     optimizer = torch.optim.SGD(network.parameters(), rate, momentum=0.9, weight_decay=run.optimizer.weight_decay)
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / len(loader), total_iters=len(loader))
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - len(loader))
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [len(loader)])
     loss_of = importlib.import_module("lightly.loss").NTXentLoss(temperature=run.method.temperature)
-    spent = 0.0
-    for _ in range(work.epochs):
+    for _ in range(run.epochs):
         begin = time.perf_counter()
+        network.train()
         for views, _ in loader:
             loss = loss_of(network(views[0]), network(views[1]))
             loss.backward()
@@ -123,9 +141,15 @@ def lightlys(work: Work) -> dict[str, float]:
             optimizer.zero_grad()
             schedule.step()
         spent = time.perf_counter() - begin
+        network.eval()
+        after_epoch(encoder, spent)
+    return encoder
+
+
+def lightlys_feed(feed: Preprocessing) -> Preprocessing:
+    """The test-time view with the mean and deviation that lightly's transforms scale by."""
     normalised = importlib.import_module("lightly.transforms.utils").IMAGENET_NORMALIZE
-    feed = replace(run.feed, mean=tuple(normalised["mean"]), std=tuple(normalised["std"]))
-    return {"images_per_second": len(loader) * work.batch / spent, "knn_top1": judged(encoder, feed, work)}
+    return replace(feed, mean=tuple(normalised["mean"]), std=tuple(normalised["std"]))
 
 
 def loaded(work: Work, transform: Callable[[PIL.Image.Image], Any]) -> DataLoader[Any]:

@@ -1,10 +1,8 @@
 """A part of `tools.gpu_check`: SimCLR, ResNet-18, CIFAR-10, batch 512, bf16, for the minutes that are left."""
 
-import json
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from selfsup.config.recipe_files import load_recipe
 from selfsup.data.opening import open_training
@@ -12,6 +10,7 @@ from selfsup.data.settings import Data
 from selfsup.optim.schedules import Horizon
 from selfsup.pretraining import Run, pretrain
 from selfsup.runtime.device import device_for
+from tools.benchmarks.epochs import Epoch, epochs_of, first_to_reach
 from tools.gpu.asked import Asked
 from tools.gpu.images import as_array, found_cifar10
 
@@ -83,29 +82,18 @@ class Epochs(threading.Thread):
         while not self.over.wait(0.5):
             self._tell()
 
-    def _epochs(self) -> list[dict[str, Any]]:
-        """Of all calls: epoch, seconds of training in it (without the evaluation) and since the beginning, kNN."""
-        text = self.metrics.read_text() if self.metrics.is_file() else ""
-        lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-        epochs: list[dict[str, Any]] = []
-        seconds, total = 0.0, 0.0
-        for line in lines:
-            if "images_per_second" in line:
-                seconds = self.steps * self.run_told.batch_size / line["images_per_second"]
-            if "knn_top1" in line:
-                total += seconds
-                epoch = line["step"] // self.steps
-                facts = {"epoch": epoch, "seconds": round(seconds, 2), "training_seconds": round(total, 1)}
-                epochs.append(facts | {"knn_top1": line["knn_top1"]})
-        return epochs
+    def _epochs(self) -> list[Epoch]:
+        """Of all calls."""
+        return epochs_of(self.metrics, self.steps, self.run_told.batch_size)
 
     def _tell(self) -> None:
         epochs = self._epochs()
         for number in range(self.before + self.told, len(epochs)):
             epoch = epochs[number]
-            earlier = max((other["knn_top1"] for other in epochs[:number]), default=0.0)
-            reached = [target for target in TARGETS if earlier < target <= epoch["knn_top1"]]
-            self.asked.tell(**epoch, epochs=self.run_told.epochs, data=self.run_told.data.place)
-            for target in reached:
-                self.asked.tell(reached=target, epoch=epoch["epoch"], training_seconds=epoch["training_seconds"])
+            facts = {"epoch": epoch.epoch, "seconds": round(epoch.seconds, 2)}
+            facts |= {"training_seconds": round(epoch.training_seconds, 1), "knn_top1": epoch.knn_top1}
+            self.asked.tell(**facts, epochs=self.run_told.epochs, data=self.run_told.data.place)
+            for target in TARGETS:
+                if first_to_reach(epochs[: number + 1], target) is epoch:
+                    self.asked.tell(reached=target, epoch=epoch.epoch, training_seconds=facts["training_seconds"])
             self.told += 1

@@ -68,13 +68,14 @@ def check_augmentation(asked: Asked, runs: int = 20) -> bool:
 
 
 class Setting(NamedTuple):
-    """A training step: its name, encoder, augmentation, batch and size of the images."""
+    """A training step: its name, encoder, augmentation, batch and size of the images; the rest is a recipe's."""
 
     name: str
     encoder: ResNet.Config
     augment: Augment
     batch_size: int
     size: int
+    recipe: str = "simclr_cifar10"
 
 
 SETTINGS = (
@@ -128,7 +129,7 @@ class Steps:
     """
 
     def __init__(self, setting: Setting, folder: Path) -> None:
-        recipe: Run = load_recipe("simclr_cifar10")
+        recipe: Run = load_recipe(setting.recipe)
         run = replace(
             recipe,
             encoder=setting.encoder,
