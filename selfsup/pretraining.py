@@ -216,13 +216,13 @@ def learnt_from(run: Run, source: Source) -> Source:
 def _trained(run: Run, ready: Prepared, loader: Loader) -> dict[str, Any]:
     begin, figures = time.monotonic(), dict[str, float]()
     method, folder, device = ready.method, ready.folder, ready.accelerator.device
-    evaluate = online_evaluation(run.online, loader.source, ready.tested, method.encoder, device)
+    evaluate = online_evaluation(run.online, loader.source, ready.tested, method.encoder, device, loader.pool)
 
     def evaluate_and_keep() -> dict[str, float]:
         figures.update(evaluate() if evaluate else {})
         return dict(figures)
 
-    extract_all = extractor(run.online, loader.source, device)
+    extract_all = extractor(run.online, loader.source, device, loader.pool)
     judged = evaluate_and_keep if evaluate else None
     outcome = fit(method, loader, ready.views, run, folder, ready.accelerator, judged, extract_all)
     result = {
