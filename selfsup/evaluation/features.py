@@ -85,6 +85,7 @@ def encoded(
     canvas: int | None,
     workers: int,
     streamed: Streaming | None = None,
+    precision: arithmetic.Resolved = "fp32",
 ) -> Iterator[Features]:
     """Batch after batch of share s of S of the images, [s N / S, (s + 1) N / S), in the encoder's present mode.
 
@@ -103,7 +104,7 @@ def encoded(
         unreadable=unreadable,
         streamed=streamed,
     ):
-        with arithmetic.full_precision():
+        with arithmetic.forward_passes(precision, device):
             features = encoder(center(batch.images, batch.sizes, device)).float()
         yield Features(features, batch.labels, batch.indices)
 
@@ -119,8 +120,9 @@ def extract(
     canvas: int | None = None,
     workers: int = 0,
     streamed: Streaming | None = None,
+    precision: arithmetic.Resolved = "fp32",
 ) -> Features:
-    """Encode every readable image of `source` once, in evaluation mode and full precision, shared among processes.
+    """Encode every readable image of `source` once, in evaluation mode, shared among processes.
 
     Args:
         encoder: (B, C, S, S) -> (B, D); its training mode is put back afterwards.
@@ -130,6 +132,7 @@ def extract(
         batch_size: images per process at a time.
         canvas, workers: as in the loader.
         streamed: reads the images in place of `workers`, see `streamed_by`.
+        precision: of the encoder's forward passes.
     """
     if len(source) < distributed.world_size():
         raise ValueError(f"{len(source)} images cannot be shared among {distributed.world_size()} processes; use fewer")
@@ -138,7 +141,8 @@ def extract(
     encoder.eval()
     share = (distributed.rank(), distributed.world_size())
     with unsharded(encoder):
-        read = list(encoded(encoder, source, center, device, share, unreadable, batch_size, canvas, workers, streamed))
+        how = (batch_size, canvas, workers, streamed, precision)
+        read = list(encoded(encoder, source, center, device, share, unreadable, *how))
     encoder.train(was_training)
     width = max(distributed.gather_json(read[0].features.shape[1] if read else 0, device))
     if not width:
