@@ -30,7 +30,7 @@ _GROUPS: dict[str, tuple[_Common, ...]] = {
         _Common("--start", "PATH", "start", "encoder to start from"),
         _Common("--max-minutes", "X", "max_minutes", "stop then; the same command goes on"),
         _Common("--log-to", "NAME ...", "log_to", "tensorboard, wandb, mlflow"),
-        _Common("--evaluate-every", "N", "evaluate_every", "epochs between evaluations, or auto; 0: never"),
+        _Common("--evaluate-every", "N", "evaluate_every", "epochs between evaluations; 0: never"),
     ),
     "the machine": (
         _Common("--device", "NAME", "device", "auto, cuda, mps or cpu"),

@@ -87,8 +87,8 @@ class Reporter(Observer):
         self.log.advance(step, self._left(step))
 
     def after_epoch(self, step: int, figures: dict[str, float]) -> None:
-        now = time.monotonic()
         if figures:
+            now = time.monotonic()
             # What lies between two evaluations, or between the start of this launch and the first one, and this one.
             costs = {"seconds_training": self._evaluating - self._judged, "seconds_evaluation": now - self._evaluating}
             self._judged = now
