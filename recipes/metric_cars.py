@@ -35,5 +35,4 @@ recipe = Run(
     epochs=30,
     batch_size=80,
     test_fraction=227 / 256,
-    evaluate_every=2,
 )

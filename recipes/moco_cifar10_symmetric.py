@@ -32,5 +32,4 @@ recipe = Run(
     knn_bank=50_000,
     knn_queries=10_000,
     knn_k=200,
-    evaluate_every=5,
 )

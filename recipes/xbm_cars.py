@@ -35,5 +35,4 @@ recipe = Run(
     epochs=280,
     batch_size=64,
     test_fraction=0.875,
-    evaluate_every=10,
 )

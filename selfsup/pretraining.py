@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +15,7 @@ from selfsup.augment.parameters import Interpolation
 from selfsup.augment.views import Augment, Views
 from selfsup.catalogue import method_of
 from selfsup.config.checks import require
-from selfsup.config.settings import dump, execution, placed
+from selfsup.config.settings import changed_default, dump, execution, placed
 from selfsup.data.datasets import Dataset
 from selfsup.data.given import held_out_images, training_images
 from selfsup.data.identity import content_of, fingerprint_before
@@ -76,6 +76,8 @@ class Run(Training):
     knn_k: int | None = execution(None)  # neighbours of the online kNN; None: 200, or fewer where the data are few
     knn_temperature: float = execution(0.1)
     extend: Extend = execution(Extend())  # more epochs for a finished run
+    # Of the encoder in online evaluations; run: as in training. kNN and probe are in full precision either way.
+    evaluate_precision: Literal["run", "fp32"] = changed_default("run", before="fp32", in_number=3, relevant=False)
     probe_l2: float | None = execution(0.01)  # of the online linear probe, on the images of the online kNN; None: off
     # At the end, report.html (for 1/20 of the time, 2 minutes at most) and TensorBoard's projector (1/50, 30 seconds).
     report: bool = execution(True)
@@ -115,6 +117,7 @@ class Run(Training):
             center=self.feed.center(),
             data=self.data,
             workers=self.workers,
+            precision=arithmetic.resolve("fp32" if self.evaluate_precision == "fp32" else self.precision, None),
         )
 
 
@@ -214,17 +217,14 @@ def learnt_from(run: Run, source: Source) -> Source:
 
 
 def _trained(run: Run, ready: Prepared, loader: Loader) -> dict[str, Any]:
-    begin, figures = time.monotonic(), dict[str, float]()
+    begin = time.monotonic()
     method, folder, device = ready.method, ready.folder, ready.accelerator.device
-    evaluate = online_evaluation(run.online, loader.source, ready.tested, method.encoder, device)
-
-    def evaluate_and_keep() -> dict[str, float]:
-        figures.update(evaluate() if evaluate else {})
-        return dict(figures)
-
-    extract_all = extractor(run.online, loader.source, device)
-    judged = evaluate_and_keep if evaluate else None
-    outcome = fit(method, loader, ready.views, run, folder, ready.accelerator, judged, extract_all)
+    evaluate = online_evaluation(run.online, loader.source, ready.tested, method.encoder, device, loader.pool)
+    if evaluate:
+        trained, passes = loader.steps_per_epoch * run.batch_size, method.passes(len(run.augment.views))
+        run = replace(run, evaluate_every=run.online.interval(loader.source, evaluate.images, trained, passes))
+    extract_all = extractor(run.online, loader.source, device, loader.pool)
+    outcome = fit(method, loader, ready.views, run, folder, ready.accelerator, evaluate, extract_all)
     result = {
         "run": str(folder.path),
         "step": outcome.step,
@@ -232,7 +232,7 @@ def _trained(run: Run, ready: Prepared, loader: Loader) -> dict[str, Any]:
         "reason": outcome.reason,
         "signal": outcome.signal,
         "device": device_name(device),
-        **figures,
+        **(evaluate.figures if evaluate else {}),
     }
     report_unreadable(loader, folder, device)
     if outcome.finished:

@@ -198,17 +198,19 @@ def _absolute(path: Any, words: tuple[str, ...]) -> Any:
 
 
 # Runs are stored with the number of the newest change of a default that they know.
-CHANGED_DEFAULTS = 2
+CHANGED_DEFAULTS = 3
 
 
-def changed_default(default: Any, *, before: Any, in_number: int) -> Any:
+def changed_default(default: Any, *, before: Any, in_number: int, relevant: bool = True) -> Any:
     """A dataclass field whose default has changed: runs that were begun with the one before go on with it.
 
     Args:
         before: the first default; what a stored run lacks had this value.
         in_number: of the change, at most `CHANGED_DEFAULTS`, which is raised by 1 with every change.
+        relevant: for the result; else it is a field as `execution` declares them.
     """
-    return dataclasses.field(default=default, metadata={"before": before, "in_number": in_number})
+    metadata = {"before": before, "in_number": in_number} | ({} if relevant else {"execution": True})
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def result_relevant(config: Any) -> Any:

@@ -9,6 +9,7 @@ from selfsup.data.base import ArraySource, Source
 from selfsup.data.resident import CanvasSource, CanvasStream, Resident
 from selfsup.data.sampling import SHUFFLED, Sampling
 from selfsup.data.streaming import Crop, Streaming
+from selfsup.data.worker_pool import WorkerPool
 from selfsup.output import message
 
 
@@ -75,7 +76,8 @@ class Loader:
             self.source = CanvasSource(source, canvas)
             self.data = Resident(self.source, device, substitute=True)
         else:
-            self.data = Streaming(source, _given(crop), device, workers, substitute=True, lasting=True)
+            pool = WorkerPool(workers, device, lasting=True)
+            self.data = Streaming(source, _given(crop), pool, substitute=True)
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -88,10 +90,15 @@ class Loader:
             raise ValueError(f"cannot start at batch {start}: an epoch has {self.steps_per_epoch} batches")
         return self.data.batches([self._key(epoch, number) for number in range(start, self.steps_per_epoch)])
 
+    @property
+    def pool(self) -> WorkerPool | None:
+        """The workers, for whoever else reads files between epochs; None where this loader needs none."""
+        return self.data.pool if isinstance(self.data, Streaming) else None
+
     def close(self) -> None:
         """End the workers, which stay from epoch to epoch. An epoch that is begun later starts others."""
-        if isinstance(self.data, Streaming):
-            self.data.close()
+        if self.pool is not None:
+            self.pool.close()
 
     def _key(self, epoch: int, number: int) -> Key:
         _, rows, draws = self.sampler.key(epoch, number)
@@ -109,6 +116,7 @@ def evaluation_batches(
     canvas: int | None = None,
     crop: Crop | None = None,
     unreadable: dict[str, str] | None = None,
+    streamed: Streaming | None = None,
 ) -> Iterator[Batch]:
     """Every image once, in the order of numbering, for reading out features; the last batch may be smaller.
 
@@ -117,6 +125,9 @@ def evaluation_batches(
     there is are those in the batches, not `source.labels`; they are entered in `unreadable`, name -> reason, if one is
     given. `crop` is called with epoch 0. The other arguments are Loader's.
 
+    What reads `source` by processes that stay may be given as `streamed`, made with `substitute=False`; it takes the
+    place of `crop` and `workers`.
+
     Raises:
         ValueError, TooManyUnreadable: as Loader, except that one image is enough.
     """
@@ -124,12 +135,14 @@ def evaluation_batches(
         raise ValueError(f"the batch size is {batch_size}; wanted at least 1")
     _check_feeding(workers, canvas, crop)
     data: Resident | Streaming | CanvasStream
-    if isinstance(source, ArraySource):
+    if streamed is not None:
+        data = streamed
+    elif isinstance(source, ArraySource):
         data = Resident(source, device, substitute=False)
     elif canvas is not None:
         data = CanvasStream(source, device, canvas)
     else:
-        data = Streaming(source, _given(crop), device, workers, substitute=False)
+        data = Streaming(source, _given(crop), WorkerPool(workers, device), substitute=False)
     own = torch.arange(rank * len(source) // world, (rank + 1) * len(source) // world)
     yield from data.batches([Key(0, rows) for rows in own.split(batch_size) if len(rows)])
     if unreadable is not None:

@@ -12,7 +12,9 @@ from selfsup.augment.bands import Held
 from selfsup.augment.views import Center
 from selfsup.data.loader import evaluation_batches
 from selfsup.data.opening import tell_cut_short
-from selfsup.data.sources import Source
+from selfsup.data.sources import ArraySource, Source
+from selfsup.data.streaming import Streaming
+from selfsup.data.worker_pool import WorkerPool
 from selfsup.evaluation.reading import Reading
 from selfsup.output import message
 from selfsup.runtime import arithmetic
@@ -61,6 +63,16 @@ class _OneView:
         return (self.center.crop(images),)
 
 
+def streamed_by(pool: WorkerPool | None, source: Source, center: Center) -> Streaming | None:
+    """What reads the images of `source` by processes that stay, for `extract`; None where there is no pool of them.
+
+    To be made once, before the processes are started: they know what there was then.
+    """
+    if pool is None or isinstance(source, ArraySource):
+        return None
+    return Streaming(source, _OneView(center), pool, substitute=False)
+
+
 @torch.no_grad()
 def encoded(
     encoder: nn.Module,
@@ -72,6 +84,8 @@ def encoded(
     batch_size: int,
     canvas: int | None,
     workers: int,
+    streamed: Streaming | None = None,
+    precision: arithmetic.Resolved = "fp32",
 ) -> Iterator[Features]:
     """Batch after batch of share s of S of the images, [s N / S, (s + 1) N / S), in the encoder's present mode.
 
@@ -88,8 +102,9 @@ def encoded(
         world=share[1],
         workers=workers,
         unreadable=unreadable,
+        streamed=streamed,
     ):
-        with arithmetic.full_precision():
+        with arithmetic.forward_passes(precision, device):
             features = encoder(center(batch.images, batch.sizes, device)).float()
         yield Features(features, batch.labels, batch.indices)
 
@@ -104,8 +119,10 @@ def extract(
     batch_size: int = 512,
     canvas: int | None = None,
     workers: int = 0,
+    streamed: Streaming | None = None,
+    precision: arithmetic.Resolved = "fp32",
 ) -> Features:
-    """Encode every readable image of `source` once, in evaluation mode and full precision, shared among processes.
+    """Encode every readable image of `source` once, in evaluation mode, shared among processes.
 
     Args:
         encoder: (B, C, S, S) -> (B, D); its training mode is put back afterwards.
@@ -114,6 +131,8 @@ def extract(
         device: where to compute.
         batch_size: images per process at a time.
         canvas, workers: as in the loader.
+        streamed: reads the images in place of `workers`, see `streamed_by`.
+        precision: of the encoder's forward passes.
     """
     if len(source) < distributed.world_size():
         raise ValueError(f"{len(source)} images cannot be shared among {distributed.world_size()} processes; use fewer")
@@ -122,7 +141,8 @@ def extract(
     encoder.eval()
     share = (distributed.rank(), distributed.world_size())
     with unsharded(encoder):
-        read = list(encoded(encoder, source, center, device, share, unreadable, batch_size, canvas, workers))
+        how = (batch_size, canvas, workers, streamed, precision)
+        read = list(encoded(encoder, source, center, device, share, unreadable, *how))
     encoder.train(was_training)
     width = max(distributed.gather_json(read[0].features.shape[1] if read else 0, device))
     if not width:

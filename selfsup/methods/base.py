@@ -105,6 +105,14 @@ class Method(nn.Module):
         """Which of the views `embed` is to see; the others are used without gradient, or not at all."""
         return views
 
+    def passes(self, num_views: int) -> int:
+        """The forward passes of the encoder that a step takes as long as, of an image in so many views, at least.
+
+        A view that `embed` sees counts three, because a backward pass takes as long as two; any other counts one.
+        """
+        embedded = len(self.queries([torch.empty(0)] * num_views))
+        return 3 * embedded + num_views - embedded
+
     def embed(self, view: Tensor) -> Tensor:
         """All the gradient-carrying work of the encoder: (B, C, S, S) -> (B, D)."""
         raise NotImplementedError

@@ -38,6 +38,8 @@ GROUPS: dict[str, Group] = {
     "uniformity": "health",
     "collapse_alarm": "health",
     "images_per_second": "speed",
+    "seconds_training": "speed",
+    "seconds_evaluation": "speed",
 }
 # What steps and evaluations log under one name: the group is by whose figure it is.
 BY_MOMENT = frozenset({"agreement"})

@@ -19,6 +19,8 @@ from selfsup.storage.checkpoint import write_atomically
 from selfsup.storage.untrusted import open_own, read_bytes
 
 _WIDE = 100  # columns of a terminal that have room for a long bar
+# What evaluations find, and how people read it.
+_JUDGED = {"knn_top1": "kNN", "top1": "top-1", "distill_top1": "top-1", "agreement": "agreement"}
 _MINUTE = 99.5  # seconds up to which they are counted
 
 
@@ -93,6 +95,8 @@ class Log:
         """One line for a finished epoch, also where there is no terminal; `left`: seconds."""
         figures = told(self._last, self._accuracy_is)
         message("  ".join([f"epoch {epoch}/{epochs}", *figures, *([] if self._drawn else self._pace(left))]))
+        for name in _JUDGED:  # of this epoch, and not of the next, where nothing may be judged
+            self._last.pop(name, None)
 
     def _pace(self, left: float | None) -> list[str]:
         rate = self._last.get("images_per_second")
@@ -117,8 +121,7 @@ def told(figures: dict[str, float], accuracy_is: str) -> list[str]:
     parts = [f"loss {figures['loss']:.4g}"] if "loss" in figures else []
     if "accuracy" in figures:
         parts.append(f"{accuracy_is} {100 * figures['accuracy']:.1f} %")
-    judged = {"knn_top1": "kNN", "top1": "top-1", "distill_top1": "top-1", "agreement": "agreement"}
-    shares = [f"{name} {100 * figures[key]:.1f} %" for key, name in judged.items() if key in figures]
+    shares = [f"{name} {100 * figures[key]:.1f} %" for key, name in _JUDGED.items() if key in figures]
     if shares:
         return [*parts, *shares]
     spread = {"feature_std": "std {:.2f}", "feature_rank": "rank {:.0f}"}

@@ -10,7 +10,7 @@ from selfsup.augment.views import Augment
 from selfsup.monitor.grid import view_grid
 from selfsup.monitor.log import Log
 from selfsup.monitor.logger import Ending
-from selfsup.monitor.observer import Observer, Report
+from selfsup.monitor.observer import Observer, Phase, Report
 from selfsup.monitor.similarities import EDGES, ROWS, similarities
 from selfsup.optim.schedules import Horizon
 
@@ -36,12 +36,12 @@ class Reporter(Observer):
         self._first = self._marked_step = self._step = step
         self._between = evaluate_every * horizon.steps_per_epoch  # pictures
         self._by_labels = by_labels
-        self._marked = time.monotonic()
+        self._marked = self._judged = self._evaluating = time.monotonic()
         self._warm: tuple[int, float] | None = None  # the first step of this launch, and when it was over
         self._due = 0  # the step whose report has the next histograms
 
     def __enter__(self) -> Self:
-        self._marked = time.monotonic()
+        self._marked = self._judged = time.monotonic()
         return self
 
     def __exit__(
@@ -49,6 +49,10 @@ class Reporter(Observer):
     ) -> None:
         ending: Ending = "finished" if self._step >= self.horizon.total_steps else "stopped"
         self.log.close("failed" if kind is not None else ending)
+
+    def at(self, phase: Phase, step: int) -> None:
+        if phase == "evaluating":
+            self._evaluating = time.monotonic()
 
     def before_epoch(self, step: int, figures: dict[str, float]) -> None:
         if figures:
@@ -84,7 +88,11 @@ class Reporter(Observer):
 
     def after_epoch(self, step: int, figures: dict[str, float]) -> None:
         if figures:
-            self.log.scalars(step, figures, "eval")
+            now = time.monotonic()
+            # What lies between two evaluations, or between the start of this launch and the first one, and this one.
+            costs = {"seconds_training": self._evaluating - self._judged, "seconds_evaluation": now - self._evaluating}
+            self._judged = now
+            self.log.scalars(step, figures | {name: round(value, 3) for name, value in costs.items()}, "eval")
         self.log.epoch(step // self.horizon.steps_per_epoch, self.horizon.epochs, self._left(step))
         self._marked = time.monotonic()  # an evaluation is not training
 

@@ -78,6 +78,18 @@ def full_precision() -> contextlib.AbstractContextManager[None]:
     return products(tf32=False)
 
 
+@contextlib.contextmanager
+def forward_passes(precision: Resolved, device: torch.device) -> Iterator[None]:
+    """For forward passes without gradient that are as exact as those of a training in this precision."""
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    with products(tf32=True) if precision == "tf32" else full_precision():
+        if half is None:
+            yield
+        else:
+            with torch.autocast(device.type, half):
+                yield
+
+
 def reserve_workspace() -> None:
     """Have cuBLAS use the same workspace in every call, without which its sums may differ; before CUDA starts."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

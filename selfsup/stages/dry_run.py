@@ -174,9 +174,11 @@ def _evaluations(run: Run, ready: Prepared, loader: Loader) -> dict[str, float]:
     begin = time.monotonic()
     read = run.online
     device = ready.accelerator.device
-    extract(ready.method.encoder, part, read.center, device, canvas=read.data.canvas, workers=read.workers)
+    canvas, workers, exact = read.data.canvas, read.workers, read.precision
+    extract(ready.method.encoder, part, read.center, device, canvas=canvas, workers=workers, precision=exact)
     seconds = (time.monotonic() - begin) / len(part) * images
-    every = run.evaluate_every
+    trained = loader.steps_per_epoch * run.batch_size
+    every = read.interval(source, images, trained, ready.method.passes(len(run.augment.views)))
     return {"evaluations": run.epochs // every + (run.epochs % every > 0), "seconds_evaluation": seconds}
 
 

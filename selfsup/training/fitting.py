@@ -104,7 +104,7 @@ def _reporter(
     loggers = Loggers(training.log_to, Opening(folder.path, step, last_steps(folder.metrics)))
     loggers.settings(flat(result_relevant(training)))
     log = Log(folder.metrics, loggers, step, horizon.total_steps, method.accuracy_is)
-    return Reporter(log, horizon, augment, step, training.evaluate_every, _by_labels(method))
+    return Reporter(log, horizon, augment, step, training.evaluation_interval, _by_labels(method))
 
 
 def _by_labels(method: Method) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from selfsup.config.checks import require
-from selfsup.config.settings import execution, require_finite
+from selfsup.config.settings import changed_default, execution, require_finite
 from selfsup.devices.choice import Device
 from selfsup.monitor.logger import LoggerName
 from selfsup.optim.optimizers import OptimizerConfig
@@ -46,7 +46,8 @@ class Training:
     log_every: int = execution(20)  # steps
     # What is told of the run beside metrics.jsonl: any of tensorboard, wandb, mlflow.
     log_to: tuple[LoggerName, ...] = execution(("tensorboard",))
-    evaluate_every: int = execution(1)  # epochs between online evaluations; 0: never
+    # Epochs between online evaluations; 0: never. auto: as few as keep them below 3 % of what training takes.
+    evaluate_every: int | Literal["auto"] = changed_default("auto", before=1, in_number=3, relevant=False)
     hang_minutes: float = execution(30.0)  # without any movement, until a run of several processes is ended
     save_minutes: float = execution(10.0)  # that a run loses when it is killed, at most or little more
     save_steps: int | None = execution(None)  # steps between checkpoints, beside those by save_minutes
@@ -78,8 +79,17 @@ class Training:
             f"save_steps is {self.save_steps}; it must be at least 1, or None for save_minutes alone",
         )
         require(self.hang_minutes > 0, f"hang_minutes is {self.hang_minutes}; it must be positive, such as 30")
-        for name in ("seed", "workers", "evaluate_every", "keep_every", "save_minutes", "max_minutes"):
+        require(
+            self.evaluate_every == "auto" or self.evaluate_every >= 0,
+            f"evaluate_every is {self.evaluate_every}; give epochs from 1 on, 0 for never, or auto",
+        )
+        for name in ("seed", "workers", "keep_every", "save_minutes", "max_minutes"):
             require((getattr(self, name) or 0) >= 0, f"{name} is {getattr(self, name)}; it must not be negative")
+
+    @property
+    def evaluation_interval(self) -> int:
+        """Epochs between evaluations, 0 for never; "auto" is 1 until the stage has put a number in its place."""
+        return 1 if self.evaluate_every == "auto" else self.evaluate_every
 
     def _check_caching(self) -> None:
         chunk, frozen = self.grad_cache_chunk, self.grad_cache_batch_norm == "frozen"

@@ -252,7 +252,7 @@ class Trainer:
 
     def end_epoch(self, step: int) -> None:
         self.observer.at("evaluating", step)
-        epoch, every = step // self.horizon.steps_per_epoch, self.training.evaluate_every
+        epoch, every = step // self.horizon.steps_per_epoch, self.training.evaluation_interval
         figures: dict[str, float] = {}
         if self.evaluate and every and (epoch % every == 0 or epoch == self.training.epochs):
             with arithmetic.full_precision():

@@ -6,18 +6,22 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 import torch.utils.data._utils as loading
+from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from selfsup.batch import Key
-from selfsup.data import streaming
+from selfsup.data import worker_pool
 from selfsup.data.loader import Loader
+from selfsup.data.settings import Data
 from selfsup.data.sources import open_source
-from selfsup.data.streaming import Streaming
+from selfsup.data.streaming import Crop, Streaming
+from selfsup.data.worker_pool import WorkerPool
 from selfsup.pretraining import pretrain
 from selfsup.training.trainer import Trainer
 from tests.support.tiny import photographs, tiny_run
@@ -29,18 +33,22 @@ def zeros(images: list, indices: torch.Tensor, epoch: object) -> tuple[torch.Ten
     return (torch.zeros(len(images), 3, 4, 4, dtype=torch.uint8),)
 
 
+def streaming(folder: Path, crop: Crop) -> Streaming:
+    """Of 8 photographs, by two processes."""
+    source = open_source(str(photographs(folder / "photos", 8)), "train")
+    return Streaming(source, crop, WorkerPool(2, torch.device("cpu")), substitute=True)
+
+
 def test_a_signal_before_a_worker_is_ready_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ready = streaming.leave_signals_to_parent
+    ready = worker_pool.leave_signals_to_parent
 
     def signalled(worker: int) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
             signal.raise_signal(number)
         ready(worker)
 
-    monkeypatch.setattr(streaming, "leave_signals_to_parent", signalled)
-    data = Streaming(
-        open_source(str(photographs(tmp_path / "photos", 8)), "train"), zeros, torch.device("cpu"), 2, True
-    )
+    monkeypatch.setattr(worker_pool, "leave_signals_to_parent", signalled)
+    data = streaming(tmp_path, zeros)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     assert [len(batch.indices) for batch in data.batches(KEYS)] == [4, 4]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
@@ -50,11 +58,10 @@ def test_more_workers_than_cores_are_said_once_in_our_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """torch warns where a loader is made and again where its workers start; its warning is an error in these tests."""
-    monkeypatch.setattr(streaming, "cores", lambda: 1)
+    monkeypatch.setattr(worker_pool, "cores", lambda: 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
-    source = open_source(str(photographs(tmp_path / "photos", 8)), "train")
-    streaming.say_where_too_many.cache_clear()
-    data = Streaming(source, zeros, torch.device("cpu"), 2, True)
+    worker_pool.say_where_too_many.cache_clear()
+    data = streaming(tmp_path, zeros)
     for _ in range(2):
         assert [len(batch.indices) for batch in data.batches(KEYS)] == [4, 4]
     assert capsys.readouterr().err.count("2 workers share 1 cores") == 1
@@ -72,8 +79,7 @@ def test_a_lost_worker_ends_the_others(tmp_path: Path, monkeypatch: pytest.Monke
         while True:
             time.sleep(1)  # in a worker, which only its end can end
 
-    source = open_source(str(photographs(tmp_path / "photos", 8)), "train")
-    items = Streaming(source, lost_or_stuck, torch.device("cpu"), 2, True)._started(KEYS)
+    items = streaming(tmp_path, lost_or_stuck).pool._started([(0, key) for key in KEYS])
     assert isinstance(items, _MultiProcessingDataLoaderIter)
     workers = list(items._workers)
     with pytest.raises(RuntimeError, match="worker"):
@@ -136,6 +142,56 @@ def test_an_epoch_that_is_left_does_not_reach_into_the_next(tmp_path: Path) -> N
     assert not [number for number in own if alive(number)]
     assert what(list(loader.epoch(1))) == what(whole)
     loader.close()
+
+
+def test_others_read_between_epochs_by_the_same_processes(tmp_path: Path) -> None:
+    loader = lasting(tmp_path)
+    assert loader.pool is not None
+    beside = Streaming(loader.source.select(torch.arange(10, 20)), processes, loader.pool, substitute=False)
+    keys = [Key(7, torch.arange(5)), Key(7, torch.arange(5, 10))]
+    epoch = loader.epoch(0)
+    batches = [next(epoch) for _ in range(loader.steps_per_epoch)]  # as training has them where an epoch is judged
+    own = made_by(batches)
+    for _ in range(2):
+        read = list(beside.batches(keys))
+        assert what(read) == [[7, row] for row in range(10)]
+        assert torch.equal(torch.cat([batch.labels for batch in read]), loader.source.labels[10:20])
+        assert made_by(read) == own
+    assert next(epoch, None) is None
+    assert made_by(list(loader.epoch(1))) == own
+    left = beside.batches(keys)
+    next(left)
+    left.close()
+    assert not [number for number in own if alive(number)]
+    assert what(list(loader.epoch(0))) == what(batches)
+    loader.close()
+
+
+def test_processes_know_what_is_added_after_they_were_started(tmp_path: Path) -> None:
+    loader = lasting(tmp_path)
+    assert loader.pool is not None
+    own = made_by(list(loader.epoch(0)))
+    beside = Streaming(loader.source, processes, loader.pool, substitute=False)
+    assert not [number for number in own if alive(number)]
+    assert what(list(beside.batches(KEYS))) == [[0, row] for row in range(8)]
+    loader.close()
+
+
+def test_a_run_starts_its_workers_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    class Counted(DataLoader):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            started.append(self)
+            super().__init__(*given, **named)
+
+    monkeypatch.setattr(worker_pool, "DataLoader", Counted)
+    data = Data(root=str(photographs(tmp_path / "photos", 64)), holdout=0.25)
+    run = tiny_run(tmp_path / "run", "spcl", data=data, workers=2, evaluate_every=1)
+    before = set(psutil.Process().children())
+    assert "knn_top1" in pretrain(run)
+    assert len(started) == 1, "for two epochs, two extractions and two evaluations of two parts"
+    assert set(psutil.Process().children()) <= before
 
 
 def test_training_ends_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,20 @@ def test_a_full_disk_is_told_once(
     assert "loss 0.5" in said  # the terminal still has them
 
 
+def test_the_line_of_an_epoch_has_no_accuracy_of_an_earlier_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = Log(tmp_path / "metrics.jsonl", Loggers((), Opening(tmp_path, 0, {})), 0, 10)
+    for epoch in (1, 2):
+        log.scalars(epoch, {"loss": 0.5} | ({"knn_top1": 0.4} if epoch == 1 else {}))
+        log.epoch(epoch, 2, 0)
+    log.close()
+    first, second = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
+    assert "kNN 40.0 %" in first
+    assert "loss 0.5" in second
+    assert "kNN" not in second
+
+
 @needs_full
 def test_a_run_whose_figures_cannot_be_written_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tiny_run(tmp_path / "run", epochs=1)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from selfsup.monitor import reporter
 from selfsup.monitor.observer import Report
 from selfsup.monitor.reporter import HISTOGRAMS, Reporter
 from selfsup.optim.schedules import Horizon
@@ -51,3 +52,23 @@ def test_how_a_run_ends_is_told(last: int, fails: int, ending: str) -> None:
             reporter.after_step(step, None)
         _ = 1 // (1 - fails)
     assert [words for words, _ in noted.named("close")] == [(ending,)]
+
+
+def test_an_evaluation_is_logged_with_its_seconds_and_those_of_the_training_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(reporter.time, "monotonic", lambda: clock[0])
+    watch, noted = watching(2)
+    clock[0] = 110.0
+    with watch:
+        for step, (training, evaluation) in enumerate([(7.0, 0.0), (8.0, 0.5), (20.0, 2.0)], start=1):
+            clock[0] += training
+            watch.at("evaluating", step)
+            clock[0] += evaluation
+            watch.after_epoch(step, {"knn_top1": 0.5} if evaluation else {})
+    told = [words[1] for words, _ in noted.named("scalars")]
+    assert told == [
+        {"knn_top1": 0.5, "seconds_training": 15.0, "seconds_evaluation": 0.5},
+        {"knn_top1": 0.5, "seconds_training": 20.0, "seconds_evaluation": 2.0},
+    ]

@@ -15,7 +15,12 @@ from selfsup.batch import Batch
 from selfsup.storage import checkpoint
 from tests.contracts.contracts import equal
 
-_TIMES = ("time", "images_per_second")  # what a line of metrics.jsonl says of the clock
+_TIMES = (
+    "time",
+    "images_per_second",
+    "seconds_training",
+    "seconds_evaluation",
+)  # what a line of metrics.jsonl says of the clock
 
 
 class Seen(NamedTuple):

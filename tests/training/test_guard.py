@@ -64,7 +64,7 @@ def kept_of(folder: Path) -> list[Any]:
         {f"{group}/{name}": value.tolist() for group, part in state.tensors.items() for name, value in part.items()}
         for state in states
     ]
-    clock = ("time", "images_per_second", "seconds")
+    clock = ("time", "images_per_second", "seconds", "seconds_training", "seconds_evaluation")
     logged = [{k: v for k, v in line.items() if k not in clock} for line in lines(folder / "metrics.jsonl")]
     return [tensors, logged, (folder / "skipped.jsonl").read_text()]
 

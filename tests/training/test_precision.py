@@ -3,9 +3,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from selfsup.evaluation import online
+from selfsup.models.resnet import ResNet
 from selfsup.pretraining import pretrain
 from selfsup.run_folder.folder import RunFolder
 from selfsup.runtime import arithmetic
@@ -37,16 +41,24 @@ def test_what_is_asked_for_by_name_is_kept(tmp_path: Path) -> None:
     assert described("tf32", run) == "precision tf32"
 
 
-def test_evaluation_in_a_tf32_run_is_in_full_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    inner = arithmetic.full_precision
+@pytest.mark.parametrize("exact", ["run", "fp32"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_the_encoder_is_judged_in_the_precision_of_the_run_and_neighbours_in_full(
+    precision: Any, exact: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded, searched = set(), set()
+    forward, search = ResNet.forward, online.knn_accuracy
 
-    def noted():
-        seen.append(arithmetic.in_force()["tf32_products"])
-        return inner()
+    def noted() -> tuple[bool, bool]:
+        return arithmetic.in_force()["tf32_products"], torch.is_autocast_enabled("cpu")
 
-    monkeypatch.setattr(arithmetic, "full_precision", noted)
-    run = replace(tiny_run(tmp_path / "run", "simclr", epochs=1), precision="tf32", evaluate_every=1)
-    pretrain(run)
-    # The run itself rounds, where an epoch begins and where it is judged; the features of two sets inside do not.
-    assert seen == [True, True, False, False]
+    def seen(self: ResNet, x: torch.Tensor) -> torch.Tensor:
+        encoded.update(set() if self.training else {noted()})
+        return forward(self, x)
+
+    monkeypatch.setattr(ResNet, "forward", seen)
+    monkeypatch.setattr(online, "knn_accuracy", lambda *a, **k: (searched.add(noted()), search(*a, **k))[1])
+    run = tiny_run(tmp_path / "run", root="shapes:32", epochs=1, evaluate_every=1, max_steps=2, probe_l2=None)
+    pretrain(replace(run, precision=precision, evaluate_precision=exact))
+    assert encoded == {(precision == "tf32", precision == "bf16") if exact == "run" else (False, False)}
+    assert searched == {(False, False)}
