@@ -96,6 +96,7 @@ def test_programs_take_turns_and_one_that_fails_has_no_more(
     assert [line["name"] for line in lines] == ["learning/ours", "learning/lightly", "learning/ours"]
     assert lines[1]["failed"] == "ValueError: there is no cifar10.npz"
     assert lines[2]["knn_top1"] == [0.5]
+    assert (lines[2]["images"], lines[2]["batch"]) == (30_000, 256)  # as the recipe has it
 
 
 def test_half_a_line_is_no_epoch(tmp_path: Path) -> None:
