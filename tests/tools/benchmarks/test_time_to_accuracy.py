@@ -96,6 +96,7 @@ def test_programs_take_turns_and_one_that_fails_has_no_more(
     assert [line["name"] for line in lines] == ["learning/ours", "learning/lightly", "learning/ours"]
     assert lines[1]["failed"] == "ValueError: there is no cifar10.npz"
     assert lines[2]["knn_top1"] == [0.5]
+    assert (lines[2]["images"], lines[2]["batch"]) == (30_000, 256)  # as the recipe has it
 
 
 def test_half_a_line_is_no_epoch(tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_half_a_line_is_no_epoch(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("lightly") is None, reason="lightly is not installed")
 def test_the_plain_loop_has_an_epoch_for_each_of_ours(tmp_path: Path) -> None:
-    run = replace(tiny_run(tmp_path / "run", epochs=2, root="shapes:64"), probe_l2=None)
+    run = replace(tiny_run(tmp_path / "run", epochs=2, root="shapes:64"), evaluate_every=1, probe_l2=None)
     assert [epoch.epoch for epoch in tool.lightlys(run, 0)] == [1, 2]
 
 
