@@ -24,9 +24,6 @@ from selfsup.output import message
 from selfsup.runtime.arithmetic import Resolved
 
 _PERCENT = 3  # of the time, for evaluations whose number nobody has given
-# Images of each process that are encoded at a time: on a CPU a network is slower where what it computes of them is many
-# times larger than the caches.
-_BATCH = {"cpu": 64, "gpu": 512}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +47,7 @@ class Online:
         return self.every != 0 and len(source.labels[source.labels >= 0].unique()) >= 2
 
     def interval(self, source: Source, judged: int, trained: int, passes: int) -> int:
-        """Epochs between evaluations, 0 for never; for "auto" as few as keep them below 3 % of what training takes.
+        """Epochs between evaluations, 0 for never; for "auto" as few as keep them at 3 % of what training takes.
 
         That is counted, not measured, so that it is the same in every process and on every machine: by forward passes
         of the encoder, and where files are read in every epoch by files, too.
@@ -66,7 +63,7 @@ class Online:
         work = trained * (passes if isinstance(source, ArraySource) else 1)  # a file is read once in an epoch
         epochs = max(1, -(-100 * judged // (_PERCENT * work)))
         if epochs > 1 and distributed.rank() == 0:
-            message(f"the encoder is judged every {epochs} epochs, which takes less than {_PERCENT} % of the time")
+            message(f"the encoder is judged every {epochs} epochs, which takes at most {_PERCENT} % of the time")
         return epochs
 
 
@@ -106,7 +103,6 @@ class OnlineEvaluation:
             part,
             self.online.center,
             self.device,
-            batch_size=_BATCH["cpu" if self.device.type == "cpu" else "gpu"],
             canvas=self.online.data.canvas,
             workers=self.online.workers,
             streamed=streamed,

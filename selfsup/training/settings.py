@@ -46,7 +46,7 @@ class Training:
     log_every: int = execution(20)  # steps
     # What is told of the run beside metrics.jsonl: any of tensorboard, wandb, mlflow.
     log_to: tuple[LoggerName, ...] = execution(("tensorboard",))
-    # Epochs between online evaluations; 0: never. auto: as few as keep them below 3 % of what training takes.
+    # Epochs between online evaluations; 0: never. auto: as few as keep them at 3 % of what training takes.
     evaluate_every: int | Literal["auto"] = changed_default("auto", before=1, in_number=3, relevant=False)
     hang_minutes: float = execution(30.0)  # without any movement, until a run of several processes is ended
     save_minutes: float = execution(10.0)  # that a run loses when it is killed, at most or little more
