@@ -10,6 +10,7 @@ from selfsup.report.drawing import SERIES, Drawing
 _STILL = 2_000  # points of a map that is drawn without scripts
 _TITLES = {"loss": "Loss", "knn": "kNN and linear probe during training", "accuracy": "Accuracy of the training task"}
 _TITLES |= {"rank": "Directions of the embeddings", "spread": "Spread of the embeddings", "rate": "Learning rate"}
+_TITLES |= {"seconds": "Seconds of training, and of the evaluation after it"}
 # What is drawn in one chart, by the names in the log.
 _TOGETHER = {
     "loss": {"loss": "loss"},
@@ -18,6 +19,7 @@ _TOGETHER = {
     "rank": {"rank_me": "RankMe", "feature_rank": "about the mean"},
     "spread": {"feature_std": "feature std", "alignment": "alignment", "uniformity": "uniformity"},
     "rate": {"learning_rate": "learning rate"},
+    "seconds": {"seconds_training": "training", "seconds_evaluation": "evaluation"},
 }
 _DRAWN_OTHERWISE = {name for group in _TOGETHER.values() for name in group} | {"epoch", "skipped_steps"}
 _MOST = 12  # further figures of the log that are drawn

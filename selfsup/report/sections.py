@@ -76,7 +76,7 @@ def _headed(sentence: str) -> str:
 
 def _curves(drawn: dict[str, Plot]) -> str:
     first = [figure(drawn[name].drawing, "", curve=name) for name in ("loss", "knn") if name in drawn]
-    further = ("accuracy", "rank", "spread", "rate")
+    further = ("accuracy", "rank", "spread", "rate", "seconds")
     names = [name for name in drawn if name in further or name.startswith("log_")]
     body = f"<div class='pair'>{''.join(first)}</div>" if first else ""
     if names:
