@@ -53,10 +53,9 @@ def whole(
         share, usable = 1 / count.clamp(min=1), count > 0
         attraction = _sum_of(positive, scores, pairing) * share
     _leave_out(scores, pairing, -torch.inf)
-    partners = _diagonals(scores, pairing.partner)
-    if partners:
-        attraction = torch.cat(partners)
-    figures = _figures(scores, pairing, positive, attraction)
+    figures = _figures(scores, pairing, positive, _diagonals(scores, pairing.partner))
+    if pairing.partner:
+        attraction = figures.nearest
     weights = every.softmax(dim=1)
     values = every.amax(dim=1) - weights.amax(dim=1).log()  # log-sum-exps: the largest weight is far from rounding to 0
     values = values if attraction is None else values - attraction
@@ -95,19 +94,19 @@ def _sum_of(positive: Tensor, scores: Tensor, pairing: Pairing) -> Tensor:
     return sums
 
 
-def _figures(scores: Tensor, pairing: Pairing, positive: Tensor | None, attraction: Tensor | None) -> Figures:
-    most = torch.finfo(scores.dtype).max
-    partners = _diagonals(scores, pairing.partner)
+def _figures(scores: Tensor, pairing: Pairing, positive: Tensor | None, partners: list[Tensor]) -> Figures:
+    """Of the scores of what counts; `partners` are places among them, which a rival is not."""
+    if positive is not None:
+        most = torch.finfo(scores.dtype).max
+        others = torch.add(scores, positive, alpha=-most)[:, pairing.rivals_from :].amax(dim=1)
+        return Figures(others.masked_fill_(others < -most / 2, -torch.inf), scores.amax(dim=1))
     before = [place.clone() for place in partners]
     for place in partners:
         place.fill_(-torch.inf)
-    others = scores if positive is None else torch.add(scores, positive, alpha=-most)
-    rivals = others[:, pairing.rivals_from :].amax(dim=1)
+    rivals = scores[:, pairing.rivals_from :].amax(dim=1)
     for place, values in zip(partners, before, strict=True):
         place.copy_(values)
-    if positive is not None:
-        return Figures(rivals.masked_fill_(rivals < -most / 2, -torch.inf), scores.amax(dim=1))
-    return Figures(rivals, torch.full_like(rivals, -torch.inf) if attraction is None else attraction)
+    return Figures(rivals, torch.cat(before) if before else torch.full_like(rivals, -torch.inf))
 
 
 def _diagonals(matrix: Tensor, numbers: tuple[int, ...]) -> list[Tensor]:

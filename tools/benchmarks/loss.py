@@ -49,11 +49,13 @@ def ours(hidden: Tensor) -> Tensor:
 
 
 def dense_nt_xent(hidden: Tensor) -> Tensor:
-    """As it is mostly written: the cross-entropy of the whole matrix of scores without its diagonal."""
-    rows = F.normalize(hidden)
+    """As it is mostly written: the cross-entropy of the matrix of scores without its diagonal, and the accuracy."""
+    rows = torch.cat(F.normalize(hidden).chunk(2))  # a loss is given two views
     scores = rows @ rows.T / _T
     scores = scores.masked_fill(torch.eye(len(rows), dtype=torch.bool), -torch.inf)
-    return F.cross_entropy(scores, torch.arange(len(rows)).roll(len(rows) // 2))
+    partners = torch.arange(len(rows)).roll(len(rows) // 2)
+    (scores.argmax(dim=1) == partners).float().mean()
+    return F.cross_entropy(scores, partners)
 
 
 def metric_learning_nt_xent(hidden: Tensor) -> Tensor:
@@ -192,10 +194,13 @@ def _forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def in_fresh_process(images: int, arguments: argparse.Namespace) -> None:
+def in_fresh_process(images: int, arguments: argparse.Namespace) -> float:
+    """The line of `resident`; returns its seconds."""
     command = [sys.executable, "-m", "tools.benchmarks.loss", "--resident", str(images), "--dim", str(arguments.dim)]
     done = subprocess.run([*command, "--threads", str(arguments.threads)], check=True, capture_output=True, text=True)
-    keep(json.loads(done.stdout.splitlines()[-1]))
+    line = json.loads(done.stdout.splitlines()[-1])
+    keep(line)
+    return float(line["seconds_of_cpu"])
 
 
 def over_batches(name: str, make: Callable[[int], dict[str, Loss]], arguments: argparse.Namespace, end: float) -> None:
@@ -248,11 +253,13 @@ def main() -> None:
     for batch, size in ((256, 4096), (256, 65_536)):
         measure("info_nce", queues(batch, size, arguments.dim), 2 * batch, arguments.dim, 7, batch=batch, queue=size)
     measure("softmax_over_bank", banks(64, 400_000, arguments.dim), 128, arguments.dim, 3, batch=128, bank=400_000)
-    in_fresh_process(16_384, arguments)
+    seconds = in_fresh_process(16_384, arguments)
     over_batches("nt_xent", nt_xents, arguments, end)
     over_batches("sup_con", classes, arguments, end)
-    if time.monotonic() < end:
+    if time.monotonic() + 16 * seconds < end:
         in_fresh_process(65_536, arguments)
+    else:
+        print("no time is left for nt_xent at 65,536 images", file=sys.stderr)
 
 
 if __name__ == "__main__":
