@@ -245,8 +245,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the two archives")
     parser.add_argument("--packed", type=int, default=10_000, help="images in a pack, at most")
     parser.add_argument("--images", type=int, default=2_048, help="of a pack, or small files, taken in a turn")
-    parser.add_argument("--photographs", type=int, default=512, help="cropped in a turn")
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--photographs", type=int, default=1_024, help="cropped in a turn")
+    parts = ("bringing", "crops", "decoders")
+    parser.add_argument("--what", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()
     missing = [name for name in _PACKS if not (arguments.data / name).is_file()]
@@ -258,19 +260,23 @@ def main() -> None:
     files = open_data(small, "train")
     some = files.select(torch.arange(len(files))[:: max(1, len(files) // arguments.images)][: arguments.images])
     with tempfile.TemporaryDirectory() as folder:
-        large = photographs(files, arguments.packed, Path(folder))
+        count = arguments.packed if "bringing" in arguments.what else arguments.photographs
+        large = photographs(files, count, Path(folder))
         message(f"{len(large):,} photographs made")
-        kinds = ((large, Data(root=folder), _LARGE), (files, small, _SMALL))
-        for images, data, kind in kinds:
-            for canvas, view in _SIZES:
-                bringing(images, data, canvas, view, arguments, kind)
+        if "bringing" in arguments.what:
+            kinds = ((large, Data(root=folder), _LARGE), (files, small, _SMALL))
+            for images, data, kind in kinds:
+                for canvas, view in _SIZES:
+                    bringing(images, data, canvas, view, arguments, kind)
         torch.set_num_threads(1)
         few = large.select(torch.arange(min(len(large), arguments.photographs)))
-        crops(few, moco_v2(224), arguments, _LARGE)
-        crops(few, simclr(224), arguments, _LARGE)
-        crops(some, simclr(_VIEW), arguments, _SMALL)
-        decoders(few, arguments, _LARGE)
-        decoders(some, arguments, _SMALL)
+        if "crops" in arguments.what:
+            crops(few, moco_v2(224), arguments, _LARGE)
+            crops(few, simclr(224), arguments, _LARGE)
+            crops(some, simclr(_VIEW), arguments, _SMALL)
+        if "decoders" in arguments.what:
+            decoders(few, arguments, _LARGE)
+            decoders(some, arguments, _SMALL)
 
 
 if __name__ == "__main__":
