@@ -64,12 +64,12 @@ def metric_learning_nt_xent(hidden: Tensor) -> Tensor:
 
 
 def nt_xents(images: int) -> dict[str, Loss]:
-    made: dict[str, Loss] = {"tiles": ours}
-    if (2 * images) ** 2 <= _DENSE:
-        made["dense"] = dense_nt_xent
-    if images <= 128:  # its masks grow fast: 1.7 GB at 256 images
-        made["pytorch_metric_learning"] = metric_learning_nt_xent
-    return made
+    return {"tiles": ours, "dense": dense_nt_xent} if (2 * images) ** 2 <= _DENSE else {"tiles": ours}
+
+
+def beside_metric_learning(images: int) -> dict[str, Loss]:
+    """By themselves: its masks, 1.7 GB at 256 images, empty the caches of whoever comes after it."""
+    return {"tiles": ours, "pytorch_metric_learning": metric_learning_nt_xent}
 
 
 def queues(batch: int, size: int, dim: int) -> dict[str, Loss]:
@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="+", default=[64, 128, 256, 512, 1024], help="of --growth")
     parser.add_argument("--growth", action="store_true", help="only how NT-Xent grows: with the images, and with dims")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU; 1 gives figures per core")
-    parser.add_argument("--runs", type=int, default=21, help="at most; fewer of what takes long, but 3")
+    parser.add_argument("--runs", type=int, default=101, help="at most; fewer of what takes long, but 3")
     parser.add_argument("--minutes", type=float, default=8.0, help="what would begin later is left out, and said")
     parser.add_argument("--out", type=Path, help="a file for the lines, too")
     parser.add_argument("--resident", type=int, help="only the peak memory of NT-Xent at so many images, right here")
@@ -256,6 +256,10 @@ def main() -> None:
     seconds = in_fresh_process(16_384, arguments)
     over_batches("nt_xent", nt_xents, arguments, end)
     over_batches("sup_con", classes, arguments, end)
+    for images in arguments.images:
+        if images <= 128:
+            contestants = beside_metric_learning(images)
+            measure("nt_xent_metric_learning", contestants, 2 * images, arguments.dim, 7, images=images)
     if time.monotonic() + 16 * seconds < end:
         in_fresh_process(65_536, arguments)
     else:
