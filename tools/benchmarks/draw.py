@@ -33,6 +33,7 @@ _NAMES = {
     "torchvision_v2": "torchvision v2, tensors",
     "pil": "torchvision, PIL",
     "torch_dataloader": "DataLoader, PIL, v2",
+    "dali": "NVIDIA DALI, on the CPU",
     "faiss": "selfsup, by faiss",
     "torch": "selfsup, by torch",
     "plain_faiss": "faiss.knn",
@@ -151,7 +152,7 @@ def draw(records: Path, out: Path) -> list[str]:
         "views_224": ("augment", {"size": 224}, "Views of 224 px from 256 px, one core"),
         "crops": ("crops", {"view": 224, "workers": 0, "interpolation": "bilinear"}, "Two crops of a photograph"),
         "pairs": ("pairs", {"size": 224}, "Pairs of views of 224 px from JPEG files, two cores"),
-        "knn": ("knn", {}, "kNN: queries a second"),
+        "knn": ("knn", {"dim": 512, "threads": 1}, "kNN: queries a second, one thread"),
     }
     for name, (kind, wanted, title) in groups.items():
         found = [line for line in lines if line["name"].startswith(f"{kind}/") and wanted.items() <= line.items()]
