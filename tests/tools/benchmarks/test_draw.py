@@ -14,8 +14,8 @@ def record(folder: Path) -> None:
         {"name": "augment/fused", "median": 12.0, "ratio_of_ours": 1.0, **spread},
         {"name": "augment/pil", "median": 10.0, "ratio_of_ours": 1.2, **spread},
         {"name": "nt_xent/tiles", "median": 0.1, "extra_mb": 3.0, "images": 64},
-        {"name": "knn/faiss", "median": 10.0, "ratio_of_ours": 1.0, **spread},
-        {"name": "knn/plain_faiss", "median": 12.5, "ratio_of_ours": 0.8, **spread},
+        {"name": "knn/faiss", "dim": 512, "threads": 1, "median": 10.0, "ratio_of_ours": 1.0, **spread},
+        {"name": "knn/plain_faiss", "dim": 512, "threads": 1, "median": 12.5, "ratio_of_ours": 0.8, **spread},
         *(
             {"name": f"learning/{one}", "seconds": [1, 2], "knn_top1": [0.3, 0.4], "recipe": "some", "images": 1000}
             for one in ("ours", "ours", "lightly")
