@@ -1,5 +1,6 @@
 """Which columns count for which rows: what the tiles of a loss are told of them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -85,6 +86,17 @@ def runs(numbers: tuple[int, ...], rows: int) -> list[Run]:
         else:
             found.append(Run(block * size, size, number))
     return found
+
+
+def diagonals(pairs: list[Run], tile: Tensor, row: int = 0, column: int = 0) -> Iterator[tuple[slice, Tensor]]:
+    """What lies of some runs in a tile whose first pair is (row, column): rows of the tile, and the places."""
+    for run in pairs:
+        start, end = max(run.row - row, 0), min(run.row + run.rows - row, len(tile))
+        number = run.column - run.row + row + start - column
+        if -(end - start) < number < tile.shape[1] and start < end:
+            place = (tile if end - start == len(tile) else tile[start:end]).diagonal(number)
+            start -= min(number, 0)
+            yield slice(start, start + len(place)), place
 
 
 def fill_diagonal(tile: Tensor, number: int, value: float) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from selfsup.losses.pairing import Pairing, Run, runs
+from selfsup.losses.pairing import Pairing, Run, diagonals, runs
 
 
 class Figures(NamedTuple):
@@ -218,13 +218,7 @@ class Strip:
 
     def diagonals(self, runs: list[Run], tile: Tensor, first_column: int) -> Iterator[tuple[slice, Tensor]]:
         """What lies of `runs` in a tile whose columns begin with `first_column`: rows of the tile, and the places."""
-        for run in runs:
-            start, end = max(run.row - self.place.start, 0), min(run.row + run.rows - self.place.start, len(tile))
-            number = run.column - run.row + self.place.start + start - first_column
-            if -(end - start) < number < tile.shape[1] and start < end:
-                place = (tile if end - start == len(tile) else tile[start:end]).diagonal(number)
-                start -= min(number, 0)
-                yield slice(start, start + len(place)), place
+        return diagonals(runs, tile, self.place.start, first_column)
 
 
 # What there is so far and what a tile adds; the first tile is taken as it is.

@@ -7,7 +7,7 @@ long as one with numbers alone.
 import torch
 from torch import Tensor
 
-from selfsup.losses.pairing import Pairing, as_numbers, runs
+from selfsup.losses.pairing import Pairing, as_numbers, diagonals, runs
 from selfsup.losses.strips import Figures, Found
 
 # Scores at most. On a CPU this was the faster way up to there, with a mask of positives four times as far; on a GPU it
@@ -111,8 +111,7 @@ def _figures(scores: Tensor, pairing: Pairing, positive: Tensor | None, partners
 
 def _diagonals(matrix: Tensor, numbers: tuple[int, ...]) -> list[Tensor]:
     """What lies of the runs of `Pairing.own` or `Pairing.partner` in a matrix of all rows and columns."""
-    parts = [(run, matrix[run.row : run.row + run.rows]) for run in runs(numbers, len(matrix))]
-    return [part.diagonal(run.column) for run, part in parts if -run.rows < run.column < matrix.shape[1]]
+    return [place for _, place in diagonals(runs(numbers, len(matrix)), matrix)]
 
 
 def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
