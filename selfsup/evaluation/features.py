@@ -17,7 +17,7 @@ from selfsup.data.streaming import Streaming
 from selfsup.data.worker_pool import WorkerPool
 from selfsup.evaluation.reading import Reading
 from selfsup.output import message
-from selfsup.runtime import arithmetic
+from selfsup.runtime import arithmetic, heap
 from selfsup.storage.untrusted import plain_name
 from selfsup.training.channels import require_fed
 from selfsup.training.sharding import unsharded
@@ -92,21 +92,22 @@ def encoded(
     Features are on `device`. Images that cannot be read are left out and added to `unreadable`.
     """
     require_fed(source, center.mean)
-    for batch in evaluation_batches(
-        source,
-        batch_size=batch_size,
-        device=device,
-        canvas=canvas,
-        crop=None if canvas is not None else _OneView(center),
-        rank=share[0],
-        world=share[1],
-        workers=workers,
-        unreadable=unreadable,
-        streamed=streamed,
-    ):
-        with arithmetic.forward_passes(precision, device):
-            features = encoder(center(batch.images, batch.sizes, device)).float()
-        yield Features(features, batch.labels, batch.indices)
+    with heap.reused(device):
+        for batch in evaluation_batches(
+            source,
+            batch_size=batch_size,
+            device=device,
+            canvas=canvas,
+            crop=None if canvas is not None else _OneView(center),
+            rank=share[0],
+            world=share[1],
+            workers=workers,
+            unreadable=unreadable,
+            streamed=streamed,
+        ):
+            with arithmetic.forward_passes(precision, device):
+                features = encoder(center(batch.images, batch.sizes, device)).float()
+            yield Features(features, batch.labels, batch.indices)
 
 
 @torch.no_grad()

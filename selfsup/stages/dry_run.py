@@ -28,7 +28,7 @@ from selfsup.optim.schedules import Horizon
 from selfsup.output import message
 from selfsup.pretraining import Prepared, Run, prepared
 from selfsup.run_folder.environment import device_name
-from selfsup.runtime import arithmetic
+from selfsup.runtime import arithmetic, heap
 from selfsup.storage import checkpoint
 from selfsup.training.chunk_choice import chosen
 from selfsup.training.fitting import to_its_device
@@ -151,7 +151,8 @@ def two_steps(run: Run, ready: Prepared, loader: Loader) -> dict[str, float]:
         extract=extractor(run.online, loader.source, device),
     )
     trainer.observer = timer = _Timer(device)
-    trainer.run(0)
+    with heap.reused(device):
+        trainer.run(0)
     return {
         "seconds_first_step": timer.steps[0],
         "seconds_per_step": timer.steps[-1],

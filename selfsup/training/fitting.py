@@ -21,6 +21,7 @@ from selfsup.monitor.reporter import Reporter
 from selfsup.optim.schedules import Horizon
 from selfsup.output import message
 from selfsup.run_folder.folder import RunFolder
+from selfsup.runtime import heap
 from selfsup.runtime.signals import caught_signals
 from selfsup.runtime.watchdog import Watch
 from selfsup.training import sharding
@@ -83,7 +84,8 @@ def fit(
     if distributed.rank() == 0:
         observers.insert(0, _reporter(method, training, folder, horizon, views.augment, step))
     _announce(step, training, horizon)
-    with caught_signals() as caught, contextlib.closing(loader), Observers(observers) as trainer.observer:
+    reused = heap.reused(accelerator.device)
+    with reused, caught_signals() as caught, contextlib.closing(loader), Observers(observers) as trainer.observer:
         return trainer.run(step, caught)
 
 

@@ -274,6 +274,10 @@ def main() -> None:
     if missing:
         print_figures({"name": "program", "skipped": f"{arguments.data} lacks {' and '.join(missing)}"})
         return
+    if arguments.views_alone and arguments.python not in ("", sys.executable):  # both are measured in one process
+        here = ("--data", str(arguments.data.absolute()), "--python", "")
+        command = [arguments.python, "-m", "tools.benchmarks.program", *sys.argv[1:], *here]
+        raise SystemExit(subprocess.run(command, cwd=ROOT, check=False).returncode)
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder) / "files"
         draw(arguments.data, files, arguments.side, arguments.images)

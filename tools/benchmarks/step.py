@@ -4,7 +4,8 @@ Bare is forward, backward and optimizer of the same network and loss on views th
 trainer does: the batch, two views of each image, the guard, forward and backward, the optimizer, the memory. One JSON
 line for each, and for the parts by themselves: views, which grow with the images; the loss, forward and backward, of
 embeddings that are there; guard, optimizer and memory. `ratio_of_ours` of a part is its share of the whole step. The
-last line has all shares, and as that of the network what is left.
+last line has all shares, and as that of the network what is left. With --heap only the whole step on a CPU, with memory
+that is freed kept for the next step, as the trainer does, and handed back.
 """
 
 import runpy
@@ -14,7 +15,11 @@ if not __package__:  # started by its path
     runpy.run_path(str(Path(__file__).resolve().parents[1] / "checkout.py"))["again_as_module"](__file__)
 
 import argparse
+import contextlib
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 
@@ -25,8 +30,10 @@ from selfsup.models.resnet import ResNet
 from selfsup.monitor.observer import Taken
 from selfsup.output import print_figures, program
 from selfsup.pretraining import Run
+from selfsup.runtime import heap
 from selfsup.runtime.device import device_for
-from tools.benchmarks.side_by_side import about, alternate, report, short
+from tools.benchmarks.side_by_side import about, alternate, peak_gb, report, short
+from tools.checkout import ROOT
 from tools.gpu.rates import SETTINGS, SMALL, Setting, Steps
 
 
@@ -97,12 +104,41 @@ def measure(setting: Setting, runs: int) -> None:
             "optimizer": steps.optimize,
             "memory": steps.memory,
         }
-        seconds = alternate(parts, runs, steps.device)
+        with heap.reused(steps.device):  # as the trainer does
+            seconds = alternate(parts, runs, steps.device)
     amounts = dict.fromkeys(parts, setting.batch_size)
     facts = {"encoder": setting.name, "size": setting.size, "precision": steps.accelerator.mixed_precision}
     facts |= about(steps.device, "accelerate")
     report("step", amounts, seconds, "whole", "images/s", **facts)
     print_figures({"name": "step_share", **facts, "batch": setting.batch_size, "shares": shares(seconds)})
+
+
+def beside_heap(setting: Setting, runs: int) -> None:
+    """Print the lines of the whole step with freed memory kept, and handed back, each time in a process of its own."""
+    seconds: dict[str, list[float]] = {"kept": [], "handed_back": []}
+    peaks: dict[str, list[float]] = {"kept": [], "handed_back": []}
+    for _ in range(runs):
+        for way in seconds:
+            words = ["--setting", setting.name, "--threads", str(torch.get_num_threads()), "--way", way]
+            command = [sys.executable, "-m", "tools.benchmarks.step", *words]
+            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+            found = json.loads(done.stdout.splitlines()[-1])
+            seconds[way].append(found["seconds"])
+            peaks[way].append(found["peak_gb"])
+    facts = {"encoder": setting.name, "size": setting.size} | about(torch.device("cpu"))
+    facts |= {"peak_gb": {way: statistics.median(found) for way, found in peaks.items()}}
+    report("heap", dict.fromkeys(seconds, setting.batch_size), seconds, "kept", "images/s", **facts)
+
+
+def one_way(setting: Setting, way: str) -> None:
+    """Print the median seconds of nine whole steps, after three that do not count, and the peak of the process."""
+    kept = heap.reused(device_for("cpu")) if way == "kept" else contextlib.nullcontext()
+    with tempfile.TemporaryDirectory(prefix="selfsup_step_") as folder, kept:
+        steps = Steps(setting, Path(folder))
+        for _ in range(2):
+            steps.whole()
+        taken = alternate({"whole": steps.whole}, 9, steps.device)["whole"]
+    print_figures({"seconds": statistics.median(taken), "peak_gb": peak_gb()})
 
 
 def shares(seconds: Mapping[str, list[float]]) -> dict[str, float]:
@@ -122,12 +158,17 @@ def main() -> None:
         choices=[one.name for one in (*cpu, *SETTINGS)],
         help="default: those of simclr_cifar10_cpu and moco_v2_cifar10_cpu on a CPU, ResNet-18 and ResNet-50 on a GPU",
     )
+    parser.add_argument("--way", default="", help=argparse.SUPPRESS)  # of the processes that --heap starts
+    parser.add_argument("--heap", action="store_true", help="only with freed memory kept, and handed back")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     usual = SETTINGS if device_for("auto").type == "cuda" else cpu[1:]
     wanted = [one for one in (*cpu, *SETTINGS) if one.name == arguments.setting] or usual
     for setting in wanted:
-        measure(setting, arguments.runs)
+        if arguments.way:
+            one_way(setting, arguments.way)
+        else:
+            (beside_heap if arguments.heap else measure)(setting, arguments.runs)
 
 
 if __name__ == "__main__":
