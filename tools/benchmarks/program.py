@@ -3,7 +3,8 @@
 Both train the same network, started from the same weights, with the same optimizer and rates, batches of the same size
 and as many of them, on the same JPEG files: ours by `pretrain` as the recipe simclr_cifar10_cpu has it, lightly's by a
 plain loop over torchvision's ImageFolder, its transform, torch's DataLoader and its loss. Each is a process of its own,
-and they take turns. Then the views alone are compared, at a size where they are what takes longest.
+and they take turns, each run from another seed. With --views-alone pairs of views are compared, at a size where they
+are what takes longest.
 
 DIR holds imagenette128_train.zip and imagenette128_val.zip; their photographs are written anew at the sides that are
 asked for. PYTHON is an interpreter that has lightly as well as what selfsup needs. One JSON line for each program:
@@ -69,6 +70,7 @@ class Work:
     batch: int
     epochs: int
     workers: int
+    seed: int = 0  # of the first weights, the views and the order of the images
 
 
 def recipe(work: Work) -> Run:
@@ -85,6 +87,7 @@ def recipe(work: Work) -> Run:
         evaluate_every=0,
         workers=work.workers,
         device="cpu",
+        seed=work.seed,
     )
 
 
@@ -198,14 +201,14 @@ def draw(packs: Path, folder: Path, side: int, images: int) -> None:
 
 
 def in_turn(arguments: argparse.Namespace, folder: Path) -> None:
-    """Both programs, `--runs` times."""
+    """Both programs, `--runs` times, from seed after seed."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in PROGRAMS}
     for number in range(arguments.runs):
         for name in PROGRAMS:
             words = [f"--{flag}={getattr(arguments, flag)}" for flag in ("size", "side", "batch", "epochs", "workers")]
             command = [arguments.python, "-m", "tools.benchmarks.program", "--program", name, *words]
             begin = time.perf_counter()
-            places = ["--files", str(folder), "--run", str(folder.parent / f"{name}_{number}")]
+            places = ["--files", str(folder), "--run", str(folder.parent / f"{name}_{number}"), "--seed", str(number)]
             done = subprocess.run([*command, *places], cwd=ROOT, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise ValueError(f"{name} ended with {done.returncode}:\n{done.stderr[-2000:]}")
@@ -257,6 +260,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--views-alone", action="store_true", help="no training: pairs of views a second")
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)  # of the processes that this one starts
     for name in ("program", "files", "run"):
         parser.add_argument(f"--{name}", default="", help=argparse.SUPPRESS)  # of the processes that this one starts
     arguments = parser.parse_args()
@@ -268,7 +272,8 @@ def main() -> None:
         "workers": arguments.workers,
     }
     if arguments.program:
-        print_figures(PROGRAMS[arguments.program](Work(Path(arguments.files), Path(arguments.run), **facts)))
+        work = Work(Path(arguments.files), Path(arguments.run), seed=arguments.seed, **facts)
+        print_figures(PROGRAMS[arguments.program](work))
         return
     missing = [name for name in _PACKS.values() if arguments.data is None or not (arguments.data / name).is_file()]
     if missing:
