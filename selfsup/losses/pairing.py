@@ -90,13 +90,16 @@ def runs(numbers: tuple[int, ...], rows: int) -> list[Run]:
 
 def diagonals(pairs: list[Run], tile: Tensor, row: int = 0, column: int = 0) -> Iterator[tuple[slice, Tensor]]:
     """What lies of some runs in a tile whose first pair is (row, column): rows of the tile, and the places."""
-    for run in pairs:
-        start, end = max(run.row - row, 0), min(run.row + run.rows - row, len(tile))
-        number = run.column - run.row + row + start - column
-        if -(end - start) < number < tile.shape[1] and start < end:
-            place = (tile if end - start == len(tile) else tile[start:end]).diagonal(number)
-            start -= min(number, 0)
-            yield slice(start, start + len(place)), place
+    height, width = tile.shape
+    down, right = tile.stride()
+    for block, count, first in pairs:
+        start, end = max(block - row, 0), min(block + count - row, height)
+        number = first - block + row - column  # of the diagonal, as `Tensor.diagonal` counts them
+        start = max(start, -number)
+        length = min(end - start, width - start - number)
+        if length > 0:
+            begin = tile.storage_offset() + start * down + (start + number) * right
+            yield slice(start, start + length), tile.as_strided((length,), (down + right,), begin)
 
 
 def fill_diagonal(tile: Tensor, number: int, value: float) -> None:

@@ -100,13 +100,16 @@ def _figures(scores: Tensor, pairing: Pairing, positive: Tensor | None, partners
         most = torch.finfo(scores.dtype).max
         others = torch.add(scores, positive, alpha=-most)[:, pairing.rivals_from :].amax(dim=1)
         return Figures(others.masked_fill_(others < -most / 2, -torch.inf), scores.amax(dim=1))
-    before = [place.clone() for place in partners]
+    if not partners:
+        rivals = scores[:, pairing.rivals_from :].amax(dim=1)
+        return Figures(rivals, torch.full_like(rivals, -torch.inf))
+    nearest = torch.cat(partners)
     for place in partners:
         place.fill_(-torch.inf)
     rivals = scores[:, pairing.rivals_from :].amax(dim=1)
-    for place, values in zip(partners, before, strict=True):
+    for place, values in zip(partners, nearest.split([len(place) for place in partners]), strict=True):
         place.copy_(values)
-    return Figures(rivals, torch.cat(before) if before else torch.full_like(rivals, -torch.inf))
+    return Figures(rivals, nearest)
 
 
 def _diagonals(matrix: Tensor, numbers: tuple[int, ...]) -> list[Tensor]:
