@@ -13,6 +13,8 @@ from contextlib import contextmanager
 
 import torch
 
+from selfsup import distributed
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # as malloc.h numbers them
 _MB = 2**20
 # Nothing is asked for block by block, nothing is handed back.
@@ -29,11 +31,15 @@ def reused(device: torch.device) -> Iterator[None]:
     """Within it, what is freed is kept for what comes next; at the end of the outermost it is handed back.
 
     The process's peak is at most a few percent higher: a block does not always fit where one of its size was. On
-    another device than a CPU, with another allocator than glibc's, or where the environment sets glibc's
-    (MALLOC_MMAP_MAX_ and the like, GLIBC_TUNABLES), nothing is changed. No result depends on it.
+    another device than a CPU, with another allocator than glibc's, where the environment sets glibc's (MALLOC_MMAP_MAX_
+    and the like, GLIBC_TUNABLES), or where several processes compute together, nothing is changed. No result depends on
+    it.
     """
     global _within
-    if device.type != "cpu" or _glibc() is None or _set_by_user():
+    # Of several processes with a sharded encoder one was once aborted by glibc, which found its lists of free blocks
+    # damaged; it is not known by what.
+    several = distributed.world_size() > 1
+    if device.type != "cpu" or several or _glibc() is None or _set_by_user():
         yield
         return
     _within += 1

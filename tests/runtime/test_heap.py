@@ -118,6 +118,16 @@ def test_on_another_device_nothing_changes() -> None:
     _run("with heap.reused(torch.device('cuda')):\n    faults(1)\n    assert resident() < begin + 20")
 
 
+def test_where_several_processes_compute_together_nothing_changes() -> None:
+    _run("""
+from selfsup import distributed
+distributed.world_size = lambda: 2
+with heap.reused(CPU):
+    faults(1)
+    assert resident() < begin + 20
+""")
+
+
 class _Seen(nn.Module):
     """An encoder that notes whether what it frees is kept."""
 
