@@ -23,7 +23,7 @@ from tests.support.tiny import tiny_run
 
 pytestmark = pytest.mark.skipif(heap._glibc() is None, reason="the allocator is not glibc's, and is left alone")
 
-_BLOCK = """
+_BEGIN = """
 import os, resource
 import psutil, torch
 from selfsup.runtime import heap
@@ -48,7 +48,7 @@ begin = resident()
 def _run(code: str, **variables: str) -> None:
     environment = {name: value for name, value in os.environ.items() if "MALLOC_" not in name}
     environment = {name: value for name, value in environment.items() if name != "GLIBC_TUNABLES"} | variables
-    command = [sys.executable, "-c", _BLOCK + code]
+    command = [sys.executable, "-c", _BEGIN + code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 

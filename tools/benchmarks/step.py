@@ -132,7 +132,7 @@ def beside_heap(setting: Setting, runs: int) -> None:
 
 def one_way(setting: Setting, way: str) -> None:
     """Print the median seconds of nine whole steps, after three that do not count, and the peak of the process."""
-    kept = heap.reused(device_for("cpu")) if way == "kept" else contextlib.nullcontext()
+    kept = heap.reused(torch.device("cpu")) if way == "kept" else contextlib.nullcontext()
     with tempfile.TemporaryDirectory(prefix="selfsup_step_") as folder, kept:
         steps = Steps(setting, Path(folder))
         for _ in range(2):
@@ -161,6 +161,8 @@ def main() -> None:
     parser.add_argument("--way", default="", help=argparse.SUPPRESS)  # of the processes that --heap starts
     parser.add_argument("--heap", action="store_true", help="only with freed memory kept, and handed back")
     arguments = parser.parse_args()
+    if arguments.heap and device_for("auto").type != "cpu":
+        parser.error("--heap is about memory on a CPU, and the step would be taken on a GPU; hide it from torch")
     torch.set_num_threads(arguments.threads)
     usual = SETTINGS if device_for("auto").type == "cuda" else cpu[1:]
     wanted = [one for one in (*cpu, *SETTINGS) if one.name == arguments.setting] or usual
